@@ -1,0 +1,242 @@
+"""The farm's database: units of work over one connection, on SQLite or PostgreSQL.
+
+A unit of work is a plain function `work(tx, ...)`. It runs in a thread, in one transaction, is committed at
+its edge, and never commits itself. On SQLite there is one writer thread: units that arrive while a commit
+runs share the next one, each behind a savepoint of its own, so that a bad one fails alone. On PostgreSQL
+each unit is a transaction of its own on a small pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.pool import QueuePool
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+}
+metadata = sa.MetaData(naming_convention=NAMING)
+
+BATCH = 128
+"""Most units of work that share one commit on SQLite."""
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since the epoch, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class Tx:
+    """A unit of work's hands: its connection, the time it runs at, and what to do once it is committed."""
+
+    conn: sa.Connection
+    now_ms: int
+    after: list[Callable[[], None]] = field(default_factory=list)
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Run `action` (quick, must not raise) in the database's thread once the commit is durable."""
+        self.after.append(action)
+
+
+Work = Callable[Concatenate[Tx, P], T]
+
+
+@dataclass(slots=True)
+class _Unit:
+    work: Callable[[Tx], Any]
+    future: Future[Any]
+
+
+class Database:
+    """Runs units of work. `url` is an SQLAlchemy URL of SQLite (a file) or PostgreSQL (psycopg)."""
+
+    def __init__(self, url: str, *, clock_ms: Callable[[], int] = wall_clock_ms, readers: int = 4) -> None:
+        self.url = sa.make_url(url)
+        self.clock_ms = clock_ms
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._closed = False
+        if self.is_sqlite:
+            self.engine = _sqlite_engine(self.url, "BEGIN IMMEDIATE", size=1)
+            self._read_engine = _sqlite_engine(self.url, "BEGIN", size=readers)
+            self._readers = ThreadPoolExecutor(readers, thread_name_prefix="db-read")
+            self._queue: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
+            self._writer = threading.Thread(target=self._write_loop, name="db-write", daemon=True)
+            self._writer.start()
+        else:
+            self.engine = sa.create_engine(
+                self.url, poolclass=QueuePool, pool_size=2 * readers, pool_pre_ping=True
+            )
+            self._read_engine = self.engine
+            self._readers = ThreadPoolExecutor(2 * readers, thread_name_prefix="db")
+
+    # -- for async callers
+
+    async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(tx, …)` in a transaction of its own; returns once it is durable."""
+        return await asyncio.wrap_future(self.submit(work, *args, **kwargs))
+
+    async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work(tx, …)` over one snapshot; it must not write."""
+        return await asyncio.wrap_future(
+            self._readers.submit(self._run_read, lambda tx: work(tx, *args, **kwargs))
+        )
+
+    # -- for threads
+
+    def submit(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Like `write`, for a caller in a thread."""
+        if self._closed:
+            raise RuntimeError("the database is closed")
+        if self.is_sqlite:
+            future: Future[T] = Future()
+            self._queue.put(_Unit(lambda tx: work(tx, *args, **kwargs), future))
+            return future
+        return self._readers.submit(self._run_own, lambda tx: work(tx, *args, **kwargs))
+
+    def write_now(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `work` and wait for it. Not from the event loop."""
+        return self.submit(work, *args, **kwargs).result()
+
+    def read_now(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a reading `work` in this thread."""
+        return self._run_read(lambda tx: work(tx, *args, **kwargs))
+
+    def close(self) -> None:
+        """Finish what was handed in, then let go of every connection."""
+        if self._closed:
+            return
+        self._closed = True
+        if self.is_sqlite:
+            self._queue.put(None)
+            self._writer.join()
+        self._readers.shutdown()
+        self.engine.dispose()
+        self._read_engine.dispose()
+
+    # -- inside
+
+    def _run_read(self, work: Callable[[Tx], T]) -> T:
+        with self._read_engine.connect() as conn, conn.begin():
+            return work(Tx(conn, self.clock_ms()))
+
+    def _run_own(self, work: Callable[[Tx], T]) -> T:
+        for attempt in range(6):
+            try:
+                with self.engine.begin() as conn:
+                    tx = Tx(conn, self.clock_ms())
+                    result = work(tx)
+            except sa.exc.OperationalError as error:
+                # A deadlock or a serialization failure is PostgreSQL's way of saying "again".
+                if attempt == 5 or getattr(error.orig, "sqlstate", None) not in {"40001", "40P01"}:
+                    raise
+                continue
+            _run_after(tx.after)
+            return result
+        raise AssertionError("unreachable")
+
+    def _write_loop(self) -> None:
+        with self.engine.connect() as conn:
+            while True:
+                first = self._queue.get()
+                if first is None:
+                    return
+                units = [first]
+                ended = False
+                while len(units) < BATCH:
+                    try:
+                        more = self._queue.get_nowait()
+                    except queue.Empty:
+                        break
+                    if more is None:
+                        ended = True
+                        break
+                    units.append(more)
+                self._commit_together(conn, units)
+                if ended:
+                    return
+
+    def _commit_together(self, conn: sa.Connection, units: list[_Unit]) -> None:
+        done: list[tuple[_Unit, Any, BaseException | None]] = []
+        after: list[Callable[[], None]] = []
+        try:
+            with conn.begin():
+                for unit in units:
+                    tx = Tx(conn, self.clock_ms())
+                    conn.exec_driver_sql("SAVEPOINT unit")
+                    try:
+                        result = unit.work(tx)
+                    except BaseException as error:
+                        conn.exec_driver_sql("ROLLBACK TO unit")
+                        done.append((unit, None, error))
+                    else:
+                        done.append((unit, result, None))
+                        after.extend(tx.after)
+                    conn.exec_driver_sql("RELEASE unit")
+        except BaseException as error:
+            for unit in units:
+                unit.future.set_exception(error)
+            return
+        _run_after(after)
+        for unit, result, failure in done:
+            if failure is not None:
+                unit.future.set_exception(failure)
+            elif unit.future.set_running_or_notify_cancel():
+                unit.future.set_result(result)
+
+
+def _run_after(actions: list[Callable[[], None]]) -> None:
+    for action in actions:
+        try:
+            action()
+        except Exception:
+            log.exception("after_commit_failed")
+
+
+def _sqlite_engine(url: sa.URL, begin: str, size: int) -> sa.Engine:
+    if url.database in (None, "", ":memory:"):
+        raise ValueError("SQLite needs a file: the farm reads it from several threads")
+    engine = sa.create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=size,
+        max_overflow=size,
+        connect_args={"check_same_thread": False, "timeout": 30, "cached_statements": 512},
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA cache_size=-8000")
+
+    @sa.event.listens_for(engine, "begin")
+    def start(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def sqlite_url(path: Path) -> str:
+    return sa.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)

@@ -1,0 +1,64 @@
+"""Content that accounts uploaded, the paths it is known under, and the snapshots that jobs took."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from framefarm.server.database import metadata
+
+contents = sa.Table(
+    "contents",
+    metadata,
+    sa.Column("account_id", sa.Text, sa.ForeignKey("accounts.id"), primary_key=True),
+    sa.Column("sha256", sa.Text, primary_key=True),
+    sa.Column("generation", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("md5", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("last_claimed_ms", sa.BigInteger, nullable=False),
+    sa.Column("condemned_ms", sa.BigInteger),  # then it does not exist
+    sa.Index("ix_contents_account_id_md5", "account_id", "md5"),
+)
+
+registrations = sa.Table(
+    "registrations",
+    metadata,
+    sa.Column("account_id", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, sa.ForeignKey("users.id"), primary_key=True),
+    sa.Column("path", sa.Text, primary_key=True),  # normalised
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("md5", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("registered_ms", sa.BigInteger, nullable=False),
+)
+
+manifests = sa.Table(
+    "manifests",
+    metadata,
+    sa.Column("account_id", sa.Text, sa.ForeignKey("accounts.id"), primary_key=True),
+    sa.Column("sha256", sa.Text, primary_key=True),
+    sa.Column("entries", sa.Integer, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),  # of all its files together
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+)
+
+manifest_contents = sa.Table(
+    "manifest_contents",
+    metadata,
+    sa.Column("account_id", sa.Text, primary_key=True),
+    sa.Column("manifest_sha256", sa.Text, primary_key=True),
+    sa.Column("content_sha256", sa.Text, primary_key=True),
+    sa.Index("ix_manifest_contents_content", "account_id", "content_sha256"),
+)
+
+missing_paths = sa.Table(
+    "missing_paths",
+    metadata,
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("account_id", sa.Text, nullable=False),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("md5", sa.Text),  # pinned
+    sa.Column("sha256", sa.Text),  # pinned
+    sa.Index("ix_missing_paths_user_path", "user_id", "path"),
+)

@@ -1,0 +1,19 @@
+"""Projects: the names that jobs and costs are filed under."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from framefarm.server.database import metadata
+
+projects = sa.Table(
+    "projects",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("account_id", sa.Text, sa.ForeignKey("accounts.id"), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),  # active | archived
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+    sa.UniqueConstraint("account_id", "name"),
+)

@@ -1,0 +1,32 @@
+"""All tables of the farm, gathered so that `metadata` is whole, and the way to bring a database up to date."""
+
+from __future__ import annotations
+
+from importlib.resources import files as package_files
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+from framefarm.server.accounts import tables as accounts
+from framefarm.server.billing import tables as billing
+from framefarm.server.catalog import tables as catalog
+from framefarm.server.database import metadata
+from framefarm.server.files import tables as files
+from framefarm.server.jobs import tables as jobs
+from framefarm.server.projects import tables as projects
+from framefarm.server.rendering import tables as rendering
+
+__all__ = ["accounts", "billing", "catalog", "files", "jobs", "metadata", "projects", "rendering", "upgrade"]
+
+
+def alembic_config(engine: sa.Engine | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(package_files("framefarm.server") / "migrations"))
+    config.attributes["engine"] = engine
+    return config
+
+
+def upgrade(engine: sa.Engine, revision: str = "head") -> None:
+    """Bring the database behind `engine` to `revision`, one migration after the other."""
+    command.upgrade(alembic_config(engine), revision)
