@@ -1,0 +1,112 @@
+"""What the features share at run time. `app.py` puts it together; nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from framefarm.server.database import Database
+from framefarm.server.settings import Settings
+
+if TYPE_CHECKING:
+    from framefarm.server.storage.local import LocalStore
+
+
+class Keyring:
+    """Keys for one purpose each, derived from a secret that lies 0600 in the data directory."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    @classmethod
+    def open(cls, path: Path) -> Keyring:
+        """Read the secret, or make it."""
+        try:
+            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        except FileExistsError:
+            return cls(path.read_bytes())
+        with os.fdopen(fd, "wb") as file:
+            secret = secrets.token_bytes(32)
+            file.write(secret)
+            file.flush()
+            os.fsync(file.fileno())
+        return cls(secret)
+
+    def key(self, purpose: str) -> bytes:
+        return hmac.digest(self._secret, purpose.encode(), hashlib.sha256)
+
+    def digest(self, purpose: str, text: str) -> str:
+        """Keyed hash (hex) of a token, for storing and looking up."""
+        return hmac.new(self.key(purpose), text.encode(), hashlib.sha256).hexdigest()
+
+
+class Hub:
+    """Wakes those who wait in this process: a level, not a message. Called from any thread."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def wake(self, *topics: str) -> None:
+        """Topics: `session:<id>`, `job:<id>` (its sessions), `dispatch`, `publish`, `scenes`, `billing`."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._set, topics)
+
+    def listen(self, *topics: str) -> Listener:
+        return Listener(self, topics)
+
+    def _set(self, topics: tuple[str, ...]) -> None:
+        for topic in topics:
+            for event in self._waiting.get(topic, ()):
+                event.set()
+
+
+class Listener:
+    """`async with hub.listen("job:x") as woken: …; await woken.wait(seconds)`"""
+
+    def __init__(self, hub: Hub, topics: tuple[str, ...]) -> None:
+        self._hub, self._topics, self._event = hub, topics, asyncio.Event()
+
+    async def __aenter__(self) -> Listener:
+        for topic in self._topics:
+            self._hub._waiting.setdefault(topic, set()).add(self._event)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for topic in self._topics:
+            waiting = self._hub._waiting[topic]
+            waiting.discard(self._event)
+            if not waiting:
+                del self._hub._waiting[topic]
+
+    async def wait(self, seconds: float) -> bool:
+        """True when woken since the last wait, False when the time ran out."""
+        try:
+            await asyncio.wait_for(self._event.wait(), max(0.0, seconds))
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
+
+
+@dataclass
+class Farm:
+    settings: Settings
+    data: Path
+    db: Database
+    keys: Keyring
+    store: LocalStore
+    hub: Hub = field(default_factory=Hub)
+    base_url: Callable[[], str] = lambda: ""
+    """The farm's own address, known once it listens."""
+    draining: bool = False
