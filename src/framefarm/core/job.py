@@ -1,0 +1,289 @@
+"""The states of job, task, attempt and session, and every way from one to the next. Drawn in docs/states.md.
+
+Pure: `(what is, what happened) → (what is, what to do)`. `server/jobs/state.py` carries the results into the
+database; where a hot path does a transition as one SQL statement, a property test holds it against this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal
+
+
+class JobStatus(StrEnum):
+    SYNCING = "syncing"
+    PENDING = "pending"
+    RUNNING = "running"
+    HOLDING = "holding"
+    CANCELLING = "cancelling"
+    SUCCESS = "success"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINISHED = frozenset({JobStatus.SUCCESS, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+class TaskStatus(StrEnum):
+    WAITING = "waiting"
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
+    PREEMPTED = "preempted"
+    CANCELLED = "cancelled"
+
+
+class Outcome(StrEnum):
+    SUCCESS = "success"
+    FAILED = "failed"
+    PREEMPTED = "preempted"
+    LOST = "lost"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+
+class SessionState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    RENDERING = "rendering"
+    IDLE = "idle"
+    DRAINING = "draining"
+    LOST = "lost"
+    ENDED = "ended"
+
+
+Hold = Literal["user", "budget", "rule", "dependency"]
+HOLDS: tuple[Hold, ...] = ("budget", "dependency", "rule", "user")
+LIFTED_BY_UNHOLD = frozenset({"user", "rule", "dependency"})
+FARM_LOSSES = 20
+"""How many times a task may be lost through no fault of its own before a person must look."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """What a job's status is computed from. Counts are of tasks; `rows_*` of tasks handed out at least once."""
+
+    next: int
+    task_count: int | None
+    """None until the scene's frames are known."""
+    scout_count: int
+    holds: frozenset[str]
+    gate_open: bool
+    missing: int
+    scene_read: bool
+    depends_left: int
+    cancel_asked: bool
+    failed: bool
+    """The whole job failed before it could render (an unreadable scene, say)."""
+    pending: int
+    running: int
+    success: int
+    failures: int
+    preempted: int
+    scouts_ended: int
+    unpublished: int
+    live_sessions: int = 0
+
+    @property
+    def untouched(self) -> int:
+        """Tasks never handed out."""
+        return 0 if self.task_count is None else self.task_count - self.next
+
+    @property
+    def scouts_closed(self) -> bool:
+        """The scouts have ended, well or badly, behind a closed gate, and there is more behind it."""
+        return (
+            self.scout_count > 0
+            and not self.gate_open
+            and self.scouts_ended == self.scout_count
+            and self.task_count is not None
+            and self.task_count > self.scout_count
+        )
+
+    @property
+    def limit(self) -> int:
+        """Tasks below this number may be handed out as far as the scout gate is concerned."""
+        if self.task_count is None:
+            return 0
+        return self.task_count if self.gate_open or self.scout_count == 0 else self.scout_count
+
+    @property
+    def may_start(self) -> bool:
+        """Whether a task may be handed out now."""
+        return (
+            self.scene_read
+            and not self.holds
+            and not self.missing
+            and not self.depends_left
+            and not self.cancel_asked
+            and not self.failed
+            and self.task_count is not None
+        )
+
+    @property
+    def ready(self) -> int:
+        """Tasks that could be handed out now."""
+        return self.pending + max(0, self.limit - self.next) if self.may_start else 0
+
+
+def job_status(job: JobFacts) -> JobStatus:
+    """The one place where a job's status comes from."""
+    if job.cancel_asked:
+        return JobStatus.CANCELLING if job.running or job.unpublished else JobStatus.CANCELLED
+    if job.failed:
+        return JobStatus.FAILED
+    if job.task_count is not None and job.untouched == 0 and not job.pending and not job.running:
+        if job.failures or job.preempted:
+            return JobStatus.FAILED
+        if not job.unpublished:
+            return JobStatus.SUCCESS
+        return JobStatus.RUNNING
+    if job.holds or (job.scouts_closed and not job.pending and not job.running):
+        return JobStatus.HOLDING
+    if job.missing:
+        return JobStatus.SYNCING
+    if job.running or job.success or job.failures or job.preempted:
+        return JobStatus.RUNNING
+    return JobStatus.PENDING
+
+
+def hold_reasons(job: JobFacts) -> list[str]:
+    """Why the job holds: its holds, and `scouts` for a gate that waits for a person."""
+    reasons = sorted(job.holds)
+    if job.scouts_closed:
+        reasons.append("scouts")
+    return reasons
+
+
+def untouched_status(job: JobFacts, number: int) -> TaskStatus:
+    """The status of a task that was never handed out."""
+    if job.cancel_asked or job.failed:
+        return TaskStatus.CANCELLED
+    if not job.may_start or number >= job.limit:
+        return TaskStatus.WAITING
+    return TaskStatus.PENDING
+
+
+class Refused(Exception):
+    """The state forbids it; the text says the state and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an action does to a job. `withdraw`: sessions end their frame in work and give the rest back;
+    `stop`: sessions stop now."""
+
+    holds: frozenset[str]
+    gate_open: bool
+    cancel: bool = False
+    withdraw: bool = False
+    stop: bool = False
+
+
+def hold(job: JobFacts, *, drain: bool = True) -> Change:
+    """A person holds the job. Running frames end, unless `drain` is false: then they are stopped."""
+    status = job_status(job)
+    if status in {JobStatus.SUCCESS, JobStatus.FAILED}:
+        raise Refused(f"The job is {status}; only an unfinished job can be held.")
+    if status in {JobStatus.CANCELLED, JobStatus.CANCELLING}:
+        raise Refused(f"The job is {status}; it cannot be held any more.")
+    return Change(job.holds | {"user"}, job.gate_open, withdraw=True, stop=not drain)
+
+
+def unhold(job: JobFacts) -> Change:
+    """Lift the holds that a person may lift; without any, open the scout gate."""
+    status = job_status(job)
+    if status in {JobStatus.SUCCESS, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.CANCELLING}:
+        raise Refused(f"The job is {status}; there is nothing to unhold.")
+    if "budget" in job.holds:
+        raise Refused("A budget holds this job: raise or remove the budget, then the job goes on.")
+    if job.holds:
+        return Change(job.holds - LIFTED_BY_UNHOLD, job.gate_open)
+    return Change(job.holds, True)
+
+
+def cancel(job: JobFacts) -> Change:
+    """Stop for good. Cancelling what is cancelled changes nothing."""
+    status = job_status(job)
+    if status in {JobStatus.SUCCESS, JobStatus.FAILED}:
+        raise Refused(f"The job is {status}; only an unfinished job can be cancelled.")
+    return Change(job.holds, job.gate_open, cancel=True, withdraw=True, stop=True)
+
+
+# ------------------------------------------------------------------------------------ tasks
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """Where a task stands, and what is left of its budgets of patience."""
+
+    status: TaskStatus
+    preemptions: int
+    failures: int
+    losses: int
+    preemptible_retries: int
+    task_retries: int
+
+
+def task_after(
+    task: TaskFacts, outcome: Outcome, *, committed_frames: int, given_back: bool = False
+) -> TaskFacts:
+    """The task once its attempt has ended. `given_back`: the farm wanted it back, its fault is nobody's.
+
+    Preemptions, failures and losses are counted apart. An attempt that committed a frame before it was
+    preempted spends nothing, unless `preemptible_retries` is 0.
+    """
+    if outcome is Outcome.SUCCESS:
+        return replace(task, status=TaskStatus.SUCCESS)
+    if outcome is Outcome.CANCELLED:
+        return replace(task, status=TaskStatus.PENDING if given_back else TaskStatus.CANCELLED)
+    if outcome in {Outcome.FAILED, Outcome.TIMED_OUT}:
+        failures = task.failures + 1
+        over = failures > task.task_retries
+        return replace(task, failures=failures, status=TaskStatus.FAILED if over else TaskStatus.PENDING)
+    if outcome is Outcome.PREEMPTED:
+        if task.preemptible_retries == 0:
+            return replace(task, preemptions=task.preemptions + 1, status=TaskStatus.PREEMPTED)
+        if committed_frames:
+            return replace(task, status=TaskStatus.PENDING)
+        preemptions = task.preemptions + 1
+        over = preemptions > task.preemptible_retries
+        return replace(
+            task, preemptions=preemptions, status=TaskStatus.PREEMPTED if over else TaskStatus.PENDING
+        )
+    losses = task.losses + 1
+    over = losses > FARM_LOSSES
+    return replace(task, losses=losses, status=TaskStatus.FAILED if over else TaskStatus.PENDING)
+
+
+# --------------------------------------------------------------------------------- hand-out
+
+
+def batch_size(
+    *,
+    held: int,
+    frame_ms: int | None,
+    frames_per_task: int,
+    ready: int,
+    live_sessions: int,
+    look_ahead_ms: int = 1000,
+) -> int:
+    """How many more tasks a session gets that holds `held` unfinished ones.
+
+    Enough for about a second of work, at most 16, never so many that another session of the job would go
+    without; a task of unknown length comes alone. One more task than needed is held ahead while there are
+    plenty, so that Blender never waits for an answer.
+    """
+    if frame_ms is None:
+        want = 1
+    else:
+        task_ms = max(1, frame_ms * frames_per_task)
+        want = max(1, min(16, look_ahead_ms // task_ms))
+        if ready > live_sessions:
+            want = max(want, 2)
+    if held * 2 > want:
+        return 0
+    fair = max(1, ready // max(1, live_sessions)) if held == 0 else ready // max(1, live_sessions)
+    return max(0, min(want - held, fair, ready))
