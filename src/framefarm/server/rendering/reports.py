@@ -1,0 +1,371 @@
+"""What runners report, applied: frames committed behind the attempt's fence, tasks ended, money metered.
+
+A report's effects and `last_seq` move in one transaction. Set-based: one statement per kind of change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from framefarm.core.frames import FrameSet
+from framefarm.core.job import Outcome, TaskFacts, TaskStatus, task_after
+from framefarm.core.money import cost_micros
+from framefarm.protocol import node as say
+from framefarm.server.database import Tx
+from framefarm.server.jobs import state as job_states
+from framefarm.server.jobs.state import JobState
+from framefarm.server.jobs.tables import jobs, tasks
+from framefarm.server.rendering.handout import committed
+from framefarm.server.rendering.tables import attempts, files, frames, sessions
+from framefarm.server.tenancy import farmwide
+
+FRAME_MEAN_WEIGHT = 0.2
+"""Weight of the newest frame in the moving mean that sizes hand-outs."""
+
+
+@dataclass
+class Ledger:
+    """What one report changes, gathered to be written at once."""
+
+    frames: list[dict[str, Any]] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    tasks: dict[int, dict[str, Any]] = field(default_factory=dict)
+    attempts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
+
+
+class Reporter:
+    """Applies the events of one session's report in order."""
+
+    def __init__(self, tx: Tx, session: dict[str, Any], state: JobState) -> None:
+        self.tx, self.session, self.state = tx, session, state
+        self.out = Ledger()
+        self.own = self._owned()
+        self.seen: set[tuple[int, int]] = set()
+        self.done: set[tuple[int, int]] = set()
+
+    def _owned(self) -> dict[str, dict[str, Any]]:
+        """The session's open attempts that still own their task, with the task's own facts."""
+        columns = [
+            attempts,
+            tasks.c.status.label("task_status"),
+            tasks.c.preemptions,
+            tasks.c.failures,
+            tasks.c.losses,
+            tasks.c.frames_done.label("task_frames_done"),
+            tasks.c.redo,
+        ]
+        join = attempts.join(
+            tasks, (tasks.c.job_id == attempts.c.job_id) & (tasks.c.attempt_id == attempts.c.id)
+        )
+        query = farmwide(sa.select(*columns).select_from(join)).where(
+            attempts.c.session_id == self.session["id"], attempts.c.outcome.is_(None)
+        )
+        return {row["id"]: dict(row) for row in self.tx.conn.execute(query).mappings()}
+
+    def apply(self, events: list[say.Event]) -> list[say.Verdict]:
+        """One verdict per event."""
+        saved = [e for e in events if isinstance(e, say.FrameSaved) and e.attempt in self.own]
+        if saved:
+            self._find_committed(saved)
+        verdicts = [self._one(event) for event in events]
+        self._write()
+        return verdicts
+
+    def _one(self, event: say.Event) -> say.Verdict:
+        if isinstance(event, say.BlenderOpened):
+            return self._opened(event)
+        if isinstance(event, say.SessionFailed):
+            end_session(self.tx, self.session, self.state, event.cause, event.message, self)
+            return "applied"
+        if isinstance(event, say.SessionEnded):
+            end_session(self.tx, self.session, self.state, event.reason, None, self)
+            return "applied"
+        attempt = self.own.get(event.attempt)
+        if attempt is None:
+            return "superseded"
+        if isinstance(event, say.TaskStarted):
+            return self._started(attempt, event)
+        if isinstance(event, say.FrameSaved):
+            return self._saved(attempt, event)
+        if isinstance(event, say.TaskReleased):
+            return self._released(attempt)
+        return self._ended(attempt, event)
+
+    # -- events
+
+    def _opened(self, event: say.BlenderOpened) -> say.Verdict:
+        if self.session["blender"] is None:
+            self.session["blender"] = event.blender
+            self._update_session(blender=event.blender)
+        if event.warnings:
+            add_warnings(self.tx, self.session["job_id"], event.warnings)
+        return "applied"
+
+    def _started(self, attempt: dict[str, Any], event: say.TaskStarted) -> say.Verdict:
+        attempt["started_mono_ms"] = event.at_ms
+        attempt["started_ms"] = self._wall(event.at_ms)
+        self._change(attempt, "started_mono_ms", "started_ms")
+        return "applied"
+
+    def _saved(self, attempt: dict[str, Any], event: say.FrameSaved) -> say.Verdict:
+        key = (event.frame, attempt["revision"])
+        if key in self.done or key in self.seen:
+            return "superseded"
+        if event.frame not in FrameSet.from_text(attempt["frames"]) or not event.files:
+            return "rejected"
+        self.seen.add(key)
+        number, tx, state = attempt["task_number"], self.tx, self.state
+        render_ms = round(event.seconds * 1000)
+        self.out.frames.append(
+            {
+                "job_id": state["job_id"],
+                "frame": event.frame,
+                "part": 0,
+                "revision": attempt["revision"],
+                "task_number": number,
+                "attempt_id": attempt["id"],
+                "committed_ms": tx.now_ms,
+                "render_ms": render_ms,
+                "peak_memory_bytes": event.peak_memory_bytes or None,
+                "warnings": [_note(n) for n in event.warnings] or None,
+            }
+        )
+        for file in event.files:
+            self.out.files.append(
+                {
+                    "account_id": state["account_id"],
+                    "job_id": state["job_id"],
+                    "frame": event.frame,
+                    "part": 0,
+                    "revision": attempt["revision"],
+                    "path": file.path,
+                    "kind": file.kind,
+                    "size": file.size,
+                    "md5": file.md5,
+                    "sha256": file.sha256,
+                    "staged": f"staging/{state['account_id']}/{attempt['id']}/{file.staged}",
+                }
+            )
+        state.add("unpublished", len(event.files))
+        if attempt["redo"] is None:
+            state.add("frames_done")
+        mean = state["frame_ms"]
+        state["frame_ms"] = (
+            render_ms if mean is None else round(mean + FRAME_MEAN_WEIGHT * (render_ms - mean))
+        )
+        attempt["frames_done"] += 1
+        attempt["saved_mono_ms"] = event.at_ms
+        self._change(attempt, "frames_done", "saved_mono_ms")
+        attempt["task_frames_done"] += 1
+        self._task(attempt)["frames_done"] = attempt["task_frames_done"]
+        if event.warnings:
+            add_warnings(tx, state["job_id"], event.warnings)
+        state.emit(
+            tx, "system", "frame.done", {"frame": event.frame, "task": number, "seconds": event.seconds}
+        )
+        return "applied"
+
+    def _released(self, attempt: dict[str, Any]) -> say.Verdict:
+        """Never begun: it leaves no trace but a task that waits again."""
+        self.out.attempts.pop(attempt["id"], None)
+        self.out.gone.append(attempt["id"])
+        task = self._task(attempt)
+        status = "cancelled" if self.state.facts.cancel_asked else "pending"
+        self.state.move(attempt["task_number"], "running", status)
+        task.update(status=status, attempt_id=None, given_back=True)
+        del self.own[attempt["id"]]
+        return "applied"
+
+    def _ended(self, attempt: dict[str, Any], event: say.TaskEnded) -> say.Verdict:
+        outcome = Outcome(event.outcome)
+        cause, message = event.cause, event.message
+        if outcome is Outcome.SUCCESS and attempt["frames_done"] < len(FrameSet.from_text(attempt["frames"])):
+            outcome, cause = Outcome.FAILED, "frames_missing"
+            message = "The machine said it was done, but not every frame arrived."
+        if attempt["started_ms"] is None:
+            attempt["started_mono_ms"] = event.started_ms
+            attempt["started_ms"] = self._wall(event.started_ms)
+        if event.peak_memory_bytes:
+            attempt["peak_memory_bytes"] = event.peak_memory_bytes
+        spent = max(0, event.ended_ms - event.started_ms)
+        self.end(attempt, outcome, spent, cause, message)
+        return "applied"
+
+    # -- ends
+
+    def end(
+        self, attempt: dict[str, Any], outcome: Outcome, spent_ms: int, cause: str | None, message: str | None
+    ) -> None:
+        """End an attempt: meter it, and put its task where the rules say."""
+        state, number = self.state, attempt["task_number"]
+        cancelled = state.facts.cancel_asked
+        billed = min(spent_ms, self.tx.now_ms - attempt["assigned_ms"])
+        if outcome is Outcome.LOST:
+            billed = 0
+        attempt.update(
+            outcome=str(outcome),
+            ended_ms=self.tx.now_ms,
+            cause=cause,
+            message=message,
+            billed_ms=billed,
+            cost_micros=cost_micros(billed, attempt["price_micros"]),
+        )
+        self._change(
+            attempt,
+            "outcome", "ended_ms", "cause", "message", "billed_ms", "cost_micros",
+            "started_ms", "started_mono_ms", "peak_memory_bytes",
+        )  # fmt: skip
+        request = self._request()
+        before = TaskFacts(
+            TaskStatus.RUNNING,
+            attempt["preemptions"],
+            attempt["failures"],
+            attempt["losses"],
+            request["preemptible_retries"],
+            request["task_retries"],
+        )
+        after = task_after(before, outcome, committed_frames=attempt["frames_done"], given_back=not cancelled)
+        status = after.status
+        if cancelled and status is TaskStatus.PENDING:
+            status = TaskStatus.CANCELLED
+        if status is TaskStatus.PENDING and attempt["frames_done"] and self._complete(attempt):
+            status = TaskStatus.SUCCESS  # its last frame was committed before its end was told
+        change = self._task(attempt)
+        change.update(
+            status=str(status), preemptions=after.preemptions, failures=after.failures, losses=after.losses
+        )
+        if status is TaskStatus.SUCCESS:
+            change.update(redo=None, cause=None, reason=None)
+        elif message:
+            change.update(cause=cause, reason=message)
+        if outcome in {Outcome.FAILED, Outcome.TIMED_OUT} and status is TaskStatus.PENDING:
+            change["not_before_ms"] = self.tx.now_ms + 1000 * 2 ** min(after.failures - 1, 6)
+        state.move(number, "running", status)
+        if outcome is not Outcome.SUCCESS:
+            data = {"task": number, "outcome": str(outcome), "status": str(status), "cause": cause}
+            state.emit(self.tx, "system", "task.attempt_ended", data | {"message": message})
+        self.own.pop(attempt["id"], None)
+
+    def _complete(self, attempt: dict[str, Any]) -> bool:
+        wanted = FrameSet.from_text(attempt["frames"])
+        here = {f["frame"] for f in self.out.frames if f["attempt_id"] == attempt["id"]}
+        done = committed(self.tx, self.state["job_id"], attempt["task_number"], attempt["revision"])
+        return all(f in done or f in here for f in wanted)
+
+    # -- writing
+
+    def _write(self) -> None:
+        conn, out = self.tx.conn, self.out
+        if out.frames:
+            conn.execute(sa.insert(frames), out.frames)
+            conn.execute(sa.insert(files), out.files)
+        for names, rows in _by_shape(out.attempts):
+            statement = farmwide(sa.update(attempts)).where(attempts.c.id == sa.bindparam("key"))
+            conn.execute(statement.values({n: sa.bindparam(n) for n in names}), rows)
+        if out.gone:
+            conn.execute(farmwide(sa.delete(attempts)).where(attempts.c.id.in_(out.gone)))
+        for number, change in out.tasks.items():
+            if change.pop("given_back", False):
+                change["attempt_count"] = tasks.c.attempt_count - 1
+                self._write_task(number, change)
+        plain = {n: c for n, c in out.tasks.items() if "attempt_count" not in c}
+        for names, rows in _by_shape(plain):
+            key = (tasks.c.job_id == self.state["job_id"]) & (tasks.c.number == sa.bindparam("key"))
+            conn.execute(sa.update(tasks).where(key).values({n: sa.bindparam(n) for n in names}), rows)
+
+    def _write_task(self, number: int, change: dict[str, Any]) -> None:
+        key = (tasks.c.job_id == self.state["job_id"]) & (tasks.c.number == number)
+        self.tx.conn.execute(sa.update(tasks).where(key).values(change))
+
+    def _task(self, attempt: dict[str, Any]) -> dict[str, Any]:
+        return self.out.tasks.setdefault(attempt["task_number"], {})
+
+    def _change(self, attempt: dict[str, Any], *names: str) -> None:
+        self.out.attempts.setdefault(attempt["id"], {}).update({n: attempt[n] for n in names})
+
+    def _update_session(self, **changes: Any) -> None:
+        key = sessions.c.id == self.session["id"]
+        self.tx.conn.execute(farmwide(sa.update(sessions)).where(key).values(changes))
+
+    def _find_committed(self, saved: list[say.FrameSaved]) -> None:
+        numbers = sorted({e.frame for e in saved})
+        query = sa.select(frames.c.frame, frames.c.revision).where(
+            frames.c.job_id == self.state["job_id"], frames.c.frame.in_(numbers)
+        )
+        self.done = {(f, r) for f, r in self.tx.conn.execute(query)}
+
+    def _request(self) -> dict[str, Any]:
+        if not hasattr(self, "_job_request"):
+            query = farmwide(sa.select(jobs.c.request)).where(jobs.c.id == self.state["job_id"])
+            self._job_request: dict[str, Any] = self.tx.conn.execute(query).scalar_one()
+        return self._job_request
+
+    def _wall(self, mono_ms: int) -> int:
+        """Server time of a moment on the runner's clock, which began shortly before its hello."""
+        return min(self.tx.now_ms, (self.session["hello_ms"] or self.tx.now_ms) + mono_ms)
+
+
+def _by_shape(changes: dict[Any, dict[str, Any]]) -> list[tuple[tuple[str, ...], list[dict[str, Any]]]]:
+    """Rows with the same changed columns together, so that each group is one executemany."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for key, change in changes.items():
+        if change:
+            groups.setdefault(tuple(change), []).append({"key": key, **change})
+    return list(groups.items())
+
+
+def _note(note: say.Note) -> dict[str, str]:
+    return {"code": note.code, "message": note.message, "subject": note.subject}
+
+
+def add_warnings(tx: Tx, job_id: str, notes: list[say.Note]) -> None:
+    """Add warnings to the job, each (code, subject) once, at most 200."""
+    key = jobs.c.id == job_id
+    have: list[dict[str, str]] = tx.conn.execute(farmwide(sa.select(jobs.c.warnings)).where(key)).scalar_one()
+    known = {(w["code"], w.get("subject", "")) for w in have}
+    fresh = [_note(n) for n in notes if (n.code, n.subject) not in known][: max(0, 200 - len(have))]
+    if fresh:
+        tx.conn.execute(farmwide(sa.update(jobs)).where(key).values(warnings=have + fresh))
+
+
+def end_session(
+    tx: Tx,
+    session: dict[str, Any],
+    state: JobState,
+    reason: str,
+    message: str | None,
+    reporter: Reporter | None = None,
+) -> None:
+    """A session is over: what it still owned goes back as the farm's loss."""
+    mine = reporter or Reporter(tx, session, state)
+    for attempt in list(mine.own.values()):
+        if attempt["task_status"] != "running":
+            continue
+        if attempt["started_ms"] is None and "outcome" not in mine.out.attempts.get(attempt["id"], {}):
+            mine._released(attempt)
+        else:
+            text = message or "The machine was lost while it rendered."
+            mine.end(attempt, Outcome.LOST, 0, "machine_lost", text)
+    if reporter is None:
+        mine._write()
+    session.update(ended=True, state="ended")
+    tx.conn.execute(
+        farmwide(sa.update(sessions))
+        .where(sessions.c.id == session["id"])
+        .values(ended=True, state="ended", ended_ms=tx.now_ms, end_reason=reason, end_message=message)
+    )
+
+
+def lose_session(tx: Tx, session_id: str, reason: str, message: str) -> None:
+    """The engine or the lease says that a session is gone. Locks the job first, then settles it."""
+    query = farmwide(sa.select(sessions)).where(sessions.c.id == session_id)
+    row = tx.conn.execute(query).mappings().one()
+    if row["ended"]:
+        return
+    state = job_states.lock(tx, row["job_id"])
+    end_session(tx, dict(row), state, reason, message)
+    job_states.save(tx, state)
