@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.frames import FrameSet
-from framefarm.core.job import batch_size
+from framefarm.core.job import JobFacts, batch_size
 from framefarm.protocol.node import Desired, TaskOrder
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
@@ -26,9 +26,9 @@ def open_attempts(tx: Tx, session_id: str) -> list[Any]:
     return list(tx.conn.execute(query.order_by(attempts.c.id)).mappings())
 
 
-def desired(tx: Tx, session: Any, state: JobState, held: list[Any], lease_seconds: float) -> Desired:
+def desired(session: Any, facts: JobFacts, held: list[Any], lease_seconds: float) -> Desired:
     """Everything the farm wants of this session now."""
-    wanted = [] if state.facts.holds or session["cancel"] else held
+    wanted = [] if facts.holds or session["cancel"] else held
     return Desired(
         version=session["version"],
         tasks=[

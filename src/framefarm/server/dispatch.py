@@ -1,0 +1,318 @@
+"""The dispatcher: decides sessions, only sessions. Level-triggered, one leader.
+
+Each tick: look at the engine, settle what ended, judge leases, plan, write the new sessions down, then tell
+the engine. The leader has an epoch; whoever finds another epoch in the database stops deciding.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+from starlette.concurrency import run_in_threadpool
+
+from framefarm.core import schedule
+from framefarm.core.job import FINISHED
+from framefarm.server.catalog.tables import instance_types
+from framefarm.server.database import Tx
+from framefarm.server.engines.base import Capacity, Engine, Observed, SessionSpec
+from framefarm.server.farm import Farm
+from framefarm.server.ids import new_id
+from framefarm.server.jobs.state import facts
+from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.rendering import reports
+from framefarm.server.rendering.tables import attempts, leaders, leases, sessions
+from framefarm.server.tenancy import farmwide
+
+log = structlog.get_logger(__name__)
+FULL_LOOK_SECONDS = 10.0
+STOP_GRACE_SECONDS = 5.0
+
+
+class NotLeader(Exception):
+    """Another dispatcher took the lead."""
+
+
+@dataclass
+class Decided:
+    """What a tick decided, for the engine to do."""
+
+    start: list[SessionSpec] = field(default_factory=list)
+    stop: list[str] = field(default_factory=list)
+    forget: list[str] = field(default_factory=list)
+    next_ms: int | None = None
+
+
+class Dispatcher:
+    """One tick at a time; `run` is its life."""
+
+    def __init__(self, farm: Farm, engine: Engine, holder: str) -> None:
+        self.farm, self.engine, self.holder = farm, engine, holder
+        self.epoch = 0
+        self.led_since_ms = 0
+        """Sessions written before that and unknown to the engine were never started: the farm died between."""
+        self.available: dict[str, int] = {}
+        """Instance type → sessions that could start now; for the catalogue."""
+
+    async def run(self) -> None:
+        settings = self.farm.settings
+        pulse = min(2.0, settings.lease_seconds / 10)
+        await self.farm.db.write(self._take_lead)
+        async with self.farm.hub.listen("dispatch") as woken:
+            full = 0.0
+            while True:
+                try:
+                    now = time.monotonic()
+                    busy = await self.farm.db.read(self._anything)
+                    if busy or now - full >= FULL_LOOK_SECONDS:
+                        full = now
+                        await self.tick()
+                    else:
+                        await self.farm.db.write(self._beat)
+                except NotLeader:
+                    log.warning("lead_lost")
+                    await self.farm.db.write(self._take_lead)
+                except Exception:
+                    log.exception("dispatch_failed")
+                await woken.wait(pulse)
+
+    async def tick(self) -> None:
+        """Look, decide, act, once."""
+        observed = await run_in_threadpool(self.engine.observe)
+        capacity = await run_in_threadpool(self.engine.capacity)
+        decided = await self.farm.db.write(self._decide, observed, list(capacity))
+        for session_id in decided.stop:
+            await run_in_threadpool(self.engine.stop, session_id, STOP_GRACE_SECONDS)
+        for session_id in decided.forget:
+            await run_in_threadpool(self.engine.forget, session_id)
+        for spec in decided.start:
+            try:
+                await run_in_threadpool(self.engine.start, spec)
+            except (OSError, RuntimeError) as error:
+                log.warning("session_not_started", session=spec.id, error=str(error))
+                text = f"The machine could not start a session: {error}."
+                await self.farm.db.write(reports.lose_session, spec.id, "not_started", text)
+
+    # -- the lead
+
+    def _take_lead(self, tx: Tx) -> None:
+        row = tx.conn.execute(sa.select(leaders).where(leaders.c.name == "dispatcher").with_for_update())
+        known = row.mappings().one_or_none()
+        self.epoch = (known["epoch"] if known else 0) + 1
+        values = {"epoch": self.epoch, "holder": self.holder, "ticked_ms": tx.now_ms}
+        if known:
+            tx.conn.execute(sa.update(leaders).values(values))
+        else:
+            tx.conn.execute(sa.insert(leaders).values(name="dispatcher", **values))
+        self.led_since_ms = tx.now_ms
+        self._grant_full_leases(tx)
+
+    def _beat(self, tx: Tx) -> None:
+        """Keep the lead. After a gap every lease gets a full term: nobody could renew meanwhile."""
+        mine = (leaders.c.name == "dispatcher") & (leaders.c.epoch == self.epoch)
+        row = tx.conn.execute(sa.select(leaders.c.ticked_ms).where(mine)).one_or_none()
+        if row is None:
+            raise NotLeader
+        gap = min(10.0, self.farm.settings.lease_seconds / 2) * 1000
+        if tx.now_ms - row.ticked_ms > gap:
+            self._grant_full_leases(tx)
+        tx.conn.execute(sa.update(leaders).where(mine).values(ticked_ms=tx.now_ms))
+
+    def _grant_full_leases(self, tx: Tx) -> None:
+        until = tx.now_ms + round(self.farm.settings.lease_seconds * 1000)
+        tx.conn.execute(sa.update(leases).where(leases.c.expires_ms < until).values(expires_ms=until))
+
+    def _anything(self, tx: Tx) -> bool:
+        """Whether there is a session to watch or a job that could want one."""
+        live = farmwide(sa.select(sessions.c.id)).where(sessions.c.ended.is_(False)).limit(1)
+        wanting = farmwide(sa.select(job_state.c.job_id)).where(_unfinished()).limit(1)
+        return any(tx.conn.execute(q).first() is not None for q in (live, wanting))
+
+    # -- a tick's transaction
+
+    def _decide(self, tx: Tx, observed: dict[str, Observed], capacity: list[Capacity]) -> Decided:
+        self._beat(tx)
+        decided = Decided()
+        self._settle_ended(tx, observed, decided)
+        live = [dict(r) for r in tx.conn.execute(_live_sessions()).mappings()]
+        self._end_finished_jobs(tx, live)
+        supply = _room(capacity, live)
+        demand, types = self._demand(tx, live)
+        idle = [
+            schedule.Idle(
+                s["id"], s["job_id"], s["idle_since_ms"], s["node"],
+                schedule.Slot(s["cores"], s["memory_bytes"], s["gpus"]),
+            )
+            for s in live
+            if s["state"] in {"ready", "idle"} and s["idle_since_ms"] is not None and not s["drain"]
+        ]  # fmt: skip
+        idle_ms = round(self.farm.settings.idle_seconds * 1000)
+        plan = schedule.plan(demand, supply, idle, now_ms=tx.now_ms, idle_ms=idle_ms)
+        wanted = {d.job: d for d in demand}
+        for start in plan.start:
+            decided.start.append(self._write_session(tx, wanted[start.job], start, types))
+        for session_id in plan.drain:
+            self._drain(tx, session_id)
+        self.available = _available(supply, types)
+        decided.next_ms = plan.next_ms
+        return decided
+
+    def _settle_ended(self, tx: Tx, observed: dict[str, Observed], decided: Decided) -> None:
+        """Sessions whose runner is gone, whose lease ran out, or who never said hello."""
+        rows = tx.conn.execute(
+            farmwide(
+                sa.select(sessions, leases.c.expires_ms).join(
+                    leases, leases.c.session_id == sessions.c.id, isouter=True
+                )
+            ).where(sessions.c.ended.is_(False))
+        ).mappings()
+        known = set()
+        starting_ms = round(self.farm.settings.starting_seconds * 1000)
+        for row in rows.all():
+            known.add(row["id"])
+            seen = observed.get(row["id"])
+            if seen is not None and seen.state in {"exited", "lost"}:
+                text = "The machine's render process was lost." if not seen.reason else seen.reason
+                reports.lose_session(tx, row["id"], seen.reason or "runner_lost", text)
+                decided.forget.append(row["id"])
+            elif row["state"] == "starting" and (
+                tx.now_ms - row["created_ms"] > starting_ms
+                or (seen is None and row["created_ms"] < self.led_since_ms)
+            ):
+                reports.lose_session(tx, row["id"], "not_started", "The machine did not start in time.")
+                decided.stop.append(row["id"])
+            elif (
+                row["state"] != "starting" and row["expires_ms"] is not None and row["expires_ms"] < tx.now_ms
+            ):
+                text = "The machine did not answer any more."
+                reports.lose_session(tx, row["id"], "lease_expired", text)
+                decided.stop.append(row["id"])
+        for session_id, seen in observed.items():
+            if session_id not in known:
+                (decided.stop if seen.state == "running" else decided.forget).append(session_id)
+
+    def _end_finished_jobs(self, tx: Tx, live: list[dict[str, Any]]) -> None:
+        """Sessions of jobs that need none any more are drained at once."""
+        for session in live:
+            if not session["drain"] and session["job_status"] in FINISHED:
+                self._drain(tx, session["id"])
+                session["drain"] = True
+
+    def _drain(self, tx: Tx, session_id: str) -> None:
+        change = {"drain": True, "version": sessions.c.version + 1}
+        tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session_id).values(change))
+        tx.after_commit(lambda: self.farm.hub.wake(f"session:{session_id}"))
+
+    def _demand(self, tx: Tx, live: list[dict[str, Any]]) -> tuple[list[schedule.Demand], dict[str, Any]]:
+        types = {r["id"]: r for r in tx.conn.execute(sa.select(instance_types)).mappings()}
+        query = farmwide(
+            sa.select(
+                job_state, jobs.c.created_ms, jobs.c.instance_type_id, jobs.c.preemptible, jobs.c.request
+            ).join(jobs, jobs.c.id == job_state.c.job_id)
+        ).where(_unfinished(), jobs.c.deleted_ms.is_(None))
+        demand = []
+        for row in tx.conn.execute(query).mappings():
+            ready = facts(row).ready
+            if not ready:
+                continue
+            mine = [s for s in live if s["job_id"] == row["job_id"] and not s["drain"]]
+            kind = types[row["instance_type_id"]]
+            demand.append(
+                schedule.Demand(
+                    job=row["job_id"],
+                    account=row["account_id"],
+                    priority=row["priority"],
+                    created_ms=row["created_ms"],
+                    instance_type=row["instance_type_id"],
+                    preemptible=row["preemptible"],
+                    slot=schedule.Slot(kind["cores"], kind["memory_bytes"], kind["gpu_count"]),
+                    ready=ready,
+                    max_sessions=row["request"].get("max_sessions"),
+                    sessions=len(mine),
+                    starting=sum(s["held"] == 0 for s in mine),
+                )
+            )
+        return demand, types
+
+    def _write_session(
+        self, tx: Tx, demand: schedule.Demand, start: schedule.Start, types: dict[str, Any]
+    ) -> SessionSpec:
+        kind = types[demand.instance_type]
+        price = kind["preemptible_price_micros"] if demand.preemptible else None
+        token = secrets.token_urlsafe(32)
+        session_id = new_id("ses")
+        tx.conn.execute(
+            sa.insert(sessions).values(
+                id=session_id,
+                account_id=demand.account,
+                job_id=demand.job,
+                instance_type_id=demand.instance_type,
+                preemptible=demand.preemptible,
+                price_micros=kind["price_micros"] if price is None else price,
+                node=start.node,
+                zone=start.zone,
+                cores=demand.slot.cores,
+                memory_bytes=demand.slot.memory_bytes,
+                gpus=demand.slot.gpus,
+                state="starting",
+                ended=False,
+                token_hash=self.farm.keys.digest("session", token),
+                created_ms=tx.now_ms,
+                version=1,
+                drain=False,
+                cancel=False,
+                last_seq=0,
+            )
+        )
+        until = tx.now_ms + round(self.farm.settings.lease_seconds * 1000)
+        tx.conn.execute(sa.insert(leases).values(session_id=session_id, expires_ms=until))
+        slot = demand.slot
+        return SessionSpec(
+            session_id, token, start.node, start.zone, slot.cores, slot.memory_bytes, slot.gpus
+        )
+
+
+def _unfinished() -> Any:
+    return job_state.c.status.not_in([str(s) for s in FINISHED])
+
+
+def _live_sessions() -> sa.Select[Any]:
+    held = sa.select(sa.func.count()).select_from(attempts)
+    held = farmwide(held).where(attempts.c.session_id == sessions.c.id, attempts.c.outcome.is_(None))
+    return farmwide(
+        sa.select(
+            sessions, job_state.c.status.label("job_status"), held.scalar_subquery().label("held")
+        ).join(job_state, job_state.c.job_id == sessions.c.job_id)
+    ).where(sessions.c.ended.is_(False))
+
+
+def _room(capacity: list[Capacity], live: list[dict[str, Any]]) -> list[schedule.Machine]:
+    """What machines have, minus every live session, observed or not."""
+    room = []
+    for machine in capacity:
+        total = machine.total
+        mine = [s for s in live if s["node"] == total.node]
+        room.append(
+            schedule.Machine(
+                total.node,
+                total.zone,
+                total.cores - sum(s["cores"] for s in mine),
+                total.memory_bytes - sum(s["memory_bytes"] for s in mine),
+                total.gpus - sum(s["gpus"] for s in mine),
+            )
+        )
+    return room
+
+
+def _available(supply: list[schedule.Machine], types: dict[str, Any]) -> dict[str, int]:
+    def count(kind: Any) -> int:
+        return sum(
+            max(0, min(m.cores // kind["cores"], m.memory_bytes // max(1, kind["memory_bytes"])))
+            for m in supply
+        )
+
+    return {type_id: count(kind) for type_id, kind in types.items()}

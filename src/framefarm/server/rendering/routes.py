@@ -1,0 +1,127 @@
+"""The node API: what runners call. Not part of the public API; plain Starlette and msgspec, for speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from framefarm.core.errors import Conflict, FarmError, NotAuthenticated
+from framefarm.protocol import node as say
+from framefarm.server.farm import Farm
+from framefarm.server.files import manifests
+from framefarm.server.rendering import service
+
+MAX_WAIT_SECONDS = 20.0
+
+
+class NodeApi:
+    """Routes below `/node/v1`, and the leases of the calls that are held open."""
+
+    def __init__(self, farm: Farm) -> None:
+        self.farm = farm
+        self.held: dict[str, object] = {}
+        """Session → the newest sync of it: that one is held, older ones are answered."""
+
+    def routes(self) -> list[BaseRoute]:
+        base = "/node/v1/sessions/{session}"
+        return [
+            Route(f"{base}/hello", self._guard(self.hello), methods=["POST"]),
+            Route(f"{base}/inputs", self._guard(self.inputs), methods=["GET"]),
+            Route(f"{base}/sync", self._guard(self.sync), methods=["POST"]),
+            Route(f"{base}/reports", self._guard(self.report), methods=["POST"]),
+        ]
+
+    async def hello(self, request: Request, session: str, token: str) -> Any:
+        said = msgspec.json.decode(await request.body(), type=say.Hello)
+        return await self.farm.db.write(service.hello, self.farm, session, token, said)
+
+    async def inputs(self, _request: Request, session: str, token: str) -> Any:
+        account, sha256 = await self.farm.db.read(service.manifest_of, self.farm, session, token)
+
+        def gather() -> say.Inputs:
+            store = self.farm.store
+            entries = manifests.load(store, account, sha256)
+            return say.Inputs(
+                inputs=[
+                    say.Input(
+                        path=e.path,
+                        sha256=e.sha256,
+                        size=e.size,
+                        source=str(store.path(f"content/{account}/{e.sha256}/{e.generation}")),
+                    )
+                    for e in entries
+                ]
+            )
+
+        return await run_in_threadpool(gather)
+
+    async def sync(self, request: Request, session: str, token: str) -> Any:
+        said = msgspec.json.decode(await request.body(), type=say.Sync)
+        farm, me = self.farm, object()
+        older = self.held.get(session)
+        self.held[session] = me
+        if older is not None:
+            farm.hub.wake(f"session:{session}")
+        deadline = time.monotonic() + min(
+            said.wait_seconds, MAX_WAIT_SECONDS, farm.settings.lease_seconds / 3
+        )
+        try:
+            query = await farm.db.read(service.job_of, farm, session, token)
+            async with farm.hub.listen(f"session:{session}", f"job:{query}") as woken:
+                answer = await farm.db.write(service.sync, farm, session, token)
+                while answer.version == said.seen and self.held.get(session) is me and not farm.draining:
+                    if not await woken.wait(deadline - time.monotonic()):
+                        break
+                    seen = await farm.db.read(service.look, farm, session, token)
+                    answer = seen or await farm.db.write(service.sync, farm, session, token)
+            return answer
+        finally:
+            if self.held.get(session) is me:
+                del self.held[session]
+
+    async def report(self, request: Request, session: str, token: str) -> Any:
+        said = msgspec.json.decode(await request.body(), type=say.Report)
+        return await self.farm.db.write(service.report, self.farm, session, token, said)
+
+    async def renew_held(self) -> None:
+        """Renew the leases of all sessions whose call is held here, in one statement."""
+        if self.held:
+            await self.farm.db.write(service.renew, self.farm, list(self.held))
+
+    def _guard(
+        self, call: Callable[[Request, str, str], Awaitable[Any]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                kind, _, token = request.headers.get("authorization", "").partition(" ")
+                if kind.lower() != "bearer" or not token:
+                    raise NotAuthenticated("A session token is needed.")
+                answer = await call(request, request.path_params["session"], token)
+                return _json(200, answer)
+            except msgspec.ValidationError as error:
+                return _json(422, {"detail": str(error)})
+            except msgspec.DecodeError as error:
+                return _json(422, {"detail": f"not JSON: {error}"})
+            except service.ReportGap as gap:
+                return _json(409, say.Gap(expected=gap.expected))
+            except service.SessionOver as error:
+                return _json(410, {"detail": error.detail})
+            except NotAuthenticated as error:
+                return _json(401, {"detail": error.detail})
+            except Conflict as error:
+                return _json(409, {"detail": error.detail} | error.facts)
+            except FarmError as error:
+                return _json(503, {"detail": error.detail})
+
+        return endpoint
+
+
+def _json(status: int, body: Any) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
