@@ -1,0 +1,103 @@
+"""`framefarm blender …`: the operator's commands for the Blenders that a farm offers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from framefarm.core.errors import FarmError
+from framefarm.node import runtimes
+from framefarm.server import operator
+
+Data = Annotated[
+    Path, typer.Option("--data", envvar="FRAMEFARM_DATA", help="The farm's data directory.", metavar="DIR")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Default = Annotated[bool, typer.Option("--default", help="What jobs get that name no Blender.")]
+
+commands = typer.Typer(no_args_is_help=True, help="Install Blenders, and list those that the farm offers.")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(commands, name="blender")
+
+
+@commands.command("install")
+def install(
+    version: Annotated[str, typer.Argument(help="4.2, 4.5, 5.0, or an exact release like 4.2.23.")],
+    data: Data,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Look for a newer release of a series that is here.")
+    ] = False,
+    default: Default = False,
+    as_json: AsJson = False,
+) -> None:
+    """Install a Blender for the whole machine and offer it on the farm.
+
+    framefarm blender install 4.2 --data farm
+    """
+    with _plain_errors():
+        say = _quiet if as_json else typer.echo
+        _offer(data, runtimes.install_bpy(version, upgrade=upgrade, say=say), default, as_json)
+
+
+@commands.command("add")
+def add(
+    executable: Annotated[
+        Path, typer.Option("--executable", metavar="PATH", help="The program of an installed Blender.")
+    ],
+    data: Data,
+    default: Default = False,
+    as_json: AsJson = False,
+) -> None:
+    """Offer a Blender that is installed already.
+
+    framefarm blender add --executable /usr/bin/blender --data farm
+    """
+    with _plain_errors():
+        _offer(data, runtimes.describe_executable(executable), default, as_json)
+
+
+@commands.command("list")
+def list_packages(data: Data, as_json: AsJson = False) -> None:
+    """The Blenders that the farm offers."""
+    with _plain_errors():
+        packages: list[dict[str, Any]] = operator.run(data, "package.list", {})["data"]
+        for package in packages:
+            package["status"] = "available" if os.access(package["path"], os.X_OK) else "missing"
+        if as_json:
+            typer.echo(json.dumps({"data": packages}, indent=2))
+            return
+        if not packages:
+            typer.echo("The farm offers no Blender yet: framefarm blender install 4.2")
+        for p in packages:
+            mark = "  (default)" if p.get("default") else ""
+            typer.echo(f"{p['id']:<14} {p['release']:<9} {p['kind']:<11} {p['status']:<10} {p['path']}{mark}")
+
+
+def _offer(data: Path, found: runtimes.Installed, default: bool, as_json: bool) -> None:
+    answer = operator.run(data, "package.register", {**found.as_dict(), "default": default})
+    if as_json:
+        typer.echo(json.dumps({**found.as_dict(), **answer, "status": "available"}, indent=2))
+    else:
+        typer.echo(f"{found.id} is available: Blender {found.release} ({found.path})")
+
+
+def _quiet(_: str) -> None:
+    """Progress lines have no place in a JSON document."""
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What the farm or the machine refuses is one sentence on standard error, and exit code 1."""
+    try:
+        yield
+    except FarmError as error:
+        typer.echo(error.detail, err=True)
+        raise typer.Exit(1) from error
