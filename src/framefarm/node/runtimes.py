@@ -38,6 +38,7 @@ START_SECONDS = 120.0
 INSTALL_SECONDS = 3600.0
 NEEDED_BYTES = 2 << 30  # wheel 370 MB, unpacked 950 MB, and room to move
 MARKER = "framefarm-complete"
+SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 Say = Callable[[str], None]
 
@@ -361,6 +362,9 @@ def _run(
     unset = ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP")
     environment = {k: v for k, v in os.environ.items() if k not in unset}
     environment |= {"UV_PYTHON_DOWNLOADS": "never", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    if os.path.exists(SYSTEM_CERTIFICATES):  # so that a mirror with a private one works too
+        environment.setdefault("SSL_CERT_FILE", SYSTEM_CERTIFICATES)
+        environment.setdefault("REQUESTS_CA_BUNDLE", SYSTEM_CERTIFICATES)
     try:
         done = subprocess.run(
             command,
@@ -384,5 +388,7 @@ def _run(
 
 
 def _last_line(text: str) -> str:
+    """What a failed program has to say: its last line that is not just advice."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:500] if lines else "it said nothing"
+    told = [line for line in lines if not line.startswith("hint:")] or lines
+    return told[-1][:500] if told else "it said nothing"
