@@ -1,0 +1,289 @@
+"""Jobs on the public API: what a client sends, and the shapes of what it gets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator
+
+MAX_ENVIRONMENT = 200
+MAX_VALUE_BYTES = 32 << 10
+MAX_ENVIRONMENT_BYTES = 256 << 10
+MAX_PATHS = 100_000
+
+REFUSED_PREFIXES = (
+    "LD_", "PYTHON", "BLENDER_USER_", "BLENDER_SYSTEM_", "FRAMEFARM_", "GCONV_", "GLIBC_", "NSS_", "LOC",
+    "MALLOC_", "XDG_", "LIBGL_", "MESA_", "VK_", "__EGL_", "__GLX_", "NVIDIA_",
+)  # fmt: skip
+REFUSED_NAMES = {"PATH", "HOME", "SHELL", "BASH_ENV", "ENV", "IFS", "TMPDIR", "CUDA_VISIBLE_DEVICES"}
+NAME = Annotated[StrictStr, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", max_length=256)]
+Title = Annotated[StrictStr, Field(min_length=1, max_length=200)]
+
+
+def is_refused(name: str) -> bool:
+    """Names that would change the farm's own tools (security.md); refused with a 422."""
+    upper = name.upper()
+    return upper.startswith(REFUSED_PREFIXES) or upper in REFUSED_NAMES or upper.endswith("_PROXY")
+
+
+class Strict(BaseModel):
+    """Requests: no coercion, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class JobSubmission(Strict):
+    """`POST /api/jobs`: the reference's payload, then the extensions."""
+
+    job_title: Title
+    project: Annotated[StrictStr, Field(min_length=1, max_length=200)]
+    instance_type: Annotated[StrictStr, Field(min_length=1, max_length=200)]
+    preemptible: StrictBool = True
+    preemptible_retries: Annotated[StrictInt, Field(ge=0, le=100)] = 1
+    chunk_size: Annotated[StrictInt, Field(ge=1, le=1000)] = 1
+    frame_range: Annotated[StrictStr, Field(min_length=1, max_length=65_536)]
+    scout_frames: Annotated[StrictStr, Field(max_length=65_536)] = ""
+    blender_version: Annotated[StrictStr, Field(min_length=1, max_length=100)]
+    render_software: Literal["", "cycles", "eevee", "workbench"] = "cycles"
+    output_path: Annotated[StrictStr, Field(min_length=1, max_length=4096)]
+    upload_paths: Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_PATHS)]
+    environment_variables: Annotated[dict[NAME, StrictStr], Field(max_length=MAX_ENVIRONMENT)] = {}
+
+    priority: Annotated[StrictInt, Field(ge=0, le=100)] = 50
+    scene_path: StrictStr | None = None
+    upload_md5s: dict[StrictStr, StrictStr] = {}
+    upload_sha256s: dict[StrictStr, StrictStr] = {}
+    hold: StrictBool = False
+    max_sessions: Annotated[StrictInt, Field(ge=1, le=100_000)] | None = None
+    task_retries: Annotated[StrictInt, Field(ge=0, le=100)] = 2
+    max_task_runtime_seconds: Annotated[StrictInt, Field(ge=1, le=30 * 24 * 3600)] | None = None
+    depends_on: Annotated[list[StrictStr], Field(max_length=1000)] = []
+    metadata: Annotated[dict[StrictStr, StrictStr], Field(max_length=100)] = {}
+    scene: StrictStr | None = None
+    camera: StrictStr | None = None
+    view_layers: Annotated[list[StrictStr], Field(max_length=100)] | None = None
+    resolution_percentage: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
+    samples: Annotated[StrictInt, Field(ge=1, le=1_000_000)] | None = None
+
+    @field_validator("job_title")
+    @classmethod
+    def printable(cls, value: str) -> str:
+        if not value.strip() or not value.isprintable():
+            raise ValueError("must be 1–200 printable characters")
+        return value
+
+    @field_validator("environment_variables")
+    @classmethod
+    def allowed_environment(cls, value: dict[str, str]) -> dict[str, str]:
+        refused = sorted(n for n in value if is_refused(n))
+        if refused:
+            raise ValueError(f"these names are the farm's own and may not be set: {', '.join(refused)}")
+        for name, text in value.items():
+            if len(text.encode()) > MAX_VALUE_BYTES:
+                raise ValueError(f"the value of {name} is longer than 32 KiB")
+        if sum(len(n) + len(v.encode()) for n, v in value.items()) > MAX_ENVIRONMENT_BYTES:
+            raise ValueError("all names and values together are longer than 256 KiB")
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def small_metadata(cls, value: dict[str, str]) -> dict[str, str]:
+        if sum(len(k.encode()) + len(v.encode()) for k, v in value.items()) > 64 << 10:
+            raise ValueError("all keys and values together are longer than 64 KiB")
+        return value
+
+
+class JobChange(Strict):
+    """`PATCH /api/jobs/{id}`: an action (or the status it leads to) and/or a priority."""
+
+    action: Literal["hold", "unhold", "cancel"] | None = None
+    status: Literal["holding", "pending", "cancelled"] | None = None
+    priority: Annotated[StrictInt, Field(ge=0, le=100)] | None = None
+    drain: StrictBool = True
+
+
+class Retry(Strict):
+    """`POST /api/jobs/{id}/retry`: all failed tasks, or exactly these frames again."""
+
+    frames: Annotated[StrictStr, Field(min_length=1, max_length=65_536)] | None = None
+
+
+class Money(BaseModel):
+    amount_micros: int
+    currency: str = "USD"
+
+
+class Warning_(BaseModel):
+    code: str
+    message: str
+    subject: str = ""
+
+
+class JobSummary(BaseModel):
+    """A job in a list."""
+
+    id: str
+    job_title: str
+    project: str
+    user: str
+    status: str
+    status_since: str
+    hold_reasons: list[str]
+    waiting_for: str | None
+    priority: int
+    instance_type: str
+    preemptible: bool
+    blender_version: str
+    frame_range: str
+    progress: float
+    frames: dict[str, int] | None
+    tasks: dict[str, int] | None
+    cost: Money
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+
+
+class JobInput(BaseModel):
+    path: str
+    md5: str | None
+    size: int | None
+    registered_at: str | None
+
+
+class JobDetail(JobSummary):
+    """Everything submitted, and where it stands."""
+
+    preemptible_retries: int
+    chunk_size: int
+    scout_frames: str
+    render_software: str
+    output_path: str
+    upload_paths: list[str]
+    environment_variables: dict[str, str]
+    scene_path: str | None
+    max_sessions: int | None
+    task_retries: int
+    max_task_runtime_seconds: int | None
+    depends_on: list[str]
+    metadata: dict[str, str]
+    hold: bool
+    scene: str | None
+    camera: str | None
+    view_layers: list[str] | None
+    resolution_percentage: int | None
+    samples: int | None
+    output_url: str
+    cause: str | None
+    message: str | None
+    warnings: list[Warning_]
+    missing_paths: list[str]
+    inputs: list[JobInput]
+    scene_info: dict[str, Any] | None
+    average_frame_seconds: float | None
+    remaining_seconds: float | None
+    blender_release: str | None
+
+
+class DryRun(BaseModel):
+    """What a submission would do; nothing is stored."""
+
+    dry_run: Literal[True] = True
+    frames: int | None
+    tasks: int | None
+    scouts: int | None
+    missing_paths: list[str]
+    warnings: list[Warning_]
+    price_per_hour: Money
+
+
+class JobFile(BaseModel):
+    path: str
+    frame: int
+    kind: Literal["frame", "extra"]
+    size: int
+    md5: str
+    sha256: str
+    url: str | None
+    replaced_by: str | None = None
+
+
+class JobFrame(BaseModel):
+    frame: int
+    status: str
+    task: int
+    attempt: str | None
+    seconds: float | None
+    files: list[JobFile]
+    thumbnail: None = None
+    warnings: list[Warning_]
+    revision: int
+
+
+class JobTask(BaseModel):
+    number: str
+    status: str
+    frames: str
+    frames_done: int
+    attempt_count: int
+    scout: bool
+    reason: str | None
+    preemptions_left: int
+    retries_left: int
+
+
+class JobAttempt(BaseModel):
+    id: str
+    task: str
+    session: str
+    node: str
+    instance_type: str
+    preemptible: bool
+    zone: str | None
+    started_at: str | None
+    ended_at: str | None
+    outcome: str | None
+    cause: str | None
+    message: str | None
+    frames_done: int
+    billed_seconds: float
+    price_per_hour: Money
+    cost: Money
+    peak_memory_bytes: int | None
+
+
+class JobEvent(BaseModel):
+    number: int
+    at: str
+    type: str
+    actor: str
+    data: dict[str, Any]
+
+
+class Page(BaseModel):
+    next_cursor: str | None
+
+
+class JobPage(Page):
+    data: list[JobSummary]
+
+
+class TaskPage(Page):
+    data: list[JobTask]
+
+
+class FramePage(Page):
+    data: list[JobFrame]
+
+
+class FilePage(Page):
+    data: list[JobFile]
+
+
+class AttemptPage(Page):
+    data: list[JobAttempt]
+
+
+class Retried(BaseModel):
+    retried: list[str]
+    """Numbers of the tasks that are pending again."""
