@@ -1,0 +1,185 @@
+"""When a job's inputs are all there: read its scene, settle its frames, or fail it with a cause."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+from starlette.concurrency import run_in_threadpool
+
+from framefarm.core import frames as grammar
+from framefarm.core import packages as blenders
+from framefarm.core.frames import FrameSet, FrameSpecError, Pick, Run, TaskPlan
+from framefarm.server.catalog.tables import packages
+from framefarm.server.database import Tx
+from framefarm.server.farm import Farm
+from framefarm.server.files import manifests, reader
+from framefarm.server.jobs import state as job_states
+from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.tenancy import farmwide
+
+log = structlog.get_logger(__name__)
+LOOK_SECONDS = 10.0
+READ_SECONDS = 60.0
+
+
+class Unrenderable(Exception):
+    """The scene can't be rendered as asked; a cause code and a sentence for the artist."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause, self.message = cause, message
+
+
+def unread(tx: Tx) -> list[Any]:
+    """Jobs whose inputs are there and whose scene was not read yet."""
+    query = farmwide(
+        sa.select(jobs, packages.c.release.label("release"), packages.c.id.label("package"))
+        .join(job_state, job_state.c.job_id == jobs.c.id)
+        .join(packages, packages.c.id == jobs.c.package_id)
+    ).where(
+        job_state.c.scene_read.is_(False),
+        job_state.c.missing == 0,
+        job_state.c.failed_cause.is_(None),
+        job_state.c.cancel_ms.is_(None),
+        jobs.c.deleted_ms.is_(None),
+    )
+    return list(tx.conn.execute(query.order_by(jobs.c.id).limit(20)).mappings())
+
+
+def read(farm: Farm, job: Any) -> dict[str, Any]:
+    """Read the job's scene files in the limited subprocess; what `settle` writes down."""
+    account = job["account_id"]
+    entries = manifests.load(farm.store, account, job["manifest_sha256"])
+    blends: list[tuple[str, Path]] = [
+        (e.path, farm.store.path(f"content/{account}/{e.sha256}/{e.generation}"))
+        for e in entries
+        if e.path.lower().endswith(".blend") or e.path == job["scene_path"]
+    ]
+    if job["scene_path"] is not None:
+        blends = [b for b in blends if b[0] == job["scene_path"]]
+    found = reader.read_scenes(blends, READ_SECONDS)
+    warnings: list[dict[str, str]] = []
+    chosen = found[0]
+    if len(found) > 1:
+        linked = {lib for facts in found for lib in facts.libraries}
+        free = [facts for facts in found if facts.path not in linked]
+        chosen = (free or found)[0]
+        if len(free) != 1:
+            text = f"Several files could be the scene; {chosen.path} was taken. Name it in scene_path."
+            warnings.append({"code": "scene_guessed", "message": text, "subject": chosen.path})
+    if chosen.error:
+        raise Unrenderable(chosen.cause or "unreadable_scene", chosen.error)
+    if not blenders.opens(chosen.version, job["release"]):
+        raise Unrenderable(
+            "newer_file",
+            f"{chosen.path} was saved by Blender {chosen.version}, which Blender {job['release']} cannot open:"
+            " choose a newer blender_version, or save the file for the older one.",
+        )
+    return _frames(job, chosen, warnings)
+
+
+def _frames(job: Any, chosen: Any, warnings: list[dict[str, str]]) -> dict[str, Any]:
+    request = job["request"]
+    names = [s.name for s in chosen.scenes]
+    wanted = request.get("scene")
+    if wanted is not None and wanted not in names:
+        raise Unrenderable(
+            "no_scene", f"There is no scene {wanted!r} in {chosen.path}; it has {', '.join(names)}."
+        )
+    scene = next((s for s in chosen.scenes if s.name == wanted), None) or next(
+        (s for s in chosen.scenes if s.is_active), chosen.scenes[0]
+    )
+    own = FrameSet([Run(scene.frame_start, scene.frame_end, max(1, scene.frame_step))])
+    try:
+        parsed = grammar.parse(request["frame_range"])
+        frames = parsed.of(own) if isinstance(parsed, Pick) else parsed
+        scouts = grammar.resolve_scouts(request["scout_frames"], frames)
+    except FrameSpecError as error:
+        raise Unrenderable("bad_frames", f"The frames asked for do not fit the scene: {error}.") from None
+    if chosen.unbaked_simulations:
+        what = ", ".join(sorted({f"{s.kind} on {s.object}" for s in chosen.unbaked_simulations})[:5])
+        text = f"Unbaked simulations depend on earlier frames ({what}): bake them before rendering on a farm."
+        warnings.append({"code": "unbaked_simulation", "message": text, "subject": chosen.path})
+    info = msgspec.to_builtins(chosen)
+    return {
+        "scene_path": chosen.path,
+        "frames": frames.to_text(),
+        "scouts": scouts.to_text(),
+        "scene": info | {"scene": scene.name},
+        "warnings": warnings,
+    }
+
+
+def settle(tx: Tx, farm: Farm, job: Any, found: dict[str, Any]) -> None:
+    """The scene is known: so are the job's frames and tasks."""
+    state = job_states.lock(tx, job["id"])
+    if state["scene_read"] or state["missing"]:
+        return
+    plan = TaskPlan(
+        FrameSet.from_text(found["frames"]), FrameSet.from_text(found["scouts"]), job["chunk_size"]
+    )
+    key = jobs.c.id == job["id"]
+    have = tx.conn.execute(farmwide(sa.select(jobs.c.warnings)).where(key)).scalar_one()
+    values = found | {"warnings": have + found["warnings"]}
+    tx.conn.execute(farmwide(sa.update(jobs)).where(key).values(values))
+    state["scene_read"] = True
+    state["task_count"] = plan.task_count
+    state["scout_count"] = plan.scout_count
+    state["frame_count"] = len(FrameSet.from_text(found["frames"]))
+    state.emit(tx, "system", "job.scene_read", {"frames": state["frame_count"], "tasks": plan.task_count})
+    job_states.save(tx, state)
+    tx.after_commit(lambda: farm.hub.wake("dispatch"))
+
+
+def fail(tx: Tx, farm: Farm, job: Any, error: Unrenderable) -> None:
+    """The job fails before any machine starts."""
+    state = job_states.lock(tx, job["id"])
+    if state["scene_read"]:
+        return
+    state["failed_cause"], state["failed_message"] = error.cause, error.message
+    job_states.save(tx, state)
+
+
+def complete(tx: Tx, farm: Farm, job_ids: list[str]) -> None:
+    """Missing files arrived: jobs with none left go on with a whole manifest."""
+    for job_id in sorted(set(job_ids)):
+        state = job_states.lock(tx, job_id)
+        left = manifests.missing_count(tx, job_id)
+        if left == 0 and state["missing"]:
+            job = tx.conn.execute(farmwide(sa.select(jobs)).where(jobs.c.id == job_id)).mappings().one()
+            whole = manifests.complete(tx, farm.store, job)
+            mine = jobs.c.id == job_id
+            tx.conn.execute(farmwide(sa.update(jobs)).where(mine).values(manifest_sha256=whole))
+        state["missing"] = left
+        job_states.save(tx, state)
+    if job_ids:
+        tx.after_commit(lambda: farm.hub.wake("scenes"))
+
+
+async def run(farm: Farm) -> None:
+    """The scene reader's life: woken by submissions and uploads, else looking now and then."""
+    async with farm.hub.listen("scenes") as woken:
+        while True:
+            waiting: list[Any] = []
+            try:
+                waiting = await farm.db.read(unread)
+                for job in waiting:
+                    await _one(farm, job)
+            except Exception:
+                log.exception("scene_reading_failed")
+                waiting = []
+            if not waiting:
+                await woken.wait(LOOK_SECONDS)
+
+
+async def _one(farm: Farm, job: Any) -> None:
+    try:
+        found = await run_in_threadpool(read, farm, job)
+    except Unrenderable as error:
+        await farm.db.write(fail, farm, job, error)
+    else:
+        await farm.db.write(settle, farm, job, found)
