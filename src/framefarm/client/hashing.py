@@ -1,0 +1,125 @@
+"""MD5 and SHA-256 of files, several at once, remembered as long as a file stays as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from framefarm.client.errors import LocalProblem
+
+CHUNK_BYTES = 4 << 20
+TWO_THREADS_FROM_BYTES = 8 << 20
+SETTLED_NS = 2_000_000_000
+"""A file changed less than this before it was hashed is not remembered: it could change again within
+the file system's clock tick, and look the same."""
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """A file as it was when it was hashed. `path` is absolute; hashes are lower-case hex digits."""
+
+    path: str
+    size: int
+    md5: str
+    sha256: str
+
+
+class HashCache:
+    """(path, size, modification time) → hashes, in one SQLite file. Losing it costs time only."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._lock = threading.Lock()
+        try:
+            where = path or user_cache_path("framefarm") / "hashes.sqlite"
+            where.parent.mkdir(parents=True, exist_ok=True)
+            self._db = self._open(str(where))
+        except (OSError, sqlite3.Error):
+            self._db = self._open(":memory:")
+
+    @staticmethod
+    def _open(where: str) -> sqlite3.Connection:
+        db = sqlite3.connect(where, timeout=5.0, check_same_thread=False, isolation_level=None)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=OFF")
+        db.execute(
+            "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER NOT NULL,"
+            " mtime_ns INTEGER NOT NULL, md5 TEXT NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID"
+        )
+        return db
+
+    def get(self, path: str, size: int, mtime_ns: int) -> Hashed | None:
+        query = "SELECT md5, sha256 FROM hashes WHERE path = ? AND size = ? AND mtime_ns = ?"
+        with self._lock:
+            row = self._db.execute(query, (path, size, mtime_ns)).fetchone()
+        return None if row is None else Hashed(path, size, row[0], row[1])
+
+    def put(self, hashed: Hashed, mtime_ns: int) -> None:
+        row = (hashed.path, hashed.size, mtime_ns, hashed.md5, hashed.sha256)
+        with self._lock:
+            try:
+                self._db.execute("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?)", row)
+            except sqlite3.Error:
+                return  # a full or read-only disk: hash again next time
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def hash_files(
+    paths: Iterable[Path],
+    *,
+    cache: HashCache | None = None,
+    workers: int | None = None,
+    on_bytes: Callable[[int], None] = lambda count: None,
+) -> list[Hashed]:
+    """Hash files, in the order given. `on_bytes` hears of progress, from several threads.
+
+    Raises LocalProblem for a file that cannot be read, or that changes while it is read.
+    """
+    with ThreadPoolExecutor(workers or min(8, (os.cpu_count() or 2) + 1)) as pool:
+        return list(pool.map(lambda path: hash_file(path, cache=cache, on_bytes=on_bytes), paths))
+
+
+def hash_file(
+    path: Path, *, cache: HashCache | None = None, on_bytes: Callable[[int], None] = lambda count: None
+) -> Hashed:
+    """MD5 and SHA-256 of one file; of a large one in two threads (hashlib lets go of the lock)."""
+    name = str(path)
+    try:
+        with path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            if cache and (known := cache.get(name, before.st_size, before.st_mtime_ns)):
+                on_bytes(before.st_size)
+                return known
+            md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+            if before.st_size >= TWO_THREADS_FROM_BYTES:
+                with ThreadPoolExecutor(1) as beside:
+                    while chunk := file.read(CHUNK_BYTES):
+                        other = beside.submit(md5.update, chunk)
+                        sha256.update(chunk)
+                        other.result()
+                        on_bytes(len(chunk))
+            else:
+                while chunk := file.read(CHUNK_BYTES):
+                    md5.update(chunk)
+                    sha256.update(chunk)
+                    on_bytes(len(chunk))
+            read_bytes = file.tell()
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise LocalProblem(f"{name} cannot be read: {error.strerror or error}.") from error
+    if (read_bytes, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise LocalProblem(f"{name} changed while it was read. Wait until it is saved, then try again.")
+    hashed = Hashed(name, before.st_size, md5.hexdigest(), sha256.hexdigest())
+    if cache and time.time_ns() - before.st_mtime_ns > SETTLED_NS:
+        cache.put(hashed, before.st_mtime_ns)
+    return hashed
