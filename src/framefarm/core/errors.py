@@ -1,15 +1,15 @@
 """The farm's exception tree. `server/http.py` holds the one table from these to HTTP statuses.
 
-    FarmError
-    ├── InvalidInput       bad input, with every bad field
-    ├── NotAuthenticated   no token, or one that is not valid (any more)
-    ├── NotAllowed         known, but may not do this
-    ├── NotFound           not there, or another account's
-    ├── Conflict           the state forbids it
-    │   └── InFlight       a twin of this request is being worked on
-    ├── TooLarge           over a size limit or a quota
-    ├── TooMany            over a rate; carries when to come back
-    └── Unavailable        draining, or the disk is full; carries when to come back
+FarmError
+├── InvalidInput       bad input, with every bad field
+├── NotAuthenticated   no token, or one that is not valid (any more)
+├── NotAllowed         known, but may not do this
+├── NotFound           not there, or another account's
+├── Conflict           the state forbids it
+│   └── InFlight       a twin of this request is being worked on
+├── TooLarge           over a size limit or a quota
+├── TooMany            over a rate; carries when to come back
+└── Unavailable        draining, or the disk is full; carries when to come back
 """
 
 from __future__ import annotations

@@ -1,0 +1,60 @@
+"""Money: integers of micro-dollars, exact to the last one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+MS_PER_HOUR = 3_600_000
+MICROS = 1_000_000
+_AMOUNT = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,6}))?\Z")
+
+
+def cost_micros(billed_ms: int, price_micros_per_hour: int) -> int:
+    """Billed milliseconds × price an hour, rounded half to even. Neither may be negative."""
+    if billed_ms < 0 or price_micros_per_hour < 0:
+        raise ValueError("neither time nor price may be negative")
+    whole, rest = divmod(billed_ms * price_micros_per_hour, MS_PER_HOUR)
+    if 2 * rest > MS_PER_HOUR or (2 * rest == MS_PER_HOUR and whole % 2):
+        whole += 1
+    return whole
+
+
+def billed_ms(
+    outcome: str, *, started_ms: int, ended_ms: int, last_commit_ms: int | None, limit_ms: int
+) -> int:
+    """What an attempt is billed for, from times on its runner's clock.
+
+    `success failed cancelled timed_out`: whole; `preempted`: until its last committed frame; `lost`: nothing.
+    Never more than `limit_ms`, the server's time between hand-out and report.
+    """
+    if outcome == "lost":
+        return 0
+    if outcome == "preempted":
+        ended_ms = started_ms if last_commit_ms is None else min(ended_ms, last_commit_ms)
+    return max(0, min(ended_ms - started_ms, limit_ms))
+
+
+def parse_amount(text: str) -> int:
+    """`"12.50"` → 12_500_000 micro-dollars, exactly. Raises ValueError."""
+    found = _AMOUNT.match(text.strip())
+    if found is None:
+        raise ValueError(f"{text[:40]!r} is not an amount such as 12.50 (at most six decimals)")
+    micros = int(found[2]) * MICROS + int((found[3] or "").ljust(6, "0"))
+    return -micros if found[1] else micros
+
+
+def format_amount(micros: int, currency: str = "USD") -> str:
+    """For people: two decimals, more only where they are needed.
+
+    >>> format_amount(12_500_000), format_amount(-1234)
+    ('12.50 USD', '-0.001234 USD')
+    """
+    whole, rest = divmod(abs(micros), MICROS)
+    decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
+    return f"{'-' if micros < 0 else ''}{whole}.{decimals} {currency}"
+
+
+def balanced(postings: Iterable[int]) -> bool:
+    """Double entry: a transaction's postings sum to zero."""
+    return sum(postings) == 0

@@ -1,0 +1,112 @@
+"""Paths of people's machines (POSIX, Windows drive, UNC) and relative names of outputs. Text only, no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from framefarm.core.errors import FieldError
+
+MAX_PATH_BYTES = 4096
+MAX_PART_BYTES = 255
+MAX_PATHS = 100_000
+Kind = Literal["posix", "drive", "unc"]
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPath:
+    """An absolute path, normalised: `/a/b`, `C:/a/b` or `//server/share/a`."""
+
+    kind: Kind
+    text: str
+    parts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.parts[-1]
+
+    @property
+    def stem(self) -> str:
+        """The name without its last extension."""
+        head, dot, _ = self.name.rpartition(".")
+        return head if dot and head else self.name
+
+    @property
+    def key(self) -> str:
+        """What makes it the same file: Windows ignores case."""
+        return self.text if self.kind == "posix" else self.text.casefold()
+
+
+def normalise(path: str) -> UploadPath:
+    """Raises ValueError with a sentence for the sender."""
+    if not path:
+        raise ValueError("is empty")
+    if _CONTROL.search(path):
+        raise ValueError("has a control character, or is not valid UTF-8")
+    if len(path.encode()) > MAX_PATH_BYTES:
+        raise ValueError(f"is longer than {MAX_PATH_BYTES} bytes")
+    kind: Kind
+    if _DRIVE.match(path):
+        kind, prefix, rest = "drive", path[0].upper() + ":/", path[3:].replace("\\", "/")
+    elif path.startswith("\\\\"):
+        kind, prefix, rest = "unc", "//", path[2:].replace("\\", "/")
+    elif path.startswith("/"):
+        kind, prefix, rest = "posix", "/", path[1:]
+    else:
+        raise ValueError("must be absolute: /a/b, C:\\a\\b or \\\\server\\share\\a")
+    parts = [part for part in rest.split("/") if part not in {"", "."}]
+    if ".." in parts:
+        raise ValueError("must not contain '..'")
+    if rest.endswith("/") or not parts or (kind == "unc" and len(parts) < 3):
+        raise ValueError("must name a file, not a folder")
+    if any(len(part.encode()) > MAX_PART_BYTES for part in parts):
+        raise ValueError(f"has a part longer than {MAX_PART_BYTES} bytes")
+    return UploadPath(kind, prefix + "/".join(parts), tuple(parts))
+
+
+def check_all(paths: Sequence[str], field: str = "upload_paths") -> list[FieldError]:
+    """What is wrong with a job's paths: each by itself, twice the same, or one the folder of another."""
+    errors: list[FieldError] = []
+    if not 1 <= len(paths) <= MAX_PATHS:
+        return [FieldError(field, f"must be 1 to {MAX_PATHS} paths", len(paths))]
+    seen: dict[str, str] = {}
+    for index, path in enumerate(paths):
+        try:
+            key = normalise(path).key
+        except ValueError as error:
+            errors.append(FieldError(f"{field}[{index}]", str(error), path[:200]))
+            continue
+        if key in seen:
+            errors.append(
+                FieldError(f"{field}[{index}]", f"is the same file as {seen[key][:200]}", path[:200])
+            )
+        else:
+            seen[key] = path
+    for key, path in seen.items():
+        end = key.rfind("/")
+        while end > 2:
+            if (folder := key[:end]) in seen:
+                errors.append(
+                    FieldError(field, f"{seen[folder][:200]} would be both a file and a folder", path[:200])
+                )
+                break
+            end = key.rfind("/", 0, end)
+    return errors
+
+
+def relative_parts(name: str) -> tuple[str, ...]:
+    """The parts of a relative name that is safe to join on any system. Raises ValueError."""
+    if not name or _CONTROL.search(name) or "\\" in name or name.startswith("/") or _DRIVE.match(name + "/"):
+        raise ValueError(f"{name[:100]!r} is not a safe relative name")
+    parts = tuple(name.split("/"))
+    for part in parts:
+        if part in {"", ".", ".."} or len(part.encode()) > MAX_PART_BYTES or _RESERVED.match(part):
+            raise ValueError(f"{name[:100]!r} has a part that is not safe: {part[:60]!r}")
+        if any(c in part for c in '<>:"|?*') or part[-1] in " .":
+            raise ValueError(f"{name[:100]!r} has a part that not every system can store: {part[:60]!r}")
+    return parts
