@@ -1,0 +1,405 @@
+"""One open Blender in its sandbox, driven frame by frame.
+
+Everything it has to say arrives as an event on one queue, so that its owner is a plain loop. The program
+inside is hostile: it may say anything at any time, and print without end.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from framefarm.node import pipe
+from framefarm.node.inputs import Layout
+from framefarm.node.sandbox import INSIDE, OUTPUT, Bind, Mode, Process, Sandbox, SandboxUnavailable, passable
+from framefarm.protocol.node import Note, Order, Package, RenderSettings, Slot
+
+DRIVER = ("inside_blender.py", "inside_scene.py", "inside_frame.py")
+OPENED_MARK = b"framefarm: the scene is open\n"
+OCIO_TROUBLE = (b"OpenColorIO Error", b"fallback mode for management", b"could not load OCIO", b"OCIO Error")
+
+
+@dataclass(frozen=True)
+class Opened:
+    blender_version: str
+    load_seconds: float
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """All files of the frame lie in `directory` (on this machine, hostile: see outputs.collect)."""
+
+    frame: int
+    directory: Path
+    seconds: float
+    peak_memory_bytes: int
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    frame: int
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """This Blender must be replaced. `cause` is a stable code, `message` one sentence for the artist."""
+
+    cause: str
+    message: str
+    frame: int | None
+
+
+@dataclass(frozen=True)
+class Exited:
+    """The last event, always. `cause`: `closed`, `killed`, `failed` (a Failed came before),
+    `not_started`, `out_of_memory` or `crashed`."""
+
+    code: int
+    signal: int | None
+    cause: str
+    message: str
+
+
+Event = Opened | Saved | Progress | Failed | Exited
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where Blender sits: the processors it may use, and as whom it runs."""
+
+    cores: tuple[int, ...]
+    uid: int
+    sandbox: Mode = "bubblewrap"
+
+    @classmethod
+    def of(cls, slot: Slot) -> Seat:
+        return cls(slot.cores, slot.uid, slot.sandbox)
+
+
+@dataclass(frozen=True)
+class SceneOrder:
+    """Which scene, and how it is to be rendered."""
+
+    scene_path: str
+    render: RenderSettings
+    environment: Mapping[str, str]
+    allow_scripts: bool = False
+    play_history: bool = False
+    """Step through the frames before the first one asked for: simulations depend on them."""
+
+    @classmethod
+    def of(cls, order: Order) -> SceneOrder:
+        return cls(
+            order.scene_path, order.render, order.environment, order.allow_scripts, order.fresh_scene_per_task
+        )
+
+
+@dataclass
+class _Asked:
+    frame: int
+    number: int
+    at: float
+
+
+class Blender:
+    """Starts at once; make it in the main thread. `work` is a new or empty folder of its own.
+
+    `events` gets Opened, Progress, Saved, Failed and, last, Exited. `log` gets what Blender prints, from
+    another thread. Raises SandboxUnavailable.
+    """
+
+    def __init__(
+        self,
+        seat: Seat,
+        package: Package,
+        order: SceneOrder,
+        layout: Layout,
+        work: Path,
+        events: queue.SimpleQueue[Event],
+        log: Callable[[bytes], object],
+    ) -> None:
+        self._order = order
+        self._layout = layout
+        self._seat = seat
+        self._work = work
+        self._events = events
+        self._log = log
+        self._asked: deque[_Asked] = deque()
+        self._opening_since: float | None = None
+        self._free_since = 0.0
+        self._number = 0
+        self._ending: str | None = None
+        self._tail = b""
+        self._ocio_trouble = False
+        self._mark_seen = threading.Event()
+        self._inside_output = OUTPUT if seat.sandbox == "bubblewrap" else str(work / "output")
+        self._process = self._start(package)
+        self._threads = [
+            threading.Thread(target=self._read_log, name="blender-log", daemon=True),
+            threading.Thread(target=self._read_replies, name="blender-pipe", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        """The process outside the sandbox whose end is the sandbox's end."""
+        return self._process.pid
+
+    def open_scene(self) -> None:
+        """Open the scene; call it again to open it afresh. Answered by Opened or Failed."""
+        self._opening_since = time.monotonic()
+        self._mark_seen.clear()
+        self._send(
+            pipe.OpenScene(
+                scene=self._layout.inside(self._order.scene_path),
+                remap=list(self._layout.remap),
+                render=self._order.render,
+                threads=len(self._seat.cores),
+                allow_scripts=self._order.allow_scripts,
+                play_history=self._order.play_history,
+                output=self._inside_output,
+            )
+        )
+
+    def render(self, frame: int) -> None:
+        """Render `frame` after all that was asked for before. Answered by Saved or Failed."""
+        self._number += 1
+        self._asked.append(_Asked(frame, self._number, time.monotonic()))
+        directory = f"{self._inside_output}/{self._number}"
+        self._send(pipe.RenderFrame(frame=frame, directory=directory, picture=picture_name(frame)))
+
+    def kill(self) -> None:
+        """End the whole tree and wait for it. Exited follows."""
+        self._ending = self._ending or "killed"
+        self._process.kill()
+        self._finish()
+
+    def close(self, timeout_seconds: float = 5.0) -> None:
+        """Ask Blender to end; kill what has not ended in time. Exited follows."""
+        self._ending = self._ending or "closed"
+        self._send(pipe.Close())
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._finish()
+
+    # ------------------------------------------------------------------------------- starting
+
+    def _start(self, package: Package) -> Process:
+        for name in ("output", "tmp", "driver"):
+            (self._work / name).mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            for name in ("output", "tmp"):
+                os.chown(self._work / name, self._seat.uid, self._seat.uid)
+        (self._work / "driver").chmod(0o755)
+        for name in DRIVER:
+            shutil.copyfile(Path(__file__).with_name(name), self._work / "driver" / name)
+            (self._work / "driver" / name).chmod(0o644)
+        self._pipe, theirs = socket.socketpair()
+        with theirs:
+            box = Sandbox(
+                self._seat.sandbox, self._seat.uid, self._seat.cores, self._binds(package), self._work / "tmp"
+            )
+            program = self._program(package, theirs.fileno())
+            return box.start(program, self._environment(), [theirs.fileno()])
+
+    def _binds(self, package: Package) -> tuple[Bind, ...]:
+        if self._seat.sandbox == "none":
+            passable(self._work / "output")
+            return ()
+        binds = [
+            *self._layout.binds,
+            Bind(str(self._work / "output"), OUTPUT, writable=True),
+            Bind(str(self._work / "driver"), f"{INSIDE}/driver"),
+        ]
+        runtime = _runtime(package)
+        if runtime is not None:
+            binds.append(Bind(str(runtime), f"{INSIDE}/blender"))
+        binds += [Bind(place, place) for place in places(package)]
+        return tuple(binds)
+
+    def _program(self, package: Package, descriptor: int) -> list[str]:
+        path = package.path
+        driver = self._work / "driver"
+        if self._seat.sandbox == "bubblewrap":
+            driver = Path(INSIDE, "driver")
+            runtime = _runtime(package)
+            if runtime is not None:
+                path = f"{INSIDE}/blender/{Path(package.path).relative_to(runtime)}"
+        last = ["--", "--pipe", str(descriptor)]
+        if package.kind == "bpy":
+            return [path, "-I", "-B", str(driver / DRIVER[0]), *last]
+        scripts = "-y" if self._order.allow_scripts else "-Y"
+        threads = str(len(self._seat.cores))
+        options = ["-b", "--factory-startup", scripts, "-noaudio", "-t", threads]
+        return [path, *options, "--python-exit-code", "1", "--python", str(driver / DRIVER[0]), *last]
+
+    def _environment(self) -> dict[str, str]:
+        inside = self._seat.sandbox == "bubblewrap"
+        home = "/tmp" if inside else str(self._work / "tmp")  # noqa: S108
+        remap = {**self._order.environment}
+        if "OCIO" in remap:
+            remap["OCIO"] = self._layout.inside(remap["OCIO"])
+        own = {"HOME": home, "TMPDIR": home, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        return {**remap, **own}
+
+    # -------------------------------------------------------------------------------- talking
+
+    def _send(self, request: pipe.Request) -> None:
+        try:
+            self._pipe.sendall(pipe.request_line(request))
+        except OSError:
+            return  # it has ended; Exited tells why
+
+    def _read_replies(self) -> None:
+        buffer = bytearray()
+        try:
+            while chunk := self._pipe.recv(65536):
+                start = len(buffer)
+                buffer += chunk
+                while (end := buffer.find(b"\n", start)) >= 0:
+                    line = bytes(buffer[:end])
+                    del buffer[: end + 1]
+                    start = 0
+                    self._take(pipe.read_reply(line))
+                if len(buffer) > pipe.MAX_LINE_BYTES:
+                    raise ValueError("a line without end")
+        except ValueError as error:
+            self._fail("bad_report", f"Blender broke off its reports: {pipe.clean(str(error))}.", None)
+        except OSError:
+            pass
+        self._await_exit()
+
+    def _take(self, reply: pipe.Reply) -> None:
+        now = time.monotonic()
+        match reply:
+            case pipe.ProgressReply(frame, fraction):
+                if self._asked and self._asked[0].frame == frame and 0 <= fraction <= 1:
+                    self._events.put(Progress(frame, fraction))
+            case pipe.SavedReply(frame, memory, notes):
+                if not self._asked or self._asked[0].frame != frame:
+                    raise ValueError(f"it saved frame {frame}, which was not asked for")
+                asked = self._asked.popleft()
+                seconds = now - max(asked.at, self._free_since)
+                self._free_since = now
+                directory = self._work / "output" / str(asked.number)
+                memory = max(0, min(memory, 1 << 50))
+                self._events.put(Saved(frame, directory, seconds, memory, pipe.notes_of(notes)))
+            case pipe.OpenedReply(blender, notes):
+                since, self._opening_since = self._opening_since, None
+                if since is None:
+                    raise ValueError("it opened a scene unasked")
+                if "OCIO" in self._order.environment:
+                    # What it printed while it started may still be on its way.
+                    self._mark_seen.wait(5)
+                    if self._ocio_trouble:
+                        given = self._order.environment["OCIO"]
+                        message = f"Blender could not use the colour configuration {given} (OCIO)."
+                        self._fail("ocio_fallback", message, None)
+                        return
+                self._free_since = now
+                self._events.put(Opened(pipe.clean(blender)[:64], now - since, pipe.notes_of(notes)))
+            case pipe.FailedReply(cause, message, frame):
+                known = frame if self._asked and frame == self._asked[0].frame else None
+                self._fail(pipe.clean(cause)[:64], pipe.clean(message), known)
+
+    def _fail(self, cause: str, message: str, frame: int | None) -> None:
+        if self._ending is None:
+            self._ending = "failed"
+            self._events.put(Failed(cause, message, frame))
+
+    def _read_log(self) -> None:
+        watch = "OCIO" in self._order.environment
+        try:
+            while printed := os.read(self._process.output, 65536):
+                seen = self._tail + printed
+                if watch:
+                    self._ocio_trouble = self._ocio_trouble or any(line in seen for line in OCIO_TROUBLE)
+                    if OPENED_MARK in seen:
+                        self._mark_seen.set()
+                self._tail = seen[-4096:]
+                self._log(printed)
+        except OSError:
+            return
+
+    # --------------------------------------------------------------------------------- ending
+
+    def _await_exit(self) -> None:
+        try:
+            # It has closed its pipe: it has ended, or is up to something.
+            code = self._process.wait(0.0 if self._ending == "failed" else 5.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._threads[0].join(5)
+        self._events.put(self._exited(code))
+
+    def _exited(self, code: int) -> Exited:
+        number = -code if code < 0 else None
+        last = self._last_line()
+        frame = f" in frame {self._asked[0].frame}" if self._asked else ""
+        match self._ending:
+            case "closed" | "killed" | "failed" as cause:
+                message = f"Blender was ended ({cause})."
+            case _ if number == signal.SIGKILL or code == 127:
+                cause = "out_of_memory"
+                message = f"Blender was killed{frame}, most likely because memory ran out."
+            case _ if number is not None:
+                cause = "crashed"
+                message = f"Blender crashed{frame} ({signal.Signals(number).name}). {last}"
+            case _:
+                cause = "crashed" if self._asked else "not_started"
+                message = f"Blender ended unasked{frame} with code {code}. {last}"
+        return Exited(code, number, cause, message.strip())
+
+    def _last_line(self) -> str:
+        lines = pipe.clean(self._tail[-1500:].decode(errors="replace").strip().rpartition("\n")[2])
+        return f"It last printed: {lines[:300]}" if lines else ""
+
+    def _finish(self) -> None:
+        for thread in self._threads:
+            thread.join(10)
+        self._pipe.close()
+        self._process.close()
+
+
+def picture_name(frame: int) -> str:
+    """The start of a frame's picture inside, as Blender counts: `picture_0007`, `picture_-0003`."""
+    return f"picture_{'-' if frame < 0 else ''}{abs(frame):04d}"
+
+
+def places(package: Package) -> tuple[str, ...]:
+    """Folders outside /usr that this Blender needs at their own paths: no input may cover them."""
+    if package.kind != "bpy":
+        return ()
+    base = Path(package.path).resolve().parent.parent
+    return () if base.is_relative_to("/usr") else (str(base),)
+
+
+def _runtime(package: Package) -> Path | None:
+    """The folder that holds this Blender, if it is not one of the system's."""
+    path = Path(package.path)
+    if path.is_relative_to("/usr"):
+        return None
+    return path.parent.parent if package.kind == "bpy" else path.parent
+
+
+__all__ = [
+    "Blender", "Event", "Exited", "Failed", "Opened", "Progress", "SandboxUnavailable", "Saved",
+    "SceneOrder", "Seat", "picture_name", "places",
+]  # fmt: skip

@@ -1,0 +1,156 @@
+"""A session's inputs as one tree of links, and where each of them appears to Blender.
+
+The tree mirrors the artist's paths: `/projects/film/a.blend` is `<tree>/projects/film/a.blend`. Its top
+folders are bound read-only at their original places, so a scene finds its files without being changed, and
+the files of this machine at those places are neither seen nor touched. What would lie in a place that
+belongs to the system or to the farm appears below `/inputs` instead, and the scene is told.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from framefarm.core.errors import FarmError
+from framefarm.node.sandbox import INSIDE, OUTPUT, Bind, Mode
+from framefarm.protocol.node import Input
+
+REMAPPED = "/inputs"
+"""Where inputs appear that can't have their own place."""
+
+SYSTEM_PLACES = (
+    "/proc", "/sys", "/dev", "/run", "/etc", "/usr", "/bin", "/sbin", "/boot", "/tmp", OUTPUT, REMAPPED, INSIDE,
+)  # fmt: skip
+
+_MOST_BINDS = 200  # bwrap's time grows with the square
+_FICLONE = 0x40049409
+
+
+class BadInputs(FarmError):
+    """An input's bytes are not there, not those that were promised, or its path can't be laid out."""
+
+    title = "Inputs unusable"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A laid-out tree. `remap` pairs (artist's path, path inside) hold for the path and all below it."""
+
+    tree: Path
+    binds: tuple[Bind, ...] = ()
+    remap: tuple[tuple[str, str], ...] = field(default=())
+
+    def inside(self, path: str) -> str:
+        """Where Blender finds the input that the artist knows as `path`."""
+        for old, new in self.remap:
+            if path == old or path.startswith(old + "/"):
+                return new + path[len(old) :]
+        return path
+
+
+def lay_out(
+    inputs: Sequence[Input], tree: Path, mode: Mode = "bubblewrap", reserved: Iterable[str] = ()
+) -> Layout:
+    """Make the folder `tree` (its parent exists, it does not) and link every input into it.
+
+    Sizes are compared; the bytes were verified when the store was filled. A file that the sandbox's user
+    could not read, or that lies on another disk, is copied (a clone, where the disk can). `reserved` are
+    further places that no input may cover. Without bubblewrap everything is remapped into the tree.
+    Raises BadInputs.
+    """
+    tree.mkdir(mode=0o755)
+    tops = _placed(inputs, tree, [*SYSTEM_PLACES, *reserved], mode)
+    folders = {str(tree)}
+    for item in inputs:
+        top = "/" + item.path.split("/", 2)[1]
+        target = f"{tree}{item.path}"
+        _make_folder(target.rpartition("/")[0], folders)
+        if target in folders:
+            raise BadInputs(f"The input {item.path} is also the folder of another input.")
+        _link(item, target)
+        assert top in tops
+    binds = []
+    remap = []
+    for top, inside in tops.items():
+        if mode == "none":
+            remap.append((top, f"{tree}{top}"))
+            continue
+        binds.append(Bind(f"{tree}{top}", inside))
+        if inside != top:
+            remap.append((top, inside))
+    return Layout(tree, tuple(binds), tuple(remap))
+
+
+def _placed(inputs: Iterable[Input], tree: Path, taken: list[str], mode: Mode) -> dict[str, str]:
+    """Each top folder (or file at the very top) of the inputs, and where it appears."""
+    tops: dict[str, str] = {}
+    for item in inputs:
+        _check_path(item.path)
+        first, _, rest = item.path[1:].partition("/")
+        top = f"/{first}"
+        if tops.get(top) == top or (top in tops and rest):
+            continue
+        free = bool(rest) and not first.startswith("lib") and len(tops) < _MOST_BINDS
+        free = free and not any(place == top or place.startswith(top + "/") for place in taken)
+        tops[top] = top if free else REMAPPED + top
+    return tops
+
+
+def _check_path(path: str) -> None:
+    parts = path.split("/")
+    good = path.startswith("/") and len(parts) > 1 and "\0" not in path
+    good = good and all(part not in ("", ".", "..") for part in parts[1:])
+    if not good or any(len(os.fsencode(part)) > 255 for part in parts):
+        raise BadInputs(f"The input path {path[:200]!r} is not an absolute, plain path.")
+
+
+def _make_folder(folder: str, made: set[str]) -> None:
+    if folder in made:
+        return
+    _make_folder(folder.rpartition("/")[0], made)
+    try:
+        os.mkdir(folder)
+        os.chmod(folder, 0o755)
+    except FileExistsError:
+        raise BadInputs(f"The input folder {folder} is also an input file.") from None
+    made.add(folder)
+
+
+def _link(item: Input, target: str) -> None:
+    try:
+        os.link(item.source, target, follow_symlinks=False)
+    except FileExistsError:
+        raise BadInputs(f"The input path {item.path} is there twice, or is also a folder.") from None
+    except FileNotFoundError:
+        raise BadInputs(f"The bytes of the input {item.path} are not on this machine.") from None
+    except OSError:
+        _copy(item, target)  # another disk, too many links, or not ours to link
+    state = os.lstat(target)
+    if stat.S_ISREG(state.st_mode) and not state.st_mode & stat.S_IROTH:
+        os.unlink(target)
+        _copy(item, target)
+    elif not stat.S_ISREG(state.st_mode):
+        os.unlink(target)
+        raise BadInputs(f"The stored input {item.path} is not a plain file.")
+    if state.st_size != item.size:
+        raise BadInputs(
+            f"The stored input {item.path} has {state.st_size} bytes, but {item.size} were promised."
+        )
+
+
+def _copy(item: Input, target: str) -> None:
+    try:
+        source = os.open(item.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadInputs(f"The stored input {item.path} can't be read: {error.strerror}.") from None
+    with os.fdopen(source, "rb") as reader, open(target, "xb") as writer:
+        os.fchmod(writer.fileno(), 0o644)
+        try:
+            fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+        except OSError:
+            shutil.copyfileobj(reader, writer, 1 << 20)

@@ -1,0 +1,99 @@
+"""Runs inside the sandbox, in Blender's Python (3.10 and later): the standard library and bpy only.
+
+Started as `python inside_blender.py -- --pipe N` or `blender -b --python inside_blender.py -- --pipe N`.
+What is said over descriptor N is described in `pipe.py`.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+
+OPENED_MARK = "framefarm: the scene is open"
+
+
+class Failure(Exception):
+    """The render can't be done: a stable code and one sentence for the artist."""
+
+    def __init__(self, cause, message):
+        super().__init__(message)
+        self.cause = cause
+
+
+class Pipe:
+    """The line to the runner."""
+
+    def __init__(self, descriptor):
+        self._socket = socket.socket(fileno=descriptor)
+        os.set_inheritable(descriptor, False)
+        self._lines = self._socket.makefile("rb")
+        self._progress_at = 0.0
+
+    def requests(self):
+        for line in self._lines:
+            yield json.loads(line)
+
+    def say(self, **reply):
+        self._socket.sendall(json.dumps(reply).encode() + b"\n")
+
+    def progress(self, frame, fraction):
+        now = time.monotonic()
+        if now - self._progress_at >= 1.0:
+            self._progress_at = now
+            self.say(**{"is": "progress", "frame": frame, "fraction": fraction})
+
+
+def serve(pipe):
+    """Do what the runner asks until it says `close` or hangs up."""
+    import inside_frame
+    import inside_scene
+
+    opened = None
+    for request in pipe.requests():
+        frame = request.get("frame")
+        try:
+            if request["do"] == "open":
+                opened = inside_scene.open_scene(request)
+                print(OPENED_MARK, flush=True)
+                pipe.say(**{"is": "opened", "blender": inside_scene.version(), "notes": opened.notes})
+            elif request["do"] == "render":
+                notes = inside_frame.render(opened, request, pipe.progress)
+                peak = inside_frame.peak_memory_bytes()
+                pipe.say(**{"is": "saved", "frame": frame, "peak_memory_bytes": peak, "notes": notes})
+            else:
+                return
+        except Exception as error:
+            cause = getattr(error, "cause", "render_failed")
+            message = " ".join(str(error).split())[:1500] or type(error).__name__
+            pipe.say(**{"is": "failed", "cause": cause, "message": message, "frame": frame})
+            return
+
+
+def leave():
+    """End without Blender's own clean-up, which crashes or hangs once handlers were registered."""
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(0)
+
+
+def main():
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    pipe = Pipe(int(sys.argv[sys.argv.index("--pipe") + 1]))
+    try:
+        serve(pipe)
+    except BrokenPipeError:
+        pass
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            pipe.say(
+                **{"is": "failed", "cause": "blender_broken", "message": str(error)[:1500], "frame": None}
+            )
+    leave()
+
+
+if __name__ == "__main__":
+    sys.modules["inside_blender"] = sys.modules["__main__"]
+    main()

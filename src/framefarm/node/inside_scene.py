@@ -1,0 +1,247 @@
+"""Inside the sandbox: open the scene, find its files, make it what the job asks for, check it."""
+
+import glob
+import os
+import re
+
+import bpy
+from inside_blender import Failure
+
+MAX_MISSING = 100
+
+
+class OpenedScene:
+    """The open scene, what it is to be rendered with, and what the artist should know."""
+
+    def __init__(self, request):
+        self.request = request
+        self.notes = []
+        self.scene = None
+        self.play_history = request["play_history"]
+        self.first_frame = 0
+        self.played_until = None
+
+    def note(self, code, message, subject=""):
+        self.notes.append((code, message, subject))
+
+
+def version():
+    return bpy.app.version_string.replace(" LTS", "")
+
+
+def open_scene(request):
+    """Open and prepare the scene. Raises Failure."""
+    opened = OpenedScene(request)
+    _check_output(request["output"])
+    _load(opened, request["scene"], request["allow_scripts"])
+    _remap(request["remap"])
+    _choose_scene(opened, request["render"]["scene"])
+    _override(opened, request["render"])
+    _processors(opened.scene, request["threads"])
+    _picture_format(opened)
+    _check_camera(opened.scene)
+    _note_missing(opened, request["remap"])
+    opened.first_frame = opened.scene.frame_start
+    return opened
+
+
+def _check_output(folder):
+    probe = os.path.join(folder, ".probe")
+    try:
+        with open(probe, "wb"):
+            pass
+        os.unlink(probe)
+    except OSError as error:
+        raise Failure("output_unwritable", f"Blender cannot write its pictures: {error.strerror}.") from None
+
+
+def _load(opened, path, allow_scripts):
+    name = os.path.basename(path)
+    try:
+        bpy.ops.wm.open_mainfile(filepath=path, load_ui=False, use_scripts=allow_scripts)
+    except RuntimeError as error:
+        why = " ".join(str(error).replace("Error:", " ").split())
+        raise Failure("cannot_open", f"Blender {version()} cannot open {name}: {why}") from None
+    # After a failed open Blender still holds its default scene, and would render it.
+    if not bpy.data.filepath or os.path.realpath(bpy.data.filepath) != os.path.realpath(path):
+        raise Failure("cannot_open", f"Blender {version()} did not open {name}.")
+    if bpy.app.autoexec_fail and not allow_scripts:
+        opened.note(
+            "blocked_scripts",
+            "The scene holds scripts or drivers that this farm does not run; the picture may differ.",
+            bpy.app.autoexec_fail_message,
+        )
+
+
+# --------------------------------------------------------------------------------------- files
+
+
+def _remap(table):
+    """Point what the scene expects in a place that it can't have at where it is."""
+    if not table:
+        return
+    done = set()
+    while True:  # a library that is found brings libraries of its own
+        lost = [lib for lib in bpy.data.libraries if lib.name_full not in done]
+        if not lost:
+            break
+        for library in lost:
+            done.add(library.name_full)
+            found = _found(library.filepath, library.parent, table)
+            if found:
+                library.filepath = found
+                library.reload()
+    for block, name in _path_owners():
+        found = _found(getattr(block, name), getattr(block, "library", None), table)
+        if found:
+            setattr(block, name, found)
+
+
+def _path_owners():
+    kinds = ("images", "fonts", "sounds", "movieclips", "cache_files", "volumes", "texts")
+    for kind in kinds:
+        for block in getattr(bpy.data, kind):
+            if getattr(block, "filepath", "") and not getattr(block, "packed_file", None):
+                yield block, "filepath"
+    for scene in bpy.data.scenes:
+        editor = scene.sequence_editor
+        strips = getattr(editor, "strips_all", getattr(editor, "sequences_all", ())) if editor else ()
+        for strip in strips:
+            for name in ("filepath", "directory"):
+                if getattr(strip, name, ""):
+                    yield strip, name
+
+
+def _found(path, library, table):
+    """Where `path` is, if it is somewhere else than it says; else None."""
+    if not path or path.startswith("<"):
+        return None
+    absolute = os.path.normpath(bpy.path.abspath(path, library=library))
+    candidates = [absolute]
+    for _old, new in table:
+        # A relative path from a scene that is not in its own place may lead out of where it now is.
+        root = new[: len(new) - len(_old)] if new.endswith(_old) else ""
+        if root and absolute.startswith(root + "/"):
+            candidates.append(absolute[len(root) :])
+    for candidate in candidates:
+        for old, new in table:
+            if candidate == old or candidate.startswith(old + "/"):
+                moved = new + candidate[len(old) :]
+                if exists(moved):
+                    return moved if moved != absolute or not exists(absolute) else None
+    if exists(absolute):
+        return None
+    return next((c for c in candidates[1:] if exists(c)), None)
+
+
+def exists(path):
+    tokens = re.sub(r"<UDIM>|<UVTILE>", "*", glob.escape(path))
+    return os.path.exists(path) or ("*" in tokens and bool(glob.glob(tokens)))
+
+
+def _note_missing(opened, table):
+    missing = sorted({os.path.normpath(p) for p in bpy.utils.blend_paths(absolute=True) if not exists(p)})
+    for path in missing[:MAX_MISSING]:
+        for old, new in table:
+            if path == new or path.startswith(new + "/"):
+                path = old + path[len(new) :]
+        opened.note(
+            "missing_file", f"The scene wants {path}, which was not uploaded or does not exist.", path
+        )
+    if len(missing) > MAX_MISSING:
+        opened.note("missing_file", f"{len(missing) - MAX_MISSING} further files are missing.")
+
+
+# ----------------------------------------------------------------------------- what is rendered
+
+
+def _names(things):
+    return ", ".join(thing.name for thing in list(things)[:50]) or "none"
+
+
+def _choose_scene(opened, name):
+    if name is not None and name not in bpy.data.scenes:
+        has = _names(bpy.data.scenes)
+        raise Failure("unknown_scene", f"The file has no scene {name!r}; it has: {has}.")
+    window = bpy.context.window
+    opened.scene = bpy.data.scenes[name] if name is not None else bpy.context.scene
+    if window is not None:
+        window.scene = opened.scene
+
+
+def _override(opened, wanted):
+    scene = opened.scene
+    if wanted["engine"]:
+        _engine(scene, wanted["engine"])
+    if wanted["camera"] is not None:
+        cameras = [o for o in scene.objects if o.type == "CAMERA"]
+        camera = next((o for o in cameras if o.name == wanted["camera"]), None)
+        if camera is None:
+            message = f"The scene has no camera {wanted['camera']!r}; it has: {_names(cameras)}."
+            raise Failure("unknown_camera", message)
+        scene.camera = camera
+        for marker in scene.timeline_markers:
+            marker.camera = None  # a marker would switch the camera back
+    if wanted["view_layers"]:
+        for name in wanted["view_layers"]:
+            if name not in scene.view_layers:
+                message = f"The scene has no view layer {name!r}; it has: {_names(scene.view_layers)}."
+                raise Failure("unknown_view_layer", message)
+        for layer in scene.view_layers:
+            layer.use = layer.name in wanted["view_layers"]
+    if wanted["resolution_percentage"] is not None:
+        scene.render.resolution_percentage = wanted["resolution_percentage"]
+    if wanted["samples"] is not None:
+        _samples(opened, wanted["samples"])
+
+
+def _engine(scene, name):
+    eevee = "BLENDER_EEVEE_NEXT" if (4, 2) <= bpy.app.version < (5, 0) else "BLENDER_EEVEE"
+    identifier = {"cycles": "CYCLES", "eevee": eevee, "workbench": "BLENDER_WORKBENCH"}.get(name, name)
+    try:
+        scene.render.engine = identifier
+    except TypeError:
+        raise Failure("unknown_engine", f"Blender {version()} has no render engine {name!r}.") from None
+
+
+def _samples(opened, count):
+    scene = opened.scene
+    if scene.render.engine == "CYCLES":
+        scene.cycles.samples = count
+    elif scene.render.engine.startswith("BLENDER_EEVEE"):
+        scene.eevee.taa_render_samples = count
+    else:
+        opened.note("samples_ignored", "The number of samples is for Cycles and EEVEE only.")
+
+
+def _processors(scene, threads):
+    scene.render.threads_mode = "FIXED"
+    scene.render.threads = threads
+    if hasattr(scene, "cycles"):
+        scene.cycles.device = "CPU"
+
+
+def _picture_format(opened):
+    render = opened.scene.render
+    settings = render.image_settings
+    if render.is_movie_format:
+        movie = settings.file_format
+        if hasattr(settings, "media_type"):
+            settings.media_type = "IMAGE"
+        settings.file_format = "PNG"
+        opened.note("movie_as_frames", f"The scene asks for a movie ({movie}); it is rendered as PNG frames.")
+    render.use_file_extension = True
+    render.use_overwrite = True
+    render.use_placeholder = False
+
+
+def _check_camera(scene):
+    if scene.camera is not None or any(marker.camera for marker in scene.timeline_markers):
+        return
+    editor = scene.sequence_editor
+    strips = getattr(editor, "strips_all", getattr(editor, "sequences_all", ())) if editor else ()
+    if scene.render.use_sequencer and len(strips):
+        return
+    raise Failure(
+        "no_camera", f"The scene {scene.name!r} has no camera: add one and make it the active camera."
+    )
