@@ -1,0 +1,276 @@
+"""The program that looks into .blend files: `python -m framefarm.server.files.read_scene`.
+
+It runs by itself, limited, with no rights (see `reader.py`, which starts it). On standard input it gets one
+line of JSON: `{"files": [{"path", "content"}], "cpu_seconds", "memory_bytes", "uid"}`; it answers one line
+of JSON per file, in order, in the shape of `reader.SceneFacts`. When standard input ends, so does it: that
+is how it dies with the server. It imports little, so that it starts in a blink, and opens nothing but the
+files that it was given: none of the paths that it finds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import struct
+import sys
+import threading
+from typing import IO, Any
+
+from blender_asset_tracer import blendfile, cdefs
+from blender_asset_tracer.trace import blocks2assets
+
+from framefarm.server.files import simulations
+from framefarm.server.files.thin_blend import NotReadable, ThinBlend, listbase
+
+MAX_DEPENDENCIES = 100_000
+OB_CAMERA = 11
+
+# R_IMF_IMTYPE_… of DNA_scene_types.h → the names in `bpy.types.ImageFormatSettings.file_format`
+FORMATS = {
+    0: "TARGA",
+    1: "IRIS",
+    4: "JPEG",
+    14: "TARGA_RAW",
+    15: "AVI_RAW",
+    16: "AVI_JPEG",
+    17: "PNG",
+    20: "BMP",
+    21: "HDR",
+    22: "TIFF",
+    23: "OPEN_EXR",
+    24: "FFMPEG",
+    26: "CINEON",
+    27: "DPX",
+    28: "OPEN_EXR_MULTILAYER",
+    29: "DDS",
+    30: "JPEG2000",
+    31: "FFMPEG",
+    32: "FFMPEG",
+    33: "FFMPEG",
+    34: "PSD",
+    35: "WEBP",
+    36: "FFMPEG",
+}
+MOVIES = frozenset(("AVI_RAW", "AVI_JPEG", "FFMPEG"))
+
+KINDS = {
+    "CF": "cache",
+    "LI": "library",
+    "MC": "movie",
+    "ME": "cache",
+    "SO": "sound",
+    "VF": "font",
+    "VO": "volume",
+    "LA": "light",
+    "OB": "cache",
+}
+IMAGE_KINDS = {cdefs.IMA_SRC_SEQUENCE: "sequence", cdefs.IMA_SRC_MOVIE: "movie", cdefs.IMA_SRC_TILED: "tiles"}
+
+# What reading a block that is not as the library expects it may raise.
+ODD_BLOCK = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    blendfile.exceptions.BlendFileError,
+    blendfile.exceptions.SegmentationFault,
+)
+
+
+def main() -> None:
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_the_server, daemon=True).start()
+    files = [(file["path"], _open(file["content"])) for file in order["files"]]
+    _give_up_rights(order)
+    for path, file in files:
+        sys.stdout.write(json.dumps(_answer(path, file)) + "\n")
+        sys.stdout.flush()
+        if file is not None:
+            file.close()
+    os._exit(0)
+
+
+def _end_with_the_server() -> None:
+    os.read(0, 1)
+    os._exit(1)
+
+
+def _open(path: str) -> IO[bytes] | None:
+    try:
+        return open(path, "rb", buffering=1 << 16)
+    except OSError:
+        return None
+
+
+def _give_up_rights(order: dict[str, Any]) -> None:
+    """From here on: no file can be opened or written, and as root, no right is left."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(order["uid"], order["uid"], order["uid"])
+        os.setresuid(order["uid"], order["uid"], order["uid"])
+    ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    # One second between the two: the softer one can still be told from a crash.
+    resource.setrlimit(resource.RLIMIT_CPU, (order["cpu_seconds"], order["cpu_seconds"] + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (order["memory_bytes"], order["memory_bytes"]))
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE):
+        resource.setrlimit(limit, (0, 0))
+
+
+def _answer(path: str, file: IO[bytes] | None) -> dict[str, Any]:
+    try:
+        if file is None:
+            raise NotReadable("is not there")
+        return {"path": path, **read(file)}
+    except NotReadable as error:
+        reason = str(error)
+    except MemoryError:
+        reason = "needs too much memory to be looked through"
+    except (*ODD_BLOCK, RecursionError):
+        reason = "is damaged: its data contradicts itself"
+    name = path.replace("\\", "/").rsplit("/", 1)[-1]
+    return {"path": path, "cause": "unreadable_scene", "message": f"{name} {reason}."}
+
+
+def read(file: IO[bytes]) -> dict[str, Any]:
+    """All facts of one .blend.
+
+    Raises:
+        NotReadable: not a whole .blend; or one of `ODD_BLOCK`, if it is one that contradicts itself.
+    """
+    blend = ThinBlend(file, "/scene.blend")
+    major, minor = divmod(blend.header.version, 100)
+    current = _pointer(blend.code_index[b"GLOB"][0], b"curscene") if blend.code_index[b"GLOB"] else None
+    scenes = [_scene(block, current) for block in blend.code_index[b"SC"]]
+    dependencies, unread = _dependencies(blend)
+    return {
+        "blender_version": f"{major}.{minor}",
+        "scenes": scenes,
+        "active_scene": next((s["name"] for s in scenes if s["is_active"]), None),
+        "dependencies": dependencies,
+        "unread_blocks": unread,
+    }
+
+
+# -------------------------------------------------------------------------------------- scenes
+
+
+def _scene(block: Any, current: Any) -> dict[str, Any]:
+    layers = list(listbase(_pointer(block, (b"view_layers", b"first"))))
+    if layers:
+        bases = [(layer, (b"object_bases", b"first")) for layer in layers]
+    else:  # before 2.80
+        layers = list(listbase(_pointer(block, (b"r", b"layers", b"first"))))
+        bases = [(block, (b"base", b"first"))]
+    objects = _objects(bases)
+    camera = _pointer(block, b"camera")
+    file_format = FORMATS.get(block[b"r", b"im_format", b"imtype"], "unknown")
+    return {
+        "name": _name(block),
+        "is_active": current is not None and block.addr_old == current.addr_old,
+        "frame_start": block[b"r", b"sfra"],
+        "frame_end": block[b"r", b"efra"],
+        "frame_step": max(1, block[b"r", b"frame_step"]),
+        "fps": round(block[b"r", b"frs_sec"] / (block[b"r", b"frs_sec_base"] or 1.0), 4),
+        "engine": _text(block[b"r", b"engine"]),
+        "format": file_format,
+        "is_movie": file_format in MOVIES,
+        "camera": None if camera is None else _name(camera),
+        "cameras": sorted({_name(o) for o in objects if o.code == b"OB" and o[b"type"] == OB_CAMERA}),
+        "view_layers": [_text(layer[b"name"]) for layer in layers],
+        "resolution_x": block[b"r", b"xsch"],
+        "resolution_y": block[b"r", b"ysch"],
+        "resolution_percentage": block[b"r", b"size"],
+        "samples": _samples(block),
+        "unbaked_simulations": simulations.unbaked(block, objects),
+    }
+
+
+def _objects(bases: list[tuple[Any, tuple[bytes, bytes]]]) -> list[Any]:
+    found = {}
+    for owner, first in bases:
+        for base in listbase(_pointer(owner, first)):
+            item = _pointer(base, b"object")
+            if item is not None:
+                found[item.addr_old] = item
+    return list(found.values())
+
+
+def _samples(scene: Any) -> int | None:
+    """What the scene says; None: nothing, then the engine's default counts."""
+    if _text(scene[b"r", b"engine"]) != "CYCLES":
+        return scene.get((b"eevee", b"taa_render_samples"), None)  # type: ignore[no-any-return]
+    # Until 4.x add-ons kept their settings among the custom properties, from 5.0 on apart.
+    for name in (b"system_properties", b"properties"):
+        for group in _members(_pointer(scene, (b"id", name))):
+            if _text(group[b"name"]) == "cycles":
+                for item in _members(group):
+                    if _text(item[b"name"]) == "samples" and item[b"type"] == cdefs.IDP_INT:
+                        return item[b"data", b"val"]  # type: ignore[no-any-return]
+    return None
+
+
+def _members(group: Any) -> list[Any]:
+    return [] if group is None else list(listbase(_pointer(group, (b"data", b"group", b"first"))))
+
+
+# -------------------------------------------------------------------------------- dependencies
+
+
+def _dependencies(blend: ThinBlend) -> tuple[list[dict[str, Any]], list[str]]:
+    """All files that the scene names and does not hold itself; and what could not be looked into."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    unread: list[str] = []
+    for block in blend.blocks:
+        if block.code in (b"DATA", b"ID", b"GLOB", b"DNA1"):
+            continue
+        try:
+            for usage in blocks2assets.iter_assets(block):
+                kind = _kind(block, usage)
+                stored = _text(bytes(usage.asset_path))
+                if kind is not None and stored and len(found) < MAX_DEPENDENCIES:
+                    found.setdefault((stored, kind), {"stored_path": stored, "kind": kind})
+        except ODD_BLOCK:
+            if len(unread) < 100:
+                unread.append(_name(block))
+    return list(found.values()), unread
+
+
+def _kind(block: Any, usage: Any) -> str | None:
+    """What kind of file it is; None if the scene holds it itself."""
+    code = block.code.decode()
+    if code == "SC":  # a strip of the sequencer
+        return "sequence" if usage.is_sequence else "movie"
+    if usage.block.code == b"IM":
+        if _pointer(usage.block, b"packedfile") or _pointer(usage.block, (b"packedfiles", b"first")):
+            return None
+        return IMAGE_KINDS.get(usage.block.get(b"source", 1), "image")
+    return KINDS.get(code, "file")
+
+
+# --------------------------------------------------------------------------------------- names
+
+
+def _pointer(block: Any, path: Any) -> Any:
+    """What a pointer leads to; None if nowhere, or if this Blender's structs have no such field."""
+    return None if block is None else block.get_pointer(path, None)
+
+
+def _name(block: Any) -> str:
+    """A data-block's name without its two letters of kind; linked ones are bare `ID` structs."""
+    raw = block.get(b"name") if block.dna_type_name == "ID" else block.get((b"id", b"name"))
+    return _text(raw[2:])
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""What .blend files say about themselves, read by a limited subprocess: scenes are hostile.
+
+The subprocess (`read_scene.py`) gets the farm's copies to read, opens them, gives up all rights, and answers
+line by line. It inherits no descriptor, no environment; it ends when its standard input does, so with us.
+"""
+
+from __future__ import annotations
+
+import ntpath
+import os
+import posixpath
+import re
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+FILES_AT_ONCE = 256
+MEMORY_BYTES = 3 << 30
+ANSWER_BYTES = 64 << 20
+SANDBOX_UID = 65534
+CAUSE = "unreadable_scene"
+
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|//[^/]+/[^/]+")
+
+
+class Simulation(msgspec.Struct, frozen=True):
+    """`kind`: rigid_body, cloth, soft_body, particles, hair, fluid, dynamic_paint or geometry_nodes."""
+
+    object: str
+    kind: str
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """One scene of a file, as its artist left it. `engine` and `format` are Blender's own names."""
+
+    name: str
+    is_active: bool
+    frame_start: int
+    frame_end: int
+    frame_step: int
+    fps: float
+    engine: str
+    format: str
+    is_movie: bool
+    camera: str | None
+    """None: nothing can be rendered without choosing one."""
+    cameras: list[str]
+    view_layers: list[str]
+    resolution_x: int
+    resolution_y: int
+    resolution_percentage: int
+    samples: int | None
+    """None: not set in the file; the engine's default counts."""
+    unbaked_simulations: list[Simulation]
+
+
+class Dependency(msgspec.Struct, frozen=True):
+    """A file that the scene names and does not hold. `stored_path` as in the file (`//tex/wood.png`);
+    `path` absolute, seen from the .blend's own path, with forward slashes.
+
+    `kind`: image, tiles, sequence, movie, library, font, sound, cache, volume, light or file. Of a sequence
+    the path is one of its files, or has a `*` in its name, or is a folder; of tiles it has a `<UDIM>`.
+    """
+
+    stored_path: str
+    kind: str
+    path: str = ""
+
+
+class SceneFacts(msgspec.Struct, frozen=True):
+    """What a .blend says; or, if it can't be read, `cause` (`unreadable_scene`) and one sentence."""
+
+    path: str
+    blender_version: str = ""
+    """The series that saved it, `4.2`; known by its header alone. Empty if unreadable."""
+    scenes: list[Scene] = []
+    active_scene: str | None = None
+    dependencies: list[Dependency] = []
+    unread_blocks: list[str] = []
+    """Data-blocks that could not be looked into; their dependencies are unknown."""
+    cause: str | None = None
+    message: str | None = None
+
+    @property
+    def libraries(self) -> list[Dependency]:
+        return [d for d in self.dependencies if d.kind == "library"]
+
+    def scene(self, name: str | None = None) -> Scene | None:
+        """The scene of that name, or the one that opens with the file."""
+        wanted = self.active_scene if name is None else name
+        return next((s for s in self.scenes if s.name == wanted), None)
+
+
+def read_scenes(blends: Sequence[tuple[str, Path]], time_limit_seconds: float = 60.0) -> list[SceneFacts]:
+    """Facts of each .blend, in order; blocks, so call it in a thread.
+
+    Args:
+        blends: the path as the artist's machine knows it, and where its bytes are here.
+        time_limit_seconds: for all of them together.
+    """
+    deadline = time.monotonic() + time_limit_seconds
+    facts: list[SceneFacts] = []
+    for start in range(0, len(blends), FILES_AT_ONCE):
+        facts += _read(blends[start : start + FILES_AT_ONCE], max(0.0, deadline - time.monotonic()))
+    return facts
+
+
+def absolute(stored: str, blend_path: str) -> str:
+    """A path as Blender stores it, seen from the .blend at `blend_path`: absolute, forward slashes.
+
+    `//` means beside the .blend. On Windows' paths both slashes separate.
+    """
+    windows = _WINDOWS.match(blend_path) is not None and not blend_path.startswith("//")
+    if stored.startswith("//"):
+        folder = (ntpath if windows else posixpath).dirname(blend_path)
+        return _normal(folder + "/" + stored[2:].replace("\\", "/"), windows)
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", stored):
+        return _normal(stored, windows=True)
+    if stored.startswith("/"):
+        return _normal(stored, windows=False)
+    return _normal((ntpath if windows else posixpath).dirname(blend_path) + "/" + stored, windows)
+
+
+def _normal(path: str, windows: bool) -> str:
+    return ntpath.normpath(path).replace("\\", "/") if windows else posixpath.normpath(path)
+
+
+def _read(blends: Sequence[tuple[str, Path]], seconds: float) -> list[SceneFacts]:
+    order = {
+        "files": [{"path": path, "content": os.path.abspath(content)} for path, content in blends],
+        "cpu_seconds": max(1, int(seconds)),
+        "memory_bytes": MEMORY_BYTES,
+        "uid": SANDBOX_UID,
+    }
+    with subprocess.Popen(
+        [sys.executable, "-I", "-m", "framefarm.server.files.read_scene"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+    ) as child:
+        try:
+            answers, in_time = _talk(child, msgspec.json.encode(order) + b"\n", time.monotonic() + seconds)
+        finally:
+            child.kill()
+    facts = [_facts(path, line) for (path, _), line in zip(blends, answers.split(b"\n")[:-1], strict=False)]
+    # One that never ends takes those behind it along: they have the same time limit.
+    why = "could not be looked into" if in_time else f"could not be looked into within {seconds:.0f} s"
+    return facts + [_unreadable(path, why) for path, _ in blends[len(facts) :]]
+
+
+def _talk(child: subprocess.Popen[bytes], order: bytes, deadline: float) -> tuple[bytes, bool]:
+    """All that it answers until it ends, the deadline or the limit; and whether it ended by itself."""
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        child.stdin.write(order)
+        child.stdin.flush()  # and stays open: its end is the child's end
+    except BrokenPipeError:
+        return b"", True
+    answers = bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ)
+        while len(answers) < ANSWER_BYTES:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                return bytes(answers), False
+            part = os.read(child.stdout.fileno(), 1 << 18)
+            if not part:
+                return bytes(answers), True
+            answers += part
+    return bytes(answers), True
+
+
+def _facts(path: str, line: bytes) -> SceneFacts:
+    try:
+        facts = msgspec.json.decode(line, type=SceneFacts)
+    except msgspec.DecodeError:
+        return _unreadable(path, "could not be looked into")
+    dependencies = [
+        msgspec.structs.replace(d, path=absolute(d.stored_path, path)) for d in facts.dependencies
+    ]
+    return msgspec.structs.replace(facts, path=path, dependencies=dependencies)
+
+
+def _unreadable(path: str, why: str) -> SceneFacts:
+    name = path.replace("\\", "/").rsplit("/", 1)[-1]
+    return SceneFacts(path, cause=CAUSE, message=f"{name} {why}.")
