@@ -41,7 +41,7 @@ class Run(NamedTuple):
     step: int
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         return (self.last - self.first) // self.step + 1
 
     def has(self, frame: int) -> bool:
@@ -72,7 +72,7 @@ class FrameSet:
     def __init__(self, runs: Iterable[Run] = ()) -> None:
         self.runs = _untangle([_run(*r) for r in runs])
         self._firsts = [r.first for r in self.runs]
-        self._starts = [0, *accumulate(r.count for r in self.runs)]
+        self._starts = [0, *accumulate(r.size for r in self.runs)]
 
     @classmethod
     def of(cls, frames: Iterable[int]) -> FrameSet:
@@ -84,7 +84,7 @@ class FrameSet:
         made = cls()
         made.runs = runs
         made._firsts = [r.first for r in runs]
-        made._starts = [0, *accumulate(r.count for r in runs)]
+        made._starts = [0, *accumulate(r.size for r in runs)]
         return made
 
     @classmethod
@@ -308,9 +308,9 @@ def parse(spec: str) -> FrameSet | Pick:
         comma = False
     if comma:
         raise FrameSpecError("an empty item" if runs else "no frames", end)
-    biggest = max(runs, key=lambda r: r.count)
-    if biggest.count > MAX_FRAMES:
-        raise FrameSpecError(f"{biggest.count} frames; at most {MAX_FRAMES} are allowed")
+    biggest = max(runs, key=lambda r: r.size)
+    if biggest.size > MAX_FRAMES:
+        raise FrameSpecError(f"{biggest.size} frames; at most {MAX_FRAMES} are allowed")
     frames = FrameSet(runs)
     if len(frames) > MAX_FRAMES:
         raise FrameSpecError(f"{len(frames)} frames; at most {MAX_FRAMES} are allowed")

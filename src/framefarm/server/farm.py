@@ -62,6 +62,10 @@ class Hub:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._set, topics)
 
+    def wake_all(self) -> None:
+        """Everyone who waits: the farm is draining."""
+        self.wake(*self._waiting)
+
     def listen(self, *topics: str) -> Listener:
         return Listener(self, topics)
 

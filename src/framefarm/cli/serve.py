@@ -1,0 +1,169 @@
+"""`framefarm serve` and `framefarm stop`: the farm on one machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DataOption = Annotated[
+    Path,
+    typer.Option("--data", envvar="FRAMEFARM_DATA", help="The farm's data directory.", show_default=False),
+]
+DRAIN_SECONDS = 6
+
+
+def register(app: typer.Typer) -> None:
+    app.command("serve")(serve)
+    app.command("stop")(stop)
+
+
+def serve(
+    data: DataOption,
+    listen: Annotated[str, typer.Option(help="Where to listen: HOST:PORT; port 0 takes a free one.")] = (
+        "127.0.0.1:8000"
+    ),
+    behind_proxy: Annotated[bool, typer.Option(help="A TLS proxy stands in front.")] = False,
+) -> None:
+    """Run the farm: API, dispatcher and local engine in one process.
+
+    Example: framefarm serve --data /var/lib/framefarm/data --listen 127.0.0.1:8000
+
+    SIGTERM stops the farm, not its renders: they go on, and the next start takes them back.
+    """
+    import uvicorn
+
+    from framefarm.server import app as house
+    from framefarm.server import operator
+    from framefarm.server.logs import configure_logs
+    from framefarm.server.settings import Settings
+
+    settings = Settings(data=data)
+    configure_logs(settings.log_level)
+    host, _, port = listen.rpartition(":")
+    if not port.isdigit() or not host:
+        _fail(f"--listen {listen!r} is not HOST:PORT, as 127.0.0.1:8000")
+    with contextlib.ExitStack() as stack:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            stack.enter_context(operator.lock_data(data))
+        except BlockingIOError:
+            _fail(f"a farm already runs on {data}; stop it with: framefarm stop --data {data}")
+        try:
+            sock = _bind(host.strip("[]"), int(port))
+        except OSError as error:
+            _fail(f"cannot listen on {listen}: {error.strerror or error}")
+        stack.callback(sock.close)
+        fresh = not (data / house.DATABASE).exists()
+        farm = house.open_farm(settings)
+        stack.callback(farm.db.close)
+        address = _address(sock)
+        farm.base_url = lambda: settings.public_url or address
+        server = uvicorn.Server(
+            uvicorn.Config(
+                house.create_app(farm, house.local_engine(farm)),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=settings.trusted_proxies or None,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
+                timeout_keep_alive=75,
+                backlog=1024,
+            )
+        )
+        handle_exit = server.handle_exit
+
+        def drain(number: int, frame: Any) -> None:
+            farm.draining = True
+            farm.hub.wake_all()
+            handle_exit(number, frame)
+
+        server.handle_exit = drain  # type: ignore[method-assign]
+        _write_endpoint(data / house.ENDPOINT, address)
+        _greet(farm, address, host, fresh, behind_proxy or settings.behind_proxy)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[sock])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((host, port))
+    sock.listen(1024)
+    return sock
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _write_endpoint(path: Path, address: str) -> None:
+    """Runners read it again when the farm does not answer: it may have moved to another port."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(address + "\n")
+    temporary.replace(path)
+
+
+def _greet(farm: Any, address: str, host: str, fresh: bool, behind_proxy: bool) -> None:
+    out = sys.stdout
+    if fresh:
+        settings = farm.settings
+        out.write(f"first start: account {settings.account_name}, admin {settings.admin_email}\n")
+        if settings.admin_password is None:
+            out.write(f"its password is in {farm.data / 'admin-password'}\n")
+        out.write(f"gs://renders is {farm.data / 'buckets' / 'renders'}\n")
+    if host not in {"127.0.0.1", "::1", "[::1]", "localhost"} and not behind_proxy:
+        sys.stderr.write(
+            f"warning: listening on {host} without TLS: passwords and frames travel in the clear;"
+            " put a TLS proxy in front and say --behind-proxy\n"
+        )
+    out.write(f"listening on {address}\n")
+    out.flush()
+
+
+def stop(
+    data: DataOption,
+    now: Annotated[bool, typer.Option("--now", help="End sessions and their Blenders, too.")] = False,
+) -> None:
+    """Stop the farm that runs on a data directory.
+
+    Renders go on unless --now is given. Example: framefarm stop --data /var/lib/framefarm/data
+    """
+    from framefarm.server import operator
+
+    pid = operator.running_pid(data)
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + DRAIN_SECONDS + 4
+        while operator.running_pid(data) is not None:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                break
+            time.sleep(0.05)
+    if now:
+        from framefarm.server import app as house
+        from framefarm.server.settings import Settings
+
+        with operator.lock_data(data):
+            farm = house.open_farm(Settings(data=data))
+            try:
+                house.local_engine(farm).stop_all(grace_seconds=2)
+            finally:
+                farm.db.close()
+    sys.stdout.write("stopped\n" if pid is not None else "no farm was running\n")
+
+
+def _fail(sentence: str) -> None:
+    sys.stderr.write(f"framefarm: {sentence}\n")
+    raise typer.Exit(1)
