@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import queue
 import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -20,60 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framefarm.node import pipe
+from framefarm.node.blender_events import Event, Exited, Failed, Opened, Progress, Saved, judge_exit
 from framefarm.node.inputs import Layout
 from framefarm.node.sandbox import INSIDE, OUTPUT, Bind, Mode, Process, Sandbox, SandboxUnavailable, passable
-from framefarm.protocol.node import Note, Order, Package, RenderSettings, Slot
+from framefarm.protocol.node import Order, Package, RenderSettings, Slot
 
 DRIVER = ("inside_blender.py", "inside_scene.py", "inside_frame.py")
 OPENED_MARK = b"framefarm: the scene is open\n"
 OCIO_TROUBLE = (b"OpenColorIO Error", b"fallback mode for management", b"could not load OCIO", b"OCIO Error")
-
-
-@dataclass(frozen=True)
-class Opened:
-    blender_version: str
-    load_seconds: float
-    notes: tuple[Note, ...]
-
-
-@dataclass(frozen=True)
-class Saved:
-    """All files of the frame lie in `directory` (on this machine, hostile: see outputs.collect)."""
-
-    frame: int
-    directory: Path
-    seconds: float
-    peak_memory_bytes: int
-    notes: tuple[Note, ...]
-
-
-@dataclass(frozen=True)
-class Progress:
-    frame: int
-    fraction: float
-
-
-@dataclass(frozen=True)
-class Failed:
-    """This Blender must be replaced. `cause` is a stable code, `message` one sentence for the artist."""
-
-    cause: str
-    message: str
-    frame: int | None
-
-
-@dataclass(frozen=True)
-class Exited:
-    """The last event, always. `cause`: `closed`, `killed`, `failed` (a Failed came before),
-    `not_started`, `out_of_memory` or `crashed`."""
-
-    code: int
-    signal: int | None
-    cause: str
-    message: str
-
-
-Event = Opened | Saved | Progress | Failed | Exited
 
 
 @dataclass(frozen=True)
@@ -347,29 +300,8 @@ class Blender:
             self._process.kill()
             code = self._process.wait()
         self._threads[0].join(5)
-        self._events.put(self._exited(code))
-
-    def _exited(self, code: int) -> Exited:
-        number = -code if code < 0 else None
-        last = self._last_line()
-        frame = f" in frame {self._asked[0].frame}" if self._asked else ""
-        match self._ending:
-            case "closed" | "killed" | "failed" as cause:
-                message = f"Blender was ended ({cause})."
-            case _ if number == signal.SIGKILL or code == 127:
-                cause = "out_of_memory"
-                message = f"Blender was killed{frame}, most likely because memory ran out."
-            case _ if number is not None:
-                cause = "crashed"
-                message = f"Blender crashed{frame} ({signal.Signals(number).name}). {last}"
-            case _:
-                cause = "crashed" if self._asked else "not_started"
-                message = f"Blender ended unasked{frame} with code {code}. {last}"
-        return Exited(code, number, cause, message.strip())
-
-    def _last_line(self) -> str:
-        lines = pipe.clean(self._tail[-1500:].decode(errors="replace").strip().rpartition("\n")[2])
-        return f"It last printed: {lines[:300]}" if lines else ""
+        frame = self._asked[0].frame if self._asked else None
+        self._events.put(judge_exit(code, self._ending, frame, self._tail))
 
     def _finish(self) -> None:
         for thread in self._threads:

@@ -24,7 +24,8 @@ REMAPPED = "/inputs"
 """Where inputs appear that can't have their own place."""
 
 SYSTEM_PLACES = (
-    "/proc", "/sys", "/dev", "/run", "/etc", "/usr", "/bin", "/sbin", "/boot", "/tmp", OUTPUT, REMAPPED, INSIDE,
+    "/proc", "/sys", "/dev", "/run", "/etc", "/usr", "/bin", "/sbin", "/boot",
+    "/tmp", OUTPUT, REMAPPED, INSIDE,  # noqa: S108
 )  # fmt: skip
 
 _MOST_BINDS = 200  # bwrap's time grows with the square
@@ -115,7 +116,7 @@ def _make_folder(folder: str, made: set[str]) -> None:
     _make_folder(folder.rpartition("/")[0], made)
     try:
         os.mkdir(folder)
-        os.chmod(folder, 0o755)
+        os.chmod(folder, 0o755)  # noqa: S103 - Blender's user passes through
     except FileExistsError:
         raise BadInputs(f"The input folder {folder} is also an input file.") from None
     made.add(folder)

@@ -56,7 +56,7 @@ def serve(pipe):
         try:
             if request["do"] == "open":
                 opened = inside_scene.open_scene(request)
-                print(OPENED_MARK, flush=True)
+                print(OPENED_MARK, flush=True)  # noqa: T201 - the log is read for it
                 pipe.say(**{"is": "opened", "blender": inside_scene.version(), "notes": opened.notes})
             elif request["do"] == "render":
                 notes = inside_frame.render(opened, request, pipe.progress)

@@ -57,7 +57,7 @@ def collect(
     destination: Path,
     stem: str,
     frame: int,
-    limits: Limits = Limits(),  # noqa: B008
+    limits: Limits = Limits(),
 ) -> list[StagedFile]:
     """Copy all files of `directory` to `destination` (made if missing), hashed and synced; then empty it.
 

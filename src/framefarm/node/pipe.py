@@ -79,7 +79,7 @@ class FailedReply(msgspec.Struct, tag_field="is", tag="failed", frozen=True, for
 Reply = OpenedReply | ProgressReply | SavedReply | FailedReply
 Request = OpenScene | RenderFrame | Close
 
-_decoder = msgspec.json.Decoder(Reply)
+_decoder: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
 _encoder = msgspec.json.Encoder()
 
 

@@ -251,9 +251,7 @@ class SessionEnded(Message, tag="session_ended"):
     reason: str
 
 
-Event = (
-    BlenderOpened | TaskStarted | FrameSaved | TaskEnded | TaskReleased | SessionFailed | SessionEnded
-)
+Event = BlenderOpened | TaskStarted | FrameSaved | TaskEnded | TaskReleased | SessionFailed | SessionEnded
 
 
 class Report(Message):

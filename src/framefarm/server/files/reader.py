@@ -25,7 +25,7 @@ ANSWER_BYTES = 64 << 20
 SANDBOX_UID = 65534
 CAUSE = "unreadable_scene"
 
-_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|//[^/]+/[^/]+")
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|//")
 
 
 class Simulation(msgspec.Struct, frozen=True):
@@ -111,11 +111,12 @@ def read_scenes(blends: Sequence[tuple[str, Path]], time_limit_seconds: float = 
 
 
 def absolute(stored: str, blend_path: str) -> str:
-    """A path as Blender stores it, seen from the .blend at `blend_path`: absolute, forward slashes.
+    """A path as Blender stores it, seen from the .blend at `blend_path`: absolute, forward slashes, in the
+    form of `core.paths.normalise` (`/a/b`, `C:/a/b`, `//server/share/a`), `..` taken away.
 
     `//` means beside the .blend. On Windows' paths both slashes separate.
     """
-    windows = _WINDOWS.match(blend_path) is not None and not blend_path.startswith("//")
+    windows = _WINDOWS.match(blend_path) is not None
     if stored.startswith("//"):
         folder = (ntpath if windows else posixpath).dirname(blend_path)
         return _normal(folder + "/" + stored[2:].replace("\\", "/"), windows)
@@ -127,7 +128,10 @@ def absolute(stored: str, blend_path: str) -> str:
 
 
 def _normal(path: str, windows: bool) -> str:
-    return ntpath.normpath(path).replace("\\", "/") if windows else posixpath.normpath(path)
+    if not windows:
+        return posixpath.normpath(path)
+    normal = ntpath.normpath(path).replace("\\", "/")
+    return normal[0].upper() + normal[1:]
 
 
 def _read(blends: Sequence[tuple[str, Path]], seconds: float) -> list[SceneFacts]:

@@ -24,6 +24,8 @@ from framefarm.server.tenancy import farmwide
 log = structlog.get_logger(__name__)
 LOOK_SECONDS = 10.0
 READ_SECONDS = 60.0
+EXACT = frozenset({"image", "library", "font", "sound", "movie"})
+"""Kinds of dependencies whose path is one file."""
 
 
 class Unrenderable(Exception):
@@ -53,7 +55,7 @@ def unread(tx: Tx) -> list[Any]:
 def read(farm: Farm, job: Any) -> dict[str, Any]:
     """Read the job's scene files in the limited subprocess; what `settle` writes down."""
     account = job["account_id"]
-    entries = manifests.load(farm.store, account, job["manifest_sha256"])
+    entries = list(manifests.load(farm.store, account, job["manifest_sha256"]))
     blends: list[tuple[str, Path]] = [
         (e.path, farm.store.path(f"content/{account}/{e.sha256}/{e.generation}"))
         for e in entries
@@ -65,34 +67,36 @@ def read(farm: Farm, job: Any) -> dict[str, Any]:
     warnings: list[dict[str, str]] = []
     chosen = found[0]
     if len(found) > 1:
-        linked = {lib for facts in found for lib in facts.libraries}
+        linked = {library.path for facts in found for library in facts.libraries}
         free = [facts for facts in found if facts.path not in linked]
         chosen = (free or found)[0]
         if len(free) != 1:
             text = f"Several files could be the scene; {chosen.path} was taken. Name it in scene_path."
             warnings.append({"code": "scene_guessed", "message": text, "subject": chosen.path})
-    if chosen.error:
-        raise Unrenderable(chosen.cause or "unreadable_scene", chosen.error)
-    if not blenders.opens(chosen.version, job["release"]):
+    if chosen.cause is not None:
+        raise Unrenderable(chosen.cause, chosen.message or f"{chosen.path} cannot be read.")
+    if not blenders.opens(chosen.blender_version, job["release"]):
         raise Unrenderable(
             "newer_file",
-            f"{chosen.path} was saved by Blender {chosen.version}, which Blender {job['release']} cannot open:"
+            f"{chosen.path} was saved by Blender {chosen.blender_version}, which Blender {job['release']} cannot open:"
             " choose a newer blender_version, or save the file for the older one.",
         )
+    have = {e.path for e in entries}
+    for missing in chosen.dependencies:
+        if missing.kind in EXACT and missing.path not in have:
+            text = f"The scene uses {missing.path}, which was not uploaded with the job."
+            warnings.append({"code": "missing_file", "message": text, "subject": missing.path})
     return _frames(job, chosen, warnings)
 
 
-def _frames(job: Any, chosen: Any, warnings: list[dict[str, str]]) -> dict[str, Any]:
+def _frames(job: Any, chosen: reader.SceneFacts, warnings: list[dict[str, str]]) -> dict[str, Any]:
     request = job["request"]
-    names = [s.name for s in chosen.scenes]
-    wanted = request.get("scene")
-    if wanted is not None and wanted not in names:
+    scene = chosen.scene(request.get("scene"))
+    if scene is None:
+        names = ", ".join(s.name for s in chosen.scenes)
         raise Unrenderable(
-            "no_scene", f"There is no scene {wanted!r} in {chosen.path}; it has {', '.join(names)}."
+            "no_scene", f"{chosen.path} has no scene {request.get('scene')!r}; it has: {names}."
         )
-    scene = next((s for s in chosen.scenes if s.name == wanted), None) or next(
-        (s for s in chosen.scenes if s.is_active), chosen.scenes[0]
-    )
     own = FrameSet([Run(scene.frame_start, scene.frame_end, max(1, scene.frame_step))])
     try:
         parsed = grammar.parse(request["frame_range"])
@@ -100,16 +104,20 @@ def _frames(job: Any, chosen: Any, warnings: list[dict[str, str]]) -> dict[str, 
         scouts = grammar.resolve_scouts(request["scout_frames"], frames)
     except FrameSpecError as error:
         raise Unrenderable("bad_frames", f"The frames asked for do not fit the scene: {error}.") from None
-    if chosen.unbaked_simulations:
-        what = ", ".join(sorted({f"{s.kind} on {s.object}" for s in chosen.unbaked_simulations})[:5])
+    if scene.unbaked_simulations:
+        what = ", ".join(sorted({f"{s.kind} on {s.object}" for s in scene.unbaked_simulations})[:5])
         text = f"Unbaked simulations depend on earlier frames ({what}): bake them before rendering on a farm."
         warnings.append({"code": "unbaked_simulation", "message": text, "subject": chosen.path})
-    info = msgspec.to_builtins(chosen)
     return {
         "scene_path": chosen.path,
         "frames": frames.to_text(),
         "scouts": scouts.to_text(),
-        "scene": info | {"scene": scene.name},
+        "scene": {
+            "path": chosen.path,
+            "blender_version": chosen.blender_version,
+            "scenes": [s.name for s in chosen.scenes],
+            **msgspec.to_builtins(scene),
+        },
         "warnings": warnings,
     }
 
