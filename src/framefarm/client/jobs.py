@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from framefarm.client.http import Farm
@@ -102,13 +102,12 @@ def watch(
         sleep(every_seconds)
 
 
-def count(job: Job, what: str = "frames") -> tuple[int, int] | None:
+def count(job: Job, what: Literal["frames", "tasks"] = "frames") -> tuple[int, int] | None:
     """(done, all) of a job's frames or tasks; None while the farm does not know how many there are."""
     counts = job.get(what)
     if counts is None:
         return None
-    done = counts.get("done", 0) + counts.get("success", 0)
-    return done, counts["total"] if "total" in counts else sum(counts.values())
+    return counts["done" if what == "frames" else "success"], counts["total"]
 
 
 def quoted(part: str) -> str:

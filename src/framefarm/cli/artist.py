@@ -1,0 +1,340 @@
+"""The artist's commands: log in, list, steer, look, fetch, pay. `submit` and `watch` have their own files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from framefarm.cli import show, submit, watch
+from framefarm.cli.options import AsJson, JobId, Url, farm_at
+from framefarm.cli.output import Output, clean, command, plural, size
+from framefarm.client import Credentials, Farm, LocalProblem, Login, download, jobs
+
+FRAMES_SHOWN = 5000
+"""A job with more frames than this is shown without its strip."""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("login")(login)
+    app.command("logout")(logout)
+    submit.register(app)
+    app.command("jobs")(list_jobs)
+    app.command("job")(show_job)
+    watch.register(app)
+    for name, function in (("hold", hold), ("unhold", unhold), ("cancel", cancel), ("retry", retry)):
+        app.command(name)(function)
+    app.command("priority")(priority)
+    app.command("delete")(delete)
+    app.command("log")(show_log)
+    app.command("download")(fetch)
+    app.command("bill")(bill)
+
+
+# ------------------------------------------------------------------------------------ log in
+
+
+def login(
+    address: Annotated[
+        str | None, typer.Argument(metavar="URL", help="The farm, for example http://farm.example:8000.")
+    ] = None,
+    email: Annotated[
+        str | None, typer.Option("--email", help="Asked for on a terminal if not given.")
+    ] = None,
+    password: Annotated[
+        str | None, typer.Option("--password", help="Others on this machine may see it: prefer the next.")
+    ] = None,
+    password_file: Annotated[
+        str | None,
+        typer.Option("--password-file", metavar="FILE|-", help="Read the password; - is standard input."),
+    ] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Log in to a farm. It becomes the farm that all other commands talk to.
+
+    framefarm login http://farm.example:8000 --email ada@studio.example
+    """
+    with command(as_json) as out:
+        credentials = Credentials()
+        with Farm(credentials.url(address or url)) as farm:
+            secret = {
+                "email": email or _ask("Email", "--email"),
+                "password": _password(password, password_file),
+            }
+            answer = farm.post("/api/auth/login", secret)
+            user, account = answer["user"], answer["account"]
+            expires_at = answer.get("expires_at")
+            credentials.save(Login(farm.url, answer["access_token"], user["email"], expires_at))
+            if as_json:
+                out.document({"url": farm.url, "user": user, "account": account, "expires_at": expires_at})
+            who = f"{clean(user['email'])} ({clean(user['role'])} of {clean(account['name'])})"
+            out.say(f"Logged in to {farm.url} as {who}, until {show.moment(expires_at)}.")
+
+
+def _ask(what: str, option: str, *, hide: bool = False) -> str:
+    if not sys.stdin.isatty():
+        raise LocalProblem(f"{option} is missing, and there is no terminal to ask on.")
+    return str(typer.prompt(what, hide_input=hide, err=True))
+
+
+def _password(given: str | None, file: str | None) -> str:
+    if given is not None and file is not None:
+        raise LocalProblem("Give --password or --password-file, not both.")
+    if given is not None:
+        return given
+    if file is None:
+        return _ask("Password", "--password-file", hide=True)
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocalProblem(f"The password cannot be read from {file}: {error}.") from error
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def logout(url: Url = None, as_json: AsJson = False) -> None:
+    """End the login, here and on the farm.
+
+    framefarm logout
+    """
+    with command(as_json) as out:
+        credentials = Credentials()
+        stored = credentials.login(url)
+        credentials.forget(stored.url)
+        with Farm(stored.url, stored.token) as farm:
+            farm.post("/api/auth/logout")
+        if as_json:
+            out.document({"url": stored.url, "logged_out": True})
+        out.say(f"Logged out of {stored.url}.")
+
+
+# -------------------------------------------------------------------------------------- look
+
+
+def list_jobs(
+    status: Annotated[str | None, typer.Option("--status", help="For example running or failed.")] = None,
+    project: Annotated[str | None, typer.Option("--project", help="Project's name.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Who submitted it.")] = None,
+    search: Annotated[str | None, typer.Option("--search", "-s", help="Part of the title.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many.")] = 20,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first.
+
+    framefarm jobs --status running
+    """
+    with command(as_json) as out, farm_at(url) as farm:
+        found = list(jobs.find(farm, limit=limit, status=status, project=project, user=user, q=search))
+        if as_json:
+            out.document({"data": found})
+        elif not found:
+            out.note(
+                "No jobs yet:  framefarm submit SCENE.blend" if not (status or search) else "No such jobs."
+            )
+        else:
+            out.say(show.job_table(found))
+
+
+def show_job(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
+    """Show a job: where it stands, why it waits or failed, its frames, its cost.
+
+    framefarm job job_01KAXQ2V
+    """
+    with command(as_json) as out, farm_at(url) as farm:
+        job = jobs.get(farm, job_id)
+        if as_json:
+            out.document(job)
+            return
+        count = jobs.count(job)
+        frames = list(jobs.frames(farm, job_id)) if count and count[1] <= FRAMES_SHOWN else []
+        show.job(out, job, frames)
+
+
+def show_log(
+    job_id: JobId,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task's number, as 003.")],
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what Blender said while it rendered a task.
+
+    framefarm log job_01KAXQ2V 003
+    """
+    with command(as_json) as out, farm_at(url) as farm:
+        text = jobs.log(farm, job_id, task)
+        if as_json:
+            out.document({"job": job_id, "task": task, "log": text})
+        else:
+            sys.stdout.write(clean(text, lines=True))
+
+
+# ------------------------------------------------------------------------------------- steer
+
+
+def hold(
+    job_id: JobId,
+    now: Annotated[bool, typer.Option("--now", help="Also stop the frames that are in work.")] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Begin no more frames of a job; those in work are finished.
+
+    framefarm hold job_01KAXQ2V
+    """
+    _change(job_id, url, as_json, action="hold", drain=False if now else None)
+
+
+def unhold(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
+    """Let a job go on: lift its hold, or render the rest after its scouts.
+
+    framefarm unhold job_01KAXQ2V
+    """
+    _change(job_id, url, as_json, action="unhold")
+
+
+def cancel(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
+    """End a job for good. Frames that are done stay.
+
+    framefarm cancel job_01KAXQ2V
+    """
+    _change(job_id, url, as_json, action="cancel")
+
+
+def priority(
+    job_id: JobId,
+    value: Annotated[int, typer.Argument(metavar="PRIORITY", help="0 to 100; higher goes first.")],
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a job go before or after others.
+
+    framefarm priority job_01KAXQ2V 80
+    """
+    _change(job_id, url, as_json, priority=value)
+
+
+def _change(job_id: str, url: str | None, as_json: bool, **change: Any) -> None:
+    with command(as_json) as out, farm_at(url) as farm:
+        job = jobs.change(farm, job_id, **change)
+        if as_json:
+            out.document(job)
+        out.say(show.one_line(job))
+
+
+def retry(
+    job_id: JobId,
+    frames: Annotated[
+        str | None, typer.Option("--frames", "-f", help="Render exactly these again, done ones too.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Only this failed task; repeatable.")
+    ] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Render all failed tasks of a job again, or chosen frames.
+
+    framefarm retry job_01KAXQ2V --frames 5,7
+    """
+    with command(as_json) as out, farm_at(url) as farm:
+        if frames is not None and task:
+            raise LocalProblem("Give --frames or --task, not both.")
+        answer = jobs.retry(farm, job_id, frames=frames, tasks=task)
+        if as_json:
+            out.document(answer)
+        tasks = ", ".join(clean(t) for t in answer["retried"])
+        out.say(f"Rendering again: task {tasks}." if tasks else "Nothing to render again.")
+
+
+def delete(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
+    """Remove a finished job from the farm. Its delivered frames and its bill stay.
+
+    framefarm delete job_01KAXQ2V
+    """
+    with command(as_json) as out, farm_at(url) as farm:
+        jobs.delete(farm, job_id)
+        if as_json:
+            out.document({"id": job_id, "deleted": True})
+        out.say(f"{clean(job_id)} is deleted.")
+
+
+# --------------------------------------------------------------------------- fetch, and pay
+
+
+def fetch(
+    job_id: JobId,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Where to. Default: a folder of the job's title.")
+    ] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch what a job has rendered so far, and verify every checksum. Run it again to fetch the rest.
+
+    framefarm download job_01KAXQ2V renders/
+    """
+    with command(as_json) as out, farm_at(url) as farm:
+        job = jobs.get(farm, job_id)
+        where = folder or Path(submit.as_folder(job["job_title"]))
+        files = download.list_files(farm, job_id)
+        with out.bytes_bar("Downloading", sum(int(f["size"]) for f in files)) as bar:
+            report = download.download(
+                farm, files, where, on_bytes=lambda count: bar.advance(bar.task_ids[0], count)
+            )
+        if as_json:
+            out.document(
+                {
+                    "job": job["id"],
+                    "folder": str(where),
+                    "fetched": report.fetched,
+                    "already_there": report.already_there,
+                    "problems": [{"path": path, "message": problem} for path, problem in report.problems],
+                }
+            )
+        _say_fetched(out, job, report, where)
+        report.check()
+
+
+def _say_fetched(out: Output, job: jobs.Job, report: download.Report, where: Path) -> None:
+    there = f", {len(report.already_there)} were there already" if report.already_there else ""
+    amount = f"{plural(len(report.fetched), 'file')} ({size(report.size_bytes)})"
+    out.say(f"{amount} verified in {clean(where)}{there}.")
+    done, total = jobs.count(job) or (0, 0)
+    if done < total:
+        out.note(f"{done} of {total} frames are done so far.")
+
+
+def bill(
+    job_id: Annotated[
+        str | None, typer.Option("--job", metavar="ID", help="One job's attempts, and what each cost.")
+    ] = None,
+    transactions: Annotated[
+        bool, typer.Option("--transactions", help="Charges, payments and credits, newest first.")
+    ] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many transactions.")] = 50,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the current period costs so far, a job's bill, or the account's history.
+
+    framefarm bill --job job_01KAXQ2V
+    """
+    with command(as_json) as out, farm_at(url) as farm:
+        if job_id is not None and transactions:
+            raise LocalProblem("Give --job or --transactions, not both.")
+        if job_id is not None:
+            job = jobs.get(farm, job_id)
+            attempts = list(farm.pages(f"/api/jobs/{jobs.quoted(job_id)}/attempts"))
+            if as_json:
+                out.document({"job": job["id"], "cost": job["cost"], "attempts": attempts})
+            else:
+                show.job_bill(out, job, attempts)
+        elif transactions:
+            rows = list(farm.pages("/api/billing/transactions", limit=limit))
+            out.document({"data": rows}) if as_json else show.transactions(out, rows)
+        else:
+            period = farm.get("/api/billing/current-period")
+            out.document(period) if as_json else show.period(out, period)

@@ -1,0 +1,33 @@
+"""Options that all of the artist's commands share, and the farm that they lead to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from framefarm.client import Credentials, Farm, LocalProblem
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", metavar="URL", help="The farm, if not FRAMEFARM_URL or the one last logged in to."),
+]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `framefarm jobs` shows it.")]
+
+
+def farm_at(url: str | None) -> Farm:
+    """The farm to talk to, logged in. Raises LocalProblem if there is no login."""
+    login = Credentials().login(url)
+    return Farm(login.url, login.token)
+
+
+def pairs(given: list[str], option: str) -> dict[str, str]:
+    """`["K=V", …]` as a mapping. Raises LocalProblem, naming the option, for what is no pair."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise LocalProblem(f"{option} {text!r} is not NAME=VALUE.")
+        found[name] = value
+    return found

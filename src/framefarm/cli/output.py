@@ -1,0 +1,184 @@
+"""What commands print: words for people, JSON for programs, and nothing that a title could smuggle in."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from framefarm.client.errors import FarmError, Incomplete, LoginNeeded, Refused, Unreachable
+
+SUB = 1_000_000
+"""Micro-units in one unit of money."""
+
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]", re.DOTALL
+)
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_LINE_CONTROLS = re.compile("[\t\n]+")
+
+
+class Code(IntEnum):
+    """Exit codes of the artist's commands. docs/artist.md explains them."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    HOLDING = 3
+    LOGIN_NEEDED = 4
+    UNREACHABLE = 5
+    INTERRUPTED = 130
+
+
+def clean(text: object, *, lines: bool = False) -> str:
+    """Text from elsewhere, without escape sequences, control characters and direction overrides.
+
+    `lines` keeps line breaks and tabs: for logs.
+    """
+    bare = _CONTROLS.sub("", _ESCAPES.sub("", str(text).replace("\r\n", "\n")))
+    return bare if lines else _LINE_CONTROLS.sub(" ", bare)
+
+
+def money(amount: Mapping[str, Any] | None) -> str:
+    """An amount of micro-units for a person: `$12.35`, below a dollar `$0.0043`; integers throughout."""
+    if amount is None:
+        return "–"
+    micros, currency = int(amount["amount_micros"]), str(amount.get("currency", "USD"))
+    digits = 2 if abs(micros) >= SUB else 4
+    step = 10 ** (6 - digits)
+    whole, rest = divmod(abs(micros), step)
+    rounded = whole + (1 if rest * 2 > step or (rest * 2 == step and whole % 2) else 0)
+    units, fraction = divmod(rounded, 10**digits)
+    sign = "-" if micros < 0 and rounded else ""
+    unit = "$" if currency == "USD" else f"{clean(currency)} "
+    return f"{sign}{unit}{units:,}.{fraction:0{digits}d}"
+
+
+def size(count: float) -> str:
+    """Bytes for a person: `1.5 MB`."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for a person: `4.2 s`, `3 min 12 s`, `2 h 5 min`."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def moment(rfc3339: str | None) -> str:
+    """`2026-11-24T10:15:30.123Z` → `2026-11-24 10:15:30 UTC`."""
+    return f"{clean(rfc3339)[:19].replace('T', ' ')} UTC" if rfc3339 else "–"
+
+
+class Output:
+    """Where a command's words go: results to standard output, all else to standard error."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+    def document(self, value: Any) -> None:
+        """The whole result as one JSON document."""
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not self.out.is_terminal) + "\n")
+        sys.stdout.flush()
+
+    def say(self, line: Any = "", style: str | None = None) -> None:
+        """A line of the result, for people only."""
+        if not self.as_json:
+            self.out.print(line, style=style)
+
+    def note(self, line: str) -> None:
+        """Beside the result: what is being done."""
+        if not self.as_json:
+            self.err.print(clean(line))
+
+    def warn(self, line: str) -> None:
+        self.err.print(f"warning: {clean(line)}", style="yellow")
+
+    @contextmanager
+    def bytes_bar(self, what: str, total_bytes: int) -> Iterator[Progress]:
+        """A progress bar in bytes; task 0 is it. It is not there when standard error is no terminal."""
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=36),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            console=self.err,
+            transient=True,
+            disable=self.as_json or not self.err.is_terminal,
+        )
+        bar.add_task(what, total=total_bytes)
+        with bar:
+            yield bar
+
+
+@contextmanager
+def command(as_json: bool) -> Iterator[Output]:
+    """The frame of every command: what goes wrong is said on standard error, and has its exit code."""
+    output = Output(as_json)
+    try:
+        yield output
+    except FarmError as error:
+        _report(output, error)
+        raise typer.Exit(_code(error)) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(Code.INTERRUPTED) from None
+
+
+def _code(error: FarmError) -> Code:
+    if isinstance(error, LoginNeeded):
+        return Code.LOGIN_NEEDED
+    return Code.UNREACHABLE if isinstance(error, Unreachable) else Code.FAILED
+
+
+def _report(output: Output, error: FarmError) -> None:
+    if output.as_json:
+        sys.stderr.write(json.dumps(_as_document(error)) + "\n")
+        return
+    lines = [f"error: {clean(error.detail)}"]
+    if isinstance(error, Refused) and error.errors:
+        lines = ["error: the farm refused this:"]
+        for bad in error.errors:
+            given = "" if bad.given is None else f" (given: {clean(json.dumps(bad.given))[:200]})"
+            lines.append(f"  {clean(bad.field)}: {clean(bad.message)}{given}")
+    if isinstance(error, Incomplete):
+        lines += [f"  {clean(path)}: {clean(problem)}" for path, problem in error.problems]
+    if isinstance(error, LoginNeeded):
+        lines.append("  Log in again: framefarm login")
+    elif isinstance(error, Refused) and error.status >= 500 and error.request_id:
+        lines.append(f"  The farm's log has more under request {clean(error.request_id)}.")
+    for line in lines:
+        output.err.print(line, style="red" if line.startswith("error:") else None)
+
+
+def _as_document(error: FarmError) -> dict[str, Any]:
+    document: dict[str, Any] = {"title": error.title, "detail": error.detail}
+    if isinstance(error, Refused):
+        document |= error.problem
+    if isinstance(error, Incomplete):
+        document["files"] = [{"path": path, "message": problem} for path, problem in error.problems]
+    return {"error": document}

@@ -1,0 +1,174 @@
+"""How jobs and bills look on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from framefarm.cli.output import Output, clean, duration, moment, money, plural
+from framefarm.cli.watch import running, why_it_waits
+from framefarm.client import jobs
+
+__all__ = ["job", "job_bill", "job_table", "moment", "one_line", "period", "transactions"]
+
+COLOURS = {
+    "success": "green", "running": "cyan", "failed": "red", "holding": "yellow", "preempted": "red",
+    "cancelled": "dim", "cancelling": "dim",
+}  # fmt: skip
+MARKS = {"done": "█", "running": "▓", "pending": "░", "waiting": "·", "failed": "✗", "cancelled": "–"}
+MARK_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "cancelled": "dim"}
+STRIP_WIDTH = 72
+
+
+def status(word: str) -> Text:
+    return Text(clean(word), style=COLOURS.get(word, ""))
+
+
+def one_line(job: jobs.Job) -> Text:
+    line = Text(f"{clean(job['id'])}  {clean(job['job_title'])}  ") + status(job["status"])
+    why = why_it_waits(job)
+    return line + Text(f", priority {job['priority']}" + (f" ({why})" if why else ""))
+
+
+def job_table(found: Iterable[jobs.Job]) -> Table:
+    table = _table("id", "title", "project", "status", ">frames", ">cost", "user", "submitted")
+    for one in found:
+        count = jobs.count(one)
+        table.add_row(
+            clean(one["id"]),
+            clean(one["job_title"]),
+            clean(one["project"]),
+            status(one["status"]),
+            f"{count[0]}/{count[1]}" if count else "–",
+            money(one["cost"]),
+            clean(one["user"]),
+            moment(one["created_at"]),
+        )
+    return table
+
+
+def job(out: Output, it: jobs.Job, frames: Sequence[Mapping[str, Any]]) -> None:
+    """Everything worth knowing about a job, the most urgent first."""
+    since = (
+        f" for {duration(_seconds_since(it['status_since']))}" if it["status"] not in jobs.FINISHED else ""
+    )
+    out.say(Text(f"{clean(it['job_title'])}  ", style="bold") + status(it["status"]) + Text(since))
+    if it.get("message"):
+        out.say(f"  {clean(it['message'])}", style="red")
+    if why_it_waits(it):
+        out.say(f"  waits for {why_it_waits(it)}", style="yellow")
+    for warning in it["warnings"]:
+        subject = f" ({clean(warning['subject'])})" if warning.get("subject") else ""
+        out.say(f"  warning: {clean(warning['message'])}{subject}", style="yellow")
+    if frames:
+        out.say(Text("  ") + strip(frames))
+    for name, value in _facts(it):
+        out.say(Text(f"  {name:<10}", style="dim") + Text(value))
+    for path in it["missing_paths"][:10]:
+        out.say(f"  missing    {clean(path)}", style="yellow")
+
+
+def _facts(it: jobs.Job) -> Iterable[tuple[str, str]]:
+    frames, tasks = jobs.count(it, "frames"), jobs.count(it, "tasks")
+    if frames and tasks:
+        busy = f", {plural(running(it), 'task')} running" if running(it) else ""
+        yield "frames", f"{frames[0]} of {frames[1]} done ({it['progress']:.0%}){busy}"
+        yield "tasks", ", ".join(f"{n} {name}" for name, n in it["tasks"].items() if n and name != "total")
+    yield (
+        "range",
+        clean(it["frame_range"]) + (f", scouts {clean(it['scout_frames'])}" if it["scout_frames"] else ""),
+    )
+    pace = it["average_frame_seconds"]
+    left = f", about {duration(it['remaining_seconds'])} left" if it["remaining_seconds"] else ""
+    yield "cost", money(it["cost"]) + (f", {duration(pace)} a frame{left}" if pace else "")
+    kind = f"preemptible, {it['preemptible_retries']} retries" if it["preemptible"] else "on demand"
+    yield "machine", f"{clean(it['instance_type'])} ({kind})"
+    release = f" ({clean(it['blender_release'])})" if it.get("blender_release") else ""
+    yield "blender", f"{clean(it['blender_version'])}{release} {clean(it['render_software'])}".rstrip()
+    yield "scene", f"{clean(it['scene_path'] or '–')}, {plural(len(it['upload_paths']), 'file')} in all"
+    yield "output", clean(it["output_url"])
+    yield "submitted", f"{moment(it['created_at'])} by {clean(it['user'])}, project {clean(it['project'])}"
+    if it["ended_at"]:
+        yield "ended", moment(it["ended_at"])
+    yield "id", clean(it["id"])
+
+
+def strip(frames: Sequence[Mapping[str, Any]]) -> Text:
+    """All frames in order, one mark each, or one for several: then the one that needs most attention."""
+    order = ["failed", "running", "pending", "waiting", "cancelled", "done"]
+    each = -(-len(frames) // STRIP_WIDTH)
+    line = Text()
+    for start in range(0, len(frames), each):
+        group = {str(f["status"]) for f in frames[start : start + each]}
+        word = next((w for w in order if w in group), "waiting")
+        line.append(MARKS[word], style=MARK_COLOURS.get(word, ""))
+    return line + Text(f"  {frames[0]['frame']}–{frames[-1]['frame']}", style="dim")
+
+
+def job_bill(out: Output, it: jobs.Job, attempts: Sequence[Mapping[str, Any]]) -> None:
+    table = _table("task", "node", "machine", ">frames", "outcome", ">seconds", ">an hour", ">cost")
+    for one in sorted(attempts, key=lambda a: (a["task"], a["started_at"] or "")):
+        kind = " (preemptible)" if one["preemptible"] else ""
+        table.add_row(
+            clean(one["task"]),
+            clean(one["node"]),
+            f"{clean(one['instance_type'])}{kind}",
+            str(one["frames_done"]),
+            status(one["outcome"] or "running"),
+            f"{one['billed_seconds']:.3f}",
+            money(one["price_per_hour"]),
+            money(one["cost"]),
+        )
+    out.say(f"{clean(it['job_title'])}  {clean(it['id'])}", style="bold")
+    out.say(table)
+    billed = sum(round(one["billed_seconds"] * 1000) for one in attempts) / 1000
+    out.say(f"{plural(len(attempts), 'attempt')}, {billed:.3f} seconds: {money(it['cost'])}", style="bold")
+
+
+def period(out: Output, bill: Mapping[str, Any]) -> None:
+    out.say(f"{moment(bill['start'])} to {moment(bill['end'])}", style="bold")
+    out.say(f"  cost      {money(bill['total_cost'])}")
+    out.say(f"  frames    {bill['frames']:,}")
+    out.say(f"  hours     {bill['core_hours']:.2f} core, {bill['gpu_hours']:.2f} GPU")
+    out.say(f"  saved     {money(bill['spot_savings'])} by preemptible machines")
+    out.say(f"  balance   {money(bill['balance'])}")
+    for title, rows in (("project", bill["by_project"]), ("machine", bill["by_instance_type"])):
+        for row in rows:
+            out.say(f"  {title:<9} {clean(row['name'])}: {money(row['cost'])}")
+
+
+def transactions(out: Output, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        out.note("No transactions yet.")
+        return
+    table = _table("when", "kind", "what for", ">amount", ">balance")
+    for row in rows:
+        table.add_row(
+            moment(row["created_at"]),
+            clean(row["kind"]),
+            clean(row["description"]),
+            money(row["amount"]),
+            money(row["balance_after"]),
+        )
+    out.say(table)
+
+
+def _table(*columns: str) -> Table:
+    """A plain table; a column whose name begins with > is aligned right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name[0] == ">" else "left", overflow="fold")
+    return table
+
+
+def _seconds_since(rfc3339: str) -> float:
+    try:
+        then = datetime.fromisoformat(rfc3339)
+    except ValueError:
+        return 0.0
+    return max((datetime.now(UTC) - then).total_seconds(), 0.0)

@@ -1,0 +1,324 @@
+"""`framefarm submit`: from a .blend on this machine to a job on the farm."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from framefarm.cli.options import AsJson, Url, farm_at, pairs
+from framefarm.cli.output import Code, Output, clean, command, money, plural, size
+from framefarm.cli.watch import follow
+from framefarm.client import Farm, LocalProblem, dependencies, hashing, jobs, upload
+from framefarm.client.dependencies import Missing, SceneFacts
+
+SHOWN_MISSING = 20
+
+
+def register(app: typer.Typer) -> None:
+    app.command("submit")(submit)
+
+
+def submit(
+    scene: Annotated[Path, typer.Argument(metavar="SCENE", help="The .blend to render.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILES", help="More files or folders that the scene needs."),
+    ] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option("--frames", "-f", help="1-100, 1,5,9-20, 1-100x5 or fml:3. Default: the scene's."),
+    ] = None,
+    scouts: Annotated[
+        str, typer.Option("--scouts", help="Frames to render first, then hold: fml:3, auto:5 or 1,50.")
+    ] = "",
+    chunk: Annotated[int, typer.Option("--chunk", help="Frames per task, 1 to 1000.")] = 1,
+    instance: Annotated[
+        str | None, typer.Option("--instance", help="Instance type's id. Default: the cheapest.")
+    ] = None,
+    blender: Annotated[
+        str | None, typer.Option("--blender", help="blender-4-2 or 4.2. Default: the scene's own, if there.")
+    ] = None,
+    project: Annotated[str, typer.Option("--project", help="Project's name.")] = "default",
+    title: Annotated[
+        str | None, typer.Option("--title", help="Job's title. Default: the scene's name.")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", help="a/b, gs://bucket/a, s3://bucket/a or file:///dir. Default: PROJECT/SCENE."
+        ),
+    ] = None,
+    preemptible: Annotated[
+        bool | None,
+        typer.Option(
+            "--preemptible/--on-demand", help="Cheaper, but may be interrupted. Default: if offered."
+        ),
+    ] = None,
+    preemptible_retries: Annotated[
+        int | None,
+        typer.Option("--preemptible-retries", help="How often a task may be preempted. [default: 1]"),
+    ] = None,
+    priority: Annotated[int | None, typer.Option("--priority", help="0 to 100. [default: 50]")] = None,
+    hold: Annotated[bool, typer.Option("--hold", help="Start held; `framefarm unhold` lets it go.")] = False,
+    engine: Annotated[
+        str, typer.Option("--engine", help="cycles, eevee or workbench. Default: what the scene says.")
+    ] = "",
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME=VALUE", help="Environment variable; repeatable."),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option("--metadata", metavar="NAME=VALUE", help="A note on the job; repeatable."),
+    ] = None,
+    scene_name: Annotated[
+        str | None, typer.Option("--scene-name", help="Scene within the file. Default: the active one.")
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option("--camera", help="Camera object. Default: the scene's.")
+    ] = None,
+    view_layer: Annotated[
+        list[str] | None,
+        typer.Option("--view-layer", help="View layer to render; repeatable. Default: the scene's."),
+    ] = None,
+    resolution_percentage: Annotated[
+        int | None, typer.Option("--resolution-percentage", help="Percent of the scene's resolution.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="Samples per pixel. Default: the scene's.")
+    ] = None,
+    max_sessions: Annotated[
+        int | None, typer.Option("--max-sessions", help="Most machines to use at once.")
+    ] = None,
+    task_retries: Annotated[
+        int | None,
+        typer.Option("--task-retries", help="How often a failed task is tried again. [default: 2]"),
+    ] = None,
+    max_task_runtime: Annotated[
+        int | None, typer.Option("--max-task-runtime", metavar="SECONDS", help="Stop a task after this long.")
+    ] = None,
+    depends_on: Annotated[
+        list[str] | None, typer.Option("--depends-on", metavar="ID", help="Wait for this job; repeatable.")
+    ] = None,
+    no_trace: Annotated[
+        bool, typer.Option("--no-trace", help="Send SCENE and FILES only; do not look for dependencies.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and follow the job to its end.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the job's id only.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would happen; send and submit nothing.")
+    ] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send a scene with all it needs, and submit it as a job.
+
+    framefarm submit shot.blend --frames 1-240 --chunk 4 --scouts fml:3
+
+    framefarm submit shot.blend textures/ --instance local-2 --on-demand --watch
+    """
+    with command(as_json) as out, farm_at(url) as farm:
+        whole = Path(os.path.abspath(scene))
+        facts = dependencies.read_scene(whole)
+        paths, missing = _inputs(whole, files or [], trace=not no_trace)
+        _warn_of_missing(out, missing)
+        chosen = _instance(farm, instance, preemptible)
+        payload: dict[str, Any] = {
+            "job_title": title or clean(whole.stem),
+            "project": project,
+            "instance_type": chosen["id"],
+            "preemptible": _preemptible(chosen, preemptible),
+            "chunk_size": chunk,
+            "frame_range": frames or facts.frame_range(scene_name),
+            "scout_frames": scouts,
+            "blender_version": blender or _package(farm, facts),
+            "render_software": engine,
+            "output_path": output or f"{as_folder(project)}/{as_folder(whole.stem)}",
+            "upload_paths": [str(path) for path in paths],
+            "environment_variables": pairs(env or [], "--env"),
+            "scene_path": str(whole),
+            "metadata": pairs(metadata or [], "--metadata"),
+            "hold": hold,
+            **_given(
+                preemptible_retries=preemptible_retries,
+                priority=priority,
+                max_sessions=max_sessions,
+                task_retries=task_retries,
+                max_task_runtime_seconds=max_task_runtime,
+                depends_on=depends_on,
+                scene=scene_name,
+                camera=camera,
+                view_layers=view_layer,
+                resolution_percentage=resolution_percentage,
+                samples=samples,
+            ),
+        }
+        hashed = _hash(out, paths)
+        payload["upload_md5s"] = {file.path: file.md5 for file in hashed}
+        payload["upload_sha256s"] = {file.path: file.sha256 for file in hashed}
+        local = {"missing_on_disk": [m.path for m in missing]}
+        if dry_run:
+            answer = jobs.dry_run(farm, payload)
+            if as_json:
+                out.document({**answer, **local, "payload": payload})
+            else:
+                _show_dry_run(out, answer, payload)
+            return
+        sent = _send(out, farm, hashed)
+        job = jobs.submit(farm, payload)
+        code = Code.OK
+        if quiet and not as_json:
+            out.say(clean(job["id"]))
+        else:
+            _show(out, job, chosen, watching=watch)
+        for warning in job.get("warnings") or []:
+            out.warn(warning["message"])
+        if watch:
+            job, code = follow(out, farm, job["id"])
+        if as_json:
+            out.document({**job, **local, "sent": sent})
+        raise typer.Exit(code)
+
+
+def _inputs(scene: Path, files: list[Path], *, trace: bool) -> tuple[list[Path], tuple[Missing, ...]]:
+    """All files to send, the scene first, and those that the scene wants and nobody has."""
+    found = dependencies.find(scene) if trace else dependencies.Dependencies((scene,), ())
+    paths = list(dict.fromkeys([*found.files, *dependencies.expand(files)]))
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise LocalProblem(f"The name of {str(path)!r} is not valid UTF-8. Rename the file.") from None
+    return paths, found.missing
+
+
+def _warn_of_missing(out: Output, missing: tuple[Missing, ...]) -> None:
+    for one in missing[:SHOWN_MISSING]:
+        out.warn(f"{one.path} does not exist; {one.wanted_by} wants it.")
+    if len(missing) > SHOWN_MISSING:
+        out.warn(f"… and {len(missing) - SHOWN_MISSING} more files do not exist.")
+
+
+def _instance(farm: Farm, wanted: str | None, preemptible: bool | None) -> Mapping[str, Any]:
+    """The instance type asked for, or else the cheapest that members may use. The farm judges the rest."""
+    offered = [i for i in farm.pages("/api/enterprise/instances") if i.get("enabled", True)]
+    if wanted is not None:
+        return next((i for i in offered if i["id"] == wanted), {"id": wanted})
+    if preemptible:
+        offered = [i for i in offered if i.get("preemptible_price_per_hour")] or offered
+    if not offered:
+        raise LocalProblem("The farm offers no instance type. Ask its operator to enable one.")
+    return min(offered, key=lambda i: _price_micros(i, _preemptible(i, preemptible)))
+
+
+def _preemptible(instance: Mapping[str, Any], wanted: bool | None) -> bool:
+    if wanted is not None:
+        return wanted
+    return "price_per_hour" not in instance or bool(instance.get("preemptible_price_per_hour"))
+
+
+def _price(instance: Mapping[str, Any], preemptible: bool) -> Mapping[str, Any] | None:
+    price: Mapping[str, Any] | None = instance.get(
+        "preemptible_price_per_hour" if preemptible else "price_per_hour"
+    )
+    return price or instance.get("price_per_hour")
+
+
+def _price_micros(instance: Mapping[str, Any], preemptible: bool) -> int:
+    price = _price(instance, preemptible)
+    return int(price["amount_micros"]) if price else 0
+
+
+def _package(farm: Farm, facts: SceneFacts) -> str:
+    """The Blender that saved the scene, else the farm's default, else the first one that can open it."""
+    offered: dict[tuple[int, ...], Mapping[str, Any]] = {}
+    for package in farm.pages("/api/packages"):
+        if package.get("status", "available") == "available":
+            numbers = re.findall(r"\d+", str(package["id"]))[:2]
+            offered[tuple(int(n) for n in numbers)] = package
+    default = next((v for v, p in offered.items() if p.get("default")), None)
+    if not offered:
+        raise LocalProblem(
+            "The farm has no Blender installed. Ask its operator: framefarm blender install 4.2"
+        )
+    if facts.version in offered:
+        return str(offered[facts.version]["id"])
+    if default is not None and default >= facts.version:
+        return str(offered[default]["id"])
+    newer = [version for version in offered if version >= facts.version]
+    return str(offered[min(newer) if newer else default or max(offered)]["id"])
+
+
+def as_folder(name: str) -> str:
+    """A name as one part of an output path."""
+    kept = re.sub(r"[\x00-\x1f\x7f/\\:]+", "_", name).strip(" .")
+    return kept or "render"
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _hash(out: Output, paths: list[Path]) -> list[hashing.Hashed]:
+    cache = hashing.HashCache()
+    total = sum(path.stat().st_size for path in paths if path.exists())
+    try:
+        with out.bytes_bar("Reading", total) as bar:
+            return hashing.hash_files(paths, cache=cache, on_bytes=lambda n: bar.advance(bar.task_ids[0], n))
+    finally:
+        cache.close()
+
+
+def _send(out: Output, farm: Farm, hashed: list[hashing.Hashed]) -> dict[str, int]:
+    """Upload what the farm lacks; says what was sent. Returns counts of files and bytes."""
+    lacking = upload.missing(farm, hashed)
+    total = sum(file.size for file in lacking)
+    if lacking:
+        with out.bytes_bar("Uploading", total) as bar:
+            upload.upload(farm, lacking, on_bytes=lambda n: bar.advance(bar.task_ids[0], n))
+        out.note(f"Uploaded {len(lacking)} of {plural(len(hashed), 'file')} ({size(total)}).")
+    else:
+        out.note(f"Nothing to upload: the farm has {plural(len(hashed), 'file')} already.")
+    return {"files": len(lacking), "bytes": total}
+
+
+def _show(out: Output, job: jobs.Job, instance: Mapping[str, Any], *, watching: bool) -> None:
+    out.say(f"{clean(job['id'])}  {clean(job['job_title'])}  {clean(job['status'])}", style="bold")
+    frames, tasks = jobs.count(job, "frames"), jobs.count(job, "tasks")
+    if frames and tasks:
+        out.say(f"  {plural(frames[1], 'frame')} in {plural(tasks[1], 'task')}" + _scouts(job))
+    else:
+        out.say(f"  frames {clean(job['frame_range'])}, counted as soon as the farm has read the scene")
+    preemptible = bool(job["preemptible"])
+    price = _price(instance, preemptible)
+    at = f", {money(price)} an hour" if price else ""
+    kind = "preemptible" if preemptible else "on demand"
+    out.say(f"  on {clean(job['instance_type'])} ({kind}{at}) with {clean(job['blender_version'])}")
+    out.say(f"  into {clean(job.get('output_url') or job['output_path'])}")
+    if job.get("missing_paths"):
+        out.say(f"  starts when {plural(len(job['missing_paths']), 'missing file')} arrived")
+    if not watching:
+        out.say(f"Follow it:  framefarm watch {clean(job['id'])}")
+
+
+def _scouts(job: jobs.Job) -> str:
+    return f"; scouts {clean(job['scout_frames'])} first, then it holds" if job.get("scout_frames") else ""
+
+
+def _show_dry_run(out: Output, answer: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
+    frames, tasks = answer.get("frames"), answer.get("tasks")
+    what = "counted when the scene is read" if frames is None else f"{plural(frames, 'frame')}"
+    out.say(
+        f"{clean(payload['job_title'])} would be submitted: {what}"
+        + (f" in {plural(tasks, 'task')}" if tasks else "")
+    )
+    out.say(f"  on {payload['instance_type']} at {money(answer['price_per_hour'])} an hour")
+    out.say(f"  with {payload['blender_version']}, into {clean(payload['output_path'])}")
+    out.say(f"  {len(answer['missing_paths'])} of {plural(len(payload['upload_paths']), 'file')} to upload")
+    for warning in answer.get("warnings") or []:
+        out.warn(warning["message"])

@@ -1,0 +1,131 @@
+"""`framefarm watch`: a live bar for a job, and an exit code that says how it ended."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from framefarm.cli.options import AsJson, JobId, Url, farm_at
+from framefarm.cli.output import Code, Output, clean, command, duration, money, plural
+from framefarm.client import Farm, jobs
+
+SAID_EVERY_PERCENT = 10
+"""Without a terminal, progress is a line for each tenth of the job."""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("watch")(watch)
+
+
+def watch(
+    job_id: JobId,
+    through_holds: Annotated[
+        bool, typer.Option("--through-holds", help="Keep watching while the job is holding.")
+    ] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a job to its end. Exit code 0: success, 1: failed or cancelled, 3: it is holding.
+
+    framefarm watch job_01KAXQ2V
+    """
+    with command(as_json) as out, farm_at(url) as farm:
+        job, code = follow(out, farm, job_id, through_holds=through_holds)
+        if as_json:
+            out.document(job)
+        raise typer.Exit(code)
+
+
+def follow(out: Output, farm: Farm, job_id: str, *, through_holds: bool = False) -> tuple[jobs.Job, Code]:
+    """Show a job until it is finished or, unless `through_holds`, holding with nothing running."""
+    live = out.err.is_terminal and not out.as_json
+    shown: _Bar | _Lines = _Bar(out) if live else _Lines(out)
+    job: jobs.Job = {}
+    with shown.bar if isinstance(shown, _Bar) else nullcontext():
+        for job in jobs.watch(farm, job_id):
+            shown.update(job)
+            if job["status"] == "holding" and not through_holds and not running(job):
+                break
+    return job, _ended(out, job)
+
+
+def running(job: jobs.Job) -> int:
+    """How many tasks are being rendered."""
+    return int((job.get("tasks") or {}).get("running", 0))
+
+
+def why_it_waits(job: jobs.Job) -> str:
+    """One sentence for a job that is not moving, or an empty one."""
+    if job.get("waiting_for"):
+        return clean(job["waiting_for"])
+    return f"held: {', '.join(map(clean, job['hold_reasons']))}" if job.get("hold_reasons") else ""
+
+
+def _ended(out: Output, job: jobs.Job) -> Code:
+    done, total = jobs.count(job) or (0, 0)
+    summary = f"{done} of {total} frames, {money(job.get('cost'))}"
+    match job["status"]:
+        case "success":
+            out.say(f"{clean(job['job_title'])}: success, {summary}", style="green")
+            return Code.OK
+        case "holding":
+            out.say(f"{clean(job['job_title'])}: holding, {summary}", style="yellow")
+            if "scouts" in (job.get("hold_reasons") or []):
+                out.say(f"  The scouts have ended. Look at them:  framefarm download {clean(job['id'])}")
+            elif why_it_waits(job):
+                out.say(f"  {why_it_waits(job)}")
+            out.say(f"  Go on:  framefarm unhold {clean(job['id'])}")
+            return Code.HOLDING
+        case status:
+            out.say(f"{clean(job['job_title'])}: {clean(status)}, {summary}", style="red")
+            if job.get("message"):
+                out.say(f"  {clean(job['message'])}")
+            return Code.FAILED
+
+
+class _Bar:
+    """One line that is redrawn, and gone at the end."""
+
+    def __init__(self, out: Output) -> None:
+        self.bar = Progress(
+            TextColumn("{task.fields[status]}"),
+            BarColumn(bar_width=32),
+            TextColumn("{task.fields[frames]}"),
+            TextColumn("{task.fields[details]}", style="dim"),
+            console=out.err,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def update(self, job: jobs.Job) -> None:
+        done, total = jobs.count(job) or (0, 0)
+        details = [f"{plural(running(job), 'task')} running"] if running(job) else []
+        details.append(money(job.get("cost")))
+        if job.get("remaining_seconds") is not None and job["status"] == "running":
+            details.append(f"{duration(job['remaining_seconds'])} left")
+        fields: dict[str, Any] = {
+            "status": clean(job["status"]),
+            "frames": f"{done}/{total} frames" if total else "reading the scene",
+            "details": " · ".join(details),
+        }
+        if self._task is None:
+            self._task = self.bar.add_task("", total=total or None, **fields)
+        self.bar.update(self._task, completed=done, total=total or None, **fields)
+
+
+class _Lines:
+    """A line when the status changes, and for each tenth of the frames."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._said: tuple[str, int] | None = None
+
+    def update(self, job: jobs.Job) -> None:
+        done, total = jobs.count(job) or (0, 0)
+        now = (str(job["status"]), done * 100 // (total * SAID_EVERY_PERCENT) if total else 0)
+        if now != self._said:
+            self._said = now
+            self._out.note(f"{job['status']}: {done} of {total} frames, {money(job.get('cost'))}")
