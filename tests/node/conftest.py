@@ -1,0 +1,49 @@
+"""A real Blender, small scenes, and a seat in the sandbox."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blender_desk import Desk
+
+from framefarm.protocol.node import Package
+
+
+@pytest.fixture(scope="session")
+def bpy_python() -> Path:
+    """The Python of an environment with bpy 4.2: FRAMEFARM_TEST_BPY, else an installed runtime."""
+    given = os.environ.get("FRAMEFARM_TEST_BPY")
+    if given:
+        return Path(given)
+    found = sorted(Path("/var/lib/framefarm/runtimes").glob("bpy-4.2*/bin/python"))
+    if not found:
+        pytest.fail(
+            "No Blender for the tests: run `framefarm blender install 4.2 --data DIR`, "
+            "or set FRAMEFARM_TEST_BPY to a Python that has bpy 4.2."
+        )
+    return found[-1]
+
+
+@pytest.fixture(scope="session")
+def package(bpy_python: Path) -> Package:
+    return Package(id="blender-4-2", kind="bpy", path=str(bpy_python), release="4.2")
+
+
+@pytest.fixture(scope="session")
+def scenes(bpy_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    script = Path(__file__).with_name("make_scenes.py")
+    subprocess.run([bpy_python, script, folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def desk(tmp_path: Path, package: Package, scenes: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path, package, scenes)
+    yield desk
+    for blender in desk.open_ones:
+        blender.kill()

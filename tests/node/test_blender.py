@@ -1,0 +1,410 @@
+"""A real Blender in its sandbox, from opening a scene to the last frame."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from blender_desk import UID, Desk, inputs_of
+from PIL import Image
+
+from framefarm.node import outputs
+from framefarm.node.blender import Blender, Exited, Progress, Saved
+from framefarm.node.blender_log import BlenderLog
+from framefarm.node.inputs import lay_out
+from framefarm.protocol.node import Package, RenderSettings, StagedFile
+
+pytestmark = pytest.mark.blender
+
+
+def collected(desk: Desk, saved: Saved, stem: str) -> list[StagedFile]:
+    return outputs.collect(saved.directory, desk.folder / "staging", stem, saved.frame)
+
+
+def test_two_frames_come_from_one_warm_process_and_differ(desk: Desk) -> None:
+    blender = desk.start("plain")
+    blender.open_scene()
+    opened = desk.opened()
+    assert opened.blender_version.startswith("4.2")
+    assert opened.notes == ()
+    blender.render(1)
+    blender.render(7)
+    pictures = []
+    for frame in (1, 7):
+        saved = desk.saved()
+        assert saved.frame == frame
+        assert saved.peak_memory_bytes > 50 << 20
+        [file] = collected(desk, saved, "film")
+        assert file.path == f"film_{frame:04d}.png"
+        assert not saved.directory.exists()
+        pictures.append(Image.open(desk.folder / "staging" / file.staged).convert("RGB").tobytes())
+    assert pictures[0] != pictures[1]
+    blender.close()
+    ended = desk.next(Exited)
+    assert isinstance(ended, Exited)
+    assert (ended.code, ended.cause) == (0, "closed")
+
+
+def test_a_warm_frame_has_the_pixels_of_a_cold_one(desk: Desk) -> None:
+    pictures = []
+    layout = desk.layout()
+    for frames in ((2, 9), (9,)):
+        blender = desk.start("plain", layout=layout)
+        blender.open_scene()
+        for frame in frames:
+            blender.render(frame)
+        for _ in frames:
+            saved = desk.saved()
+            [file] = collected(desk, saved, "x")
+        pictures.append(Image.open(desk.folder / "staging" / file.staged).convert("RGB").tobytes())
+    assert pictures[0] == pictures[1]
+
+
+def test_a_scene_can_be_opened_afresh_and_stepped_from_its_start(desk: Desk) -> None:
+    blender = desk.start("plain", play_history=True)
+    blender.open_scene()
+    blender.render(5)
+    desk.opened()
+    assert desk.saved().frame == 5
+    blender.open_scene()
+    desk.opened()
+    blender.render(3)
+    assert desk.saved().frame == 3
+
+
+def test_a_negative_frame_is_named_as_blender_counts(desk: Desk) -> None:
+    blender = desk.start("plain")
+    blender.open_scene()
+    blender.render(-3)
+    [file] = collected(desk, desk.saved(), "film")
+    assert (file.path, file.kind) == ("film_-0003.png", "frame")
+
+
+def test_stereo_views_keep_their_suffix(desk: Desk) -> None:
+    blender = desk.start("stereo")
+    blender.open_scene()
+    blender.render(4)
+    files = collected(desk, desk.saved(), "film")
+    assert [(f.path, f.kind) for f in files] == [("film_0004_L.png", "frame"), ("film_0004_R.png", "frame")]
+
+
+def test_file_output_nodes_write_below_their_own_name_with_the_frames_number(desk: Desk) -> None:
+    blender = desk.start("file_outputs")
+    blender.open_scene()
+    for frame in (2, 3):
+        blender.render(frame)
+        files = collected(desk, desk.saved(), "film")
+        assert [(f.path, f.kind) for f in files] == [
+            (f"film_{frame:04d}.png", "frame"),
+            (f"Beauty_.._x/Image{frame:04d}.png", "extra"),
+            (f"Depth/Image{frame:04d}.png", "extra"),
+        ]
+
+
+def test_a_movie_becomes_frames_with_a_note(desk: Desk) -> None:
+    blender = desk.start("movie")
+    blender.open_scene()
+    blender.render(1)
+    assert [note.code for note in desk.opened().notes] == ["movie_as_frames"]
+    assert [f.path for f in collected(desk, desk.saved(), "film")] == ["film_0001.png"]
+
+
+def test_the_jobs_wishes_override_the_scene(desk: Desk) -> None:
+    wishes = RenderSettings(
+        engine="cycles", scene="Scene", camera="Other", view_layers=("ViewLayer",), resolution_percentage=50,
+        samples=1,
+    )  # fmt: skip
+    blender = desk.start("plain", wishes)
+    blender.open_scene()
+    blender.render(1)
+    [file] = collected(desk, desk.saved(), "film")
+    assert Image.open(desk.folder / "staging" / file.staged).size == (32, 18)
+    assert b"Sample 1/1" in desk.printed
+
+
+@pytest.mark.parametrize(
+    ("wishes", "cause", "words"),
+    [
+        (RenderSettings(scene="Nope"), "unknown_scene", "it has: Scene"),
+        (RenderSettings(camera="Nope"), "unknown_camera", "Camera, Other"),
+        (RenderSettings(view_layers=("Nope",)), "unknown_view_layer", "it has: ViewLayer"),
+        (RenderSettings(engine="luxcore"), "unknown_engine", "'luxcore'"),
+    ],
+)
+def test_a_wrong_name_fails_and_says_what_there_is(
+    desk: Desk, wishes: RenderSettings, cause: str, words: str
+) -> None:
+    blender = desk.start("plain", wishes)
+    blender.open_scene()
+    failed = desk.failed()
+    assert failed.cause == cause
+    assert words in failed.message
+
+
+def test_a_scene_without_a_camera_fails_before_the_render(desk: Desk) -> None:
+    blender = desk.start("no_camera")
+    blender.open_scene()
+    assert desk.failed().cause == "no_camera"
+
+
+def test_a_missing_texture_is_a_note_with_its_path(desk: Desk) -> None:
+    inputs = [i for i in inputs_of(desk.scenes, "/projects/film") if not i.path.endswith("stripes.png")]
+    blender = desk.start("plain", layout=lay_out(inputs, desk.folder / "tree"))
+    blender.open_scene()
+    assert [(n.code, n.subject) for n in desk.opened().notes] == [
+        ("missing_file", "/projects/film/textures/stripes.png")
+    ]
+
+
+def test_blocked_scripts_are_a_note(desk: Desk) -> None:
+    blender = desk.start("scripted")
+    blender.open_scene()
+    assert [n.code for n in desk.opened().notes] == ["blocked_scripts"]
+
+
+def test_a_file_that_is_no_scene_fails_and_never_renders_the_default_one(desk: Desk) -> None:
+    bad = desk.folder / "bad"
+    bad.mkdir()
+    (bad / "plain.blend").write_bytes(b"BLENDER-v402" + b"\0" * 500)
+    blender = desk.start("plain", layout=lay_out(inputs_of(bad, "/projects/film"), desk.folder / "tree"))
+    blender.open_scene()
+    blender.render(1)
+    failed = desk.failed()
+    assert failed.cause == "cannot_open"
+    ended = desk.next(Exited)
+    assert isinstance(ended, Exited) and ended.cause == "failed"
+
+
+def test_inputs_in_a_place_of_the_systems_are_found_elsewhere(desk: Desk) -> None:
+    blender = desk.start("plain", at="/etc/film")
+    blender.open_scene()
+    assert desk.opened().notes == ()
+
+
+def test_a_colour_configuration_that_cannot_be_read_fails(desk: Desk) -> None:
+    blender = desk.start("plain", environment={"OCIO": "/projects/film/nope.ocio"})
+    blender.open_scene()
+    failed = desk.failed()
+    assert failed.cause == "ocio_fallback"
+    assert "/projects/film/nope.ocio" in failed.message
+
+
+PROBE = """#!/usr/bin/python3 -I
+import json, os, socket, sys
+pipe = socket.socket(fileno=int(sys.argv[-1]))
+for line in pipe.makefile("rb"):
+    asked = json.loads(line)
+    if asked["do"] == "open":
+        def can(path):
+            try:
+                open(path).close()
+                return True
+            except OSError:
+                return False
+        try:
+            socket.create_connection(("127.0.0.1", int(os.environ["PORT"])), 1)
+            network = True
+        except OSError:
+            network = False
+        status = open("/proc/self/status").read()
+        print(json.dumps({
+            "uid": os.getuid(), "groups": os.getgroups(), "cores": sorted(os.sched_getaffinity(0)),
+            "environment": dict(os.environ), "network": network, "secret": can(os.environ["SECRET"]),
+            "shadow": os.path.exists("/etc/shadow"), "pids": [p for p in os.listdir("/proc") if p.isdigit()],
+            "caps": [l.split()[1] for l in status.splitlines() if l[:6] in ("CapEff", "CapBnd", "CapPrm")],
+            "film": sorted(os.listdir("/projects/film")), "writable": os.access("/projects/film", os.W_OK),
+            "tmp": os.listdir("/tmp"), "devices": sorted(os.listdir("/dev")),
+        }), flush=True)
+        pipe.sendall(b'{"is": "opened", "blender": "fake"}\\n')
+    elif asked["do"] == "render":
+        exec(os.environ["WHEN_ASKED"])
+    else:
+        break
+"""
+
+
+def fake_blender(desk: Desk, when_asked: str = "", **more: str) -> Blender:
+    """A program that speaks Blender's side of the pipe, to look around inside and to misbehave."""
+    program = desk.folder / "program" / "fake-blender"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(PROBE)
+    program.chmod(0o755)
+    package = Package(id="fake", kind="executable", path=str(program), release="0")
+    environment = {"WHEN_ASKED": when_asked, "PORT": "1", "SECRET": "/nowhere", **more}
+    return desk.start("plain", environment=environment, package=package)
+
+
+def test_inside_there_is_nothing_of_the_machine(desk: Desk, tmp_path: Path) -> None:
+    host = Path("/projects/film")
+    made = not host.exists()
+    secret = tmp_path / "secret"
+    secret.write_text("token")
+    secret.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        blender = fake_blender(desk, SECRET=str(secret), PORT=port, GREETING="two words 'and' $quotes\nnext")
+        blender.open_scene()
+        desk.opened()
+    deadline = time.monotonic() + 10
+    while not desk.printed.endswith(b"}\n") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    seen = json.loads(desk.printed)
+    assert seen["uid"] == (UID if os.geteuid() == 0 else os.geteuid())
+    assert seen["cores"] == [min(os.sched_getaffinity(0))]
+    assert seen["environment"]["GREETING"] == "two words 'and' $quotes\nnext"
+    assert set(seen["caps"]) == {"0" * 16}
+    assert (seen["network"], seen["secret"], seen["shadow"], seen["writable"]) == (False,) * 4
+    assert "plain.blend" in seen["film"]
+    assert seen["tmp"] == []
+    assert len(seen["pids"]) <= 2
+    assert "mem" not in seen["devices"] and "kmsg" not in seen["devices"]
+    assert made == (not host.exists()), "the host's own place was touched"
+    status = Path(f"/proc/{inner_pid(blender.pid)}/status").read_text()
+    expected = str(UID if os.geteuid() == 0 else os.geteuid())
+    assert next(line for line in status.splitlines() if line.startswith("Uid")).split()[1:] == [expected] * 4
+
+
+def inner_pid(pid: int) -> int:
+    """The last process of the chain below `pid`."""
+    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        pid = int(children[0])
+    return pid
+
+
+def test_the_jobs_variables_stand_nowhere_outside(desk: Desk) -> None:
+    blender = fake_blender(desk, TOKEN="very-private-words")
+    blender.open_scene()
+    desk.opened()
+    inner = inner_pid(blender.pid)
+    for process in Path("/proc").glob("[0-9]*"):
+        if int(process.name) == inner:
+            continue
+        for name in ("cmdline", "environ"):
+            try:
+                assert b"very-private-words" not in (process / name).read_bytes()
+            except OSError:
+                continue
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'pipe.sendall(b\'{"is": "saved", "frame": 99}\\n\')',
+        'pipe.sendall(b\'{"is": "saved", "frame": 1, "surprise": 1}\\n\')',
+        'pipe.sendall(b"nonsense\\n")',
+        'pipe.sendall(b"x" * (3 << 20))',
+        'pipe.sendall(b\'{"is": "opened", "blender": "again"}\\n\')',
+    ],
+)
+def test_a_lie_on_the_pipe_ends_the_program(desk: Desk, said: str) -> None:
+    blender = fake_blender(desk, said + "; __import__('time').sleep(60)")
+    blender.open_scene()
+    desk.opened()
+    blender.render(1)
+    assert desk.failed().cause == "bad_report"
+    ended = desk.next(Exited)
+    assert isinstance(ended, Exited) and ended.cause == "failed"
+
+
+def test_a_crash_names_the_signal_and_the_frame(desk: Desk) -> None:
+    blender = fake_blender(desk, "print('oh dear', flush=True); os.kill(os.getpid(), 11)")
+    blender.open_scene()
+    blender.render(12)
+    ended = desk.next(Exited)
+    assert isinstance(ended, Exited)
+    assert (ended.signal, ended.cause) == (signal.SIGSEGV, "crashed")
+    assert "frame 12" in ended.message and "SIGSEGV" in ended.message and "oh dear" in ended.message
+
+
+def test_killing_ends_what_was_forked_away_too(desk: Desk) -> None:
+    away = "os.fork() or (os.setsid(), os.fork() and os._exit(0), print('away', flush=True), "
+    blender = fake_blender(desk, away + "__import__('time').sleep(600))")
+    blender.open_scene()
+    blender.render(1)
+    deadline = time.monotonic() + 10
+    while b"away" not in desk.printed and time.monotonic() < deadline:
+        time.sleep(0.01)
+    blender.kill()
+    assert fakes_left(desk) == []
+    ended = desk.next(Exited)
+    assert isinstance(ended, Exited) and ended.cause == "killed"
+
+
+def fakes_left(desk: Desk) -> list[str]:
+    left = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"Uid:\t{UID}\t" in (process / "status").read_text():
+                left.append(process.name)
+        except OSError:
+            continue
+    return left
+
+
+def test_a_log_without_end_is_cut_at_the_bound_exactly(tmp_path: Path, desk: Desk) -> None:
+    log = BlenderLog(limit_bytes=100_000)
+    log.switch(tmp_path / "a.log")
+    desk.printed = type("Sink", (), {"extend": staticmethod(log.write)})()  # type: ignore[assignment]
+    spam = "[os.write(1, b'spam' * 16384) for _ in range(1000)]; "
+    done = 'os.mkdir(asked[\'directory\']); pipe.sendall(b\'{"is": "saved", "frame": 1}\\n\')'
+    blender = fake_blender(desk, spam + done)
+    blender.open_scene()
+    blender.render(1)
+    event = desk.events.get(timeout=30)
+    while not isinstance(event, Saved):
+        assert not isinstance(event, Exited), event
+        event = desk.events.get(timeout=30)
+    log.switch(None)
+    content = (tmp_path / "a.log").read_bytes()
+    assert len(content) == 100_000
+    assert b"left out" in content[-100:]
+
+
+def test_the_end_of_the_runner_is_the_end_of_blender(desk: Desk, tmp_path: Path) -> None:
+    runner = tmp_path / "runner.py"
+    layout = desk.layout()
+    work = tmp_path / "work-of-runner"
+    work.mkdir()
+    runner.write_text(
+        "import queue, sys, threading\n"
+        "from pathlib import Path\n"
+        "from framefarm.node.blender import *\n"
+        "from framefarm.node.inputs import Layout\n"
+        "from framefarm.node.sandbox import Bind\n"
+        "from framefarm.protocol.node import Package, RenderSettings\n"
+        "events = queue.SimpleQueue()\n"
+        f"layout = Layout(Path({str(layout.tree)!r}), ({', '.join(map(repr, layout.binds))},))\n"
+        f"package = Package(id='b', kind='bpy', path={desk.package.path!r}, release='')\n"
+        "order = SceneOrder('/projects/film/plain.blend', RenderSettings(samples=100000), {})\n"
+        f"blender = Blender(Seat((0,), {UID}), package, order, layout, Path({str(work)!r}), events, len)\n"
+        "blender.open_scene(); blender.render(1)\n"
+        "while not isinstance(events.get(), Progress): pass\n"
+        "print(blender.pid, flush=True)\n"
+        "threading.Event().wait()\n"
+    )
+    process = subprocess.Popen([sys.executable, runner], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    inner = inner_pid(pid)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{p}").exists() for p in (pid, inner)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{pid}").exists() and not Path(f"/proc/{inner}").exists()
+
+
+def test_progress_is_of_the_frame_in_work(desk: Desk) -> None:
+    blender = desk.start("plain")
+    blender.open_scene()
+    blender.render(6)
+    event = desk.next(Progress)
+    assert isinstance(event, Progress)
+    assert event.frame == 6 and 0 <= event.fraction <= 1
