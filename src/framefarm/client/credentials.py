@@ -40,7 +40,7 @@ class Credentials:
         """The farm to talk to: the one asked for, else FRAMEFARM_URL, else the last one logged in to."""
         url = asked_for or self._environment.get("FRAMEFARM_URL") or self._read().get("default")
         if not url:
-            raise LocalProblem("Which farm? Log in first: framefarm login http://farm.example:8090")
+            raise LocalProblem("Which farm? Log in first: framefarm login http://farm.example:8000")
         return clean_url(str(url))
 
     def login(self, asked_for: str | None = None) -> Login:

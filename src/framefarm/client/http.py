@@ -34,7 +34,7 @@ def clean_url(url: str) -> str:
         text = f"http://{text}"
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
-        raise LocalProblem(f"{url!r} is not the address of a farm; it looks like http://farm.example:8090.")
+        raise LocalProblem(f"{url!r} is not the address of a farm; it looks like http://farm.example:8000.")
     return text
 
 
