@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from framefarm import __version__
 from framefarm.server import docs_page, health, http, operator, schema
+from framefarm.server.accounts import passwords
 from framefarm.server.accounts import routes as account_routes
 from framefarm.server.accounts import service as accounts
 from framefarm.server.billing import routes as billing_routes
@@ -84,7 +85,9 @@ def _first_start(tx: Tx, farm: Farm) -> None:
     else:
         password = secrets.token_urlsafe(16)
         _write_secret(farm.data / ADMIN_PASSWORD, password)
-    account_id, user_id = accounts.first_start(tx, settings.account_name, settings.admin_email, password)
+    account_id, user_id = accounts.first_start(
+        tx, settings.account_name, settings.admin_email, passwords.hash_password(password)
+    )
     projects.create_default(tx, account_id, user_id)
     cores = len(os.sched_getaffinity(0))
     catalog.create_local_types(tx, cores, round(psutil.virtual_memory().total * RESERVED_SHARE))

@@ -124,27 +124,27 @@ def _give_up_rights(order: dict[str, Any]) -> None:
 
 
 def _answer(path: str, file: IO[bytes] | None) -> dict[str, Any]:
+    name = path.replace("\\", "/").rsplit("/", 1)[-1]
     try:
         if file is None:
             raise NotReadable("is not there")
-        return {"path": path, **read(file)}
+        return {"path": path, **read(file, name)}
     except NotReadable as error:
         reason = str(error)
     except MemoryError:
         reason = "needs too much memory to be looked through"
     except (*ODD_BLOCK, RecursionError):
         reason = "is damaged: its data contradicts itself"
-    name = path.replace("\\", "/").rsplit("/", 1)[-1]
     return {"path": path, "cause": "unreadable_scene", "message": f"{name} {reason}."}
 
 
-def read(file: IO[bytes]) -> dict[str, Any]:
-    """All facts of one .blend.
+def read(file: IO[bytes], name: str) -> dict[str, Any]:
+    """All facts of one .blend. Disk caches are named after its `name`.
 
     Raises:
         NotReadable: not a whole .blend; or one of `ODD_BLOCK`, if it is one that contradicts itself.
     """
-    blend = ThinBlend(file, "/scene.blend")
+    blend = ThinBlend(file, "/" + name)
     major, minor = divmod(blend.header.version, 100)
     current = _pointer(blend.code_index[b"GLOB"][0], b"curscene") if blend.code_index[b"GLOB"] else None
     scenes = [_scene(block, current) for block in blend.code_index[b"SC"]]
@@ -232,6 +232,8 @@ def _dependencies(blend: ThinBlend) -> tuple[list[dict[str, Any]], list[str]]:
             continue
         try:
             for usage in blocks2assets.iter_assets(block):
+                if simulations.is_unwritten(usage.block):
+                    continue
                 kind = _kind(block, usage)
                 stored = _text(bytes(usage.asset_path))
                 if kind is not None and stored and len(found) < MAX_DEPENDENCIES:

@@ -18,7 +18,7 @@ PART_EMITTER, PART_HAIR = 0, 2
 PART_PHYS_NONE = 0
 PSYS_HAIR_DYNAMICS = 1 << 2
 FLUID_DOMAIN, FLUID_BAKED_DATA = 1 << 0, 1 << 1
-DPAINT_ACTIVE, DPAINT_IMAGE_SEQUENCE = 1 << 0, 1
+DPAINT_ACTIVE, DPAINT_IMAGE_SEQUENCE = 1 << 0, 2
 SIMULATION_NODE = b"GeometryNodeSimulationOutput"
 BAKE_PACKED = 1
 
@@ -89,9 +89,7 @@ def _particles(_: Any, modifier: Any) -> Iterator[str]:
 
 def _fluid(_: Any, modifier: Any) -> Iterator[str]:
     domain = modifier.get_pointer(b"domain", None)
-    if domain is None or modifier[b"type"] != FLUID_DOMAIN:
-        return
-    if not domain[b"cache_flag"] & FLUID_BAKED_DATA:
+    if domain is not None and modifier[b"type"] == FLUID_DOMAIN and is_unwritten(domain):
         yield "fluid"
 
 
@@ -128,6 +126,15 @@ def _simulates(tree: Any, seen: set[int]) -> bool:
             return True
         if name == b"GeometryNodeGroup" and _simulates(node.get_pointer(b"id", None), seen):
             return True
+    return False
+
+
+def is_unwritten(block: Any) -> bool:
+    """Is this the place of a cache that nobody has baked? Then its files are not missing: there are none."""
+    if block.dna_type_name == "PointCache":
+        return not _is_baked(block)
+    if block.dna_type_name == "FluidDomainSettings":
+        return not block.get(b"cache_flag", 0) & FLUID_BAKED_DATA
     return False
 
 

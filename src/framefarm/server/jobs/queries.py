@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,6 +23,7 @@ from framefarm.server.jobs.tables import events, job_dependencies, job_state, jo
 from framefarm.server.projects.tables import projects
 from framefarm.server.rendering.tables import attempts, files, frames, sessions
 from framefarm.server.tenancy import farmwide, scoped
+from framefarm.server.times import iso
 
 SignUrl = Callable[[Any], str]
 HOLD_WORDS = {
@@ -33,13 +33,6 @@ HOLD_WORDS = {
     "dependency": "a job it depends on did not succeed: unhold to go on all the same",
     "scouts": "scouts are done: unhold to render the rest",
 }
-
-
-def iso(ms: int | None) -> str | None:
-    """RFC 3339 in UTC with milliseconds."""
-    if ms is None:
-        return None
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def money(micros: int) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from framefarm.server.files import manifests
 from framefarm.server.files.routes import sign_file
 from framefarm.server.http import Caller, Paging, command, farm_of
 from framefarm.server.jobs import actions, queries, submit
+from framefarm.server.times import iso
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 JobId = Annotated[str, Path(max_length=100)]
@@ -111,7 +112,7 @@ def _with_inputs(answer: dict[str, Any], entries: list[manifests.Entry]) -> dict
             "path": e.path,
             "md5": e.md5,
             "size": e.size,
-            "registered_at": queries.iso(e.registered_ms),
+            "registered_at": iso(e.registered_ms),
         }
         for e in entries
     ]
