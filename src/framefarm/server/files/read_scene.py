@@ -1,7 +1,8 @@
 """The program that looks into .blend files: `python -m framefarm.server.files.read_scene`.
 
 It runs by itself, limited, with no rights (see `reader.py`, which starts it). On standard input it gets one
-line of JSON: `{"files": [{"path", "content"}], "cpu_seconds", "memory_bytes", "uid"}`; it answers one line
+line of JSON: `{"files": [{"path", "content"}], "cpu_seconds", "file_seconds",
+"memory_bytes", "uid"}`; it answers one line
 of JSON per file, in order, in the shape of `reader.SceneFacts`. When standard input ends, so does it: that
 is how it dies with the server. It imports little, so that it starts in a blink, and opens nothing but the
 files that it was given: none of the paths that it finds.
@@ -13,6 +14,7 @@ import ctypes
 import json
 import os
 import resource
+import signal
 import struct
 import sys
 import threading
@@ -84,17 +86,29 @@ ODD_BLOCK = (
 )
 
 
+class TooLong(Exception):
+    """One file used up its share of processor time; the others shall have theirs."""
+
+
 def main() -> None:
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_server, daemon=True).start()
     files = [(file["path"], _open(file["content"])) for file in order["files"]]
     _give_up_rights(order)
+    signal.signal(signal.SIGVTALRM, _too_long)
     for path, file in files:
-        sys.stdout.write(json.dumps(_answer(path, file)) + "\n")
+        signal.setitimer(signal.ITIMER_VIRTUAL, order["file_seconds"])
+        answer = _answer(path, file)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
         if file is not None:
             file.close()
     os._exit(0)
+
+
+def _too_long(*_: object) -> None:
+    raise TooLong
 
 
 def _end_with_the_server() -> None:
@@ -131,6 +145,8 @@ def _answer(path: str, file: IO[bytes] | None) -> dict[str, Any]:
         return {"path": path, **read(file, name)}
     except NotReadable as error:
         reason = str(error)
+    except TooLong:
+        reason = "takes too long to be looked through"
     except MemoryError:
         reason = "needs too much memory to be looked through"
     except (*ODD_BLOCK, RecursionError):

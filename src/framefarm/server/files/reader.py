@@ -96,17 +96,24 @@ class SceneFacts(msgspec.Struct, frozen=True):
         return next((s for s in self.scenes if s.name == wanted), None)
 
 
-def read_scenes(blends: Sequence[tuple[str, Path]], time_limit_seconds: float = 60.0) -> list[SceneFacts]:
+def read_scenes(
+    blends: Sequence[tuple[str, Path]],
+    time_limit_seconds: float = 60.0,
+    file_limit_seconds: float = 20.0,
+) -> list[SceneFacts]:
     """Facts of each .blend, in order; blocks, so call it in a thread.
 
     Args:
         blends: the path as the artist's machine knows it, and where its bytes are here.
         time_limit_seconds: for all of them together.
+        file_limit_seconds: processor time for one of them.
     """
     deadline = time.monotonic() + time_limit_seconds
     facts: list[SceneFacts] = []
     for start in range(0, len(blends), FILES_AT_ONCE):
-        facts += _read(blends[start : start + FILES_AT_ONCE], max(0.0, deadline - time.monotonic()))
+        facts += _read(
+            blends[start : start + FILES_AT_ONCE], max(0.0, deadline - time.monotonic()), file_limit_seconds
+        )
     return facts
 
 
@@ -134,10 +141,11 @@ def _normal(path: str, windows: bool) -> str:
     return normal[0].upper() + normal[1:]
 
 
-def _read(blends: Sequence[tuple[str, Path]], seconds: float) -> list[SceneFacts]:
+def _read(blends: Sequence[tuple[str, Path]], seconds: float, file_seconds: float) -> list[SceneFacts]:
     order = {
         "files": [{"path": path, "content": os.path.abspath(content)} for path, content in blends],
         "cpu_seconds": max(1, int(seconds)),
+        "file_seconds": file_seconds,
         "memory_bytes": MEMORY_BYTES,
         "uid": SANDBOX_UID,
     }
