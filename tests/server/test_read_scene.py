@@ -1,0 +1,270 @@
+"""What the farm learns from a .blend, from real files that Blender 4.2 wrote; and what hostile ones do."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from framefarm.node import runtimes
+from framefarm.server.files.reader import SceneFacts, absolute, read_scenes
+
+SCRIPT = Path(__file__).with_name("scenes_to_read.py")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    blender = next((b for b in runtimes.installed() if b.id == "blender-4-2"), None)
+    if blender is None:
+        pytest.skip("no Blender 4.2 here: framefarm blender install 4.2")
+    folder = tmp_path_factory.mktemp("scenes")
+    subprocess.run([blender.path, str(SCRIPT), str(folder)], check=True, capture_output=True, timeout=120)
+    return folder
+
+
+def read(path: Path, known_as: str | None = None) -> SceneFacts:
+    (facts,) = read_scenes([(known_as or str(path), path)])
+    return facts
+
+
+def by_name(facts: SceneFacts) -> dict[str, list[tuple[str, str]]]:
+    return {s.name: [(u.object, u.kind) for u in s.unbaked_simulations] for s in facts.scenes}
+
+
+# ------------------------------------------------------------------------------ what it tells
+
+
+@pytest.mark.blender
+@pytest.mark.parametrize("name", ["scenes.blend", "compressed.blend"])
+def test_a_scene_tells_range_engine_cameras_layers_and_size(scenes: Path, name: str) -> None:
+    facts = read(scenes / name)
+    assert (facts.cause, facts.blender_version, facts.active_scene) == (None, "4.2", "Shot")
+    shot = facts.scene()
+    assert shot is not None
+    assert (shot.frame_start, shot.frame_end, shot.frame_step, shot.fps) == (5, 29, 3, 29.97)
+    assert (shot.engine, shot.samples, shot.format, shot.is_movie) == ("CYCLES", 33, "OPEN_EXR", False)
+    assert (shot.camera, shot.cameras, shot.view_layers) == ("Main", ["Main", "Side"], ["ViewLayer", "Glow"])
+    assert (shot.resolution_x, shot.resolution_y, shot.resolution_percentage) == (320, 180, 50)
+
+
+@pytest.mark.blender
+def test_each_scene_of_a_file_is_told_by_name_and_one_without_camera_says_so(scenes: Path) -> None:
+    other = read(scenes / "scenes.blend").scene("Ämter")
+    assert other is not None
+    assert (other.camera, other.cameras, other.is_movie, other.samples) == (None, [], True, 7)
+    assert other.engine == "BLENDER_EEVEE_NEXT"
+
+
+@pytest.mark.blender
+def test_a_gzipped_file_is_read_as_older_blenders_wrote_them(scenes: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "old.blend"
+    packed.write_bytes(gzip.compress((scenes / "scenes.blend").read_bytes(), 1))
+    assert read(packed).active_scene == "Shot"
+
+
+@pytest.mark.blender
+def test_every_file_format_has_blenders_name(scenes: Path) -> None:
+    found = read(scenes / "formats.blend").scenes
+    assert len(found) > 10
+    assert [s.format for s in found] == [s.name for s in found]
+    assert [s.name for s in found if s.is_movie] == ["FFMPEG"]
+
+
+@pytest.mark.blender
+def test_dependencies_are_absolute_seen_from_the_artists_path_and_packed_ones_are_left_out(
+    scenes: Path,
+) -> None:
+    facts = read(scenes / "dependencies.blend", "/projects/film/shot.blend")
+    found = {(d.kind, d.path) for d in facts.dependencies}
+    assert found >= {
+        ("image", "/projects/film/tex/wood.png"),
+        ("sequence", "/projects/film/tex/wave_001.png"),
+        ("tiles", "/projects/film/tex/skin.<UDIM>.png"),
+        ("image", "C:/textures/brick.png"),
+        ("library", "/projects/film/library.blend"),
+        ("volume", "/projects/film/smoke.vdb"),
+        ("sequence", f"{scenes}/tex/wood.png"),  # the sequencer's strip
+    }
+    assert not [path for _, path in found if "packed" in path or "generated" in path]
+    assert [d.path for d in facts.libraries] == ["/projects/film/library.blend"]
+    assert facts.unread_blocks == []
+
+
+@pytest.mark.blender
+def test_unbaked_simulations_are_told_and_baked_or_hidden_ones_are_not(scenes: Path) -> None:
+    found = by_name(read(scenes / "simulations.blend"))
+    told = {
+        "rigid": "rigid_body",
+        "cloth": "cloth",
+        "soft": "soft_body",
+        "particles": "particles",
+        "moving": "hair",
+        "fluid": "fluid",
+        "paint": "dynamic_paint",
+        "nodes": "geometry_nodes",
+    }
+    assert {name: kinds for name, kinds in found.items() if kinds} == {n: [(n, k)] for n, k in told.items()}
+    assert {"passive", "off", "still", "hair", "rigid baked", "cloth baked", "soft baked"} <= set(found)
+
+
+@pytest.mark.blender
+def test_a_cache_that_nobody_baked_is_no_missing_file(scenes: Path) -> None:
+    assert read(scenes / "simulations.blend").dependencies == []
+
+
+# ------------------------------------------------------------------------- what is no .blend
+
+
+def test_files_that_are_no_blend_say_so_in_one_sentence(tmp_path: Path) -> None:
+    samples = {
+        "empty": b"",
+        "text": b"hello, world",
+        "picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
+        "gzipped text": gzip.compress(b"hello, world"),
+        "zipped text": zstandard.compress(b"hello, world"),
+        "half gzip": gzip.compress(b"BLENDER-v402" + os.urandom(5000))[:2000],
+        "damaged zstd": b"\x28\xb5\x2f\xfd" + os.urandom(500),
+        "header only": b"BLENDER-v402",
+        "no number": b"BLENDER-vxyz" + bytes(100),
+        "unknown header": b"BLENDER18-02v0600" + bytes(100),
+        "no structs": b"BLENDER-v402ENDB" + bytes(20),
+        "negative length": b"BLENDER-v402" + struct.pack("<4siQii", b"OB\0\0", -5, 1, 0, 1),
+        "endless length": b"BLENDER-v402" + struct.pack("<4siQii", b"OB\0\0", 2**31 - 1, 1, 0, 1),
+    }
+    for name, content in samples.items():
+        (tmp_path / f"{name}.blend").write_bytes(content)
+    blends = [(f"/in/{name}.blend", tmp_path / f"{name}.blend") for name in samples]
+    blends.append(("/in/gone.blend", tmp_path / "gone.blend"))
+    for (path, _), facts in zip(blends, read_scenes(blends), strict=True):
+        assert facts.path == path
+        assert facts.cause == "unreadable_scene", path
+        assert facts.message is not None
+        assert facts.message.startswith(path[4:]) and facts.message.endswith("."), facts.message
+
+
+@pytest.mark.blender
+def test_a_file_cut_off_anywhere_is_unreadable_and_spoils_no_other(scenes: Path, tmp_path: Path) -> None:
+    blends = []
+    for source in ("scenes.blend", "compressed.blend"):
+        whole = (scenes / source).read_bytes()
+        for part in (1, 2, 3, 5, 7):
+            cut = tmp_path / f"{part}{source}"
+            cut.write_bytes(whole[: len(whole) * part // 8])
+            blends.append((str(cut), cut))
+        blends.append((source, scenes / source))
+    facts = read_scenes(blends)
+    assert [f.path for f in facts if f.cause is None] == ["scenes.blend", "compressed.blend"]
+
+
+@pytest.mark.blender
+def test_damaged_bytes_end_in_an_answer_for_each_file(scenes: Path, tmp_path: Path) -> None:
+    whole = (scenes / "dependencies.blend").read_bytes()
+    blends = []
+    for number in range(40):
+        spoilt = bytearray(whole)
+        for at in range(12 + number * 17, len(spoilt), 977 + number * 31):
+            spoilt[at] ^= 0x55 + number
+        path = tmp_path / f"{number}.blend"
+        path.write_bytes(spoilt)
+        blends.append((path.name, path))
+    facts = read_scenes(blends, file_limit_seconds=0.5)
+    assert [f.path for f in facts] == [path for path, _ in blends]
+    reasons = {f.message.split(" ", 1)[1] for f in facts if f.message}
+    assert "takes too long to be looked through." in reasons  # and those behind it were read
+    assert not any("could not" in reason for reason in reasons)
+
+
+# ---------------------------------------------------------------------------------- the limits
+
+
+def test_a_bomb_of_zeros_is_refused_without_filling_the_memory(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.blend"
+    block = struct.pack("<4siQii", b"OB\0\0", 1 << 30, 1, 0, 1)
+    with bomb.open("wb") as file, zstandard.ZstdCompressor().stream_writer(file) as packed:
+        packed.write(b"BLENDER-v402")
+        for _ in range(2):
+            packed.write(block)
+            for _ in range(1 << 10):
+                packed.write(bytes(1 << 20))
+    assert bomb.stat().st_size < 1 << 20
+    facts = read(bomb)
+    assert facts.cause == "unreadable_scene"
+
+
+def test_one_that_takes_too_long_is_unreadable_after_the_time_limit(tmp_path: Path) -> None:
+    slow = tmp_path / "slow.blend"
+    os.mkfifo(slow)  # opening it never ends
+    (facts,) = read_scenes([("/in/slow.blend", slow)], time_limit_seconds=1)
+    assert facts.cause == "unreadable_scene"
+    assert facts.message == "slow.blend could not be looked into within 1 s."
+
+
+def test_the_reader_ends_when_the_server_is_killed(tmp_path: Path) -> None:
+    slow = tmp_path / "slow.blend"
+    os.mkfifo(slow)
+    program = "import sys, pathlib; from framefarm.server.files.reader import read_scenes; "
+    program += "read_scenes([('/in/slow.blend', pathlib.Path(sys.argv[1]))], 600)"
+    server = subprocess.Popen([sys.executable, "-c", program, str(slow)])
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
+    reader = _wait(lambda: children.read_text().split())[0]
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+    _wait(lambda: not Path(f"/proc/{reader}").exists() or "State:\tZ" in _status(reader))
+
+
+def _status(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return "State:\tZ"
+
+
+def _wait(condition):  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + 20
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
+    return value
+
+
+# ------------------------------------------------------------------------------------- paths
+
+
+@pytest.mark.parametrize(
+    ("stored", "blend", "expected"),
+    [
+        ("//tex/a.png", "/p/shot.blend", "/p/tex/a.png"),
+        ("//..\\tex\\a.png", "/p/q/shot.blend", "/p/tex/a.png"),
+        ("/abs/../a.png", "/p/shot.blend", "/a.png"),
+        ("a.png", "/p/shot.blend", "/p/a.png"),
+        ("//..\\tex\\a.png", "c:\\p\\q\\shot.blend", "C:/p/tex/a.png"),
+        ("D:\\tex\\a.png", "C:/p/shot.blend", "D:/tex/a.png"),
+        ("d:/tex/a.png", "/p/shot.blend", "D:/tex/a.png"),
+        ("//tex/a.png", "\\\\nas\\films\\p\\shot.blend", "//nas/films/p/tex/a.png"),
+        ("//tex/a.png", "//nas/films/p/shot.blend", "//nas/films/p/tex/a.png"),
+        ("\\\\nas\\tex\\a.png", "/p/shot.blend", "//nas/tex/a.png"),
+        ("//../../../../a.png", "/p/shot.blend", "/a.png"),
+    ],
+)
+def test_stored_paths_are_resolved_as_the_artists_system_would(
+    stored: str, blend: str, expected: str
+) -> None:
+    assert absolute(stored, blend) == expected
+
+
+@settings(max_examples=200)
+@given(st.text(min_size=1, max_size=60), st.sampled_from(["/p/s.blend", "C:/p/s.blend", "//n/s/s.blend"]))
+def test_any_stored_path_becomes_an_absolute_one_without_dots(stored: str, blend: str) -> None:
+    found = absolute(stored, blend)
+    assert found.startswith("/") or found[1:3] == ":/" or found.endswith(":")
+    assert ".." not in found.split("/")
