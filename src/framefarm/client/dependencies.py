@@ -9,10 +9,12 @@ import glob
 import logging
 import os
 import re
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import zstandard
 from blender_asset_tracer import blendfile, trace
 from blender_asset_tracer.blendfile import exceptions
 from blender_asset_tracer.trace import result
@@ -22,11 +24,21 @@ from framefarm.client.errors import LocalProblem
 BROKEN_FILE = (
     exceptions.BlendFileError,
     exceptions.SegmentationFault,
-    OSError,
-    ValueError,
-    KeyError,
+    zstandard.ZstdError,
+    struct.error,
+    ArithmeticError,
+    AttributeError,
     EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
 )
+"""What the tracer raises on a damaged file: its own errors, and whatever its parsing trips over."""
+
 _TILES = {"<UDIM>": r"1\d{3}", "<UVTILE>": r"u\d+_v\d+"}
 
 logging.getLogger("blender_asset_tracer").addHandler(logging.NullHandler())

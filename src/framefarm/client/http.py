@@ -29,11 +29,16 @@ _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 def clean_url(url: str) -> str:
     """The farm's base URL without a slash at its end. Raises LocalProblem if it is none."""
-    text = url.strip().rstrip("/")
+    text = url.strip()
     if "://" not in text:
         text = f"http://{text}"
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
+    text = text.rstrip("/")
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or True)
+    except ValueError:
+        good = False
+    if not good or parts.username or parts.query or parts.fragment:
         raise LocalProblem(f"{url!r} is not the address of a farm; it looks like http://farm.example:8000.")
     return text
 
