@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,6 @@ import typer
 
 from framefarm.core.errors import FarmError
 from framefarm.node import runtimes
-from framefarm.server import operator
 
 Data = Annotated[
     Path, typer.Option("--data", envvar="FRAMEFARM_DATA", help="The farm's data directory.", metavar="DIR")
@@ -68,25 +66,29 @@ def add(
 def list_packages(data: Data, as_json: AsJson = False) -> None:
     """The Blenders that the farm offers."""
     with _plain_errors():
-        packages: list[dict[str, Any]] = operator.run(data, "package.list", {})["data"]
-        for package in packages:
-            package["status"] = "available" if os.access(package["path"], os.X_OK) else "missing"
+        packages: list[dict[str, Any]] = _ask(data, "package.list", {})["data"]
         if as_json:
             typer.echo(json.dumps({"data": packages}, indent=2))
             return
         if not packages:
             typer.echo("The farm offers no Blender yet: framefarm blender install 4.2")
         for p in packages:
-            mark = "  (default)" if p.get("default") else ""
+            mark = "  (default)" if p["is_default"] else ""
             typer.echo(f"{p['id']:<14} {p['release']:<9} {p['kind']:<11} {p['status']:<10} {p['path']}{mark}")
 
 
 def _offer(data: Path, found: runtimes.Installed, default: bool, as_json: bool) -> None:
-    answer = operator.run(data, "package.register", {**found.as_dict(), "default": default})
+    answer = _ask(data, "package.register", {**found.as_dict(), "default": default})
     if as_json:
         typer.echo(json.dumps({**found.as_dict(), **answer, "status": "available"}, indent=2))
     else:
         typer.echo(f"{found.id} is available: Blender {found.release} ({found.path})")
+
+
+def _ask(data: Path, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    from framefarm.server import operator  # half a second, which --help need not wait for
+
+    return operator.run(data, command, arguments)
 
 
 def _quiet(_: str) -> None:
@@ -99,5 +101,5 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except FarmError as error:
-        typer.echo(error.detail, err=True)
+        typer.echo(f"error: {error.detail}", err=True)
         raise typer.Exit(1) from error
