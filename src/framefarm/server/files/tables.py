@@ -30,6 +30,7 @@ registrations = sa.Table(
     sa.Column("md5", sa.Text, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("registered_ms", sa.BigInteger, nullable=False),
+    sa.Column("used_ms", sa.BigInteger),  # when a job last took it
 )
 
 manifests = sa.Table(

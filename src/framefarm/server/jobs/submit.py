@@ -207,7 +207,11 @@ def store(tx: Tx, farm: Farm, actor: Actor, prepared: Prepared) -> str:
     project = projects.project_for_job(tx, actor.account_id, said.project)
     job_id = new_id("job")
     manifests.record(tx, actor.account_id, prepared.manifest_sha256, prepared.snapshot.entries)
+    manifests.mark_used(tx, actor.user_id, prepared.paths)
     request = said.model_dump(exclude={"upload_paths", "upload_md5s", "upload_sha256s"})
+    missing = prepared.snapshot.missing
+    if missing:
+        request["late_pins"] = {p: prepared.pins[p] for p in missing if p in prepared.pins}
     plan = None
     if prepared.frames is not None:
         plan = TaskPlan(prepared.frames, prepared.scouts, said.chunk_size)
@@ -233,7 +237,6 @@ def store(tx: Tx, farm: Farm, actor: Actor, prepared: Prepared) -> str:
         )
     )
     waiting, holds = _wait_for(tx, actor, job_id, prepared, said)
-    missing = prepared.snapshot.missing
     values = {
         "job_id": job_id,
         "account_id": actor.account_id,

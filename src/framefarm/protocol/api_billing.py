@@ -1,0 +1,61 @@
+"""Billing on the public API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from framefarm.protocol.api_catalog import Money
+
+
+class ByProject(BaseModel):
+    project: str
+    cost: Money
+
+
+class ByJob(BaseModel):
+    job: str
+    job_title: str
+    cost: Money
+
+
+class ByInstanceType(BaseModel):
+    instance_type: str
+    cost: Money
+
+
+class CurrentPeriod(BaseModel):
+    """A calendar month in UTC. `total_cost` counts what is not yet posted to the ledger, too."""
+
+    start: str
+    end: str
+    total_cost: Money
+    not_yet_posted: Money
+    core_hours: float
+    gpu_hours: float
+    frames: int
+    by_project: list[ByProject]
+    by_job: list[ByJob]
+    by_instance_type: list[ByInstanceType]
+    spot_savings: Money
+    balance: Money
+    budgets: list[Any]
+
+
+class Transaction(BaseModel):
+    """An entry of the ledger: charges are negative; `balance` is the account's after it."""
+
+    id: str
+    number: int
+    at: str
+    kind: str
+    amount: Money
+    balance: Money
+    description: str
+    job: str | None
+
+
+class TransactionPage(BaseModel):
+    data: list[Transaction]
+    next_cursor: str | None

@@ -1,0 +1,51 @@
+"""Uploads on the public API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class FileCheck(Strict):
+    md5: Annotated[StrictStr, Field(max_length=100)]
+    sha256: Annotated[StrictStr, Field(max_length=100)] | None = None
+    path: Annotated[StrictStr, Field(max_length=8192)] | None = None
+    size: Annotated[StrictInt, Field(ge=0)] | None = None
+
+
+class Md5Request(Strict):
+    """One file, or `files` with up to 1,000."""
+
+    md5: Annotated[StrictStr, Field(max_length=100)] | None = None
+    sha256: Annotated[StrictStr, Field(max_length=100)] | None = None
+    path: Annotated[StrictStr, Field(max_length=8192)] | None = None
+    size: Annotated[StrictInt, Field(ge=0)] | None = None
+    files: Annotated[list[FileCheck], Field(min_length=1, max_length=1000)] | None = None
+
+    @model_validator(mode="after")
+    def one_of_both(self) -> Md5Request:
+        if (self.md5 is None) == (self.files is None):
+            raise ValueError("give either md5 (one file) or files (a list)")
+        return self
+
+
+class Exists(BaseModel):
+    exists: bool
+    registered: bool
+
+
+class ExistsMany(BaseModel):
+    files: list[Exists]
+
+
+class Uploaded(BaseModel):
+    path: str
+    size: int
+    md5: str
+    sha256: str
+    deduplicated: bool

@@ -1,0 +1,68 @@
+"""`/api/billing/*`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+
+from framefarm.protocol.api_billing import CurrentPeriod, TransactionPage
+from framefarm.server.billing import service
+from framefarm.server.http import Caller, Paging, farm_of
+from framefarm.server.times import iso
+
+router = APIRouter(prefix="/api/billing", tags=["billing"])
+Kind = Literal["charge", "payment", "credit", "refund", "adjustment"]
+
+
+def _money(micros: int) -> dict[str, Any]:
+    return {"amount_micros": micros, "currency": "USD"}
+
+
+@router.get("/current-period", response_model=CurrentPeriod, summary="Current billing period usage and cost")
+async def current_period(request: Request, actor: Caller) -> Any:
+    found = await farm_of(request).db.read(service.current_period, actor.account_id)
+    by = found["by"]
+    return {
+        "start": iso(found["start_ms"]),
+        "end": iso(found["end_ms"]),
+        "total_cost": _money(found["total"]),
+        "not_yet_posted": _money(found["unposted"]),
+        "core_hours": found["core_hours"],
+        "gpu_hours": found["gpu_hours"],
+        "frames": found["frames"],
+        "by_project": [{"project": n, "cost": _money(c)} for n, c in sorted(by["project"].items())],
+        "by_job": [
+            {"job": n, "job_title": found["titles"][n], "cost": _money(c)}
+            for n, c in sorted(by["job"].items(), reverse=True)
+        ],
+        "by_instance_type": [
+            {"instance_type": n, "cost": _money(c)} for n, c in sorted(by["instance"].items())
+        ],
+        "spot_savings": _money(found["saved"]),
+        "balance": _money(found["balance"]),
+        "budgets": [],
+    }
+
+
+@router.get("/transactions", response_model=TransactionPage, summary="Full payment transaction history")
+async def transactions(request: Request, actor: Caller, paging: Paging, kind: Kind | None = None) -> Any:
+    after = paging.after("transactions", [kind], actor)
+    rows = await farm_of(request).db.read(
+        service.transactions, actor.account_id, after[0] if after else None, paging.limit + 1, kind
+    )
+    answer = paging.page("transactions", [kind], actor, rows, lambda row: [row["number"]])
+    answer["data"] = [
+        {
+            "id": r["id"],
+            "number": r["number"],
+            "at": iso(r["at_ms"]),
+            "kind": r["kind"],
+            "amount": _money(r["amount_micros"]),
+            "balance": _money(r["balance_micros"]),
+            "description": r["description"],
+            "job": r["job_id"],
+        }
+        for r in answer["data"]
+    ]
+    return answer

@@ -1,0 +1,215 @@
+"""The ledger and what is not in it yet. Attempts are the meter; entries are never changed or deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from framefarm.core.errors import InvalidInput
+from framefarm.core.money import balanced, cost_micros
+from framefarm.server.accounts.tables import accounts
+from framefarm.server.billing.tables import ledger_postings, ledger_transactions
+from framefarm.server.catalog.tables import instance_types
+from framefarm.server.database import Tx
+from framefarm.server.farm import Farm
+from framefarm.server.ids import new_id
+from framefarm.server.jobs.tables import jobs
+from framefarm.server.projects.tables import projects
+from framefarm.server.rendering.tables import attempts
+from framefarm.server.tenancy import farmwide, scoped
+
+log = structlog.get_logger(__name__)
+HOUR_MS = 3_600_000
+BOOKS = {
+    "charge": "revenue",
+    "payment": "cash",
+    "credit": "credits",
+    "refund": "cash",
+    "adjustment": "credits",
+}
+"""Kind of entry → the book on the other side of it."""
+FREE = "-"
+"""`charge_id` of attempts that cost nothing: posted, without an entry."""
+
+
+def post(
+    tx: Tx,
+    account_id: str,
+    kind: str,
+    amount_micros: int,
+    description: str,
+    actor: str,
+    *,
+    job_id: str | None = None,
+    hour_ms: int | None = None,
+    sequence: int | None = None,
+) -> str:
+    """Append an entry. `amount_micros` is seen from the account: charges are negative. Returns its id."""
+    if kind not in BOOKS:
+        raise InvalidInput.of("kind", f"must be one of {', '.join(BOOKS)}", kind)
+    tx.conn.execute(sa.select(accounts.c.id).where(accounts.c.id == account_id).with_for_update())
+    latest = scoped(
+        sa.select(ledger_transactions.c.number, ledger_transactions.c.balance_micros),
+        ledger_transactions,
+        account_id,
+    ).order_by(ledger_transactions.c.number.desc())
+    last = tx.conn.execute(latest.limit(1)).one_or_none()
+    entry_id = new_id("txn")
+    tx.conn.execute(
+        sa.insert(ledger_transactions).values(
+            id=entry_id,
+            account_id=account_id,
+            number=(last.number if last else 0) + 1,
+            at_ms=tx.now_ms,
+            kind=kind,
+            amount_micros=amount_micros,
+            balance_micros=(last.balance_micros if last else 0) + amount_micros,
+            description=description,
+            job_id=job_id,
+            hour_ms=hour_ms,
+            sequence=sequence,
+            actor=actor,
+        )
+    )
+    sides = [(f"account:{account_id}", amount_micros), (BOOKS[kind], -amount_micros)]
+    assert balanced(amount for _, amount in sides)
+    tx.conn.execute(
+        sa.insert(ledger_postings),
+        [
+            {"transaction_id": entry_id, "book": book, "account_id": account_id, "amount_micros": amount}
+            for book, amount in sides
+        ],
+    )
+    return entry_id
+
+
+def charge_job(tx: Tx, job_id: str) -> str | None:
+    """Post one charge for the job's ended attempts that are not posted yet; its id, None if free."""
+    ended = (attempts.c.job_id == job_id) & attempts.c.charge_id.is_(None) & attempts.c.outcome.is_not(None)
+    query = farmwide(
+        sa.select(
+            attempts.c.account_id, sa.func.sum(attempts.c.cost_micros), sa.func.sum(attempts.c.billed_ms)
+        )
+    ).where(ended)
+    row = tx.conn.execute(query.group_by(attempts.c.account_id)).one_or_none()
+    if row is None:
+        return None
+    account_id, cost, billed = row[0], int(row[1]), int(row[2])
+    entry = None
+    if cost:
+        hour = tx.now_ms - tx.now_ms % HOUR_MS
+        same = scoped(
+            sa.select(sa.func.count()).select_from(ledger_transactions), ledger_transactions, account_id
+        )
+        sequence = tx.conn.execute(
+            same.where(ledger_transactions.c.job_id == job_id, ledger_transactions.c.hour_ms == hour)
+        ).scalar_one()
+        title = tx.conn.execute(farmwide(sa.select(jobs.c.title)).where(jobs.c.id == job_id)).scalar_one()
+        text = f"{title}: {billed / 1000:.3f} s of rendering"
+        entry = post(
+            tx, account_id, "charge", -cost, text, "system", job_id=job_id, hour_ms=hour, sequence=sequence
+        )
+    tx.conn.execute(farmwide(sa.update(attempts)).where(ended).values(charge_id=entry or FREE))
+    return entry
+
+
+def charge_due(tx: Tx) -> int:
+    """Post, for every job, the attempts that ended before the current hour; returns how many jobs."""
+    hour = tx.now_ms - tx.now_ms % HOUR_MS
+    query = farmwide(sa.select(attempts.c.job_id).distinct()).where(
+        attempts.c.charge_id.is_(None), attempts.c.outcome.is_not(None), attempts.c.ended_ms < hour
+    )
+    due = tx.conn.execute(query.limit(100)).scalars().all()
+    for job_id in due:
+        charge_job(tx, job_id)
+    return len(due)
+
+
+async def run(farm: Farm) -> None:
+    """Looks for due charges at every hour's turn, and once at the start."""
+    while True:
+        try:
+            while await farm.db.write(charge_due):
+                pass
+        except Exception:
+            log.exception("charging_failed")
+        await asyncio.sleep(60)
+
+
+def balance(tx: Tx, account_id: str) -> int:
+    """The sum of all entries, micro-dollars."""
+    query = sa.select(sa.func.coalesce(sa.func.sum(ledger_transactions.c.amount_micros), 0))
+    return int(tx.conn.execute(scoped(query, ledger_transactions, account_id)).scalar_one())
+
+
+def transactions(tx: Tx, account_id: str, before: int | None, limit: int, kind: str | None) -> list[Any]:
+    """Newest first, numbers below `before`."""
+    query = scoped(sa.select(ledger_transactions), ledger_transactions, account_id)
+    if before is not None:
+        query = query.where(ledger_transactions.c.number < before)
+    if kind is not None:
+        query = query.where(ledger_transactions.c.kind == kind)
+    return list(tx.conn.execute(query.order_by(ledger_transactions.c.number.desc()).limit(limit)).mappings())
+
+
+def current_period(tx: Tx, account_id: str) -> dict[str, Any]:
+    """Usage of this calendar month (UTC): posted or not, running attempts until now."""
+    now = datetime.fromtimestamp(tx.now_ms / 1000, UTC)
+    start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    end = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
+    start_ms, end_ms = round(start.timestamp() * 1000), round(end.timestamp() * 1000)
+    query = scoped(
+        sa.select(
+            attempts,
+            jobs.c.title,
+            projects.c.name.label("project"),
+            instance_types.c.cores,
+            instance_types.c.gpu_count,
+            instance_types.c.price_micros.label("on_demand_micros"),
+        )
+        .join(jobs, jobs.c.id == attempts.c.job_id)
+        .join(projects, projects.c.id == jobs.c.project_id)
+        .join(instance_types, instance_types.c.id == attempts.c.instance_type_id),
+        attempts,
+        account_id,
+    ).where(
+        attempts.c.assigned_ms < end_ms, (attempts.c.ended_ms >= start_ms) | attempts.c.ended_ms.is_(None)
+    )
+    total = core_ms = gpu_ms = frames = saved = unposted = 0
+    by: dict[str, dict[str, int]] = {n: defaultdict(int) for n in ("project", "job", "instance")}
+    titles: dict[str, str] = {}
+    for row in tx.conn.execute(query.execution_options(yield_per=1000)).mappings():
+        billed, cost = row["billed_ms"], row["cost_micros"]
+        if row["outcome"] is None:
+            billed = max(0, tx.now_ms - row["started_ms"]) if row["started_ms"] is not None else 0
+            cost = cost_micros(billed, row["price_micros"])
+        total += cost
+        core_ms += billed * row["cores"]
+        gpu_ms += billed * row["gpu_count"]
+        frames += row["frames_done"]
+        if row["charge_id"] is None:
+            unposted += cost
+        if row["preemptible"]:
+            saved += max(0, cost_micros(billed, row["on_demand_micros"]) - cost)
+        by["project"][row["project"]] += cost
+        by["job"][row["job_id"]] += cost
+        by["instance"][row["instance_type_id"]] += cost
+        titles[row["job_id"]] = row["title"]
+    return {
+        "start_ms": start_ms,
+        "end_ms": end_ms,
+        "total": total,
+        "unposted": unposted,
+        "core_hours": core_ms / HOUR_MS,
+        "gpu_hours": gpu_ms / HOUR_MS,
+        "frames": frames,
+        "saved": saved,
+        "by": by,
+        "titles": titles,
+        "balance": balance(tx, account_id),
+    }

@@ -1,0 +1,47 @@
+"""`/api/docs`: the API's documentation as a page. Its assets ship with the farm; no outside request."""
+
+from __future__ import annotations
+
+import swagger_ui_bundle
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>framefarm API</title>
+<link rel="stylesheet" href="/api/docs/assets/swagger-ui.css">
+</head>
+<body>
+<div id="docs"></div>
+<script src="/api/docs/assets/swagger-ui-bundle.js"></script>
+<script src="/api/docs/start.js"></script>
+</body>
+</html>
+"""
+START = 'SwaggerUIBundle({url: "/api/openapi.json", dom_id: "#docs", deepLinking: true});\n'
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+    " connect-src 'self'; frame-ancestors 'none'"
+)
+
+
+async def _page(_request: Request) -> Response:
+    return HTMLResponse(
+        PAGE, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
+    )
+
+
+async def _start(_request: Request) -> Response:
+    return Response(START, media_type="text/javascript")
+
+
+def install(app: FastAPI) -> None:
+    app.router.routes.append(Route("/api/docs", _page))
+    app.router.routes.append(Route("/api/docs/start.js", _start))
+    assets = StaticFiles(directory=swagger_ui_bundle.swagger_ui_path)
+    app.mount("/api/docs/assets", assets)

@@ -1,0 +1,170 @@
+"""`/api/uploads/*`, and the signed addresses under which a job's files are served."""
+
+from __future__ import annotations
+
+import hmac
+import mimetypes
+import os
+import time
+import urllib.parse
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from framefarm.core.errors import NotAllowed, NotFound
+from framefarm.protocol.api_files import Exists, ExistsMany, FileCheck, Md5Request, Uploaded
+from framefarm.server import places
+from framefarm.server.database import Tx
+from framefarm.server.farm import Farm
+from framefarm.server.files import service, uploads
+from framefarm.server.http import Writer, command, farm_of
+from framefarm.server.jobs.tables import jobs
+from framefarm.server.rendering.tables import files
+from framefarm.server.tenancy import farmwide
+
+router = APIRouter(prefix="/api", tags=["files"])
+URL_SECONDS = 3600
+PIECE = 1 << 18
+FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "path"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "path": {"type": "string", "description": "the file's absolute path on your machine"},
+                        "md5": {"type": "string"},
+                        "sha256": {"type": "string"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/uploads/md5", response_model=Exists | ExistsMany, summary="Check if a file already exists by MD5 hash"
+)
+async def check_md5(request: Request, actor: Writer, said: Md5Request) -> Response:
+    farm = farm_of(request)
+    many = said.files
+    wanted = many or [FileCheck(md5=said.md5 or "", sha256=said.sha256, path=said.path, size=said.size)]
+
+    def work(tx: Tx) -> dict[str, Any]:
+        found = service.check(tx, farm, actor, wanted)
+        return {"files": found} if many else dict(found[0])
+
+    return await command(request, actor, said, work)
+
+
+@router.post(
+    "/uploads/file",
+    response_model=Uploaded,
+    openapi_extra=FORM,
+    summary="Upload a scene file or asset to the farm storage",
+)
+async def upload_file(request: Request, actor: Writer) -> Any:
+    return await uploads.receive(request, farm_of(request), actor)
+
+
+# ------------------------------------------------------------------------- signed addresses
+
+
+def _signature(farm: Farm, account_id: str, file_id: int, expires: int) -> str:
+    text = f"GET\n{account_id}\n{file_id}\n{expires}"
+    return hmac.new(farm.keys.key("signed-url"), text.encode(), "sha256").hexdigest()
+
+
+def sign_file(farm: Farm, row: Any) -> str:
+    """An absolute address of a committed file, good for an hour, for whoever has it."""
+    expires = int(time.time()) + URL_SECONDS
+    signature = _signature(farm, row["account_id"], row["id"], expires)
+    query = urllib.parse.urlencode({"expires": expires, "signature": signature})
+    return f"{farm.base_url()}/api/files/{row['id']}?{query}"
+
+
+def _find(tx: Tx, file_id: int) -> Any:
+    query = farmwide(sa.select(files, jobs.c.output_url).join(jobs, jobs.c.id == files.c.job_id))
+    return tx.conn.execute(query.where(files.c.id == file_id)).mappings().one_or_none()
+
+
+def _open(farm: Farm, row: Any) -> int:
+    """A descriptor of the bytes, staged or published. Raises NotFound when neither has them."""
+    try:
+        fd = os.open(farm.store.path(row["staged"]), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        try:
+            fd = places.open_output(farm, row["output_url"], row["path"])
+        except OSError:
+            raise NotFound("The file is not there any more.") from None
+    if os.fstat(fd).st_size != row["size"]:
+        os.close(fd)
+        raise NotFound("The file was changed or replaced since it was rendered.")
+    return fd
+
+
+@router.get(
+    "/files/{file_id}",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}}},
+    summary="A rendered file, by its signed address",
+)
+async def get_file(
+    request: Request,
+    file_id: int,
+    expires: Annotated[int, Query()],
+    signature: Annotated[str, Query(max_length=128)],
+) -> Response:
+    farm = farm_of(request)
+    row = await farm.db.read(_find, file_id) if 0 < file_id < 1 << 62 else None
+    account = row["account_id"] if row is not None else ""
+    right = _signature(farm, account, file_id, expires)
+    if not hmac.compare_digest(right.encode(), signature.encode()) or expires < time.time() or row is None:
+        raise NotAllowed("This address is not valid, or not any more: ask for the job's files again.")
+    fd = await run_in_threadpool(_open, farm, row)
+    start, end, status = _range(request.headers.get("range"), row["size"])
+    name = urllib.parse.quote(row["path"].rsplit("/", 1)[-1])
+    headers = {
+        "Content-Length": str(end - start),
+        "Accept-Ranges": "bytes",
+        "ETag": f'"{row["sha256"]}"',
+        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+    }
+    if status == 206:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{row['size']}"
+    kind = mimetypes.guess_type(row["path"])[0] or "application/octet-stream"
+    return StreamingResponse(_stream(fd, start, end), status, headers, media_type=kind)
+
+
+def _range(text: str | None, size: int) -> tuple[int, int, int]:
+    """(start, end, status) of a single byte range; anything else is the whole file."""
+    if text is None or not text.startswith("bytes=") or "," in text:
+        return 0, size, 200
+    first, _, last = text[6:].partition("-")
+    try:
+        if not first:
+            start, end = max(0, size - int(last)), size
+        else:
+            start, end = int(first), min(size, int(last) + 1 if last else size)
+    except ValueError:
+        return 0, size, 200
+    return (start, end, 206) if 0 <= start < end else (0, size, 200)
+
+
+def _stream(fd: int, start: int, end: int) -> Iterator[bytes]:
+    try:
+        while start < end and (piece := os.pread(fd, min(PIECE, end - start), start)):
+            start += len(piece)
+            yield piece
+    finally:
+        os.close(fd)

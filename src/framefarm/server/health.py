@@ -1,0 +1,71 @@
+"""`/healthz`, `/readyz` (a status only) and `/metrics`."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse
+
+from framefarm.core.errors import NotAllowed
+from framefarm.server.database import Tx
+from framefarm.server.http import farm_of
+from framefarm.server.jobs.tables import job_state
+from framefarm.server.rendering.tables import sessions
+from framefarm.server.tenancy import farmwide
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/healthz")
+async def healthz() -> JSONResponse:
+    return JSONResponse({"status": "ok"})
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> JSONResponse:
+    farm = farm_of(request)
+    if farm.draining:
+        return JSONResponse({"status": "draining"}, 503, {"Retry-After": "5"})
+    await farm.db.read(lambda tx: tx.conn.execute(sa.text("SELECT 1")).scalar())
+    return JSONResponse({"status": "ready"})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format; no account, user, job or project is named."""
+    farm = farm_of(request)
+    token = farm.settings.metrics_token
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    known = token is not None and hmac.compare_digest(given.encode(), token.get_secret_value().encode())
+    if not known and not _from_loopback(request):
+        raise NotAllowed("Metrics need FRAMEFARM_METRICS_TOKEN, or to be asked from this machine.")
+    return Response(await farm.db.read(_gather), media_type=CONTENT_TYPE_LATEST)
+
+
+def _from_loopback(request: Request) -> bool:
+    proxied = {"forwarded", "x-forwarded-for", "x-real-ip"} & set(request.headers.keys())
+    host = request.client.host if request.client else ""
+    try:
+        return not proxied and ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _gather(tx: Tx) -> bytes:
+    registry = CollectorRegistry()
+    jobs = Gauge("framefarm_jobs", "Jobs by status", ["status"], registry=registry)
+    live = Gauge("framefarm_sessions", "Live sessions by state", ["state"], registry=registry)
+    count = sa.func.count()
+    for status, number in tx.conn.execute(
+        farmwide(sa.select(job_state.c.status, count).group_by(job_state.c.status))
+    ):
+        jobs.labels(status).set(number)
+    query = farmwide(sa.select(sessions.c.state, count).group_by(sessions.c.state))
+    for state, number in tx.conn.execute(query.where(sessions.c.ended.is_(False))):
+        live.labels(state).set(number)
+    return generate_latest(registry)
