@@ -11,6 +11,7 @@ from pathlib import Path
 
 from framefarm.node.blender import Blender, Event, Exited, Failed, Opened, Saved, SceneOrder, Seat
 from framefarm.node.inputs import Layout, lay_out
+from framefarm.node.sandbox import Mode
 from framefarm.protocol.node import Input, Package, RenderSettings
 
 UID = 71234
@@ -36,8 +37,8 @@ class Desk:
     printed: bytearray = field(default_factory=bytearray)
     open_ones: list[Blender] = field(default_factory=list)
 
-    def layout(self, at: str = "/projects/film") -> Layout:
-        return lay_out(inputs_of(self.scenes, at), self.folder / "tree")
+    def layout(self, at: str = "/projects/film", sandbox: Mode = "bubblewrap") -> Layout:
+        return lay_out(inputs_of(self.scenes, at), self.folder / "tree", sandbox)
 
     def start(
         self,
@@ -48,14 +49,15 @@ class Desk:
         at: str = "/projects/film",
         package: Package | None = None,
         play_history: bool = False,
+        sandbox: Mode = "bubblewrap",
     ) -> Blender:
         work = self.folder / f"work{len(self.open_ones)}"
-        work.mkdir()
+        work.mkdir(mode=0o755)
         order = SceneOrder(
             f"{at}/{scene}.blend", settings or RenderSettings(), environment or {}, play_history=play_history
         )
-        seat = Seat((min(os.sched_getaffinity(0)),), UID)
-        layout = layout or self.layout(at)
+        seat = Seat((min(os.sched_getaffinity(0)),), UID, sandbox)
+        layout = layout or self.layout(at, sandbox)
         blender = Blender(
             seat, package or self.package, order, layout, work, self.events, self.printed.extend
         )

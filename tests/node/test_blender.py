@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -188,6 +189,28 @@ def test_inputs_in_a_place_of_the_systems_are_found_elsewhere(desk: Desk) -> Non
     assert desk.opened().notes == ()
 
 
+def test_a_texture_missing_from_a_moved_scene_is_named_as_the_artist_knows_it(desk: Desk) -> None:
+    inputs = [i for i in inputs_of(desk.scenes, "/etc/film") if not i.path.endswith("stripes.png")]
+    blender = desk.start("plain", layout=lay_out(inputs, desk.folder / "tree"), at="/etc/film")
+    blender.open_scene()
+    assert [n.subject for n in desk.opened().notes] == ["/etc/film/textures/stripes.png"]
+
+
+def test_without_bubblewrap_blender_is_still_the_slots_user(desk: Desk) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        desk.folder = Path(folder)
+        blender = desk.start("plain", at="/projects/film", sandbox="none")
+        blender.open_scene()
+        assert desk.opened().notes == ()
+        blender.render(1)
+        saved = desk.saved()
+        assert saved.directory.stat().st_uid == (UID if os.geteuid() == 0 else os.geteuid())
+        assert [f.path for f in collected(desk, saved, "film")] == ["film_0001.png"]
+        blender.kill()
+        assert left_running() == []
+
+
 def test_a_colour_configuration_that_cannot_be_read_fails(desk: Desk) -> None:
     blender = desk.start("plain", environment={"OCIO": "/projects/film/nope.ocio"})
     blender.open_scene()
@@ -332,12 +355,12 @@ def test_killing_ends_what_was_forked_away_too(desk: Desk) -> None:
     while b"away" not in desk.printed and time.monotonic() < deadline:
         time.sleep(0.01)
     blender.kill()
-    assert fakes_left(desk) == []
+    assert left_running() == []
     ended = desk.next(Exited)
     assert isinstance(ended, Exited) and ended.cause == "killed"
 
 
-def fakes_left(desk: Desk) -> list[str]:
+def left_running() -> list[str]:
     left = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -71,7 +71,8 @@ class Blender:
     """Starts at once; make it in the main thread. `work` is a new or empty folder of its own.
 
     `events` gets Opened, Progress, Saved, Failed and, last, Exited. `log` gets what Blender prints, from
-    another thread. Raises SandboxUnavailable.
+    another thread. When it has ended by itself (Exited), `kill` gives back what it held.
+    Raises SandboxUnavailable.
     """
 
     def __init__(
@@ -307,7 +308,8 @@ class Blender:
         for thread in self._threads:
             thread.join(10)
         self._pipe.close()
-        self._process.close()
+        if not any(thread.is_alive() for thread in self._threads):
+            self._process.close()
 
 
 def picture_name(frame: int) -> str:

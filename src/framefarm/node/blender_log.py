@@ -11,7 +11,8 @@ class BlenderLog:
     """A sink that writes to one file at a time and no more than `limit_bytes` to each.
 
     Beyond the bound one line says so, and the rest is read and dropped. Without a file everything is
-    dropped. Safe to switch while another thread writes.
+    dropped. `limit_bytes` is more than 100. Safe to
+    switch while another thread writes.
     """
 
     def __init__(self, limit_bytes: int = 16 << 20) -> None:
@@ -29,18 +30,16 @@ class BlenderLog:
             if path is not None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._file = os.open(path, flags, 0o644)
-                self._left = self._limit - os.fstat(self._file).st_size
+                self._left = self._limit - len(_NOTICE) - os.fstat(self._file).st_size
 
     def write(self, printed: bytes) -> None:
         with self._lock:
-            if self._file is None or self._left <= 0:
+            if self._file is None or self._left < 0:
                 return
-            kept = printed[: self._left]
-            self._left -= len(kept)
-            if len(kept) < len(printed) or self._left == 0:
-                # The notice lies within the bound, so that the file's size is the bound exactly.
-                self._left = 0
-                kept = kept[: max(0, len(kept) - len(_NOTICE))] + _NOTICE[-self._limit :]
+            kept = printed
+            if len(printed) > self._left:
+                kept = printed[: self._left] + _NOTICE  # its room was kept free: the bound is exact
+            self._left -= len(printed)
             _write_all(self._file, kept)
 
 

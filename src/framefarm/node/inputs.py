@@ -65,29 +65,25 @@ def lay_out(
     Raises BadInputs.
     """
     tree.mkdir(mode=0o755)
-    tops = _placed(inputs, tree, [*SYSTEM_PLACES, *reserved], mode)
+    tops = _placed(inputs, [*SYSTEM_PLACES, *reserved])
     folders = {str(tree)}
     for item in inputs:
-        top = "/" + item.path.split("/", 2)[1]
         target = f"{tree}{item.path}"
         _make_folder(target.rpartition("/")[0], folders)
         if target in folders:
             raise BadInputs(f"The input {item.path} is also the folder of another input.")
         _link(item, target)
-        assert top in tops
-    binds = []
-    remap = []
-    for top, inside in tops.items():
-        if mode == "none":
-            remap.append((top, f"{tree}{top}"))
-            continue
-        binds.append(Bind(f"{tree}{top}", inside))
-        if inside != top:
-            remap.append((top, inside))
+    if mode == "none":
+        return Layout(tree, (), tuple((top, f"{tree}{top}") for top in tops))
+    binds = [Bind(f"{tree}{top}", top) for top, inside in tops.items() if inside == top]
+    remap = [(top, inside) for top, inside in tops.items() if inside != top]
+    if remap:
+        # The whole tree, so that paths relative to a moved scene lead where they did.
+        binds.append(Bind(str(tree), REMAPPED))
     return Layout(tree, tuple(binds), tuple(remap))
 
 
-def _placed(inputs: Iterable[Input], tree: Path, taken: list[str], mode: Mode) -> dict[str, str]:
+def _placed(inputs: Iterable[Input], taken: list[str]) -> dict[str, str]:
     """Each top folder (or file at the very top) of the inputs, and where it appears."""
     tops: dict[str, str] = {}
     for item in inputs:

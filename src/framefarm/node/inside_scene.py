@@ -113,25 +113,15 @@ def _path_owners():
 
 
 def _found(path, library, table):
-    """Where `path` is, if it is somewhere else than it says; else None."""
+    """Where `path` was moved to, if it was; else None."""
     if not path or path.startswith("<"):
         return None
     absolute = os.path.normpath(bpy.path.abspath(path, library=library))
-    candidates = [absolute]
-    for _old, new in table:
-        # A relative path from a scene that is not in its own place may lead out of where it now is.
-        root = new[: len(new) - len(_old)] if new.endswith(_old) else ""
-        if root and absolute.startswith(root + "/"):
-            candidates.append(absolute[len(root) :])
-    for candidate in candidates:
-        for old, new in table:
-            if candidate == old or candidate.startswith(old + "/"):
-                moved = new + candidate[len(old) :]
-                if exists(moved):
-                    return moved if moved != absolute or not exists(absolute) else None
-    if exists(absolute):
-        return None
-    return next((c for c in candidates[1:] if exists(c)), None)
+    for old, new in table:
+        if (absolute + "/").startswith(old + "/"):
+            moved = new + absolute[len(old) :]
+            return moved if exists(moved) else None
+    return None
 
 
 def exists(path):
@@ -143,8 +133,9 @@ def _note_missing(opened, table):
     missing = sorted({os.path.normpath(p) for p in bpy.utils.blend_paths(absolute=True) if not exists(p)})
     for path in missing[:MAX_MISSING]:
         for old, new in table:
-            if path == new or path.startswith(new + "/"):
-                path = old + path[len(new) :]
+            tree = new[: -len(old)]
+            if path.startswith(tree + "/"):
+                path = path[len(tree) :]  # as the artist knows it
         opened.note(
             "missing_file", f"The scene wants {path}, which was not uploaded or does not exist.", path
         )

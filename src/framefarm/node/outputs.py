@@ -13,7 +13,7 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,10 +85,11 @@ def collect(
                     sha256=sha256,
                 )
             )
-        _empty(root, limits.depth)
+        with suppress(OSError, OutputRejected):  # what is still being written is not waited for
+            _empty(root, limits.depth)
+            os.rmdir(directory)
     if not any(file.kind == "frame" for file in staged):
         raise OutputRejected("no_picture", f"Blender wrote no picture of frame {frame}.")
-    os.rmdir(directory)
     return sorted(staged, key=lambda file: (file.kind != "frame", file.path))
 
 

@@ -117,8 +117,14 @@ class Sandbox:
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("a sandbox lives as long as the thread that starts it: use the main thread")
+        return self._start(program, environment, pass_fds)
+
+    def _start(
+        self, program: Sequence[str], environment: Mapping[str, str], pass_fds: Iterable[int]
+    ) -> Process:
         variables = _memory_file("environment", _shell(environment))
-        inherited = [*pass_fds]
+        given = [*pass_fds]
+        inherited = [*given]
         command = [*self.helpers(), *program]
         status_read = None
         try:
@@ -144,7 +150,7 @@ class Sandbox:
                 raise SandboxUnavailable(f"{error.filename} is not installed on this machine.") from None
         finally:
             os.close(variables)
-            for descriptor in inherited[len([*pass_fds]) :]:
+            for descriptor in inherited[len(given) :]:
                 os.close(descriptor)
         return Process(child, status_read)
 
@@ -209,7 +215,7 @@ def check(mode: Mode = "bubblewrap") -> str | None:
     if mode == "none":
         return None
     box = Sandbox("bubblewrap", 65534, (min(os.sched_getaffinity(0)),))
-    process = box.start(["/bin/true"], {})
+    process = box._start(["/bin/true"], {}, ())
     printed = b"".join(iter(lambda: os.read(process.output, 4096), b"")).decode(errors="replace").strip()
     code = process.wait()
     process.close()
