@@ -1,0 +1,225 @@
+"""`framefarm admin …`: the operator's commands. They work whether the farm runs or not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from framefarm.core.errors import FarmError
+
+admin = typer.Typer(no_args_is_help=True, help="Accounts, users, credit, prices and output places.")
+account_app = typer.Typer(no_args_is_help=True, help="Accounts: the farm's tenants.")
+user_app = typer.Typer(no_args_is_help=True, help="Users of accounts.")
+credit_app = typer.Typer(no_args_is_help=True, help="Payments, credits, refunds, adjustments.")
+price_app = typer.Typer(no_args_is_help=True, help="Prices of instance types.")
+output_app = typer.Typer(no_args_is_help=True, help="Places that accounts may write frames to.")
+for name, part in (
+    ("account", account_app), ("user", user_app), ("credit", credit_app), ("price", price_app),
+    ("output", output_app),
+):  # fmt: skip
+    admin.add_typer(part, name=name)
+
+Data = Annotated[
+    Path,
+    typer.Option("--data", envvar="FRAMEFARM_DATA", help="The farm's data directory.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Account = Annotated[str, typer.Option("--account", help="The account's name or id.")]
+Email = Annotated[str, typer.Option("--email", help="The user's email.")]
+Password = Annotated[str | None, typer.Option("--password", help="The password; better: --password-file.")]
+PasswordFile = Annotated[
+    str | None, typer.Option("--password-file", help="A file that holds the password; - is standard input.")
+]
+
+
+class Role(StrEnum):
+    admin = "admin"
+    member = "member"
+
+
+class Kind(StrEnum):
+    payment = "payment"
+    credit = "credit"
+    refund = "refund"
+    adjustment = "adjustment"
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(admin, name="admin")
+
+
+def _run(data: Path, name: str, as_json: bool, **arguments: Any) -> None:
+    from framefarm.server import operator
+
+    try:
+        answer = operator.run(data, name, arguments)
+    except FarmError as error:
+        sys.stderr.write(f"framefarm: {error.detail}\n")
+        raise typer.Exit(1) from None
+    if as_json:
+        sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        return
+    rows = next((v for v in answer.values() if isinstance(v, list)), [answer])
+    for row in rows:
+        line = (
+            "  ".join(f"{k}={v}" for k, v in row.items() if v is not None) if isinstance(row, dict) else row
+        )
+        sys.stdout.write(f"{line}\n")
+
+
+def _password(given: str | None, file: str | None) -> str:
+    if given is not None:
+        return given
+    if file == "-":
+        return sys.stdin.readline().rstrip("\n")
+    if file is not None:
+        return Path(file).read_text().rstrip("\n")
+    if sys.stdin.isatty():
+        return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
+    sys.stderr.write("framefarm: give --password-file FILE (or - for standard input)\n")
+    raise typer.Exit(2)
+
+
+@account_app.command("list")
+def account_list(data: Data, as_json: Json = False) -> None:
+    """All accounts with their balances."""
+    _run(data, "account.list", as_json)
+
+
+@account_app.command("create")
+def account_create(data: Data, account: Account, as_json: Json = False) -> None:
+    """Make an account with a project `default`."""
+    _run(data, "account.create", as_json, account=account)
+
+
+@account_app.command("set")
+def account_set(
+    data: Data,
+    account: Account,
+    allow_scripts: Annotated[str | None, typer.Option(help="May scripts in scenes run: yes or no.")] = None,
+    credit_limit: Annotated[str | None, typer.Option(help="Dollars, as 500.00; none for no limit.")] = None,
+    quota_gib: Annotated[int | None, typer.Option(help="GiB of stored files; 0 for no limit.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Change what an account may do."""
+    if allow_scripts not in {None, "yes", "no"}:
+        sys.stderr.write("framefarm: --allow-scripts is yes or no\n")
+        raise typer.Exit(2)
+    _run(
+        data,
+        "account.set",
+        as_json,
+        account=account,
+        credit_limit=credit_limit,
+        allow_scripts=None if allow_scripts is None else allow_scripts == "yes",
+        quota_bytes=None if quota_gib is None else quota_gib << 30,
+    )
+
+
+@user_app.command("add")
+def user_add(
+    data: Data,
+    account: Account,
+    email: Email,
+    role: Annotated[Role, typer.Option(help="admin or member.")] = Role.member,
+    create_account: Annotated[bool, typer.Option("--create-account", help="Make the account, too.")] = False,
+    password: Password = None,
+    password_file: PasswordFile = None,
+    as_json: Json = False,
+) -> None:
+    """Add a user. Example: framefarm admin user add --data DIR --account studio --email a@b.org --role member"""
+    secret = _password(password, password_file)
+    _run(
+        data,
+        "user.add",
+        as_json,
+        account=account,
+        email=email,
+        role=str(role),
+        create_account=create_account,
+        password=secret,
+    )
+
+
+@user_app.command("list")
+def user_list(
+    data: Data,
+    account: Annotated[str | None, typer.Option("--account", help="Only this account's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """All users."""
+    _run(data, "user.list", as_json, account=account)
+
+
+@user_app.command("set")
+def user_set(
+    data: Data,
+    email: Email,
+    role: Annotated[Role | None, typer.Option(help="admin or member.")] = None,
+    disable: Annotated[bool | None, typer.Option("--disable/--enable", help="End or allow logins.")] = None,
+    password: Password = None,
+    password_file: PasswordFile = None,
+    as_json: Json = False,
+) -> None:
+    """Change a user's role, access or password; ends the user's logins and keys."""
+    secret = _password(password, password_file) if password is not None or password_file is not None else None
+    chosen = None if role is None else str(role)
+    _run(data, "user.set", as_json, email=email, role=chosen, disabled=disable, password=secret)
+
+
+@credit_app.command("add")
+def credit_add(
+    data: Data,
+    account: Account,
+    amount: Annotated[str, typer.Option(help="Dollars, as 12.50; up to six decimals.")],
+    kind: Annotated[Kind, typer.Option(help="What the entry is.")] = Kind.credit,
+    note: Annotated[str, typer.Option(help="What the account reads beside it.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Post a payment, credit, refund or adjustment to an account's ledger."""
+    _run(data, "credit.add", as_json, account=account, amount=amount, kind=str(kind), note=note)
+
+
+@price_app.command("set")
+def price_set(
+    data: Data,
+    instance: Annotated[str, typer.Argument(help="The instance type's id, as local-2.")],
+    on_demand: Annotated[str | None, typer.Option(help="Dollars an hour.")] = None,
+    preemptible: Annotated[str | None, typer.Option(help="Dollars an hour.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Set prices; what is being rendered keeps the price it started with."""
+    _run(data, "price.set", as_json, instance=instance, on_demand=on_demand, preemptible=preemptible)
+
+
+@output_app.command("add")
+def output_add(
+    data: Data,
+    account: Account,
+    url: Annotated[str, typer.Argument(help="gs://bucket/prefix, s3://bucket/prefix or file:///dir")],
+    as_json: Json = False,
+) -> None:
+    """Give an account a place for its frames."""
+    _run(data, "output.add", as_json, account=account, url=url)
+
+
+@output_app.command("list")
+def output_list(data: Data, account: Account, as_json: Json = False) -> None:
+    """The places an account may write to."""
+    _run(data, "output.list", as_json, account=account)
+
+
+@output_app.command("remove")
+def output_remove(
+    data: Data,
+    account: Account,
+    url: Annotated[str, typer.Argument(help="The place.")],
+    as_json: Json = False,
+) -> None:
+    """Take a place back from an account."""
+    _run(data, "output.remove", as_json, account=account, url=url)

@@ -1,0 +1,180 @@
+"""The operator's commands: through the farm's own socket while it runs, else on the opened database.
+
+Nothing of this is on the public API: whoever may open the data directory is the operator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from framefarm.core.errors import FarmError, InvalidInput
+from framefarm.server.database import Tx
+from framefarm.server.farm import Farm
+
+Command = Callable[[Tx, Farm, dict[str, Any]], dict[str, Any]]
+COMMANDS: dict[str, Command] = {}
+LOCK = "lock"
+SOCKET = "control.sock"
+ANSWER_BYTES = 64 << 20
+
+
+class OperatorError(FarmError):
+    """An operator's command was refused."""
+
+    title = "Refused"
+
+
+def command(name: str) -> Callable[[Command], Command]:
+    """Make a function an operator's command; it runs as one unit of work."""
+
+    def remember(function: Command) -> Command:
+        COMMANDS[name] = function
+        return function
+
+    return remember
+
+
+@contextlib.contextmanager
+def lock_data(data: Path) -> Iterator[None]:
+    """Hold the data directory: one farm at a time. Raises BlockingIOError if another holds it."""
+    fd = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def running_pid(data: Path) -> int | None:
+    """The process that holds the data directory, or None."""
+    try:
+        fd = os.open(data / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(fd, 32, 0).decode().strip()
+        return int(text) if text else None
+    finally:
+        os.close(fd)
+    return None
+
+
+def run(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Run a command on the farm in `data`, whether it runs or not. Raises FarmError."""
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with lock_data(data):
+            return _run_alone(data, name, arguments)
+    except BlockingIOError:
+        return _ask(data, name, arguments)
+
+
+def _run_alone(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    from framefarm.server.app import open_farm
+    from framefarm.server.settings import Settings
+
+    _load()
+    farm = open_farm(Settings(data=data))
+    try:
+        return farm.db.write_now(_do, farm, name, arguments)
+    finally:
+        farm.db.close()
+
+
+def _do(tx: Tx, farm: Farm, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    work = COMMANDS.get(name)
+    if work is None:
+        raise InvalidInput.of(
+            "command", f"there is none of this name; there are: {', '.join(sorted(COMMANDS))}", name
+        )
+    return work(tx, farm, arguments)
+
+
+def _load() -> None:
+    from framefarm.server import operator_commands  # noqa: F401
+
+
+# ----------------------------------------------------------------- while the farm runs
+
+
+@contextlib.contextmanager
+def _address(data: Path) -> Iterator[str]:
+    """The socket's path, short however deep the directory lies (a socket's path holds 107 bytes)."""
+    fd = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{SOCKET}"
+    finally:
+        os.close(fd)
+
+
+def _ask(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    import httpx2
+
+    with (
+        _address(data) as path,
+        httpx2.Client(transport=httpx2.HTTPTransport(uds=path), timeout=60) as client,
+    ):
+        try:
+            answer = client.post("http://farm/command", json={"name": name, "arguments": arguments})
+        except httpx2.TransportError as error:
+            raise OperatorError(f"the farm on {data} is starting or stopping; try again ({error})") from None
+    body: dict[str, Any] = answer.json()
+    if answer.status_code != 200:
+        raise OperatorError(body["detail"])
+    return body
+
+
+@contextlib.asynccontextmanager
+async def serve_control(farm: Farm) -> AsyncIterator[None]:
+    """Answer operators' commands on a socket in the data directory, 0600."""
+    import asyncio
+
+    _load()
+
+    async def answer(request: Request) -> Response:
+        said = await request.json()
+        try:
+            return JSONResponse(await farm.db.write(_do, farm, said["name"], said["arguments"]))
+        except FarmError as error:
+            return JSONResponse({"detail": error.detail}, 422)
+
+    (farm.data / SOCKET).unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with _address(farm.data) as path:
+        sock.bind(path)
+        os.chmod(path, 0o600)
+    app = Starlette(routes=[Route("/command", answer, methods=["POST"])])
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+        sock.close()
+        (farm.data / SOCKET).unlink(missing_ok=True)
+
+
+def dumps(answer: dict[str, Any]) -> str:
+    return json.dumps(answer, indent=2, ensure_ascii=False)
