@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_farm import FakeFarm, fake_farm
+
+from framefarm.node import runtimes
 
 
 @pytest.fixture
@@ -26,3 +29,15 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     for name in ("FRAMEFARM_URL", "FRAMEFARM_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     return home
+
+
+@pytest.fixture(scope="session")
+def blends(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with shot.blend and all that it needs, made by Blender 4.2."""
+    blender = next((b for b in runtimes.installed() if b.id == "blender-4-2"), None)
+    if blender is None:
+        pytest.skip("no Blender 4.2 here: framefarm blender install 4.2")
+    folder = tmp_path_factory.mktemp("blends")
+    command = [blender.path, str(Path(__file__).with_name("make_blends.py")), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return folder

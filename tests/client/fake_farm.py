@@ -68,6 +68,11 @@ class FakeFarm:
         ] + self.listed
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hung up is part of the tests."""
+
+
 @contextmanager
 def fake_farm() -> Iterator[FakeFarm]:
     fake = FakeFarm()
@@ -75,7 +80,7 @@ def fake_farm() -> Iterator[FakeFarm]:
     class Handler(_Handler):
         farm = fake
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     fake.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

@@ -58,8 +58,8 @@ def test_a_wrong_file_never_gets_its_name(fake: FakeFarm, tmp_path: Path, arrive
         report.check()
 
 
-LEADING_ELSEWHERE = "/etc/passwd ../up.png a/../../up.png a//b C:/x C:x a\\b . stream.png:hidden".split()
-RESERVED = "nul a/CON.png COM1 lpt¹.txt".split()
+LEADING_ELSEWHERE = ["/etc/passwd", "../up.png", "a/../../up.png", "a//b", "C:/x", "C:x", "a\\b", "."]
+RESERVED = ["nul", "a/CON.png", "COM1", "lpt¹.txt", "stream.png:hidden"]
 UNPRINTABLE = ["", "a.png.", "a ", "a\nb", "a\x1b[2J", "x" * 256]
 
 

@@ -23,6 +23,7 @@ COLOURS = {
 MARKS = {"done": "█", "running": "▓", "pending": "░", "waiting": "·", "failed": "✗", "cancelled": "–"}
 MARK_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "cancelled": "dim"}
 STRIP_WIDTH = 72
+ROWS_SHOWN = 10
 
 
 def status(word: str) -> Text:
@@ -137,9 +138,13 @@ def period(out: Output, bill: Mapping[str, Any]) -> None:
     out.say(f"  hours     {bill['core_hours']:.2f} core, {bill['gpu_hours']:.2f} GPU")
     out.say(f"  saved     {money(bill['spot_savings'])} by preemptible machines")
     out.say(f"  balance   {money(bill['balance'])}")
-    for title, rows in (("project", bill["by_project"]), ("machine", bill["by_instance_type"])):
-        for row in rows:
-            out.say(f"  {title:<9} {clean(row['name'])}: {money(row['cost'])}")
+    for title, key, rows in (
+        ("project", "project", bill["by_project"]),
+        ("machine", "instance_type", bill["by_instance_type"]),
+        ("job", "job_title", bill["by_job"]),
+    ):
+        for row in rows[:ROWS_SHOWN]:
+            out.say(f"  {title:<9} {clean(row[key])}: {money(row['cost'])}")
 
 
 def transactions(out: Output, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -149,11 +154,11 @@ def transactions(out: Output, rows: Sequence[Mapping[str, Any]]) -> None:
     table = _table("when", "kind", "what for", ">amount", ">balance")
     for row in rows:
         table.add_row(
-            moment(row["created_at"]),
+            moment(row["at"]),
             clean(row["kind"]),
             clean(row["description"]),
             money(row["amount"]),
-            money(row["balance_after"]),
+            money(row["balance"]),
         )
     out.say(table)
 

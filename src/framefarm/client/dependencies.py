@@ -17,7 +17,7 @@ from pathlib import Path
 import zstandard
 from blender_asset_tracer import blendfile, trace
 from blender_asset_tracer.blendfile import exceptions
-from blender_asset_tracer.trace import result
+from blender_asset_tracer.trace import blocks2assets, result
 
 from framefarm.client.errors import LocalProblem
 
@@ -112,7 +112,23 @@ def find(scene: Path) -> Dependencies:
             if not found:
                 wanted = str(usage.abspath)
                 missing.setdefault(wanted, Missing(wanted, _wanted_by(usage)))
+        _follow_libraries(files, missing)
     return Dependencies(tuple(files), tuple(missing.values()))
+
+
+def _follow_libraries(files: dict[Path, None], missing: dict[str, Missing]) -> None:
+    """Add the libraries that libraries link. The tracer follows what it knows to be rendered, which leaves
+    out, for instance, the parent of a linked object: it gives no picture, but a place."""
+    todo = [path for path in files if path.suffix.lower() == ".blend"][1:]
+    for library in todo:
+        for block in blendfile.open_cached(library).find_blocks_from_code(b"LI"):
+            for usage in blocks2assets.library(block):
+                path = Path(usage.abspath)
+                if not path.is_file():
+                    missing.setdefault(str(path), Missing(str(path), _wanted_by(usage)))
+                elif path not in files:
+                    files[path] = None
+                    todo.append(path)
 
 
 def expand(given: Iterable[Path]) -> list[Path]:

@@ -1,0 +1,253 @@
+"""The artist's commands as a person or a program sees them: what they print, and how they exit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_farm import FakeFarm, job
+from typer.testing import CliRunner, Result
+
+from framefarm.cli.main import build
+from framefarm.client import Credentials, Login
+from framefarm.client import jobs as client_jobs
+
+
+def run(*words: str, input: str | None = None) -> Result:
+    return CliRunner().invoke(build(words[0]), list(words), input=input)
+
+
+@pytest.fixture
+def farm(fake: FakeFarm, monkeypatch: pytest.MonkeyPatch) -> FakeFarm:
+    """A fake farm that this machine is logged in to, and watching that does not wait."""
+    Credentials().save(Login(fake.url, "t0k"))
+    monkeypatch.setattr(client_jobs.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(client_jobs.watch, "__kwdefaults__", {"every_seconds": 0.0, "sleep": lambda s: None})
+    fake.job = job()
+    return fake
+
+
+def test_login_stores_the_token_for_later_commands(fake: FakeFarm) -> None:
+    done = run(
+        "login", fake.url, "--email", "ada@studio.example", "--password-file", "-", input="pass word\n"
+    )
+    assert done.exit_code == 0, done.stderr
+    assert fake.seen[0].json == {"email": "ada@studio.example", "password": "pass word"}
+    assert "t0k" not in done.output
+    assert Credentials().login().token == "t0k"
+
+
+def test_login_without_a_terminal_says_which_option_is_missing(fake: FakeFarm) -> None:
+    done = run("login", fake.url, "--email", "ada@studio.example")
+    assert (done.exit_code, "--password-file" in done.stderr) == (1, True)
+
+
+def test_a_wrong_password_has_its_own_exit_code(fake: FakeFarm) -> None:
+    fake.failures = [(401, {}, {"detail": "Wrong email or password."})]
+    done = run("login", fake.url, "--email", "a@b.example", "--password", "x")
+    assert (done.exit_code, "Wrong email or password." in done.stderr) == (4, True)
+
+
+def test_logout_forgets_the_login(farm: FakeFarm) -> None:
+    assert run("logout").exit_code == 0
+    assert farm.requests("POST", "/api/auth/logout")
+    done = run("jobs")
+    assert (done.exit_code, "framefarm login" in done.stderr) == (1, True)
+
+
+@pytest.mark.blender
+def test_submit_sends_what_is_missing_pins_it_and_warns_of_what_is_not_there(
+    farm: FakeFarm, blends: Path
+) -> None:
+    done = run("submit", str(blends / "shot.blend"), "--chunk", "2", "--scouts", "fml:3")
+    assert done.exit_code == 0, done.stderr
+    posted = farm.job
+    assert len(posted["upload_paths"]) == 12
+    assert len(farm.content) <= len(farm.requests("POST", "/api/uploads/file")) == 12
+    assert set(posted["upload_sha256s"]) == set(posted["upload_md5s"]) == set(posted["upload_paths"])
+    chosen = ("project", "instance_type", "preemptible", "frame_range", "scout_frames", "chunk_size")
+    assert [posted[name] for name in chosen] == ["default", "local-1", True, "5-20x5", "fml:3", 2]
+    assert (posted["blender_version"], posted["output_path"]) == ("blender-4-2", "default/shot")
+    assert posted["scene_path"] == str(blends / "shot.blend")
+    assert "gone.png does not exist" in done.stderr.replace("\n", "")
+    assert "job_1" in done.stdout
+
+
+@pytest.mark.blender
+def test_a_second_submit_uploads_nothing(farm: FakeFarm, blends: Path) -> None:
+    run("submit", str(blends / "shot.blend"))
+    farm.seen.clear()
+    done = run("submit", str(blends / "shot.blend"), "--json")
+    assert farm.requests("POST", "/api/uploads/file") == []
+    answer = json.loads(done.stdout)
+    assert (answer["sent"], answer["missing_on_disk"]) == (
+        {"files": 0, "bytes": 0},
+        [str(blends / "textures" / "gone.png")],
+    )
+
+
+@pytest.mark.blender
+def test_a_dry_run_sends_and_submits_nothing(farm: FakeFarm, blends: Path) -> None:
+    run("submit", str(blends / "shot.blend"), "--dry-run", "--json")
+    posts = [(s.path, s.query) for s in farm.seen if s.method == "POST"]
+    assert posts == [("/api/jobs", {"dry_run": ["true"]})]
+
+
+@pytest.mark.blender
+def test_every_option_of_submit_reaches_the_job(farm: FakeFarm, blends: Path) -> None:
+    given: dict[str, tuple[list[str], str, Any]] = {
+        "--frames": (["1-3"], "frame_range", "1-3"),
+        "--instance": (["local-2"], "instance_type", "local-2"),
+        "--blender": (["4.5"], "blender_version", "4.5"),
+        "--project": (["film"], "project", "film"),
+        "--title": (["A title"], "job_title", "A title"),
+        "--output": (["gs://renders/x"], "output_path", "gs://renders/x"),
+        "--on-demand": ([], "preemptible", False),
+        "--preemptible-retries": (["4"], "preemptible_retries", 4),
+        "--priority": (["70"], "priority", 70),
+        "--hold": ([], "hold", True),
+        "--engine": (["eevee"], "render_software", "eevee"),
+        "--env": (["A=b=c"], "environment_variables", {"A": "b=c"}),
+        "--metadata": (["shot=12"], "metadata", {"shot": "12"}),
+        "--scene-name": (["Still"], "scene", "Still"),
+        "--camera": (["Cam"], "camera", "Cam"),
+        "--view-layer": (["Glow"], "view_layers", ["Glow"]),
+        "--resolution-percentage": (["50"], "resolution_percentage", 50),
+        "--samples": (["16"], "samples", 16),
+        "--max-sessions": (["3"], "max_sessions", 3),
+        "--task-retries": (["0"], "task_retries", 0),
+        "--max-task-runtime": (["60"], "max_task_runtime_seconds", 60),
+        "--depends-on": (["job_0"], "depends_on", ["job_0"]),
+    }
+    words = [word for option, (values, _, _) in given.items() for word in (option, *values)]
+    done = run("submit", str(blends / "shot.blend"), "--no-trace", *words)
+    assert done.exit_code == 0, done.stderr
+    assert {name: farm.job[name] for _, name, _ in given.values()} == {n: v for _, n, v in given.values()}
+    assert farm.job["upload_paths"] == [str(blends / "shot.blend")]
+
+
+def test_a_scene_that_is_not_there_is_an_error_before_anything_is_sent(
+    farm: FakeFarm, tmp_path: Path
+) -> None:
+    done = run("submit", str(tmp_path / "no.blend"))
+    assert (done.exit_code, "does not exist" in done.stderr, farm.seen) == (1, True, [])
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ({"status": "success", "frames": {"total": 8, "done": 8}}, 0),
+        ({"status": "failed", "message": "The scene has no camera."}, 1),
+        ({"status": "cancelled"}, 1),
+        ({"status": "holding", "hold_reasons": ["scouts"]}, 3),
+    ],
+)
+def test_watch_ends_with_the_job_and_tells_by_its_exit_code(
+    farm: FakeFarm, end: dict[str, Any], code: int
+) -> None:
+    farm.states = [{"status": "pending"}, {"status": "running"}, end]
+    done = run("watch", "job_1")
+    assert done.exit_code == code
+    assert str(end["status"]) in done.stdout
+    assert str(end.get("message", "")) in done.stdout
+    assert "\x1b" not in done.output
+
+
+def test_watch_waits_for_running_tasks_before_it_calls_a_job_holding(farm: FakeFarm) -> None:
+    holding = {"status": "holding", "hold_reasons": ["user"]}
+    busy = {"tasks": {"total": 8, "success": 0, "running": 1}}
+    quiet = {"tasks": {"total": 8, "success": 1, "running": 0}}
+    farm.states = [holding | busy, holding | busy, holding | quiet]
+    assert run("watch", "job_1").exit_code == 3
+    assert farm.states == []
+
+
+def test_watch_goes_on_through_holds_if_asked(farm: FakeFarm) -> None:
+    farm.states = [{"status": "holding", "hold_reasons": ["scouts"]}, {"status": "success"}]
+    assert run("watch", "job_1", "--through-holds").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "body"),
+    [
+        (["hold", "job_1"], {"action": "hold"}),
+        (["hold", "job_1", "--now"], {"action": "hold", "drain": False}),
+        (["unhold", "job_1"], {"action": "unhold"}),
+        (["cancel", "job_1"], {"action": "cancel"}),
+        (["priority", "job_1", "80"], {"priority": 80}),
+    ],
+)
+def test_a_job_is_steered(farm: FakeFarm, words: list[str], body: dict[str, Any]) -> None:
+    farm.job |= {"priority": 50}
+    assert run(*words).exit_code == 0
+    assert farm.seen[-1].json == body
+
+
+def test_download_exits_with_an_error_that_names_the_file(farm: FakeFarm, tmp_path: Path) -> None:
+    farm.rendered("a.png", b"one")
+    farm.rendered("b.png", b"two")
+    farm.spoiled["b.png"] = b"twi"
+    done = run("download", "job_1", str(tmp_path / "out"))
+    assert (done.exit_code, "b.png" in done.stderr) == (1, True)
+    farm.spoiled.clear()
+    done = run("download", "job_1", str(tmp_path / "out"), "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["already_there"] == ["a.png"]
+
+
+def test_every_bad_field_is_shown_with_what_was_given(farm: FakeFarm) -> None:
+    errors = [
+        {"field": "priority", "message": "must be between 0 and 100", "given": 900},
+        {"field": "action", "message": "is\x1b[2J unknown", "given": None},
+    ]
+    farm.failures = [(422, {}, {"title": "Bad input", "detail": "two", "errors": errors})]
+    done = run("priority", "job_1", "900")
+    assert done.exit_code == 1
+    assert "priority: must be between 0 and 100 (given: 900)" in done.stderr
+    assert "action: is unknown" in done.stderr
+
+
+def test_errors_are_json_too_if_asked(farm: FakeFarm) -> None:
+    farm.failures = [(404, {}, {"status": 404, "detail": "There is no such job."})]
+    done = run("job", "job_x", "--json")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert json.loads(done.stderr)["error"]["status"] == 404
+
+
+def test_a_job_s_id_cannot_lead_to_another_path(farm: FakeFarm) -> None:
+    run("job", "../billing/current-period", "--json")
+    assert farm.seen[-1].path == "/api/jobs/%2E%2E%2Fbilling%2Fcurrent-period"
+
+
+def test_every_command_takes_json_and_shows_an_example() -> None:
+    app = build("jobs")
+    for command in app.registered_commands:
+        shown = run(str(command.name), "--help").stdout
+        assert "--json" in shown, command.name
+        assert f"framefarm {command.name}" in shown, command.name
+
+
+def test_artists_need_nothing_of_the_server() -> None:
+    heavy = {"fastapi", "sqlalchemy", "uvicorn", "pydantic", "msgspec", "psutil", "framefarm.server"}
+    import subprocess
+
+    code = (
+        "import sys; from framefarm.cli.main import build; build('submit');"
+        f"print(sorted(set(sys.modules) & {heavy!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_command_of_the_server_says_what_to_install_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [n for n in sys.modules if n.startswith("framefarm.cli.")]:
+        if name.rpartition(".")[2] in {"serve", "admin", "blender"}:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "framefarm.cli.serve", None)
+    done = run("serve", "--data", "x")
+    assert (done.exit_code, "framefarm[server,node]" in done.stderr) == (1, True)

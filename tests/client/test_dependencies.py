@@ -1,0 +1,81 @@
+"""Which files a scene needs: from a real .blend that Blender 4.2 wrote, and from damaged ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from framefarm.client import LocalProblem, dependencies
+
+TEXTURES = ["plain.png", "sea_009.png", "sea_010.png", "sea_011.png", "middle.png", "deep.png"]
+TILES = ["skin.1001.png", "skin.1002.png", "skin.1011.png"]
+
+
+@pytest.mark.blender
+def test_textures_sequences_tiles_and_libraries_of_libraries_are_found_and_no_more(blends: Path) -> None:
+    found = dependencies.find(blends / "shot.blend")
+    assert found.files[0] == blends / "shot.blend"
+    assert set(found.files[1:]) == {
+        *(blends / "textures" / name for name in [*TEXTURES, *TILES]),
+        blends / "libraries" / "outer.blend",
+        blends / "libraries" / "inner.blend",
+    }
+
+
+@pytest.mark.blender
+def test_what_the_scene_wants_and_is_not_there_is_named_with_what_wants_it(blends: Path) -> None:
+    (missing,) = dependencies.find(blends / "shot.blend").missing
+    assert (missing.path, missing.wanted_by) == (str(blends / "textures" / "gone.png"), "image gone.png")
+
+
+@pytest.mark.blender
+def test_a_scene_tells_its_version_and_each_range(blends: Path) -> None:
+    facts = dependencies.read_scene(blends / "shot.blend")
+    assert (facts.version, facts.active) == ((4, 2), "Shot")
+    assert facts.frame_range() == "5-20x5"
+    assert facts.frame_range("Still") == "1"
+    with pytest.raises(LocalProblem, match="it has Shot, Still"):
+        facts.frame_range("Other")
+
+
+@pytest.mark.blender
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1), junk=st.binary(min_size=1, max_size=40), cut=st.booleans())
+def test_a_damaged_scene_is_one_sentence_or_is_read(
+    blends: Path, tmp_path: Path, where: float, junk: bytes, cut: bool
+) -> None:
+    whole = (blends / "libraries" / "inner.blend").read_bytes()
+    at = int(where * (len(whole) - 1))
+    damaged = tmp_path / "damaged.blend"
+    damaged.write_bytes(whole[:at] + junk + (b"" if cut else whole[at + len(junk) :]))
+    for read in (dependencies.read_scene, dependencies.find):
+        try:
+            read(damaged)
+        except LocalProblem as problem:
+            assert "damaged.blend" in str(problem)
+
+
+@pytest.mark.parametrize("data", [b"", b"BLENDER", b"\x89PNG....", b"\x28\xb5\x2f\xfd....", b"\x1f\x8b...."])
+def test_what_is_no_blend_is_said_so(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.blend"
+    path.write_bytes(data)
+    with pytest.raises(LocalProblem, match=r"x\.blend cannot be read as a \.blend"):
+        dependencies.read_scene(path)
+
+
+def test_a_scene_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(LocalProblem, match="does not exist"):
+        dependencies.read_scene(tmp_path / "x.blend")
+
+
+def test_folders_given_by_hand_become_their_files(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name in ("a/1", "a/b/2", "3"):
+        (tmp_path / name).write_text("")
+    found = dependencies.expand([tmp_path / "3", tmp_path / "a", tmp_path / "a" / "1"])
+    assert found == [tmp_path / "3", tmp_path / "a" / "1", tmp_path / "a" / "b" / "2"]
+    with pytest.raises(LocalProblem, match="nothing-there"):
+        dependencies.expand([tmp_path / "nothing-there"])
