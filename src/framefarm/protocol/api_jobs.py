@@ -16,7 +16,7 @@ REFUSED_PREFIXES = (
     "MALLOC_", "XDG_", "LIBGL_", "MESA_", "VK_", "__EGL_", "__GLX_", "NVIDIA_",
 )  # fmt: skip
 REFUSED_NAMES = {"PATH", "HOME", "SHELL", "BASH_ENV", "ENV", "IFS", "TMPDIR", "CUDA_VISIBLE_DEVICES"}
-NAME = Annotated[StrictStr, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", max_length=256)]
+NAME = Annotated[StrictStr, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
 Title = Annotated[StrictStr, Field(min_length=1, max_length=200)]
 
 

@@ -91,8 +91,8 @@ def set_price(tx: Tx, instance_id: str, on_demand: int | None, preemptible: int 
     if row is None:
         known = ", ".join(tx.conn.execute(sa.select(instance_types.c.id)).scalars())
         raise NotFound(f"There is no instance type {instance_id}; there are: {known}.")
-    values = {"price_micros": on_demand, "preemptible_price_micros": preemptible}
-    values = {k: v for k, v in values.items() if v is not None}
+    asked = {"price_micros": on_demand, "preemptible_price_micros": preemptible}
+    values = {k: v for k, v in asked.items() if v is not None}
     if any(v < 0 for v in values.values()):
         raise InvalidInput.of("price", "must not be negative")
     if values:

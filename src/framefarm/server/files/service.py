@@ -132,7 +132,7 @@ def quota_left(tx: Tx, farm: Farm, account_id: str) -> int | None:
     if quota is None:
         return None
     used = scoped(sa.select(sa.func.coalesce(sa.func.sum(contents.c.size), 0)), contents, account_id)
-    return max(0, quota - tx.conn.execute(used).scalar_one())
+    return max(0, int(quota) - int(tx.conn.execute(used).scalar_one()))
 
 
 def known(tx: Tx, account_id: str, sha256: str) -> Any:

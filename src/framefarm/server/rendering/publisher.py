@@ -6,6 +6,7 @@ goes only after the row says `published`; a crash in between publishes the same 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterable
@@ -130,7 +131,10 @@ def _mark_replaced(tx: Tx, job_id: str, mine: list[Any]) -> None:
 def sweep(farm: Farm, rows: list[Any]) -> None:
     """Remove the staged files of what is published."""
     for row in rows:
-        farm.store.path(row["staged"]).unlink(missing_ok=True)
+        staged = farm.store.path(row["staged"])
+        staged.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            staged.parent.rmdir()
 
 
 async def run(farm: Farm) -> None:

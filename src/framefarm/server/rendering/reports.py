@@ -49,7 +49,7 @@ class Reporter:
 
     def _owned(self) -> dict[str, dict[str, Any]]:
         """The session's open attempts that still own their task, with the task's own facts."""
-        columns = [
+        columns: list[Any] = [
             attempts,
             tasks.c.status.label("task_status"),
             tasks.c.preemptions,

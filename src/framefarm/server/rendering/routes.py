@@ -80,7 +80,10 @@ class NodeApi:
                     if not await woken.wait(deadline - time.monotonic()):
                         break
                     seen = await farm.db.read(service.look, farm, session, token)
-                    answer = seen or await farm.db.write(service.sync, farm, session, token)
+                    if seen is not None:
+                        answer = seen
+                        continue
+                    answer = await farm.db.write(service.sync, farm, session, token)
             return answer
         finally:
             if self.held.get(session) is me:

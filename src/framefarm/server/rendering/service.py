@@ -14,7 +14,7 @@ from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.jobs import state as job_states
-from framefarm.server.jobs.tables import jobs
+from framefarm.server.jobs.tables import job_state, jobs
 from framefarm.server.rendering.handout import desired, hand_out, open_attempts
 from framefarm.server.rendering.reports import Reporter
 from framefarm.server.rendering.tables import leases, sessions
@@ -174,5 +174,4 @@ def _session(tx: Tx, farm: Farm, session_id: str, token: str) -> Any:
 
 
 def _state_of(job_id: str) -> sa.Select[Any]:
-    state = job_states.job_state
-    return farmwide(sa.select(state)).where(state.c.job_id == job_id)
+    return farmwide(sa.select(job_state)).where(job_state.c.job_id == job_id)

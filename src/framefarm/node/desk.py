@@ -1,0 +1,171 @@
+"""What a session has in hand: a state machine without I/O. Events go in, things to do come out.
+
+The runner carries them out: it starts Blender, renders a frame, sends an event. Attempts never overlap; each
+task that was taken in ends exactly once, by TaskEnded or TaskReleased.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from framefarm.protocol import node as say
+
+
+@dataclass
+class Held:
+    """A task in hand. `left`: frames not yet begun."""
+
+    order: say.TaskOrder
+    left: deque[int]
+    started_ms: int | None = None
+    in_work: int | None = None
+    """The frame that Blender renders now."""
+    peak_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Render:
+    """Render this frame now. `first`: the attempt begins with it."""
+
+    attempt: str
+    frame: int
+    first: bool
+
+
+@dataclass
+class Desk:
+    """`now_ms` everywhere: the runner's monotonic clock. What is to be told the farm comes in `say`."""
+
+    tasks: dict[str, Held] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+    """All attempts ever taken in: what was ended once does not begin again."""
+    version: int = 0
+    drain: bool = False
+    cancelled: bool = False
+    waiting: int = 0
+    """Saved frames that are not staged yet."""
+    most_waiting: int = 2
+
+    @property
+    def current(self) -> Held | None:
+        """The task in work: the one that has begun."""
+        return next((t for t in self.tasks.values() if t.started_ms is not None), None)
+
+    @property
+    def done(self) -> bool:
+        """Nothing in hand, and nothing will come."""
+        return not self.tasks and (self.drain or self.cancelled)
+
+    def take(self, wanted: say.Desired, now_ms: int) -> list[say.Event]:
+        """The farm's wishes, newest version only. What it no longer lists is given up: unbegun tasks at
+        once, a begun one after its frame in work."""
+        if wanted.version < self.version or self.cancelled:
+            return []
+        self.version = wanted.version
+        self.drain = self.drain or wanted.drain
+        said: list[say.Event] = []
+        listed = {t.attempt for t in wanted.tasks}
+        for attempt in [a for a in self.tasks if a not in listed]:
+            said += self._give_up(attempt, now_ms)
+        if wanted.cancel:
+            return said + self.stop(now_ms)
+        for order in wanted.tasks:
+            if order.attempt not in self.known:
+                self.known.add(order.attempt)
+                self.tasks[order.attempt] = Held(order, deque(order.frames))
+        return said
+
+    def _give_up(self, attempt: str, now_ms: int) -> list[say.Event]:
+        task = self.tasks[attempt]
+        if task.started_ms is None:
+            del self.tasks[attempt]
+            return [say.TaskReleased(attempt=attempt)]
+        task.left.clear()
+        if task.in_work is None:
+            return [self._end(task, "cancelled", now_ms)]
+        return []
+
+    def next(self, now_ms: int) -> Render | None:
+        """The next frame to render, if Blender is free and the collector keeps up."""
+        if self.cancelled or self.waiting >= self.most_waiting or not self.tasks:
+            return None
+        task = self.current or next(iter(self.tasks.values()))
+        if task.in_work is not None or not task.left:
+            return None
+        first = task.started_ms is None
+        if first:
+            task.started_ms = now_ms
+        task.in_work = task.left.popleft()
+        return Render(task.order.attempt, task.in_work, first)
+
+    def saved(self, frame: int, peak_memory_bytes: int, now_ms: int) -> tuple[str, list[say.Event]] | None:
+        """Blender saved the frame in work: (its attempt, what follows once it is staged)."""
+        task = self.current
+        if task is None or task.in_work != frame:
+            return None
+        task.in_work = None
+        task.peak_memory_bytes = max(task.peak_memory_bytes, peak_memory_bytes)
+        self.waiting += 1
+        attempt = task.order.attempt
+        if task.left:
+            return attempt, []
+        whole = frame == task.order.frames[-1]
+        return attempt, [self._end(task, "success" if whole else "cancelled", now_ms)]
+
+    def staged(self, count: int = 1) -> None:
+        self.waiting -= count
+
+    def begin_without_frame(self, now_ms: int) -> None:
+        """Blender starts: the first task's attempt begins now, loading the scene counts."""
+        if self.current is None and self.tasks:
+            next(iter(self.tasks.values())).started_ms = now_ms
+
+    def failed(self, cause: str, message: str, frame: int | None, now_ms: int) -> list[say.Event]:
+        """Blender failed on the task in work, or while it opened the scene for it."""
+        task = self.current
+        if task is None:
+            return []
+        at = task.in_work if frame is None else frame
+        return [self._end(task, "failed", now_ms, cause, message, at)]
+
+    def refused(
+        self, attempt: str, cause: str, message: str, frame: int, now_ms: int
+    ) -> say.TaskEnded | None:
+        """A frame's output can't be taken: its attempt failed; None if it had ended before."""
+        task = self.tasks.get(attempt)
+        return None if task is None else self._end(task, "failed", now_ms, cause, message, frame)
+
+    def stop(self, now_ms: int) -> list[say.Event]:
+        """Stop now: Blender is killed, what was begun ends as cancelled, the rest is released."""
+        self.cancelled = True
+        said: list[say.Event] = []
+        for task in list(self.tasks.values()):
+            if task.started_ms is None:
+                del self.tasks[task.order.attempt]
+                said.append(say.TaskReleased(attempt=task.order.attempt))
+            else:
+                said.append(self._end(task, "cancelled", now_ms))
+        return said
+
+    def _end(
+        self,
+        task: Held,
+        outcome: say.TaskEnd,
+        now_ms: int,
+        cause: str | None = None,
+        message: str | None = None,
+        frame: int | None = None,
+    ) -> say.TaskEnded:
+        del self.tasks[task.order.attempt]
+        assert task.started_ms is not None
+        return say.TaskEnded(
+            attempt=task.order.attempt,
+            outcome=outcome,
+            started_ms=task.started_ms,
+            ended_ms=now_ms,
+            cause=cause,
+            message=message,
+            frame=frame,
+            peak_memory_bytes=task.peak_memory_bytes,
+        )

@@ -1,0 +1,106 @@
+"""The calls home. Two lanes, each one kept-alive connection: `sync` is held open, `reports` go beside it.
+
+A farm that does not answer is asked again every 0.2–1 s in the first minute, then up to every 5 s, and its
+address is read again each time: it may have come back on another port.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import urllib3
+
+from framefarm.protocol import node as say
+
+T = TypeVar("T")
+QUICK_SECONDS = 60.0
+
+
+class SessionOver(Exception):
+    """401, 409 to a hello, or 410: nothing of this session is its own any more."""
+
+
+class Abandoned(Exception):
+    """The farm did not answer for longer than the disconnected budget."""
+
+
+class OutOfStep(Exception):
+    """409 to a report: send number `expected` next."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__(f"the farm expects report {expected}")
+        self.expected = expected
+
+
+class Link:
+    """One session's way to the farm; each thread uses a lane of its own."""
+
+    def __init__(self, slot: say.Slot, patience_seconds: Callable[[], float]) -> None:
+        self._slot = slot
+        self._patience = patience_seconds
+        self._headers = {"Authorization": f"Bearer {slot.token}", "Content-Type": "application/json"}
+        self._lanes = threading.local()
+        self.last_answer = time.monotonic()
+        self.closing = False
+
+    @property
+    def silent_seconds(self) -> float:
+        return time.monotonic() - self.last_answer
+
+    def hello(self, said: say.Hello) -> say.Order:
+        return self._call("POST", "hello", said, say.Order)
+
+    def inputs(self) -> say.Inputs:
+        return self._call("GET", "inputs", None, say.Inputs, timeout_seconds=120)
+
+    def sync(self, said: say.Sync) -> say.Desired:
+        return self._call("POST", "sync", said, say.Desired, timeout_seconds=said.wait_seconds + 30)
+
+    def report(self, said: say.Report) -> say.Receipt:
+        return self._call("POST", "reports", said, say.Receipt)
+
+    def _call(
+        self, method: str, name: str, said: say.Message | None, kind: type[T], timeout_seconds: float = 30.0
+    ) -> T:
+        body = msgspec.json.encode(said) if said is not None else None
+        since = time.monotonic()
+        while True:
+            status, answer = self._once(method, name, body, timeout_seconds)
+            if status == 200:
+                self.last_answer = time.monotonic()
+                return msgspec.json.decode(answer, type=kind)
+            if status == 409 and name == "reports":
+                raise OutOfStep(msgspec.json.decode(answer, type=say.Gap).expected)
+            if status in {401, 404, 409, 410, 422}:
+                raise SessionOver(f"{name}: {status} {answer[:300].decode(errors='replace')}")
+            # 5xx and no answer at all: the farm restarts, drains, or its disk is full.
+            if self.closing or self.silent_seconds > self._patience():
+                raise Abandoned(f"no answer for {self.silent_seconds:.0f} s")
+            quick = time.monotonic() - since < QUICK_SECONDS
+            time.sleep(random.uniform(0.2, 1.0) if quick else random.uniform(1.0, 5.0))  # noqa: S311
+
+    def _once(self, method: str, name: str, body: bytes | None, timeout_seconds: float) -> tuple[int, bytes]:
+        try:
+            base = Path(self._slot.endpoint_file).read_text().strip()
+            answer = self._pool().request(
+                method,
+                f"{base}/node/v1/sessions/{self._slot.session}/{name}",
+                body=body,
+                headers=self._headers,
+                timeout=urllib3.Timeout(connect=5.0, read=timeout_seconds),
+            )
+        except (OSError, urllib3.exceptions.HTTPError):
+            return 0, b""
+        return answer.status, answer.data
+
+    def _pool(self) -> urllib3.PoolManager:
+        pool: urllib3.PoolManager | None = getattr(self._lanes, "pool", None)
+        if pool is None:
+            pool = self._lanes.pool = urllib3.PoolManager(num_pools=2, maxsize=1, retries=False)
+        return pool

@@ -1,0 +1,316 @@
+"""The life of a session: one process, started by an engine, that holds one slot for one job.
+
+`python -m framefarm.node.runner` with a Slot as JSON on standard input. docs/node-protocol.md tells the story.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import queue
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from framefarm.node import sandbox
+from framefarm.node.blender import Blender, SceneOrder, Seat, places
+from framefarm.node.blender_events import Exited, Failed, Opened, Progress, Saved
+from framefarm.node.blender_log import BlenderLog
+from framefarm.node.desk import Desk
+from framefarm.node.inputs import BadInputs, Layout, lay_out
+from framefarm.node.lanes import Collector, Frame, Over, Refused, ReportLane, Staged, SyncLane, Wanted
+from framefarm.node.link import Abandoned, Link, SessionOver
+from framefarm.node.sandbox import SandboxUnavailable
+from framefarm.protocol import node as say
+
+FIRST_PATIENCE_SECONDS = 60.0
+FAREWELL_SECONDS = 20.0
+FARM_FAULTS = frozenset({"disk_full", "staging_failed"})
+
+
+class Stop:
+    """SIGTERM: stop now."""
+
+
+class Runner:
+    """One session. The main loop takes one thing after the other from its inbox."""
+
+    def __init__(self, slot: say.Slot) -> None:
+        self.slot = slot
+        self.directory = Path(slot.directory)
+        self.zero = time.monotonic()
+        self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self.patience = FIRST_PATIENCE_SECONDS
+        self.link = Link(slot, lambda: self.patience)
+        self.desk = Desk()
+        self.blender: Blender | None = None
+        self.ready = False
+        """The scene is open."""
+        self.fresh = True
+        """No frame of a task was rendered since the scene was opened."""
+        self.generation = 0
+        self.log = BlenderLog(64 << 20)
+        self.reason = "ended"
+
+    def now_ms(self) -> int:
+        return round((time.monotonic() - self.zero) * 1000)
+
+    def run(self) -> str:
+        """Live; returns why it ended."""
+        hello = say.Hello(
+            protocol=say.PROTOCOL_VERSION, node=self.slot.node, pid=os.getpid(), boot_id=_boot_id()
+        )
+        self.order = self.link.hello(hello)
+        self.patience = self.order.disconnected_seconds
+        staging = Path(self.order.staging)
+        staging.mkdir(parents=True, exist_ok=True)
+        Path(self.order.logs).mkdir(parents=True, exist_ok=True)
+        self.reports = ReportLane(self.link, self.inbox.put, staging)
+        self.collector = Collector(self.inbox.put, self.reports.send, staging, self.order.stem)
+        self.sync = SyncLane(self.link, self.inbox.put, min(20.0, self.order.lease_seconds / 3))
+        self.reports.start()
+        try:
+            self.layout = self._prepare()
+        except (BadInputs, SandboxUnavailable) as error:
+            self.reports.send(say.SessionFailed(cause="machine_unfit", message=error.detail))
+            self.reports.finish(FAREWELL_SECONDS)
+            return f"machine_unfit: {error.detail}"
+        self.collector.start()
+        self.sync.start()
+        try:
+            while not self.desk.done:
+                self._one(self.inbox.get())
+        finally:
+            self._kill_blender()
+            self.link.closing = True
+        self.collector.finish()
+        self.reports.send(say.SessionEnded(reason=self.reason))
+        self.reports.finish(FAREWELL_SECONDS)
+        return self.reason
+
+    def _prepare(self) -> Layout:
+        why = sandbox.check(self.slot.sandbox)
+        if why is not None:
+            raise SandboxUnavailable(why)
+        if not os.path.exists(self.order.package.path):
+            raise SandboxUnavailable(f"Blender is not at {self.order.package.path} any more.")
+        inputs = self.link.inputs().inputs
+        reserved = places(self.order.package)
+        return lay_out(inputs, self.directory / "inputs", self.slot.sandbox, reserved)
+
+    # ---------------------------------------------------------------------------- the loop
+
+    def _one(self, event: object) -> None:
+        match event:
+            case Wanted(desired):
+                self._tell(*self.desk.take(desired, self.now_ms()))
+                if self.desk.cancelled:
+                    self.reason = "cancelled"
+                    self._kill_blender()
+            case Opened():
+                self._opened(event)
+            case Saved():
+                self._saved(event)
+            case Staged(count):
+                self.desk.staged(count)
+            case Refused():
+                self._refused(event)
+            case Failed(cause, message, frame):
+                self._replace(self.desk.failed(cause, message, frame, self.now_ms()))
+            case Exited():
+                self._exited(event)
+            case Progress(frame, fraction):
+                current = self.desk.current
+                if current is not None:
+                    self.sync.progress = say.Progress(
+                        attempt=current.order.attempt, frame=frame, fraction=fraction
+                    )
+            case Stop():
+                self.reason = "stopped"
+                self._tell(*self.desk.stop(self.now_ms()))
+            case Over(reason):
+                raise SessionOver(reason)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Start Blender, open the scene, or render the next frame: whatever is due."""
+        desk = self.desk
+        if not desk.tasks or desk.cancelled:
+            return
+        if self.blender is None:
+            self._start_blender()
+            return
+        if not self.ready:
+            return
+        begins = desk.current is None
+        if begins and self.order.fresh_scene_per_task and not self.fresh:
+            self._begin()
+            self.ready, self.fresh = False, True
+            self.blender.open_scene()
+            return
+        due = desk.next(self.now_ms())
+        if due is None:
+            return
+        if due.first:
+            self._announce()
+        self.fresh = False
+        self.blender.render(due.frame)
+
+    def _start_blender(self) -> None:
+        self._begin()
+        self.generation += 1
+        work = self.directory / f"work-{self.generation}"
+        work.mkdir(mode=0o755)
+        try:
+            self.blender = Blender(
+                Seat.of(self.slot),
+                self.order.package,
+                SceneOrder.of(self.order),
+                self.layout,
+                work,
+                self.inbox,  # type: ignore[arg-type]
+                self.log.write,
+            )
+        except SandboxUnavailable as error:
+            self._unfit(error.detail)
+            return
+        self.ready, self.fresh = False, True
+        self.blender.open_scene()
+
+    def _begin(self) -> None:
+        """The attempt begins with Blender's start or the scene's opening: loading counts."""
+        if self.desk.current is None:
+            self.desk.begin_without_frame(self.now_ms())
+            self._announce()
+
+    def _announce(self) -> None:
+        task = self.desk.current
+        assert task is not None and task.started_ms is not None
+        self.log.switch(Path(self.order.logs) / f"{task.order.attempt}.log")
+        self._tell(say.TaskStarted(attempt=task.order.attempt, at_ms=task.started_ms))
+
+    def _opened(self, event: Opened) -> None:
+        self.ready = True
+        self._tell(
+            say.BlenderOpened(
+                blender=event.blender_version, load_seconds=event.load_seconds, warnings=list(event.notes)
+            )
+        )
+
+    def _saved(self, event: Saved) -> None:
+        now = self.now_ms()
+        result = self.desk.saved(event.frame, event.peak_memory_bytes, now)
+        if result is None:
+            return
+        attempt, follows = result
+        self.collector.add(
+            Frame(
+                attempt, event.frame, event.directory, now, event.seconds, event.peak_memory_bytes,
+                event.notes,
+            )
+        )  # fmt: skip
+        self._tell(*follows)
+
+    def _refused(self, event: Refused) -> None:
+        if event.cause in FARM_FAULTS:
+            self._unfit(event.message)
+            return
+        ended = self.desk.refused(event.attempt, event.cause, event.message, event.frame, self.now_ms())
+        if ended is None:
+            # Its last frame was saved already; what the collector held back is told now, as a failure.
+            now = self.now_ms()
+            ended = say.TaskEnded(
+                attempt=event.attempt,
+                outcome="failed",
+                started_ms=now,
+                ended_ms=now,
+                cause=event.cause,
+                message=event.message,
+                frame=event.frame,
+            )
+        self._replace([])
+        self.reports.send(ended)
+
+    def _exited(self, event: Exited) -> None:
+        if event.cause in {"closed", "killed", "failed"}:
+            return
+        self._replace(self.desk.failed(event.cause, event.message, None, self.now_ms()))
+
+    def _replace(self, said: list[say.Event]) -> None:
+        """After a failure Blender is not to be trusted: the next task gets a new one."""
+        self._kill_blender()
+        self._tell(*said)
+
+    def _unfit(self, message: str) -> None:
+        self.reason = "machine_unfit"
+        self.desk.cancelled = True
+        self.desk.tasks.clear()
+        self.reports.send(say.SessionFailed(cause="machine_unfit", message=message))
+
+    def _tell(self, *events: say.Event) -> None:
+        """By way of the collector, so that a task's end follows its frames."""
+        for event in events:
+            self.collector.add(event)
+
+    def _kill_blender(self) -> None:
+        blender, self.blender = self.blender, None
+        self.ready = False
+        if blender is not None:
+            blender.kill()
+            self._forget_events()
+
+    def _forget_events(self) -> None:
+        """What the ended Blender said and nobody heard is void; all else stays in order."""
+        kept: list[object] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                event = self.inbox.get_nowait()
+                if not isinstance(event, (Opened, Saved, Failed, Exited, Progress)):
+                    kept.append(event)
+        for event in kept:
+            self.inbox.put(event)
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def main() -> int:
+    """Exit status 0: the session lived and ended; 1: it could not begin."""
+    slot = msgspec.json.decode(sys.stdin.buffer.read(), type=say.Slot)
+    os.close(0)
+    os.open(os.devnull, os.O_RDONLY)
+    directory = Path(slot.directory)
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("another runner holds this session", file=sys.stderr)  # noqa: T201
+        return 1
+    started = {"pid": os.getpid(), "boot_id": _boot_id(), "started_ns": time.time_ns()}
+    (directory / "runner.json").write_bytes(msgspec.json.encode(started))
+    runner = Runner(slot)
+    signal.signal(signal.SIGTERM, lambda *_: runner.inbox.put(Stop()))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        reason = runner.run()
+    except (SessionOver, Abandoned) as error:
+        reason = str(error)
+    except Exception as error:
+        reason = f"runner_failed: {error!r}"
+        raise
+    finally:
+        (directory / "ended.json").write_bytes(msgspec.json.encode({"reason": reason}))
+        for entry in directory.iterdir():
+            if entry.name == "inputs" or entry.name.startswith("work-"):
+                shutil.rmtree(entry, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
