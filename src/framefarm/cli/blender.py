@@ -66,7 +66,7 @@ def add(
 def list_packages(data: Data, as_json: AsJson = False) -> None:
     """The Blenders that the farm offers."""
     with _plain_errors():
-        packages: list[dict[str, Any]] = _ask(data, "package.list", {})["data"]
+        packages: list[dict[str, Any]] = _ask(data, "package.list", {})["packages"]
         if as_json:
             typer.echo(json.dumps({"data": packages}, indent=2))
             return
@@ -86,9 +86,9 @@ def _offer(data: Path, found: runtimes.Installed, default: bool, as_json: bool) 
 
 
 def _ask(data: Path, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    from framefarm.server import operator  # half a second, which --help need not wait for
+    from framefarm.server.operator import run  # half a second, which --help need not wait for
 
-    return operator.run(data, command, arguments)
+    return run(data, command, arguments)
 
 
 def _quiet(_: str) -> None:
