@@ -41,6 +41,18 @@ def textured(folder):
     material.node_tree.links.new(node.outputs[0], shader.inputs["Base Color"])
 
 
+def compositor(scene):
+    """The scene's compositing nodes, with the render going to the picture."""
+    if bpy.app.version < (5, 0):
+        scene.use_nodes = True
+        return scene.node_tree
+    tree = scene.compositing_node_group = bpy.data.node_groups.new("Compositor", "CompositorNodeTree")
+    tree.interface.new_socket("Image", in_out="OUTPUT", socket_type="NodeSocketColor")
+    layers = tree.nodes.new("CompositorNodeRLayers")
+    tree.links.new(layers.outputs[0], tree.nodes.new("NodeGroupOutput").inputs[0])
+    return tree
+
+
 def save(folder, name):
     bpy.ops.wm.save_as_mainfile(filepath=f"{folder}/{name}.blend", relative_remap=False, compress=False)
 
@@ -62,17 +74,25 @@ def main(folder):
     save(folder, "stereo")
 
     scene = base()
+    if bpy.app.version >= (5, 0):
+        scene.render.image_settings.media_type = "VIDEO"
     scene.render.image_settings.file_format = "FFMPEG"
     save(folder, "movie")
 
     scene = base()
-    scene.use_nodes = True
-    layers = next(n for n in scene.node_tree.nodes if n.type == "R_LAYERS")
+    tree = compositor(scene)
+    layers = next(n for n in tree.nodes if n.type == "R_LAYERS")
     for name in ("Beauty/../x", "Depth"):
-        node = scene.node_tree.nodes.new("CompositorNodeOutputFile")
+        node = tree.nodes.new("CompositorNodeOutputFile")
         node.name = name
-        node.base_path = "/etc"
-        scene.node_tree.links.new(layers.outputs[0], node.inputs[0])
+        if bpy.app.version >= (5, 0):
+            node.directory, node.file_name = "/etc", ""
+            node.format.media_type = "IMAGE"
+            node.format.file_format = "PNG"
+            node.file_output_items.new("RGBA", "Image")
+        else:
+            node.base_path = "/etc"
+        tree.links.new(layers.outputs[0], node.inputs[0])
     save(folder, "file_outputs")
 
     scene = base()

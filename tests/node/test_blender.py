@@ -33,7 +33,7 @@ def test_two_frames_come_from_one_warm_process_and_differ(desk: Desk) -> None:
     blender = desk.start("plain")
     blender.open_scene()
     opened = desk.opened()
-    assert opened.blender_version.startswith("4.2")
+    assert opened.blender_version.count(".") == 2
     assert opened.notes == ()
     blender.render(1)
     blender.render(7)
