@@ -19,6 +19,9 @@ from framefarm.client.errors import FarmError, Incomplete, LoginNeeded, Refused,
 SUB = 1_000_000
 """Micro-units in one unit of money."""
 
+PIPED_WIDTH = 200
+"""Tables are not squeezed where no terminal limits them."""
+
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]", re.DOTALL
 )
@@ -48,11 +51,11 @@ def clean(text: object, *, lines: bool = False) -> str:
 
 
 def money(amount: Mapping[str, Any] | None) -> str:
-    """An amount of micro-units for a person: `$12.35`, below a dollar `$0.0043`; integers throughout."""
+    """An amount of micro-units for a person: `$12.35`, `$0.1234`, `$0.000048`; integers throughout."""
     if amount is None:
         return "–"
     micros, currency = int(amount["amount_micros"]), str(amount.get("currency", "USD"))
-    digits = 2 if abs(micros) >= SUB else 4
+    digits = 2 if abs(micros) >= SUB or not micros else 4 if abs(micros) >= SUB // 100 else 6
     step = 10 ** (6 - digits)
     whole, rest = divmod(abs(micros), step)
     rounded = whole + (1 if rest * 2 > step or (rest * 2 == step and whole % 2) else 0)
@@ -99,6 +102,8 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self.out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        if not self.out.is_terminal:
+            self.out.width = PIPED_WIDTH
         self.err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def document(self, value: Any) -> None:

@@ -87,16 +87,20 @@ def _facts(it: jobs.Job) -> Iterable[tuple[str, str]]:
     pace = it["average_frame_seconds"]
     left = f", about {duration(it['remaining_seconds'])} left" if it["remaining_seconds"] else ""
     yield "cost", money(it["cost"]) + (f", {duration(pace)} a frame{left}" if pace else "")
-    kind = f"preemptible, {it['preemptible_retries']} retries" if it["preemptible"] else "on demand"
+    kind = f"preemptible, {_retries(it['preemptible_retries'])}" if it["preemptible"] else "on demand"
     yield "machine", f"{clean(it['instance_type'])} ({kind})"
     release = f" ({clean(it['blender_release'])})" if it.get("blender_release") else ""
     yield "blender", f"{clean(it['blender_version'])}{release} {clean(it['render_software'])}".rstrip()
     yield "scene", f"{clean(it['scene_path'] or '–')}, {plural(len(it['upload_paths']), 'file')} in all"
-    yield "output", clean(it["output_url"])
+    yield "output", clean(it["output_path"])
     yield "submitted", f"{moment(it['created_at'])} by {clean(it['user'])}, project {clean(it['project'])}"
     if it["ended_at"]:
         yield "ended", moment(it["ended_at"])
     yield "id", clean(it["id"])
+
+
+def _retries(count: int) -> str:
+    return f"{count} retry" if count == 1 else f"{count} retries"
 
 
 def strip(frames: Sequence[Mapping[str, Any]]) -> Text:

@@ -299,7 +299,7 @@ def _show(out: Output, job: jobs.Job, instance: Mapping[str, Any], *, watching: 
     at = f", {money(price)} an hour" if price else ""
     kind = "preemptible" if preemptible else "on demand"
     out.say(f"  on {clean(job['instance_type'])} ({kind}{at}) with {clean(job['blender_version'])}")
-    out.say(f"  into {clean(job.get('output_url') or job['output_path'])}")
+    out.say(f"  into {clean(job['output_path'])}")
     if job.get("missing_paths"):
         out.say(f"  starts when {plural(len(job['missing_paths']), 'missing file')} arrived")
     if not watching:
