@@ -72,10 +72,10 @@ def test_an_ordinary_users_sandbox_cannot_become_root() -> None:
         code = (
             f"import sys, os; sys.path.insert(0, {folder!r})\n"
             "from framefarm.node.sandbox import Sandbox\n"
-            f"p = Sandbox('bubblewrap', 1, ({CORE},)).start(['/usr/bin/unshare', '-U', 'true'], {{}})\n"
-            "print(os.read(p.output, 999)); print(p.wait())\n"
-            f"p = Sandbox('bubblewrap', 1, ({CORE},)).start(['/usr/bin/id', '-u'], {{}})\n"
-            "print(os.read(p.output, 999)); print(p.wait())\n"
+            "for program in (['/usr/bin/unshare', '-U', 'true'], ['/usr/bin/id', '-u']):\n"
+            f"    process = Sandbox('bubblewrap', 1, ({CORE},)).start(program, {{}})\n"
+            "    print(b''.join(iter(lambda: os.read(process.output, 999), b'')))\n"
+            "    print(process.wait())\n"
         )
         drop = ["setpriv", "--reuid", str(UID), "--regid", str(UID), "--clear-groups", "--bounding-set=-all"]
         done = subprocess.run(
