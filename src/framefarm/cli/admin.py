@@ -132,7 +132,7 @@ def user_add(
     password_file: PasswordFile = None,
     as_json: Json = False,
 ) -> None:
-    """Add a user. Example: framefarm admin user add --data DIR --account studio --email a@b.org --role member"""
+    """Add a user. Example: framefarm admin user add --data DIR --account studio --email a@b.org"""
     secret = _password(password, password_file)
     _run(
         data,

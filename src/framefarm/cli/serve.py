@@ -86,7 +86,7 @@ def serve(
             farm.hub.wake_all()
             handle_exit(number, frame)
 
-        server.handle_exit = drain  # type: ignore[method-assign]
+        server.handle_exit = drain  # type: ignore[method-assign,assignment]
         _write_endpoint(data / house.ENDPOINT, address)
         _greet(farm, address, host, fresh, behind_proxy or settings.behind_proxy)
         with contextlib.suppress(KeyboardInterrupt):

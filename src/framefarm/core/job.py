@@ -63,7 +63,7 @@ FARM_LOSSES = 20
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """What a job's status is computed from. Counts are of tasks; `rows_*` of tasks handed out at least once."""
+    """What a job's status is computed from. Counts are of tasks handed out at least once."""
 
     next: int
     task_count: int | None

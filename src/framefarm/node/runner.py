@@ -1,6 +1,6 @@
 """The life of a session: one process, started by an engine, that holds one slot for one job.
 
-`python -m framefarm.node.runner` with a Slot as JSON on standard input. docs/node-protocol.md tells the story.
+`python -m framefarm.node.runner` with a Slot as JSON on standard input; see docs/node-protocol.md.
 """
 
 from __future__ import annotations

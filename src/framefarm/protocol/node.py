@@ -25,7 +25,7 @@ TaskEnd = Literal["success", "failed", "timed_out", "cancelled"]
 Verdict = Literal["applied", "superseded", "rejected"]
 
 
-class Message(msgspec.Struct, forbid_unknown_fields=False, kw_only=True, frozen=True):
+class Message(msgspec.Struct, kw_only=True):
     """Base of all messages. Unknown fields are ignored: the other side may be newer."""
 
 

@@ -54,7 +54,7 @@ class Dispatcher:
         self.farm, self.engine, self.holder = farm, engine, holder
         self.epoch = 0
         self.led_since_ms = 0
-        """Sessions written before that and unknown to the engine were never started: the farm died between."""
+        """Sessions written before that and unknown to the engine were never started."""
         self.available: dict[str, int] = {}
         """Instance type → sessions that could start now; for the catalogue."""
 

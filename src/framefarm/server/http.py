@@ -201,7 +201,7 @@ def _once(
     tx: Tx, scope: tuple[str, ...], digest: str, status: int, work: Any, args: tuple[Any, ...]
 ) -> tuple[int, Any]:
     names = ("account_id", "user_id", "method", "path", "key")
-    known = {n: v for n, v in zip(names, scope, strict=True)}
+    known = dict(zip(names, scope, strict=True))
     query = scoped(sa.select(idempotency), idempotency, scope[0]).where(
         *(idempotency.c[n] == v for n, v in known.items())
     )

@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ def buckets(farm: Farm) -> dict[str, Path]:
         mapped[name.rstrip("/")] = Path(folder)
     mapped.setdefault(FIRST_PLACE, farm.data / "buckets" / "renders")
     roots = sorted(str(p.resolve()) + "/" for p in mapped.values())
-    for one, other in zip(roots, roots[1:], strict=False):
+    for one, other in pairwise(roots):
         if other.startswith(one):
             raise ValueError(f"FRAMEFARM_BUCKETS: {one} and {other} overlap")
     return mapped

@@ -1,4 +1,4 @@
-"""All tables of the farm, gathered so that `metadata` is whole, and the way to bring a database up to date."""
+"""All tables of the farm, gathered so that `metadata` is whole, and how to bring a database up to date."""
 
 from __future__ import annotations
 

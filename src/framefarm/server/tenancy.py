@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-S = TypeVar("S", bound="sa.Select[Any] | sa.Update | sa.Delete")
+S = TypeVar("S", "sa.Select[Any]", sa.Update, sa.Delete)
 
 
 def scoped(statement: S, table: sa.FromClause, account_id: str) -> S:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections import Counter
@@ -219,10 +220,9 @@ async def _keep(farm: Farm, actor: Actor, got: Received, path: str) -> dict[str,
     generation = await farm.db.read(service.next_generation, actor.account_id, got.sha256)
     key = f"content/{actor.account_id}/{got.sha256}/{generation or 0}"
     if generation is not None:
-        try:
+        # The same file may arrive twice at once; then its bytes are the same.
+        with contextlib.suppress(FileExistsError):
             await run_in_threadpool(lambda: farm.store.take(got.incoming, key, if_absent=True))
-        except FileExistsError:
-            pass  # the same file arrived twice at once; the bytes are the same
     duplicate = await farm.db.write(
         service.stored,
         farm,

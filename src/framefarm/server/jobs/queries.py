@@ -300,8 +300,9 @@ def frame_page(
     for frame in numbers:
         row, task = done.get(frame), rows.get(task_numbers[frame])
         status = str(untouched_status(now, task_numbers[frame])) if task is None else task["status"]
-        redo = task is not None and task["redo"] and frame in FrameSet.from_text(task["redo"])
-        if row is not None and not (redo and row["revision"] < task["revision"]):
+        redo = task is not None and bool(task["redo"]) and frame in FrameSet.from_text(task["redo"])
+        outdated = redo and task is not None and row is not None and row["revision"] < task["revision"]
+        if row is not None and not outdated:
             status = "done"
         elif status in {"success", "preempted"}:
             status = "done" if status == "success" else "failed"

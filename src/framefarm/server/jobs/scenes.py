@@ -78,7 +78,8 @@ def read(farm: Farm, job: Any) -> dict[str, Any]:
     if not blenders.opens(chosen.blender_version, job["release"]):
         raise Unrenderable(
             "newer_file",
-            f"{chosen.path} was saved by Blender {chosen.blender_version}, which Blender {job['release']} cannot open:"
+            f"{chosen.path} was saved by Blender {chosen.blender_version}, which is newer than the"
+            f" Blender {job['release']} asked for:"
             " choose a newer blender_version, or save the file for the older one.",
         )
     have = {e.path for e in entries}

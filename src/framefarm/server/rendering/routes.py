@@ -57,6 +57,7 @@ class NodeApi:
                         source=str(store.path(f"content/{account}/{e.sha256}/{e.generation}")),
                     )
                     for e in entries
+                    if e.sha256 is not None and e.size is not None
                 ]
             )
 
