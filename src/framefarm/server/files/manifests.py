@@ -167,7 +167,7 @@ def record(tx: Tx, account_id: str, sha256: str, entries: Sequence[Entry]) -> No
 
 def missing_count(tx: Tx, job_id: str) -> int:
     query = farmwide(sa.select(sa.func.count()).select_from(missing_paths))
-    return tx.conn.execute(query.where(missing_paths.c.job_id == job_id)).scalar_one()
+    return int(tx.conn.execute(query.where(missing_paths.c.job_id == job_id)).scalar_one())
 
 
 def complete(tx: Tx, objects: LocalStore, job: Any) -> str:
