@@ -43,6 +43,8 @@ class FakeFarm:
     """Further entries of the job's files, as they are."""
     failures: list[tuple[int, dict[str, str], dict[str, Any]]] = field(default_factory=list)
     """Answers (status, headers, problem) to the next requests, one each; status 0 hangs up instead."""
+    refusals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Paths whose POST is always refused: path → problem of a 422."""
     job: dict[str, Any] = field(default_factory=dict)
     states: list[dict[str, Any]] = field(default_factory=list)
     """What the job becomes at each look at it; the last one stays."""
@@ -116,6 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.close()
                 return
             self.answer(status, json.dumps(problem).encode(), "application/problem+json", extra)
+            return
+        if seen.method == "POST" and seen.path in self.farm.refusals:
+            problem = self.farm.refusals[seen.path]
+            self.answer(422, json.dumps(problem).encode(), "application/problem+json")
             return
         if seen.path.startswith("/signed/"):
             path = list(self.farm.files)[int(seen.path.rpartition("/")[2])]

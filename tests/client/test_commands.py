@@ -97,6 +97,14 @@ def test_a_dry_run_sends_and_submits_nothing(farm: FakeFarm, blends: Path) -> No
 
 
 @pytest.mark.blender
+def test_what_the_farm_refuses_is_refused_before_anything_is_sent(farm: FakeFarm, blends: Path) -> None:
+    farm.refusals["/api/jobs"] = {"detail": "bad", "errors": [{"field": "chunk_size", "message": "is bad"}]}
+    done = run("submit", str(blends / "shot.blend"), "--chunk", "0")
+    assert (done.exit_code, "chunk_size: is bad" in done.stderr) == (1, True)
+    assert not [s for s in farm.seen if s.path.startswith("/api/uploads")]
+
+
+@pytest.mark.blender
 def test_every_option_of_submit_reaches_the_job(farm: FakeFarm, blends: Path) -> None:
     given: dict[str, tuple[list[str], str, Any]] = {
         "--frames": (["1-3"], "frame_range", "1-3"),

@@ -55,7 +55,8 @@ def money(amount: Mapping[str, Any] | None) -> str:
     if amount is None:
         return "–"
     micros, currency = int(amount["amount_micros"]), str(amount.get("currency", "USD"))
-    digits = 2 if abs(micros) >= SUB or not micros else 4 if abs(micros) >= SUB // 100 else 6
+    cents = SUB // 100
+    digits = 2 if abs(micros) >= SUB or micros % cents == 0 else 4 if abs(micros) >= cents else 6
     step = 10 ** (6 - digits)
     whole, rest = divmod(abs(micros), step)
     rounded = whole + (1 if rest * 2 > step or (rest * 2 == step and whole % 2) else 0)

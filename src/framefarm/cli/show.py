@@ -62,7 +62,7 @@ def job(out: Output, it: jobs.Job, frames: Sequence[Mapping[str, Any]]) -> None:
     if it.get("message"):
         out.say(f"  {clean(it['message'])}", style="red")
     if why_it_waits(it):
-        out.say(f"  waits for {why_it_waits(it)}", style="yellow")
+        out.say(f"  {why_it_waits(it)}", style="yellow")
     for warning in it["warnings"]:
         subject = f" ({clean(warning['subject'])})" if warning.get("subject") else ""
         out.say(f"  warning: {clean(warning['message'])}{subject}", style="yellow")

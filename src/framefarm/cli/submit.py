@@ -162,8 +162,8 @@ def submit(
         payload["upload_md5s"] = {file.path: file.md5 for file in hashed}
         payload["upload_sha256s"] = {file.path: file.sha256 for file in hashed}
         local = {"missing_on_disk": [m.path for m in missing]}
+        answer = jobs.dry_run(farm, payload)  # what is refused is refused before anything is sent
         if dry_run:
-            answer = jobs.dry_run(farm, payload)
             if as_json:
                 out.document({**answer, **local, "payload": payload})
             else:

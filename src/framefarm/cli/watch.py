@@ -58,10 +58,11 @@ def running(job: jobs.Job) -> int:
 
 
 def why_it_waits(job: jobs.Job) -> str:
-    """One sentence for a job that is not moving, or an empty one."""
-    if job.get("waiting_for"):
-        return clean(job["waiting_for"])
-    return f"held: {', '.join(map(clean, job['hold_reasons']))}" if job.get("hold_reasons") else ""
+    """One clause for a job that is not moving, or an empty one."""
+    if not job.get("waiting_for"):
+        return ""
+    holding = job["status"] == "holding"
+    return clean(job["waiting_for"]) if holding else f"waits for {clean(job['waiting_for'])}"
 
 
 def _ended(out: Output, job: jobs.Job) -> Code:
