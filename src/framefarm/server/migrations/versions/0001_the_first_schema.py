@@ -20,7 +20,7 @@ def upgrade() -> None:
         sa.Column("created_ms", sa.BigInteger(), nullable=False),
         sa.Column("currency", sa.Text(), server_default="USD", nullable=False),
         sa.Column("credit_limit_micros", sa.BigInteger(), nullable=True),
-        sa.Column("allow_scripts", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("allow_scripts", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("quota_bytes", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_accounts")),
         sa.UniqueConstraint("name", name=op.f("uq_accounts_name")),
@@ -216,7 +216,7 @@ def upgrade() -> None:
         sa.Column("release", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
-        sa.Column("is_default", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("is_default", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("installed_ms", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_packages")),
     )

@@ -1,0 +1,124 @@
+"""A runner that says what a real one says, and renders nothing. For tests of the farm's side alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from framefarm.protocol import node as say
+from framefarm.server.database import Tx
+from framefarm.server.farm import Farm
+from framefarm.server.ids import new_id
+from framefarm.server.jobs.tables import jobs
+from framefarm.server.rendering import reports, service
+from framefarm.server.rendering.tables import leases, sessions
+
+PRICE_MICROS = 3_600_000
+"""Per hour: one micro-dollar for each millisecond."""
+
+
+def _write_session(tx: Tx, farm: Farm, job_id: str, session_id: str, token: str) -> None:
+    """What the dispatcher writes before it starts a machine."""
+    job = tx.conn.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().one()
+    tx.conn.execute(
+        sa.insert(sessions).values(
+            id=session_id,
+            account_id=job["account_id"],
+            job_id=job_id,
+            instance_type_id=job["instance_type_id"],
+            preemptible=job["preemptible"],
+            price_micros=PRICE_MICROS,
+            node="fake-node",
+            cores=1,
+            memory_bytes=1 << 30,
+            state="starting",
+            ended=False,
+            token_hash=farm.keys.digest("session", token),
+            created_ms=tx.now_ms,
+            version=1,
+            drain=False,
+            cancel=False,
+            last_seq=0,
+        )
+    )
+    tx.conn.execute(sa.insert(leases).values(session_id=session_id, expires_ms=tx.now_ms + 60_000))
+
+
+@dataclass
+class FakeRunner:
+    farm: Farm
+    session: str
+    token: str
+    order: say.Order
+    seq: int = 0
+    clock_ms: int = 0
+
+    @classmethod
+    def start(cls, farm: Farm, job_id: str) -> FakeRunner:
+        session, token = new_id("ses"), new_id("token")
+        farm.db.write_now(_write_session, farm, job_id, session, token)
+        hello = say.Hello(protocol=say.PROTOCOL_VERSION, node="fake-node", pid=1, boot_id="b")
+        order = farm.db.write_now(service.hello, farm, session, token, hello)
+        return cls(farm, session, token, order)
+
+    def sync(self) -> say.Desired:
+        return self.farm.db.write_now(service.sync, self.farm, self.session, self.token)
+
+    def report(self, *events: say.Event, seq: int | None = None) -> say.Receipt:
+        said = say.Report(seq=self.seq + 1 if seq is None else seq, events=list(events))
+        receipt = self.farm.db.write_now(service.report, self.farm, self.session, self.token, said)
+        self.seq = receipt.last_seq
+        return receipt
+
+    def started(self, task: say.TaskOrder) -> say.TaskStarted:
+        return say.TaskStarted(attempt=task.attempt, at_ms=self.clock_ms)
+
+    def saved(self, task: say.TaskOrder, frame: int) -> say.FrameSaved:
+        file = say.StagedFile(
+            path=f"shot_{frame:04d}.png",
+            staged=f"{frame}.png",
+            kind="frame",
+            size=3,
+            md5="0" * 32,
+            sha256="0" * 64,
+        )
+        return say.FrameSaved(
+            attempt=task.attempt, frame=frame, at_ms=self.clock_ms, seconds=0.001, files=[file]
+        )
+
+    def ended(
+        self, task: say.TaskOrder, outcome: say.TaskEnd = "success", ms: int = 0, message: str | None = None
+    ) -> say.TaskEnded:
+        return say.TaskEnded(
+            attempt=task.attempt,
+            outcome=outcome,
+            started_ms=self.clock_ms,
+            ended_ms=self.clock_ms + ms,
+            cause=None if message is None else "fake",
+            message=message,
+        )
+
+    def render(self, task: say.TaskOrder, ms: int = 0) -> say.Receipt:
+        """All of a task in one report."""
+        saved = [self.saved(task, f) for f in task.frames]
+        return self.report(self.started(task), *saved, self.ended(task, ms=ms))
+
+    def render_all(self) -> list[int]:
+        """Render what is handed out until nothing is; the frames in order."""
+        rendered: list[int] = []
+        wanted = self.sync().tasks
+        while wanted:
+            task = wanted[0]
+            rendered += task.frames
+            receipt = self.render(task)
+            assert set(receipt.verdicts) == {"applied"}
+            wanted = receipt.desired.tasks
+        return rendered
+
+    def end(self) -> None:
+        self.report(say.SessionEnded(reason="drained"))
+
+    def lose(self) -> None:
+        """The engine or the lease says that the machine is gone."""
+        self.farm.db.write_now(reports.lose_session, self.session, "runner_lost", "The machine was lost.")
