@@ -89,7 +89,7 @@ def check_all(paths: Sequence[str], field: str = "upload_paths") -> list[FieldEr
             seen[key] = path
     for key, path in seen.items():
         end = key.rfind("/")
-        while end > 2:
+        while end > 0:
             if (folder := key[:end]) in seen:
                 errors.append(
                     FieldError(field, f"{seen[folder][:200]} would be both a file and a folder", path[:200])

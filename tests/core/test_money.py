@@ -1,0 +1,53 @@
+"""Money is exact."""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_EVEN, Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from framefarm.core.money import balanced, billed_ms, cost_micros, format_amount, parse_amount
+
+
+@given(st.integers(0, 10**10), st.integers(0, 10**10))
+def test_cost_is_rounded_half_to_even_exactly(ms: int, price: int) -> None:
+    exact = Decimal(ms) * Decimal(price) / Decimal(3_600_000)
+    assert cost_micros(ms, price) == int(exact.quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
+
+
+@given(st.integers(-(10**15), 10**15))
+def test_amounts_survive_being_written_and_read(micros: int) -> None:
+    assert parse_amount(format_amount(micros).removesuffix(" USD")) == micros
+
+
+@pytest.mark.parametrize("text", ["", "1.2345678", "1e3", "1,5", "$5", "--1", "NaN"])
+def test_what_is_not_an_amount_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_amount(text)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        ("success", 900),
+        ("failed", 900),
+        ("cancelled", 900),
+        ("timed_out", 900),
+        ("preempted", 400),
+        ("lost", 0),
+    ],
+)
+def test_each_outcome_is_billed_as_the_rules_say(outcome: str, expected: int) -> None:
+    billed = billed_ms(outcome, started_ms=100, ended_ms=1000, last_commit_ms=500, limit_ms=5000)
+    assert billed == expected
+
+
+def test_nobody_is_billed_more_than_the_server_saw() -> None:
+    assert billed_ms("success", started_ms=0, ended_ms=10_000, last_commit_ms=None, limit_ms=300) == 300
+
+
+@given(st.integers())
+def test_two_sides_balance(amount: int) -> None:
+    assert balanced([amount, -amount])
