@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,4 +140,4 @@ def test_every_task_ends_exactly_once_and_attempts_never_overlap(script: list[st
     taken = desk.known
     assert sorted(names) == sorted(taken)
     spans = sorted((e.started_ms, e.ended_ms) for e in said if isinstance(e, say.TaskEnded))
-    assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[1] <= b[0] for a, b in pairwise(spans))
