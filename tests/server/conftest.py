@@ -1,4 +1,4 @@
-"""A farm on SQLite and on a real PostgreSQL, a client of its API, and a runner that only pretends to render."""
+"""A farm on SQLite and on a real PostgreSQL, a client of its API, and the farm's loops turned by hand."""
 
 from __future__ import annotations
 

@@ -1,0 +1,256 @@
+"""What can be submitted, and what people can do to jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from conftest import SCENE, Site
+
+from framefarm.server.jobs.tables import job_state, jobs, tasks
+from framefarm.server.rendering.tables import frames
+
+
+def fields(answer: Any) -> set[str]:
+    assert answer.status_code == 422, answer.text
+    return {e["field"] for e in answer.json()["errors"]}
+
+
+# --------------------------------------------------------------------------------- submitting
+
+
+def test_every_bad_field_is_told_at_once(site: Site) -> None:
+    bad = site.payload(
+        project="nope", instance_type="nope", blender_version="9.9", frame_range="1-", output_path="gs://no/x"
+    )
+    answer = site.ask("POST", "/api/jobs", json=bad)
+    assert fields(answer) == {"project", "instance_type", "blender_version", "frame_range", "output_path"}
+    assert site.rows(jobs) == []
+
+
+def test_unknown_fields_are_refused(site: Site) -> None:
+    answer = site.ask("POST", "/api/jobs", json=site.payload(chunksize=3))
+    assert fields(answer) == {"chunksize"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("job_title", ""),
+        ("chunk_size", 0),
+        ("chunk_size", "1"),
+        ("priority", 101),
+        ("preemptible", "yes"),
+        ("render_software", "luxcore"),
+        ("upload_paths", []),
+        ("upload_paths", ["relative.blend"]),
+        ("upload_paths", ["/film/notes.txt"]),
+        ("upload_paths", ["C:\\film\\shot.blend"]),
+        ("scene_path", "/film/other.blend"),
+        ("scout_frames", "20"),
+        ("frame_range", "1-999999999999"),
+        ("environment_variables", {"LD_PRELOAD": "x"}),
+        ("depends_on", ["job_nope"]),
+        ("output_path", "../out"),
+        ("output_path", "/etc"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_field(site: Site, name: str, value: Any) -> None:
+    found = fields(site.ask("POST", "/api/jobs", json=site.payload(**{name: value})))
+    assert {f.split(".")[0].split("[")[0] for f in found} == {name}
+
+
+def test_an_output_place_that_was_not_given_names_those_that_were(site: Site) -> None:
+    answer = site.ask("POST", "/api/jobs", json=site.payload(output_path="gs://others/x"))
+    (error,) = answer.json()["errors"]
+    assert (error["field"], error["given"]) == ("output_path", "gs://others/x")
+    assert "gs://renders" in error["message"]
+
+
+def test_an_archived_project_takes_no_jobs(site: Site) -> None:
+    project = site.ask("POST", "/api/projects", json={"name": "old"}).json()
+    changed = site.ask("PATCH", f"/api/projects/{project['id']}", json={"status": "archived"})
+    assert changed.status_code == 200, changed.text
+    answer = site.ask("POST", "/api/jobs", json=site.payload(project="old"))
+    assert answer.status_code == 409
+    assert "archived" in answer.json()["detail"]
+
+
+def test_a_job_waits_for_files_that_are_not_there_yet(site: Site) -> None:
+    job = site.ask("POST", "/api/jobs", json=site.payload()).json()
+    assert job["status"] == "syncing"
+    site.upload()
+    assert site.status(job["id"]) == "pending"
+
+
+def test_a_dry_run_tells_what_would_be_and_stores_nothing(site: Site) -> None:
+    answer = site.ask("POST", "/api/jobs?dry_run=true", json=site.payload(chunk_size=2, scout_frames="fml:3"))
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    assert (said["frames"], said["tasks"], said["scouts"]) == (9, 6, 3)
+    assert said["missing_paths"] == [SCENE]
+    assert site.rows(jobs) == []
+
+
+def test_the_same_idempotency_key_submits_once(site: Site) -> None:
+    site.upload()
+    key = {"Idempotency-Key": "k1"}
+    payload = site.payload()
+    first = site.ask("POST", "/api/jobs", json=payload, headers=key)
+    again = site.ask("POST", "/api/jobs", json=payload, headers=key)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.json() == first.json()
+    assert len(site.rows(jobs)) == 1
+    other = site.ask("POST", "/api/jobs", json=payload | {"job_title": "Another"}, headers=key)
+    assert other.status_code == 409
+
+
+# ----------------------------------------------------------------------------- scouts, chunks
+
+
+def test_scouts_render_first_then_the_job_holds_until_a_person_lets_it_on(site: Site) -> None:
+    job = site.submit(scout_frames="fml:3")["id"]
+    assert site.render(job) == [1, 5, 9]
+    seen = site.get(f"/api/jobs/{job}")
+    assert (seen["status"], seen["hold_reasons"]) == ("holding", ["scouts"])
+    assert site.ask("PATCH", f"/api/jobs/{job}", json={"action": "unhold"}).status_code == 200
+    assert site.render(job) == [2, 3, 4, 6, 7, 8]
+    assert site.status(job) == "success"
+    assert sorted(f["frame"] for f in site.rows(frames)) == list(range(1, 10))
+
+
+def test_a_chunk_takes_its_frames_in_the_order_asked_for(site: Site) -> None:
+    job = site.submit(frame_range="1-20x3", chunk_size=3)["id"]
+    runner = site.runner(job)
+    assert [t.frames for t in runner.sync().tasks] == [[1, 4, 7]]
+    assert runner.render_all() == [1, 4, 7, 10, 13, 16, 19]
+    assert len(site.rows(tasks)) == 3
+
+
+def test_a_job_waits_for_those_it_depends_on(site: Site) -> None:
+    first = site.submit(frame_range="1")["id"]
+    second = site.submit(frame_range="2", depends_on=[first])["id"]
+    assert site.render(second) == []
+    assert site.render(first) == [1]
+    assert site.render(second) == [2]
+
+
+def test_a_job_holds_when_one_it_depends_on_is_cancelled(site: Site) -> None:
+    first = site.submit(frame_range="1")["id"]
+    second = site.submit(frame_range="2", depends_on=[first])["id"]
+    site.ask("PATCH", f"/api/jobs/{first}", json={"action": "cancel"})
+    seen = site.get(f"/api/jobs/{second}")
+    assert (seen["status"], seen["hold_reasons"]) == ("holding", ["dependency"])
+    site.ask("PATCH", f"/api/jobs/{second}", json={"action": "unhold"})
+    assert site.render(second) == [2]
+
+
+# ------------------------------------------------------------------------------------ actions
+
+
+def test_a_held_job_hands_nothing_out_until_unheld(site: Site) -> None:
+    job = site.submit(hold=True)["id"]
+    assert site.status(job) == "holding"
+    assert site.render(job) == []
+    site.ask("PATCH", f"/api/jobs/{job}", json={"status": "pending"})
+    assert len(site.render(job)) == 9
+
+
+def test_cancelling_twice_is_no_error_and_a_cancelled_job_can_be_deleted(site: Site) -> None:
+    job = site.submit()["id"]
+    for _ in range(2):
+        answer = site.ask("PATCH", f"/api/jobs/{job}", json={"status": "cancelled"})
+        assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+    assert site.ask("PATCH", f"/api/jobs/{job}", json={"action": "unhold"}).status_code == 409
+    assert site.ask("DELETE", f"/api/jobs/{job}").status_code == 204
+    assert site.ask("GET", f"/api/jobs/{job}").status_code == 404
+
+
+def test_a_running_job_is_cancelling_until_its_machines_have_stopped(site: Site) -> None:
+    job = site.submit()["id"]
+    runner = site.runner(job)
+    (task,) = runner.sync().tasks
+    runner.report(runner.started(task))
+    answer = site.ask("PATCH", f"/api/jobs/{job}", json={"action": "cancel"})
+    assert answer.json()["status"] == "cancelling"
+    assert runner.sync().cancel
+    runner.report(runner.ended(task, "cancelled"))
+    assert site.status(job) == "cancelled"
+
+
+def test_a_running_job_cannot_be_deleted(site: Site) -> None:
+    job = site.submit()["id"]
+    runner = site.runner(job)
+    runner.report(runner.started(runner.sync().tasks[0]))
+    answer = site.ask("DELETE", f"/api/jobs/{job}")
+    assert answer.status_code == 409
+    assert answer.json()["state"] == "running"
+
+
+def test_chosen_frames_rendered_again_get_a_next_revision(site: Site) -> None:
+    job = site.submit(frame_range="1-6", chunk_size=3)["id"]
+    site.render(job)
+    answer = site.ask("POST", f"/api/jobs/{job}/retry", json={"frames": "2,5"})
+    assert answer.status_code == 200, answer.text
+    assert site.status(job) in {"pending", "running"}
+    assert site.render(job) == [2, 5]
+    assert site.status(job) == "success"
+    found = sorted((f["frame"], f["revision"]) for f in site.rows(frames))
+    assert found == [(1, 0), (2, 0), (2, 1), (3, 0), (4, 0), (5, 0), (5, 1), (6, 0)]
+    assert site.row(job_state)["frames_done"] == 6
+
+
+def test_frames_that_are_not_the_jobs_cannot_be_retried(site: Site) -> None:
+    job = site.submit(frame_range="1-3")["id"]
+    site.render(job)
+    assert fields(site.ask("POST", f"/api/jobs/{job}/retry", json={"frames": "7"})) == {"frames"}
+
+
+def test_failed_tasks_can_be_retried(site: Site) -> None:
+    job = site.submit(frame_range="1", task_retries=0)["id"]
+    runner = site.runner(job)
+    (task,) = runner.sync().tasks
+    runner.report(runner.started(task), runner.ended(task, "failed", message="No camera."))
+    assert site.status(job) == "failed"
+    assert site.ask("POST", f"/api/jobs/{job}/retry", json={}).status_code == 200
+    assert runner.render_all() == [1]
+    site.publish()
+    assert site.status(job) == "success"
+
+
+# ------------------------------------------------------------------------------ other accounts
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "", None),
+        ("PATCH", "", {"action": "cancel"}),
+        ("DELETE", "", None),
+        ("POST", "/retry", {}),
+        ("GET", "/tasks", None),
+        ("GET", "/tasks/0", None),
+        ("POST", "/tasks/0/retry", None),
+        ("GET", "/frames", None),
+        ("GET", "/files", None),
+        ("GET", "/attempts", None),
+        ("GET", "/events", None),
+        ("GET", "/tasks/0/log", None),
+    ],
+)
+def test_another_accounts_job_is_not_there(
+    site: Site, other: Site, method: str, path: str, body: Any
+) -> None:
+    job = site.submit(frame_range="1")["id"]
+    site.render(job)
+    answer = other.ask(method, f"/api/jobs/{job}{path}", json=body)
+    assert answer.status_code == 404
+    assert other.get("/api/jobs")["data"] == []
+    assert site.row(job_state, sa.true())["status"] == "success"
+
+
+def test_another_accounts_job_cannot_be_waited_for(site: Site, other: Site) -> None:
+    job = site.submit(frame_range="1")["id"]
+    answer = other.ask("POST", "/api/jobs", json=other.payload(depends_on=[job]))
+    assert fields(answer) == {"depends_on"}
