@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain, islice
+from math import gcd
 from typing import Literal, NamedTuple
 
 MAX_SPEC_BYTES = 65_536
@@ -20,16 +21,20 @@ MAX_SCOUTS = 10_000
 FIRST_FRAME, LAST_FRAME = -1_048_574, 1_048_574
 """What Blender can number."""
 
-_ITEM = re.compile(r"(-?[0-9]{1,9})(?:-(-?[0-9]{1,9})(?:x([0-9]{1,9}))?)?\Z")
-_PICK = re.compile(r"[ \t]*(fml|auto):([0-9]{1,9})[ \t]*\Z")
+MAX_ITEM = 64
+"""Characters of one item: enough for any that is within the limits, leading zeros apart."""
+
+_ITEM = re.compile(r"(-?[0-9]+)(?:-(-?[0-9]+)(?:x([0-9]+))?)?\Z")
+_PICK = re.compile(rf"[ \t]*(fml|auto):([0-9]{{1,{MAX_ITEM}}})[ \t]*\Z")
+_STRETCH = re.compile(rb"\x01+")
 _SEPARATED = re.compile(r"[^, \t]+|,")
 
 
 class FrameSpecError(ValueError):
-    """A frame spec that is not one. `position` counts characters from 0."""
+    """A frame spec that is not one. `position` counts characters from 0; None: the spec as a whole."""
 
-    def __init__(self, message: str, position: int = 0) -> None:
-        super().__init__(f"{message} (at character {position + 1})")
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message if position is None else f"{message} (at character {position + 1})")
         self.position = position
 
 
@@ -61,7 +66,8 @@ def _run(first: int, last: int, step: int) -> Run:
 
 
 class FrameSet:
-    """Sorted, unique frames. The runs do not interleave, so positions are found by bisection.
+    """Sorted, unique frames, immutable. Each set is kept in one way only: as the runs that a greedy reader
+    from the left would make. They do not interleave, so positions are found by bisection.
 
     >>> FrameSet.from_text("1-7x3,9").to_text(), len(FrameSet.from_text("1-7x3,9"))
     ('1-7x3,9', 4)
@@ -69,28 +75,32 @@ class FrameSet:
 
     __slots__ = ("_firsts", "_starts", "runs")
 
+    runs: tuple[Run, ...]
+
     def __init__(self, runs: Iterable[Run] = ()) -> None:
-        self.runs = _untangle([_run(*r) for r in runs])
+        self._keep(_greedy(_untangle([_run(*r) for r in runs])))
+
+    def _keep(self, runs: Iterable[Run]) -> None:
+        self.runs = tuple(runs)
         self._firsts = [r.first for r in self.runs]
         self._starts = [0, *accumulate(r.size for r in self.runs)]
 
     @classmethod
     def of(cls, frames: Iterable[int]) -> FrameSet:
         """From single frames, in any order."""
-        return cls._ordered(_gather(sorted(set(frames))))
+        return cls._ordered(Run(f, f, 1) for f in sorted(set(frames)))
 
     @classmethod
-    def _ordered(cls, runs: list[Run]) -> FrameSet:
-        made = cls()
-        made.runs = runs
-        made._firsts = [r.first for r in runs]
-        made._starts = [0, *accumulate(r.size for r in runs)]
+    def _ordered(cls, runs: Iterable[Run]) -> FrameSet:
+        """From runs that follow one another."""
+        made = cls.__new__(cls)
+        made._keep(_greedy(runs))
         return made
 
     @classmethod
     def from_text(cls, text: str) -> FrameSet:
-        """The inverse of `to_text`."""
-        return cls._ordered([_parse_item(item, 0) for item in text.split(",")] if text else [])
+        """The inverse of `to_text`. Raises FrameSpecError."""
+        return cls([_parse_item(item, 0) for item in text.split(",")] if text else [])
 
     def to_text(self) -> str:
         return ",".join(run.text() for run in self.runs)
@@ -106,12 +116,10 @@ class FrameSet:
         return isinstance(frame, int) and self._find(frame) is not None
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, FrameSet):
-            return NotImplemented
-        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+        return self.runs == other.runs if isinstance(other, FrameSet) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(tuple(self))
+        return hash(self.runs)
 
     def __repr__(self) -> str:
         return f"FrameSet({self.to_text()!r})"
@@ -133,7 +141,7 @@ class FrameSet:
         return self._starts[index] + (frame - run.first) // run.step
 
     def slice(self, start: int, stop: int) -> list[int]:
-        """Frames at positions `start` to `stop`, as a list slice would give."""
+        """Frames at positions `start` up to, not with, `stop`; positions count from 0."""
         start, stop = max(0, start), min(stop, len(self))
         result: list[int] = []
         index = bisect_right(self._starts, start) - 1
@@ -151,116 +159,161 @@ class FrameSet:
         return result
 
     def intersection(self, other: FrameSet) -> FrameSet:
-        return FrameSet._ordered(_gather([f for f in self._near(other) if f in other]))
+        """Costs the runs of both."""
+        return FrameSet._ordered(_shared(self.runs, other.runs))
 
     def difference(self, other: FrameSet) -> FrameSet:
-        """Frames of this set that are not in `other`; costs the runs, and the frames of runs that meet."""
-        if not other.runs:
-            return self
-        result: list[Run] = []
-        for run in self.runs:
-            if run.step == 1:
-                _cut(run, other, result)
-            elif other._meets(run):
-                result += _gather([f for f in range(run.first, run.last + 1, run.step) if f not in other])
-            else:
-                result.append(run)
-        return FrameSet._ordered(result)
-
-    def _near(self, other: FrameSet) -> Iterator[int]:
-        for run in self.runs:
-            if other._meets(run):
-                yield from range(run.first, run.last + 1, run.step)
-
-    def _meets(self, run: Run) -> bool:
-        index = bisect_right(self._firsts, run.last) - 1
-        return index >= 0 and self.runs[index].last >= run.first
+        """Frames of this set that are not in `other`; costs the runs of both and of the result."""
+        return FrameSet._ordered(_without(self.runs, other.runs)) if other.runs else self
 
     def _find(self, frame: int) -> int | None:
         index = bisect_right(self._firsts, frame) - 1
         return index if index >= 0 and self.runs[index].has(frame) else None
 
 
-def _cut(run: Run, other: FrameSet, result: list[Run]) -> None:
-    """`run` (step 1) without the frames of `other`, added to `result`."""
-    at = run.first
-    index = max(0, bisect_right(other._firsts, run.first) - 1)
-    for hole in other.runs[index:]:
-        if hole.first > run.last:
-            break
-        if hole.step == 1:
-            if hole.first > at:
-                result.append(_run(at, min(hole.first - 1, run.last), 1))
-            at = max(at, hole.last + 1)
-            continue
-        for frame in range(hole.first, hole.last + 1, hole.step):
-            if at <= frame <= run.last:
-                if frame > at:
-                    result.append(_run(at, frame - 1, 1))
-                at = frame + 1
-    if at <= run.last:
-        result.append(_run(at, run.last, 1))
+def _greedy(runs: Iterable[Run]) -> Iterator[Run]:
+    """Runs that follow one another, told anew: each as long as it gets, from the left. Two frames with a
+    gap are told one by one, since the second may begin a longer run."""
+    first = last = step = size = 0
+    for run in runs:
+        for frame in range(run.first, run.last + 1, run.step):
+            if size == 0:
+                first = last = frame
+                size = 1
+            elif size == 1:
+                step, last, size = frame - last, frame, 2
+            elif frame - last == step:
+                last, size = frame, size + 1
+            elif size == 2 and step > 1:
+                yield Run(first, first, 1)
+                first, last, step = last, frame, frame - last
+            else:
+                yield Run(first, last, step)
+                first = last = frame
+                size = 1
+            if size > 1 and step == run.step:  # the rest of `run` goes on like this
+                size += (run.last - last) // step
+                last = run.last
+                break
+    if size == 2 and step > 1:
+        yield Run(first, first, 1)
+        first = last
+    if size:
+        yield _run(first, last, step or 1)
 
 
-def _gather(frames: list[int]) -> list[Run]:
-    """Sorted, unique frames as runs, greedily."""
-    runs: list[Run] = []
-    index, count = 0, len(frames)
-    while index < count:
-        end, step = index, 1
-        if index + 1 < count:
-            step = frames[index + 1] - frames[index]
-            end = index + 1
-            while end + 1 < count and frames[end + 1] - frames[end] == step:
-                end += 1
-        if step != 1 and end - index == 1:
-            end, step = index, 1  # two frames with a gap are better told one by one
-        runs.append(_run(frames[index], frames[end], step))
-        index = end + 1
-    return runs
-
-
-def _untangle(runs: list[Run]) -> list[Run]:
-    """Sorted runs that do not interleave; those that do are merged, or expanded where steps differ."""
-    result: list[Run] = []
+def _untangle(runs: Iterable[Run]) -> Iterator[Run]:
+    """The frames of any runs as runs that follow one another."""
     cluster: list[Run] = []
     high = 0
     for run in sorted(runs):
         if cluster and run.first > high:
-            result += _merge(cluster)
+            yield from _merge(cluster)
             cluster = []
-        high = run.last if not cluster else max(high, run.last)
+        high = max(high, run.last) if cluster else run.last
         cluster.append(run)
-    return result + _merge(cluster)
+    yield from _merge(cluster)
 
 
-def _merge(cluster: list[Run]) -> list[Run]:
-    """One cluster of runs whose spans overlap."""
-    if len(cluster) <= 1:
-        return cluster
-    low, high = cluster[0].first, max(r.last for r in cluster)
-    if any(r.step == 1 and r.first == low and r.last == high for r in cluster):
-        return [_run(low, high, 1)]
-    present = bytearray(high - low + 1)
-    for step, first, last in sorted({(r.step, r.first, r.last) for r in cluster}):
-        count = (last - first) // step + 1
-        present[first - low : last - low + 1 : step] = b"\x01" * count
-    return _gather([low + i for i, here in enumerate(present) if here])
+def _merge(cluster: list[Run]) -> Iterator[Run]:
+    """Runs whose spans overlap, through a map of their span: a byte a frame."""
+    lanes = _lanes(cluster)
+    if len(lanes) < 2:
+        yield from lanes
+        return
+    low = min(r.first for r in lanes)
+    present = bytearray(max(r.last for r in lanes) - low + 1)
+    for first, last, step in lanes:
+        present[first - low : last - low + 1 : step] = b"\x01" * ((last - first) // step + 1)
+    for stretch in _STRETCH.finditer(present):
+        yield Run(low + stretch.start(), low + stretch.end() - 1, 1)
+
+
+def _lanes(cluster: list[Run]) -> list[Run]:
+    """Runs of one step and one remainder joined where they meet: so many items that repeat each other
+    cost no more than one that says it all."""
+    lanes: list[Run] = []
+    for run in sorted(cluster, key=lambda r: (r.step, r.first % r.step, r.first)):
+        before = lanes[-1] if lanes else None
+        same = before and before.step == run.step and (run.first - before.first) % run.step == 0
+        if before and same and run.first <= before.last + run.step:
+            lanes[-1] = Run(before.first, max(before.last, run.last), run.step)
+        else:
+            lanes.append(run)
+    return lanes
+
+
+def _common(a: Run, b: Run) -> Run | None:
+    """The frames in both: again a run, by the Chinese remainder theorem."""
+    shared = gcd(a.step, b.step)
+    apart, odd = divmod(b.first - a.first, shared)
+    if odd:
+        return None
+    turns = b.step // shared
+    meet = a.first + a.step * (apart * pow(a.step // shared, -1, turns) % turns)
+    step = a.step * turns
+    low, high = max(a.first, b.first), min(a.last, b.last)
+    first = low + (meet - low) % step
+    return _run(first, high, step) if first <= high else None
+
+
+def _shared(mine: Sequence[Run], other: Sequence[Run]) -> Iterator[Run]:
+    i = j = 0
+    while i < len(mine) and j < len(other):
+        if common := _common(mine[i], other[j]):
+            yield common
+        if mine[i].last <= other[j].last:
+            i += 1
+        else:
+            j += 1
+
+
+def _without(mine: Sequence[Run], other: Sequence[Run]) -> Iterator[Run]:
+    begin = 0
+    for run in mine:
+        at, step = run.first, run.step
+        while begin < len(other) and other[begin].last < run.first:
+            begin += 1
+        index = begin
+        while index < len(other) and other[index].first <= run.last:
+            hole = _common(run, other[index])
+            index += 1
+            if hole is None:
+                continue
+            whole = hole.step == step
+            for frame in (hole.first,) if whole else range(hole.first, hole.last + 1, hole.step):
+                if at < frame:
+                    yield _run(at, frame - step, step)
+                at = frame + step
+            if whole:
+                at = hole.last + step
+        if at <= run.last:
+            yield _run(at, run.last, step)
 
 
 def _parse_item(item: str, position: int) -> Run:
-    found = _ITEM.match(item)
+    found = _ITEM.match(item) if len(item) <= MAX_ITEM else None
     if found is None:
-        raise FrameSpecError(f"{item[:40]!r} is not a frame, a-b or a-bxS", position)
+        raise FrameSpecError(f"{item[:40]!r} {_why_not(item)}", position)
     first = int(found[1])
     last = first if found[2] is None else int(found[2])
     step = 1 if found[3] is None else int(found[3])
     if step == 0:
-        raise FrameSpecError(f"{item[:40]!r} has step 0; a step is at least 1", position)
+        raise FrameSpecError(f"{item!r} has step 0; a step is at least 1", position)
     for frame in (first, last):
         if not FIRST_FRAME <= frame <= LAST_FRAME:
             raise FrameSpecError(f"frame {frame} is not within {FIRST_FRAME} to {LAST_FRAME}", position)
     return _run(first, last, step)
+
+
+def _why_not(item: str) -> str:
+    if item.startswith(("fml", "auto")):
+        return "is not fml:N or auto:N alone, with N of at least 1"
+    if len(item) > MAX_ITEM:
+        return "and so on is too long for a frame, a-b or a-bxS"
+    if ":" in item:
+        return "has a colon; a step is written a-bxS"
+    return "is not a frame, a-b or a-bxS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,23 +324,36 @@ class Pick:
     count: int
 
     def of(self, frames: FrameSet) -> FrameSet:
+        """The frames it picks. Raises FrameSpecError if they are more than a job may have."""
         n, wanted = len(frames), self.count
         if wanted >= n:
-            return frames
+            return _limited(frames.runs)
         if self.kind == "auto":
             positions: Iterable[int] = (n * (2 * i + 1) // (2 * wanted) for i in range(wanted))
         elif wanted == 1:
             positions = (0,)
         else:
             stride = n // (wanted - 1)
-            positions = (0, *(i * stride for i in range(1, wanted - 1)), n - 1)
-        return FrameSet.of(frames.nth(p) for p in positions)
+            positions = chain((i * stride for i in range(wanted - 1)), (n - 1,))
+        picked = map(frames.nth, positions)
+        return _limited(Run(f, f, 1) for f in picked)
+
+
+def _limited(runs: Iterable[Run]) -> FrameSet:
+    """Runs that follow one another as a set within the limits. Raises FrameSpecError."""
+    told = tuple(islice(_greedy(runs), MAX_RUNS + 1))
+    if len(told) > MAX_RUNS:
+        raise FrameSpecError(f"these frames make more than {MAX_RUNS} separate runs")
+    frames = FrameSet._ordered(told)
+    if len(frames) > MAX_FRAMES:
+        raise FrameSpecError(f"{len(frames)} frames; at most {MAX_FRAMES} are allowed")
+    return frames
 
 
 def parse(spec: str) -> FrameSet | Pick:
     """Read a spec. Raises FrameSpecError, which says where."""
     if len(spec.encode("utf-8", "surrogatepass")) > MAX_SPEC_BYTES:
-        raise FrameSpecError(f"longer than {MAX_SPEC_BYTES} bytes", MAX_SPEC_BYTES)
+        raise FrameSpecError(f"longer than {MAX_SPEC_BYTES} bytes")
     if pick := _PICK.match(spec):
         if int(pick[2]) < 1:
             raise FrameSpecError(f"{pick[1]}:N needs N of at least 1", pick.start(2))
@@ -311,12 +377,7 @@ def parse(spec: str) -> FrameSet | Pick:
     biggest = max(runs, key=lambda r: r.size)
     if biggest.size > MAX_FRAMES:
         raise FrameSpecError(f"{biggest.size} frames; at most {MAX_FRAMES} are allowed")
-    frames = FrameSet(runs)
-    if len(frames) > MAX_FRAMES:
-        raise FrameSpecError(f"{len(frames)} frames; at most {MAX_FRAMES} are allowed")
-    if len(frames.runs) > MAX_RUNS:
-        raise FrameSpecError(f"more than {MAX_RUNS} separate runs of frames")
-    return frames
+    return _limited(_untangle(runs))
 
 
 def resolve_scouts(spec: str, frames: FrameSet) -> FrameSet:
@@ -324,16 +385,27 @@ def resolve_scouts(spec: str, frames: FrameSet) -> FrameSet:
     if spec == "":
         return FrameSet()
     parsed = parse(spec)
-    scouts = parsed.of(frames) if isinstance(parsed, Pick) else parsed.intersection(frames)
+    if isinstance(parsed, Pick):
+        _few_enough(min(parsed.count, len(frames)))
+        scouts = parsed.of(frames)
+    else:
+        scouts = parsed.intersection(frames)
     if not len(scouts):
         raise FrameSpecError("none of these is among the job's frames")
-    if len(scouts) > MAX_SCOUTS:
-        raise FrameSpecError(f"{len(scouts)} scouts; at most {MAX_SCOUTS} are allowed")
+    _few_enough(len(scouts))
     return scouts
 
 
+def _few_enough(scouts: int) -> None:
+    if scouts > MAX_SCOUTS:
+        raise FrameSpecError(f"{scouts} scouts; at most {MAX_SCOUTS} are allowed")
+
+
 class TaskPlan:
-    """A job's tasks, computed: each scout alone, numbered first, then the rest in chunks."""
+    """A job's tasks, computed: each scout alone, numbered first, then the rest in chunks.
+
+    `scouts` are some of `frames` (`resolve_scouts`); `chunk_size` is at least 1.
+    """
 
     def __init__(self, frames: FrameSet, scouts: FrameSet, chunk_size: int) -> None:
         self.scouts = scouts
