@@ -39,14 +39,15 @@ def money(micros: int) -> dict[str, Any]:
     return {"amount_micros": micros, "currency": "USD"}
 
 
-def _base() -> sa.Select[Any]:
+def _base(account_id: str) -> sa.Select[Any]:
     columns = [c for c in job_state.columns if c.name not in {"account_id"}]
-    return (
+    query = (
         sa.select(jobs, *columns, projects.c.name.label("project_name"), users.c.email.label("user_email"))
         .join(job_state, job_state.c.job_id == jobs.c.id)
         .join(projects, projects.c.id == jobs.c.project_id)
         .join(users, users.c.id == jobs.c.user_id)
     )
+    return scoped(query, jobs, account_id)
 
 
 def listing(
@@ -63,7 +64,7 @@ def listing(
     limit: int,
 ) -> list[dict[str, Any]]:
     """Newest first; up to `limit` jobs with ids below `after`."""
-    query = scoped(_base(), jobs, actor.account_id).where(jobs.c.deleted_ms.is_(None))
+    query = _base(actor.account_id).where(jobs.c.deleted_ms.is_(None))
     if status is not None:
         known = [str(s) for s in JobStatus]
         if status not in known:
@@ -172,7 +173,7 @@ def _waiting_for(row: Any, now: Any, reasons: list[str]) -> str | None:
 def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str, str]]:
     """The job, and (account, manifest SHA-256) from which its inputs are read outside the transaction."""
     find(tx, actor, job_id)
-    row = tx.conn.execute(scoped(_base(), jobs, actor.account_id).where(jobs.c.id == job_id)).mappings().one()
+    row = tx.conn.execute(_base(actor.account_id).where(jobs.c.id == job_id)).mappings().one()
     answer = _summary(row, _costs(tx, [job_id]).get(job_id, 0))
     request = row["request"]
     cause, message = _cause(tx, row)
@@ -350,7 +351,7 @@ def file_page(
     find(tx, actor, job_id)
     newer = frames.alias("newer")
     outdated = (
-        sa.select(newer.c.frame)
+        farmwide(sa.select(newer.c.frame))
         .where(newer.c.job_id == files.c.job_id, newer.c.frame == files.c.frame)
         .where(newer.c.revision > files.c.revision)
         .exists()

@@ -1,0 +1,142 @@
+"""Uploads: what arrives whole is kept, what does not leaves nothing, and nobody learns of others' files."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+import pytest
+from conftest import SCENE, Site, md5
+
+from framefarm.server.files.tables import contents, registrations
+
+DATA = b"BLENDER" + bytes(range(256)) * 40
+BOUNDARY = "frontier"
+
+
+def nothing_is_left(site: Site) -> bool:
+    files = [p for p in (site.farm.data / "store").rglob("*") if p.is_file()]
+    return not files and not site.rows(contents) and not site.rows(registrations)
+
+
+def form(*parts: tuple[str, bytes], whole: bool = True) -> bytes:
+    body = b""
+    for name, data in parts:
+        extra = '; filename="shot.blend"' if name == "file" else ""
+        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n\r\n'
+        body += head.encode() + data + b"\r\n"
+    return body + f"--{BOUNDARY}--\r\n".encode() if whole else body[:-100]
+
+
+def send(site: Site, body: bytes) -> Any:
+    kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    return site.ask("POST", "/api/uploads/file", content=body, headers=kind)
+
+
+def exists(site: Site, data: bytes, path: str | None = None) -> Any:
+    said = {"md5": md5(data)} | ({"path": path} if path else {})
+    answer = site.ask("POST", "/api/uploads/md5", json=said)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_an_upload_is_kept_and_told_with_its_hashes(site: Site) -> None:
+    answer = site.upload(SCENE, DATA, md5=md5(DATA))
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {
+        "path": SCENE,
+        "size": len(DATA),
+        "md5": md5(DATA),
+        "sha256": hashlib.sha256(DATA).hexdigest(),
+        "deduplicated": False,
+    }
+    kept = [p for p in (site.farm.data / "store").rglob("*") if p.is_file()]
+    assert [p.read_bytes() for p in kept] == [DATA]
+    assert exists(site, DATA)["exists"] is True
+
+
+def test_the_same_bytes_are_kept_once(site: Site) -> None:
+    site.upload("/a.blend", DATA)
+    assert site.upload("/b.blend", DATA).json()["deduplicated"] is True
+    assert len([p for p in (site.farm.data / "store").rglob("*") if p.is_file()]) == 1
+    assert {r["path"] for r in site.rows(registrations)} == {"/a.blend", "/b.blend"}
+
+
+@pytest.mark.parametrize(
+    "order", [("file", "path", "md5"), ("md5", "path", "file"), ("path", "file", "md5")], ids="-".join
+)
+def test_the_fields_may_come_in_any_order(site: Site, order: tuple[str, ...]) -> None:
+    parts = {"file": DATA, "path": SCENE.encode(), "md5": md5(DATA).encode()}
+    answer = send(site, form(*((name, parts[name]) for name in order)))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["sha256"] == hashlib.sha256(DATA).hexdigest()
+
+
+def test_an_md5_may_be_base64(site: Site) -> None:
+    text = base64.b64encode(hashlib.md5(DATA).digest()).decode()
+    assert site.upload(SCENE, DATA, md5=text).status_code == 200
+
+
+def test_a_wrong_md5_is_refused_and_leaves_nothing(site: Site) -> None:
+    answer = site.upload(SCENE, DATA, md5=md5(b"other"))
+    assert answer.status_code == 422
+    assert [e["field"] for e in answer.json()["errors"]] == ["md5"]
+    assert nothing_is_left(site)
+
+
+def test_a_wrong_sha256_is_refused_and_leaves_nothing(site: Site) -> None:
+    assert site.upload(SCENE, DATA, sha256="0" * 64).status_code == 422
+    assert nothing_is_left(site)
+
+
+def test_a_body_that_was_cut_off_leaves_nothing(site: Site) -> None:
+    answer = send(site, form(("path", SCENE.encode()), ("file", DATA), whole=False))
+    assert answer.status_code == 422
+    assert nothing_is_left(site)
+
+
+@pytest.mark.parametrize(
+    ("parts", "field"),
+    [
+        ([("file", DATA)], "path"),
+        ([("path", b"relative.blend"), ("file", DATA)], "path"),
+        ([("path", b"/a\xff.blend"), ("file", DATA)], "path"),
+        ([("path", SCENE.encode())], "file"),
+        ([("path", SCENE.encode()), ("file", DATA), ("file", DATA)], "file"),
+        ([("path", SCENE.encode()), ("file", DATA), ("colour", b"red")], "colour"),
+        ([("path", SCENE.encode()), ("file", DATA), ("md5", b"short")], "md5"),
+    ],
+)
+def test_a_bad_form_names_the_field_and_leaves_nothing(
+    site: Site, parts: list[tuple[str, bytes]], field: str
+) -> None:
+    answer = send(site, form(*parts))
+    assert answer.status_code == 422
+    assert [e["field"] for e in answer.json()["errors"]] == [field]
+    assert nothing_is_left(site)
+
+
+def test_a_file_above_the_limit_is_refused_and_leaves_nothing(site: Site) -> None:
+    site.farm.settings.max_file_bytes = 1000
+    assert site.upload(SCENE, DATA).status_code == 413
+    assert nothing_is_left(site)
+
+
+def test_another_account_learns_nothing_of_a_file(site: Site, other: Site) -> None:
+    site.upload(SCENE, DATA)
+    assert exists(other, DATA) == exists(other, b"never seen by anyone")
+    assert exists(other, DATA, "/mine.blend") == {"exists": False, "registered": False}
+    assert other.upload("/mine.blend", DATA).json()["deduplicated"] is False
+
+
+def test_a_known_file_is_registered_under_a_new_path_by_its_hash(site: Site) -> None:
+    site.upload(SCENE, DATA)
+    assert exists(site, DATA, "/second.blend") == {"exists": True, "registered": True}
+    assert {r["path"] for r in site.rows(registrations)} == {SCENE, "/second.blend"}
+
+
+def test_nobody_uploads_without_a_token(site: Site) -> None:
+    site.token = "wrong"
+    assert site.upload(SCENE, DATA).status_code == 401
+    assert nothing_is_left(site)
