@@ -1,0 +1,152 @@
+"""Runners and the farm: only an attempt that owns its task commits, and nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Site
+
+from framefarm.core.errors import Conflict, NotAuthenticated
+from framefarm.protocol import node as say
+from framefarm.server.jobs.tables import job_state, tasks
+from framefarm.server.rendering import service
+from framefarm.server.rendering.tables import attempts, files, frames
+
+
+def committed(site: Site) -> list[int]:
+    return sorted(f["frame"] for f in site.rows(frames))
+
+
+def test_a_sessions_loss_gives_its_task_back_with_the_missing_frames_only(site: Site) -> None:
+    job = site.submit(frame_range="1-4", chunk_size=4)["id"]
+    first = site.runner(job)
+    (task,) = first.sync().tasks
+    first.report(first.started(task), first.saved(task, 1), first.saved(task, 2))
+    first.lose()
+    lost = site.row(attempts)
+    assert (lost["outcome"], lost["frames_done"], lost["cost_micros"]) == ("lost", 2, 0)
+    second = site.runner(job)
+    (again,) = second.sync().tasks
+    assert (again.number, again.frames) == (task.number, [3, 4])
+    second.render(again)
+    site.publish()
+    assert committed(site) == [1, 2, 3, 4]
+    assert site.status(job) == "success"
+
+
+def test_a_session_that_was_lost_is_over(site: Site) -> None:
+    runner = site.runner(site.submit()["id"])
+    (task,) = runner.sync().tasks
+    runner.lose()
+    with pytest.raises(service.SessionOver):
+        runner.report(runner.saved(task, task.frames[0]))
+    with pytest.raises(service.SessionOver):
+        runner.sync()
+    assert committed(site) == []
+
+
+def test_a_superseded_attempt_commits_nothing(site: Site) -> None:
+    runner = site.runner(site.submit(frame_range="1-3", chunk_size=3)["id"])
+    (task,) = runner.sync().tasks
+    runner.report(runner.started(task), runner.saved(task, 1))
+    (again,) = runner.report(runner.ended(task, "cancelled")).desired.tasks
+    assert (again.number, again.frames) == (task.number, [2, 3])
+    assert runner.report(runner.saved(task, 2), runner.ended(task)).verdicts == ["superseded", "superseded"]
+    assert committed(site) == [1]
+    runner.render(again)
+    assert {f["frame"]: f["attempt_id"] for f in site.rows(frames)} == {
+        1: task.attempt,
+        2: again.attempt,
+        3: again.attempt,
+    }
+
+
+def test_an_attempt_of_another_session_commits_nothing(site: Site) -> None:
+    job = site.submit(frame_range="1-2")["id"]
+    first, second = site.runner(job), site.runner(job)
+    (task,) = first.sync().tasks
+    assert second.report(second.saved(task, task.frames[0])).verdicts == ["superseded"]
+    assert committed(site) == []
+
+
+def test_a_frame_told_twice_is_committed_once(site: Site) -> None:
+    runner = site.runner(site.submit(frame_range="1-2", chunk_size=2)["id"])
+    (task,) = runner.sync().tasks
+    runner.report(runner.started(task), runner.saved(task, 1))
+    assert runner.report(runner.saved(task, 1)).verdicts == ["superseded"]
+    assert len(site.rows(files)) == 1
+    assert site.row(tasks)["frames_done"] == 1
+
+
+def test_a_frame_that_was_not_ordered_is_rejected(site: Site) -> None:
+    runner = site.runner(site.submit(frame_range="1-2")["id"])
+    (task,) = runner.sync().tasks
+    assert runner.report(runner.saved(task, 77)).verdicts == ["rejected"]
+    assert committed(site) == []
+
+
+def test_a_repeated_report_is_acknowledged_and_changes_nothing(site: Site) -> None:
+    runner = site.runner(site.submit(frame_range="1-2", chunk_size=2)["id"])
+    (task,) = runner.sync().tasks
+    events = (runner.started(task), runner.saved(task, 1))
+    assert runner.report(*events).last_seq == 1
+    again = runner.report(*events, seq=1)
+    assert (again.last_seq, again.verdicts) == (1, [])
+    assert committed(site) == [1]
+    assert site.row(job_state)["frames_done"] == 1
+
+
+def test_a_report_out_of_order_is_refused_and_told_what_is_expected(site: Site) -> None:
+    runner = site.runner(site.submit()["id"])
+    (task,) = runner.sync().tasks
+    with pytest.raises(service.ReportGap) as refused:
+        runner.report(runner.started(task), seq=3)
+    assert refused.value.expected == 1
+    assert site.row(attempts)["started_ms"] is None
+
+
+def test_a_success_without_all_frames_is_a_failure(site: Site) -> None:
+    job = site.submit(frame_range="1-2", chunk_size=2, task_retries=0)["id"]
+    runner = site.runner(job)
+    (task,) = runner.sync().tasks
+    runner.report(runner.started(task), runner.saved(task, 1), runner.ended(task))
+    assert site.row(attempts)["cause"] == "frames_missing"
+    assert site.status(job) == "failed"
+
+
+def test_a_task_that_was_given_back_unbegun_leaves_no_trace(site: Site) -> None:
+    runner = site.runner(site.submit(frame_range="1")["id"])
+    (task,) = runner.sync().tasks
+    runner.report(say.TaskReleased(attempt=task.attempt))
+    assert task.attempt not in {a["id"] for a in site.rows(attempts)}
+    assert site.row(tasks)["attempt_count"] <= 1
+
+
+def test_the_first_hello_wins(site: Site) -> None:
+    runner = site.runner(site.submit()["id"])
+    hello = say.Hello(protocol=say.PROTOCOL_VERSION, node="n", pid=2, boot_id="b")
+    with pytest.raises(Conflict):
+        site.farm.db.write_now(service.hello, site.farm, runner.session, runner.token, hello)
+
+
+def test_a_wrong_token_is_refused(site: Site) -> None:
+    runner = site.runner(site.submit()["id"])
+    runner.token = "guessed"
+    with pytest.raises(NotAuthenticated):
+        runner.sync()
+
+
+def test_many_machines_share_a_job_and_no_frame_is_rendered_twice(site: Site) -> None:
+    job = site.submit(frame_range="1-40")["id"]
+    runners = [site.runner(job) for _ in range(4)]
+    rendered: list[int] = []
+    working = True
+    while working:
+        working = False
+        for runner in runners:
+            for task in runner.sync().tasks[:1]:
+                rendered += task.frames
+                runner.render(task)
+                working = True
+    site.publish()
+    assert sorted(rendered) == list(range(1, 41))
+    assert site.status(job) == "success"
