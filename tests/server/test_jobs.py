@@ -235,7 +235,6 @@ def test_failed_tasks_can_be_retried(site: Site) -> None:
         ("GET", "/frames", None),
         ("GET", "/files", None),
         ("GET", "/attempts", None),
-        ("GET", "/events", None),
         ("GET", "/tasks/0/log", None),
     ],
 )
