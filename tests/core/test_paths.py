@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.core.paths import check_all, normalise, relative_parts
+from framefarm.core.paths import MAX_PATHS, check_all, normalise, relative_parts
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,91 @@ def test_names_that_are_not_safe_to_join_are_refused(name: str) -> None:
 
 def test_safe_names_are_split() -> None:
     assert relative_parts("a/b_0001.png") == ("a", "b_0001.png")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("a/b", "absolute"),
+        ("C:a", "absolute"),
+        ("\\a\\b", "absolute"),
+        ("", "empty"),
+        ("/a/..", "'..'"),
+        ("C:\\a\\..\\b", "'..'"),
+        ("/a/", "not a folder"),
+        ("C:/", "not a folder"),
+        ("\\\\srv\\share", "not a folder"),
+        ("\\\\?\\C:\\a", "device"),
+        ("\\\\.\\pipe\\a\\b", "device"),
+        ("C:\\a:stream", "Windows"),
+        ("/a\x85b", "control"),
+        ("/a\udcffb", "UTF-8"),
+        ("/" + "é" * 128, "255 bytes"),
+        ("/a" * 2049, "4096 bytes"),
+    ],
+)
+def test_a_refused_path_says_what_is_wrong(path: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        normalise(path)
+
+
+def test_limits_count_bytes_and_include_the_last_one() -> None:
+    assert normalise("/" + "é" * 127).name == "é" * 127
+    longest = "/" + "/".join(["a" * 255] * 15) + "/" + "b" * 255
+    assert len(longest) == 4096
+    assert normalise(longest).text == longest
+
+
+def test_the_stem_is_the_name_without_its_last_extension() -> None:
+    assert [normalise(p).stem for p in ("/a/b.c.blend", "/a/b", "/a/.blend")] == ["b.c", "b", ".blend"]
+
+
+small = st.lists(st.sampled_from(["a", "A", "b", "a-", "a.b", "é"]), min_size=1, max_size=4)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["/", "C:/", "c:\\", "//srv/share/"]), small), min_size=1, max_size=8)
+)
+def test_paths_fit_together_if_none_is_another_or_its_folder(drawn: list[tuple[str, list[str]]]) -> None:
+    paths = [prefix + "/".join(parts) for prefix, parts in drawn]
+    keys = [tuple(normalise(p).key.split("/")) for p in paths]
+    clash = any(
+        i != j and one == other[: len(one)] for i, one in enumerate(keys) for j, other in enumerate(keys)
+    )
+    assert bool(check_all(paths)) == clash
+
+
+def test_every_bad_path_is_named_with_its_place() -> None:
+    errors = check_all(["/ok", "bad", "/ok", "/a", "/a/b", "/a/c/d", "/a-b"])
+    assert [e.field for e in errors] == [
+        "upload_paths[1]",
+        "upload_paths[2]",
+        "upload_paths",
+        "upload_paths",
+    ]
+    assert [e.given for e in errors] == ["bad", "/ok", "/a/b", "/a/c/d"]
+
+
+def test_a_job_has_at_most_a_hundred_thousand_paths() -> None:
+    paths = [f"/show/shot_{i // 100}/{i}.exr" for i in range(MAX_PATHS)]
+    assert check_all(paths) == []
+    assert check_all([*paths, "/one/more"])[0].given == MAX_PATHS + 1
+
+
+@given(st.text(max_size=20))
+def test_a_safe_name_stays_below_its_folder(name: str) -> None:
+    try:
+        parts = relative_parts(name)
+    except ValueError:
+        return
+    assert "/".join(parts) == name
+    assert not {"", ".", ".."} & set(parts)
+    assert "\\" not in name and ":" not in name and "\0" not in name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/".join(["a" * 200] * 21), "é" * 128, "a\ud800", "a/com1.png", "c:", "..."]
+)
+def test_more_names_that_are_not_safe(name: str) -> None:
+    with pytest.raises(ValueError):
+        relative_parts(name)

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypedDict
 
 MS_PER_HOUR = 3_600_000
 MICROS = 1_000_000
 _AMOUNT = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,6}))?\Z")
+
+_WHOLE = frozenset({"success", "failed", "cancelled", "timed_out"})
+
+
+class Money(TypedDict):
+    """An amount as the API tells it."""
+
+    amount_micros: int
+    currency: str
+
+
+def money(micros: int, currency: str = "USD") -> Money:
+    return {"amount_micros": micros, "currency": currency}
 
 
 def cost_micros(billed_ms: int, price_micros_per_hour: int) -> int:
@@ -26,12 +40,15 @@ def billed_ms(
     """What an attempt is billed for, from times on its runner's clock.
 
     `success failed cancelled timed_out`: whole; `preempted`: until its last committed frame; `lost`: nothing.
-    Never more than `limit_ms`, the server's time between hand-out and report.
+    Never more than `limit_ms`, the server's time between hand-out and report. `last_commit_ms` is None if no
+    frame was committed. Raises ValueError for an outcome that is none of these.
     """
     if outcome == "lost":
         return 0
     if outcome == "preempted":
         ended_ms = started_ms if last_commit_ms is None else min(ended_ms, last_commit_ms)
+    elif outcome not in _WHOLE:
+        raise ValueError(f"{outcome!r} is not how an attempt ends")
     return max(0, min(ended_ms - started_ms, limit_ms))
 
 

@@ -14,7 +14,8 @@ MAX_PART_BYTES = 255
 MAX_PATHS = 100_000
 Kind = Literal["posix", "drive", "unc"]
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NOT_WINDOWS = re.compile(r'[<>:"|?*]')
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?\Z", re.IGNORECASE)
 
 
@@ -48,7 +49,8 @@ def normalise(path: str) -> UploadPath:
         raise ValueError("is empty")
     if _CONTROL.search(path):
         raise ValueError("has a control character, or is not valid UTF-8")
-    if len(path.encode()) > MAX_PATH_BYTES:
+    size = len(path.encode())
+    if size > MAX_PATH_BYTES:
         raise ValueError(f"is longer than {MAX_PATH_BYTES} bytes")
     kind: Kind
     if _DRIVE.match(path):
@@ -60,11 +62,15 @@ def normalise(path: str) -> UploadPath:
     else:
         raise ValueError("must be absolute: /a/b, C:\\a\\b or \\\\server\\share\\a")
     parts = [part for part in rest.split("/") if part not in {"", "."}]
+    if kind == "unc" and rest.startswith(("?/", "./")):
+        raise ValueError("must not be a device path: C:\\a\\b or \\\\server\\share\\a")
+    if kind != "posix" and _NOT_WINDOWS.search(rest):
+        raise ValueError('has a character that Windows does not allow in names: one of < > : " | ? *')
     if ".." in parts:
         raise ValueError("must not contain '..'")
     if rest.endswith("/") or not parts or (kind == "unc" and len(parts) < 3):
         raise ValueError("must name a file, not a folder")
-    if any(len(part.encode()) > MAX_PART_BYTES for part in parts):
+    if size > MAX_PART_BYTES and any(len(part.encode()) > MAX_PART_BYTES for part in parts):
         raise ValueError(f"has a part longer than {MAX_PART_BYTES} bytes")
     return UploadPath(kind, prefix + "/".join(parts), tuple(parts))
 
@@ -87,26 +93,27 @@ def check_all(paths: Sequence[str], field: str = "upload_paths") -> list[FieldEr
             )
         else:
             seen[key] = path
-    for key, path in seen.items():
-        end = key.rfind("/")
-        while end > 0:
-            if (folder := key[:end]) in seen:
-                errors.append(
-                    FieldError(field, f"{seen[folder][:200]} would be both a file and a folder", path[:200])
-                )
-                break
-            end = key.rfind("/", 0, end)
+    # No path has a NUL: with it for the slash, whatever lies in a folder comes right after the folder.
+    folder = ""
+    for key in sorted(seen, key=lambda k: k.replace("/", "\0")):
+        if folder and key.startswith(folder + "/"):
+            sentence = f"{seen[folder][:200]} would be both a file and a folder"
+            errors.append(FieldError(field, sentence, seen[key][:200]))
+        else:
+            folder = key
     return errors
 
 
 def relative_parts(name: str) -> tuple[str, ...]:
     """The parts of a relative name that is safe to join on any system. Raises ValueError."""
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
+        raise ValueError(f"{name[:100]!r}… is longer than {MAX_PATH_BYTES} bytes")
     if not name or _CONTROL.search(name) or "\\" in name or name.startswith("/") or _DRIVE.match(name + "/"):
         raise ValueError(f"{name[:100]!r} is not a safe relative name")
     parts = tuple(name.split("/"))
     for part in parts:
         if part in {"", ".", ".."} or len(part.encode()) > MAX_PART_BYTES or _RESERVED.match(part):
             raise ValueError(f"{name[:100]!r} has a part that is not safe: {part[:60]!r}")
-        if any(c in part for c in '<>:"|?*') or part[-1] in " .":
+        if _NOT_WINDOWS.search(part) or part[-1] in " .":
             raise ValueError(f"{name[:100]!r} has a part that not every system can store: {part[:60]!r}")
     return parts
