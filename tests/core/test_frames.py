@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from contextlib import suppress
+from itertools import pairwise
+
 import pytest
 from cioseq.sequence import Sequence
 from hypothesis import given
@@ -11,6 +15,7 @@ from framefarm.core.frames import (
     FrameSet,
     FrameSpecError,
     Pick,
+    Run,
     TaskPlan,
     blender_number,
     parse,
@@ -142,10 +147,235 @@ def test_conductors_own_implementation_agrees(spec: list[tuple[int, int, int]]) 
     assert list(Sequence.create(text_of(ordered))) == list(frames(text_of(ordered)))
 
 
-@given(st.integers(1, 300), st.integers(2, 12))
-def test_conductors_fml_agrees(last: int, count: int) -> None:
-    ours = Pick("fml", count).of(frames(f"1-{last}"))
-    assert sorted(Sequence.create(1, last, 1).calc_fml(count)) == list(ours)
+@given(st.lists(st.tuples(st.integers(-400, 400), st.integers(-400, 400), st.integers(1, 40)), min_size=1))
+def test_conductors_own_implementation_agrees_on_negatives_reversed_ends_and_separators(
+    spec: list[tuple[int, int, int]],
+) -> None:
+    for between in (",", " ", ", ", " , "):
+        text = between.join(f"{a}-{b}x{s}" if a != b else str(a) for a, b, s in spec)
+        assert list(Sequence.create(text)) == list(frames(text))
+
+
+@given(specs, st.integers(1, 400))
+def test_conductors_fml_agrees(spec: list[tuple[int, int, int]], count: int) -> None:
+    text = text_of(spec)
+    assert list(Sequence.create(text).calc_fml(count)) == list(Pick("fml", count).of(frames(text)))
+
+
+@given(specs, st.integers(1, 400))
+def test_conductors_auto_differs_by_one_position_at_most(
+    spec: list[tuple[int, int, int]], count: int
+) -> None:
+    """It adds floats from step to step; ours are integers."""
+    text = text_of(spec)
+    all_frames = frames(text)
+    ours = [all_frames.position_of(f) for f in Pick("auto", count).of(all_frames)]
+    theirs = [all_frames.position_of(f) for f in Sequence.create(text).subsample(count)]
+    assert len(ours) == min(count, len(all_frames))
+    assert all(abs(position - nearest(position, theirs)) <= 1 for position in ours)
+
+
+def nearest(position: int, others: list[int]) -> int:
+    return min(others, key=lambda other: abs(other - position))
+
+
+@pytest.mark.parametrize("spec", ["1,,2", "1, ,2"])
+def test_unlike_conductor_an_empty_item_between_commas_is_an_error(spec: str) -> None:
+    assert list(Sequence.create(spec)) == [1, 2]
+    with pytest.raises(FrameSpecError, match="an empty item"):
+        parse(spec)
+
+
+@pytest.mark.parametrize("spec", [" 1,2", "1,2 ", "1\t2", "1-2x01"])
+def test_unlike_conductor_blanks_around_tabs_and_leading_zeros_of_a_step_are_fine(spec: str) -> None:
+    with pytest.raises(ValueError):
+        Sequence.create(spec)
+    assert list(frames(spec)) == [1, 2]
+
+
+def test_unlike_conductor_digits_of_other_scripts_are_refused() -> None:
+    assert list(Sequence.create("١-٣")) == [1, 2, 3]
+    with pytest.raises(FrameSpecError):
+        parse("١-٣")
+
+
+@given(st.integers(1, 200), st.integers(1, 220))
+def test_picks_are_the_positions_of_the_formula(n: int, count: int) -> None:
+    f = list(range(5, 5 + 3 * n, 3))
+    every = frames(f"{f[0]}-{f[-1]}x3")
+    auto = f if count >= n else [f[n * (2 * i + 1) // (2 * count)] for i in range(count)]
+    if count >= n:
+        fml = f
+    elif count == 1:
+        fml = [f[0]]
+    else:
+        fml = [f[0], *(f[i * (n // (count - 1))] for i in range(1, count - 1)), f[-1]]
+    assert list(Pick("auto", count).of(every)) == auto
+    assert list(Pick("fml", count).of(every)) == fml
+
+
+@given(specs)
+def test_a_set_is_told_in_one_way_only(spec: list[tuple[int, int, int]]) -> None:
+    found, again = frames(text_of(spec)), FrameSet.of(plain(spec))
+    assert found == again
+    assert hash(found) == hash(again)
+    assert found.to_text() == again.to_text()
+    assert FrameSet.from_text(found.to_text()) == found
+    assert all(one.last < other.first for one, other in pairwise(found.runs))
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("1-3,4-6", "1-6"),
+        ("1,2,3,5,7,9", "1-3,5-9x2"),
+        ("1-99x2,2-100x2", "1-100"),
+        ("7-7x9", "7"),
+        ("-0", "0"),
+        ("1-10x99", "1"),
+        ("", ""),
+    ],
+)
+def test_sets_are_told_briefly(spec: str, told: str) -> None:
+    assert (frames(spec) if spec else FrameSet()).to_text() == told
+
+
+def test_positions_and_frames_that_are_not_there_are_errors() -> None:
+    found = frames("1-9x2")
+    for position in (-1, 5):
+        with pytest.raises(IndexError):
+            found.nth(position)
+    for frame in (0, 2, 11):
+        with pytest.raises(ValueError):
+            found.position_of(frame)
+    assert found.slice(3, 99) == [7, 9]
+    assert found.slice(5, 9) == []
+    assert FrameSet().slice(0, 3) == []
+
+
+@pytest.mark.parametrize("spec", ["-1048574-1048574x3", "1-1000000", "1 " * 10_000, "-1048574,1048574"])
+def test_the_limits_themselves_are_allowed(spec: str) -> None:
+    assert len(frames(spec)) <= 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("1-1000001", "1000001 frames"),
+        ("1-600000,600001-1000001", "1000001 frames"),
+        ("1 " * 10_001, "10000 items"),
+        ("1 " * 32_769, "65536 bytes"),
+        ("1048575", "not within"),
+        ("-1048575", "not within"),
+        ("9" * 30, "not within"),
+        ("9" * 5_000, "too long"),
+        ("1-1000000x2,1-1000000x3", "separate runs"),
+    ],
+)
+def test_what_is_over_a_limit_is_told_which(spec: str, said: str) -> None:
+    with pytest.raises(FrameSpecError, match=said):
+        parse(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("1-5:2", "colon.*a-bxS.*character 1"),
+        ("1, 2-9x0", "'2-9x0' has step 0.*character 4"),
+        ("1,2,", "empty item.*character 5"),
+        ("4,fml:3", "alone.*character 3"),
+        ("fml:", "alone"),
+        ("auto:-1", "alone"),
+        ("auto:0", "at least 1.*character 6"),
+        ("1 - 5", "'-' is not.*character 3"),
+        ("1x3", "'1x3'"),
+        ("1-5X2", "'1-5X2'"),
+        ("1\n2", "is not a frame"),
+        ("\ud800", "is not a frame"),
+    ],
+)
+def test_a_refusal_shows_the_item_and_where_it_stands(spec: str, said: str) -> None:
+    with pytest.raises(FrameSpecError, match=said):
+        parse(spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ",".join(f"{-1048574 + 3 * i}-1048574x3" for i in range(3000)),
+        ",".join(f"{-1048574 + i}-1048574x7" for i in range(3000)),
+        ",".join(f"1-1000000x{step}" for step in range(2, 4000)),
+        ",".join(f"{1 + r}-1000000x{s}" for s in range(2, 80) for r in range(s - 1))[:65_000].rpartition(",")[
+            0
+        ],
+    ],
+    ids=["one lane", "seven lanes", "all steps", "all lanes but one"],
+)
+def test_hostile_specs_need_no_more_memory_than_the_map_of_all_frames(spec: str) -> None:
+    tracemalloc.start()
+    try:
+        with suppress(FrameSpecError):
+            parse(spec)
+        assert tracemalloc.get_traced_memory()[1] < 16_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_million_frames_are_one_run_and_its_tasks_are_computed() -> None:
+    everything = frames("1-1000000")
+    assert len(everything.runs) == 1
+    plan = TaskPlan(everything, resolve_scouts("fml:3", everything), 7)
+    assert plan.task_count == 3 + 142_857
+    assert plan.number_width == 6
+    assert plan.frames_of(1) == [500_001]
+    assert plan.frames_of(plan.task_count - 1) == list(range(999_994, 1_000_000))[1:]
+    assert len(plan.rest.runs) == 2
+
+
+def test_tasks_are_numbered_with_three_digits_or_as_many_as_needed() -> None:
+    assert [TaskPlan(frames(f"1-{n}"), FrameSet(), 1).number_width for n in (1, 1000, 1001)] == [3, 3, 4]
+
+
+def test_there_is_no_task_beyond_the_last_nor_one_for_a_frame_not_asked_for() -> None:
+    plan = TaskPlan(frames("1-9x2"), FrameSet(), 2)
+    for number in (-1, 3):
+        with pytest.raises(IndexError):
+            plan.frames_of(number)
+    with pytest.raises(ValueError):
+        plan.task_of(2)
+
+
+def test_the_stepped_chunks_of_the_rules_hold_nothing_else() -> None:
+    plan = TaskPlan(frames("1-20x3"), FrameSet(), 3)
+    assert [plan.frames_of(n) for n in range(plan.task_count)] == [[1, 4, 7], [10, 13, 16], [19]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("", []),
+        ("fml:3", [1, 5, 9]),
+        ("auto:1", [5]),
+        ("3-100x2", [3, 5, 7, 9]),
+        ("fml:99", list(range(1, 10))),
+    ],
+)
+def test_scouts_are_picked_from_or_cut_down_to_the_jobs_frames(spec: str, expected: list[int]) -> None:
+    assert list(resolve_scouts(spec, frames("1-9"))) == expected
+
+
+@pytest.mark.parametrize("spec", ["1-10001", "fml:10001", "auto:500000", "1-1000000"])
+def test_scouts_are_ten_thousand_at_most(spec: str) -> None:
+    with pytest.raises(FrameSpecError, match="at most 10000"):
+        resolve_scouts(spec, frames("1-1000000"))
+
+
+def test_a_pick_of_more_than_a_job_may_have_is_refused() -> None:
+    scene = FrameSet([Run(0, 1_048_574, 1)])
+    with pytest.raises(FrameSpecError, match="1048575 frames"):
+        Pick("fml", 2_000_000).of(scene)
+    with pytest.raises(FrameSpecError, match="separate runs"):
+        Pick("auto", 700_000).of(scene)
 
 
 def test_numbers_in_names_are_as_blender_writes_them() -> None:
