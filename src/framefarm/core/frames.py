@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, islice, pairwise
 from math import gcd
 from typing import Literal, NamedTuple
 
@@ -100,7 +100,9 @@ class FrameSet:
     @classmethod
     def from_text(cls, text: str) -> FrameSet:
         """The inverse of `to_text`. Raises FrameSpecError."""
-        return cls([_parse_item(item, 0) for item in text.split(",")] if text else [])
+        runs = [_parse_item(item, 0) for item in text.split(",")] if text else []
+        in_order = all(one.last < other.first for one, other in pairwise(runs))
+        return cls._ordered(runs) if in_order else cls(runs)
 
     def to_text(self) -> str:
         return ",".join(run.text() for run in self.runs)
