@@ -1,0 +1,74 @@
+"""What can be set, typed or called is in the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+from fastapi import FastAPI
+
+from framefarm.cli.main import build
+from framefarm.server.app import ROUTERS
+from framefarm.server.settings import Settings
+
+DOCS = Path(__file__).parents[2] / "docs"
+REFERENCE = [
+    ("get", "/api/jobs"),
+    ("get", "/api/jobs/{job_id}"),
+    ("post", "/api/jobs"),
+    ("patch", "/api/jobs/{job_id}"),
+    ("delete", "/api/jobs/{job_id}"),
+    ("get", "/api/projects"),
+    ("post", "/api/projects"),
+    ("patch", "/api/projects/{project_id}"),
+    ("get", "/api/enterprise/instances"),
+    ("get", "/api/packages"),
+    ("post", "/api/uploads/md5"),
+    ("post", "/api/uploads/file"),
+    ("get", "/api/billing/current-period"),
+    ("get", "/api/billing/transactions"),
+    ("post", "/api/auth/login"),
+]
+
+
+def _routes() -> set[tuple[str, str]]:
+    app = FastAPI()
+    for router in ROUTERS:
+        app.include_router(router)
+    return {(method, path) for path, methods in app.openapi()["paths"].items() for method in methods}
+
+
+def _words(command: Any, path: str) -> list[tuple[str, str]]:
+    if hasattr(command, "commands"):
+        return [w for name, sub in command.commands.items() for w in _words(sub, f"{path} {name}")]
+    options = [o for p in command.params for o in p.opts if o.startswith("--") and o != "--help"]
+    return [(path, ""), *((path, option) for option in options)]
+
+
+def test_every_setting_is_documented() -> None:
+    text = (DOCS / "operator.md").read_text()
+    assert [n for n in Settings.model_fields if f"`FRAMEFARM_{n.upper()}`" not in text] == []
+
+
+def test_every_command_and_option_is_documented() -> None:
+    lines = [x for x in (DOCS / "operator.md").read_text().splitlines() if x.startswith("- `framefarm")]
+    words = _words(typer.main.get_command(build()), "framefarm")
+    assert words
+    lacking = [
+        (path, option)
+        for path, option in words
+        if not any(
+            x.startswith((f"- `{path} ", f"- `{path}`")) and (not option or f"`{option}`" in x) for x in lines
+        )
+    ]
+    assert lacking == []
+
+
+def test_every_route_is_documented() -> None:
+    text = (DOCS / "api.md").read_text()
+    assert [r for r in _routes() if f"`{r[0].upper()} {r[1]}`" not in text] == []
+
+
+def test_the_reference_is_in_the_openapi_document() -> None:
+    assert set(REFERENCE) <= _routes()
