@@ -31,6 +31,10 @@ class Md5Request(Strict):
     def one_of_both(self) -> Md5Request:
         if (self.md5 is None) == (self.files is None):
             raise ValueError("give either md5 (one file) or files (a list)")
+        if self.files is not None and (
+            self.sha256 is not None or self.path is not None or self.size is not None
+        ):
+            raise ValueError("beside files (a list), put sha256, path and size into its items")
         return self
 
 

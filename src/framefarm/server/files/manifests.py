@@ -6,6 +6,7 @@ Sorted, compressed, stored once under its SHA-256 before the transaction; conten
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 import zstandard
+from sqlalchemy.dialects import postgresql, sqlite
 
 from framefarm.server.database import Tx
 from framefarm.server.files.tables import (
@@ -64,22 +66,41 @@ def md5_hex(text: str) -> str | None:
     return lower if len(lower) == 32 and not set(lower) - set("0123456789abcdef") else None
 
 
+def lock(tx: Tx, name: str) -> None:
+    """Until the transaction ends, nobody else holds `name` (a user's or an account's id).
+
+    SQLite has one writer, which is enough.
+    """
+    if tx.conn.dialect.name == "postgresql":
+        tx.conn.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))))
+
+
+def insert(tx: Tx, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can say ON CONFLICT."""
+    return postgresql.insert(table) if tx.conn.dialect.name == "postgresql" else sqlite.insert(table)
+
+
 def snapshot(tx: Tx, account_id: str, user_id: str, paths: Sequence[str], pins: Pins) -> Snapshot:
-    """Each path → the content last registered for it by this user, or pinned."""
+    """Each path → the content last registered for it by this user, or pinned.
+
+    Of a pin (MD5, SHA-256) the SHA-256 decides; an MD5 alone is missing where two contents share it. No
+    registration of this user falls between a snapshot and the end of its transaction, and so none between
+    a snapshot and the job's missing_paths.
+    """
+    lock(tx, user_id)
     known: dict[str, Any] = {}
-    for part in _chunks(paths):
-        query = scoped(sa.select(registrations), registrations, account_id).where(
+    for part in chunks(paths):
+        query = scoped(sa.select(*REGISTERED), registrations, account_id).where(
             registrations.c.user_id == user_id, registrations.c.path.in_(part)
         )
-        known |= {r["path"]: r for r in tx.conn.execute(query).mappings()}
-    wanted = {r["sha256"] for r in known.values()}
+        known |= {r.path: r for r in tx.conn.execute(query)}
+    wanted = {r.sha256 for r in known.values()}
     wanted |= {sha for _, sha in pins.values() if sha is not None}
-    here = _contents(tx, account_id, contents.c.sha256, sorted(wanted))
-    by_sha = {r["sha256"]: r for r in here}
+    by_sha = {r.sha256: r for r in existing(tx, account_id, contents.c.sha256, sorted(wanted))}
     md5s = sorted({md5 for md5, sha in pins.values() if sha is None and md5 is not None})
     by_md5: dict[str, list[Any]] = {}
-    for row in _contents(tx, account_id, contents.c.md5, md5s):
-        by_md5.setdefault(row["md5"], []).append(row)
+    for row in existing(tx, account_id, contents.c.md5, md5s):
+        by_md5.setdefault(row.md5, []).append(row)
     entries, missing = [], []
     for path in sorted(paths):
         md5, sha = pins.get(path, (None, None))
@@ -87,35 +108,50 @@ def snapshot(tx: Tx, account_id: str, user_id: str, paths: Sequence[str], pins: 
         content = None
         if sha is not None:
             content = by_sha.get(sha)
-        elif md5 is not None:
-            if registered is not None and registered["md5"] == md5:
-                content = by_sha.get(registered["sha256"])
-            elif len(by_md5.get(md5, ())) == 1:
-                content = by_md5[md5][0]
+        elif md5 is not None and (registered is None or registered.md5 != md5):
+            same = by_md5.get(md5, [])
+            content = same[0] if len(same) == 1 else None
         elif registered is not None:
-            content = by_sha.get(registered["sha256"])
+            content = by_sha.get(registered.sha256)
         if content is None:
             missing.append(path)
             entries.append(Entry(path, None, None, None, None, None))
-        else:
-            when = registered["registered_ms"] if registered is not None else None
-            entries.append(
-                Entry(path, content["sha256"], content["md5"], content["size"], content["generation"], when)
-            )
+            continue
+        when = None
+        if registered is not None and registered.sha256 == content.sha256:
+            when = registered.registered_ms
+        entries.append(Entry(path, content.sha256, content.md5, content.size, content.generation, when))
     return Snapshot(entries, missing)
 
 
-def _contents(tx: Tx, account_id: str, column: sa.Column[Any], values: Sequence[str]) -> list[Any]:
+REGISTERED = (
+    registrations.c.path,
+    registrations.c.sha256,
+    registrations.c.md5,
+    registrations.c.registered_ms,
+)
+CONTENT = (contents.c.sha256, contents.c.md5, contents.c.size, contents.c.generation)
+
+
+def existing(tx: Tx, account_id: str, column: sa.Column[Any], values: Sequence[str]) -> list[Any]:
+    """The account's contents (`CONTENT`) whose `column` is among `values`; condemned ones do not exist."""
     found: list[Any] = []
-    for part in _chunks(values):
-        query = scoped(sa.select(contents), contents, account_id).where(
+    for part in chunks(values):
+        query = scoped(sa.select(*CONTENT), contents, account_id).where(
             column.in_(part), contents.c.condemned_ms.is_(None)
         )
-        found += tx.conn.execute(query).mappings()
+        found += tx.conn.execute(query).all()
     return found
 
 
-def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
+def claim(tx: Tx, account_id: str, sha256s: Sequence[str]) -> None:
+    """Someone said that they want these contents: they are not collected for a while."""
+    for part in chunks(sha256s):
+        mine = scoped(sa.update(contents), contents, account_id).where(contents.c.sha256.in_(part))
+        tx.conn.execute(mine.values(last_claimed_ms=tx.now_ms))
+
+
+def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(values), CHUNK):
         yield values[start : start + CHUNK]
 
@@ -132,9 +168,9 @@ def store(objects: LocalStore, account_id: str, entries: Sequence[Entry]) -> str
     """Store the manifest, once; returns the SHA-256 of its text."""
     text = _encode(entries)
     sha256 = hashlib.sha256(text).hexdigest()
-    key = f"manifests/{account_id}/{sha256}"
-    if not objects.path(key).exists():
-        objects.put([zstandard.ZstdCompressor(level=3).compress(text)], key)
+    with contextlib.suppress(FileExistsError):
+        packed = zstandard.ZstdCompressor(level=3).compress(text)
+        objects.put([packed], f"manifests/{account_id}/{sha256}", if_absent=True)
     return sha256
 
 
@@ -149,20 +185,17 @@ def load(objects: LocalStore, account_id: str, sha256: str) -> Iterator[Entry]:
 def record(tx: Tx, account_id: str, sha256: str, entries: Sequence[Entry]) -> None:
     """Hang the content references on the manifest, if it is new; claim the contents."""
     shas = sorted({e.sha256 for e in entries if e.sha256 is not None})
-    known = scoped(sa.select(manifests.c.sha256), manifests, account_id).where(manifests.c.sha256 == sha256)
-    if tx.conn.execute(known).first() is None:
-        size = sum(e.size or 0 for e in entries)
-        tx.conn.execute(
-            sa.insert(manifests).values(
-                account_id=account_id, sha256=sha256, entries=len(entries), size=size, created_ms=tx.now_ms
-            )
-        )
-        if shas:
-            rows = [{"account_id": account_id, "manifest_sha256": sha256, "content_sha256": s} for s in shas]
-            tx.conn.execute(sa.insert(manifest_contents), rows)
-    for part in _chunks(shas):
-        claim = scoped(sa.update(contents), contents, account_id).where(contents.c.sha256.in_(part))
-        tx.conn.execute(claim.values(last_claimed_ms=tx.now_ms))
+    new = insert(tx, manifests).values(
+        account_id=account_id,
+        sha256=sha256,
+        entries=len(entries),
+        size=sum(e.size or 0 for e in entries),
+        created_ms=tx.now_ms,
+    )
+    if tx.conn.execute(new.on_conflict_do_nothing()).rowcount and shas:
+        rows = [{"account_id": account_id, "manifest_sha256": sha256, "content_sha256": s} for s in shas]
+        tx.conn.execute(sa.insert(manifest_contents), rows)
+    claim(tx, account_id, shas)
 
 
 def missing_count(tx: Tx, job_id: str) -> int:
@@ -189,19 +222,19 @@ def complete(tx: Tx, objects: LocalStore, job: Any) -> str:
 def previous_use(tx: Tx, user_id: str, paths: Sequence[str]) -> list[str]:
     """Paths that an earlier job of this user used, with nothing registered for them since."""
     found: list[str] = []
-    for part in _chunks(paths):
+    for part in chunks(paths):
         query = farmwide(sa.select(registrations.c.path)).where(
             registrations.c.user_id == user_id,
             registrations.c.path.in_(part),
-            registrations.c.used_ms >= registrations.c.registered_ms,
+            registrations.c.used_ms.is_not(None),
         )
         found += tx.conn.execute(query).scalars()
     return sorted(found)
 
 
 def mark_used(tx: Tx, user_id: str, paths: Sequence[str]) -> None:
-    """A job took these paths; see `previous_use`."""
-    for part in _chunks(paths):
+    """A job took these paths; a registration takes the mark away. See `previous_use`."""
+    for part in chunks(paths):
         mine = farmwide(sa.update(registrations)).where(
             registrations.c.user_id == user_id, registrations.c.path.in_(part)
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hmac
+import io
+import json
 import mimetypes
 import os
 import time
@@ -29,6 +31,7 @@ from framefarm.server.tenancy import farmwide
 router = APIRouter(prefix="/api", tags=["files"])
 URL_SECONDS = 3600
 PIECE = 1 << 18
+BAD_ADDRESS = "This address is not valid, or not any more: ask for the job's files again."
 FORM = {
     "requestBody": {
         "required": True,
@@ -59,7 +62,7 @@ async def check_md5(request: Request, actor: Writer, said: Md5Request) -> Respon
     wanted = many or [FileCheck(md5=said.md5 or "", sha256=said.sha256, path=said.path, size=said.size)]
 
     def work(tx: Tx) -> dict[str, Any]:
-        found = service.check(tx, farm, actor, wanted)
+        found = service.check(tx, farm, actor, wanted, many=bool(many))
         return {"files": found} if many else dict(found[0])
 
     return await command(request, actor, said, work)
@@ -78,16 +81,16 @@ async def upload_file(request: Request, actor: Writer) -> Any:
 # ------------------------------------------------------------------------- signed addresses
 
 
-def _signature(farm: Farm, account_id: str, file_id: int, expires: int) -> str:
-    text = f"GET\n{account_id}\n{file_id}\n{expires}"
+def _signature(farm: Farm, row: Any, expires: int) -> str:
+    bound = ["GET", row["account_id"], row["id"], row["staged"], row["size"], row["path"], expires]
+    text = json.dumps(bound, separators=(",", ":"))
     return hmac.new(farm.keys.key("signed-url"), text.encode(), "sha256").hexdigest()
 
 
 def sign_file(farm: Farm, row: Any) -> str:
-    """An absolute address of a committed file, good for an hour, for whoever has it."""
+    """An absolute address of a committed file (a row of `files`), good for an hour, for whoever has it."""
     expires = int(time.time()) + URL_SECONDS
-    signature = _signature(farm, row["account_id"], row["id"], expires)
-    query = urllib.parse.urlencode({"expires": expires, "signature": signature})
+    query = urllib.parse.urlencode({"expires": expires, "signature": _signature(farm, row, expires)})
     return f"{farm.base_url()}/api/files/{row['id']}?{query}"
 
 
@@ -96,19 +99,23 @@ def _find(tx: Tx, file_id: int) -> Any:
     return tx.conn.execute(query.where(files.c.id == file_id)).mappings().one_or_none()
 
 
-def _open(farm: Farm, row: Any) -> int:
-    """A descriptor of the bytes, staged or published. Raises NotFound when neither has them."""
+def _open(farm: Farm, row: Any) -> io.FileIO:
+    """The bytes, staged or published. Raises NotFound when neither place has them (any more)."""
     try:
         fd = os.open(farm.store.path(row["staged"]), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         try:
             fd = places.open_output(farm, row["output_url"], row["path"])
-        except OSError:
+        except (OSError, ValueError):
             raise NotFound("The file is not there any more.") from None
+        if row["replaced_by"] is not None:
+            os.close(fd)
+            raise NotFound(f"The file was replaced by one of job {row['replaced_by']}.") from None
+    file = io.FileIO(fd)
     if os.fstat(fd).st_size != row["size"]:
-        os.close(fd)
+        file.close()
         raise NotFound("The file was changed or replaced since it was rendered.")
-    return fd
+    return file
 
 
 @router.get(
@@ -125,11 +132,12 @@ async def get_file(
 ) -> Response:
     farm = farm_of(request)
     row = await farm.db.read(_find, file_id) if 0 < file_id < 1 << 62 else None
-    account = row["account_id"] if row is not None else ""
-    right = _signature(farm, account, file_id, expires)
-    if not hmac.compare_digest(right.encode(), signature.encode()) or expires < time.time() or row is None:
-        raise NotAllowed("This address is not valid, or not any more: ask for the job's files again.")
-    fd = await run_in_threadpool(_open, farm, row)
+    left = expires - time.time()
+    if row is None or not 0 < left <= URL_SECONDS or not signature.isascii():
+        raise NotAllowed(BAD_ADDRESS)
+    if not hmac.compare_digest(_signature(farm, row, expires), signature):
+        raise NotAllowed(BAD_ADDRESS)
+    file = await run_in_threadpool(_open, farm, row)
     start, end, status = _range(request.headers.get("range"), row["size"])
     name = urllib.parse.quote(row["path"].rsplit("/", 1)[-1])
     headers = {
@@ -143,7 +151,7 @@ async def get_file(
     if status == 206:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{row['size']}"
     kind = mimetypes.guess_type(row["path"])[0] or "application/octet-stream"
-    return StreamingResponse(_stream(fd, start, end), status, headers, media_type=kind)
+    return StreamingResponse(_stream(file, start, end), status, headers, media_type=kind)
 
 
 def _range(text: str | None, size: int) -> tuple[int, int, int]:
@@ -161,10 +169,9 @@ def _range(text: str | None, size: int) -> tuple[int, int, int]:
     return (start, end, 206) if 0 <= start < end else (0, size, 200)
 
 
-def _stream(fd: int, start: int, end: int) -> Iterator[bytes]:
-    try:
-        while start < end and (piece := os.pread(fd, min(PIECE, end - start), start)):
+def _stream(file: io.FileIO, start: int, end: int) -> Iterator[bytes]:
+    """A client that leaves before the first piece leaves the file to its finaliser."""
+    with file:
+        while start < end and (piece := os.pread(file.fileno(), min(PIECE, end - start), start)):
             start += len(piece)
             yield piece
-    finally:
-        os.close(fd)

@@ -6,6 +6,8 @@ that they exist.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,18 +19,58 @@ from framefarm.server.accounts.tables import accounts
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
-from framefarm.server.files.manifests import md5_hex
+from framefarm.server.files.manifests import chunks, claim, existing, insert, lock, md5_hex, snapshot
 from framefarm.server.files.tables import contents, missing_paths, registrations
 from framefarm.server.jobs import scenes
 from framefarm.server.tenancy import scoped
 
 
-def check(tx: Tx, farm: Farm, actor: Actor, files: list[FileCheck]) -> list[dict[str, bool]]:
-    """For each file: is its content here, and was it registered under its path. In the given order."""
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Bytes of an account: `size` in bytes, digests as hex."""
+
+    sha256: str
+    md5: str
+    size: int
+
+
+class ContentMoved(Exception):
+    """What is to be stored came or went meanwhile: ask `next_generation` again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    md5: str
+    sha256: str | None
+    path: str | None
+    size: int | None
+
+
+def check(tx: Tx, farm: Farm, actor: Actor, files: list[FileCheck], *, many: bool) -> list[dict[str, bool]]:
+    """For each file: is its content here, and was it registered under its path. In the given order.
+
+    Raises InvalidInput with every bad field, of `files[i]` where there are `many`.
+    """
+    wanted = _wanted(files, many)
+    by_md5: dict[str, list[Any]] = {}
+    for row in existing(tx, actor.account_id, contents.c.md5, sorted({w.md5 for w in wanted})):
+        by_md5.setdefault(row.md5, []).append(row)
+    found = [_decide(w, by_md5.get(w.md5, [])) for w in wanted]
+    claim(tx, actor.account_id, sorted({c.sha256 for c in found if c is not None}))
+    fresh = {w.path: c for w, c in zip(wanted, found, strict=True) if w.path is not None and c is not None}
+    if fresh:
+        register(tx, farm, actor, fresh)
+    return [
+        {"exists": c is not None, "registered": c is not None and w.path is not None}
+        for w, c in zip(wanted, found, strict=True)
+    ]
+
+
+def _wanted(files: list[FileCheck], many: bool) -> list[_Wanted]:
     errors: list[FieldError] = []
-    wanted: list[tuple[str, str | None, str | None, int | None]] = []
+    wanted = []
     for i, file in enumerate(files):
-        at = f"files[{i}]." if len(files) > 1 else ""
+        at = f"files[{i}]." if many else ""
         md5 = md5_hex(file.md5)
         if md5 is None:
             text = "must be 32 hex digits, or 24 characters of base64"
@@ -42,87 +84,79 @@ def check(tx: Tx, farm: Farm, actor: Actor, files: list[FileCheck]) -> list[dict
                 path = normalise(file.path).text
             except ValueError as error:
                 errors.append(FieldError(f"{at}path", str(error), file.path[:200]))
-        wanted.append((md5 or "", sha, path, file.size))
+        wanted.append(_Wanted(md5 or "", sha, path, file.size))
     if errors:
         raise InvalidInput(errors)
-    if any(path is not None for _, _, path, _ in wanted):
-        actor.must_write()
-    found: list[Any] = []
-    for md5, sha, _, size in wanted:
-        found.append(_content(tx, actor.account_id, md5, sha, size))
-    fresh = [(p, c) for (_, _, p, _), c in zip(wanted, found, strict=True) if p is not None and c is not None]
-    if fresh:
-        register(tx, farm, actor, fresh)
-    return [
-        {"exists": c is not None, "registered": c is not None and path is not None}
-        for (_, _, path, _), c in zip(wanted, found, strict=True)
-    ]
+    return wanted
 
 
-def _content(tx: Tx, account_id: str, md5: str, sha: str | None, size: int | None) -> Any:
-    """The account's only content of that MD5; None if there is none, or several and no SHA-256 decides."""
-    query = scoped(sa.select(contents), contents, account_id).where(
-        contents.c.md5 == md5, contents.c.condemned_ms.is_(None)
-    )
-    if sha is not None:
-        query = query.where(contents.c.sha256 == sha)
-    rows = tx.conn.execute(query.limit(2)).mappings().all()
-    if len(rows) != 1 or (size is not None and rows[0]["size"] != size):
-        return None
-    return rows[0]
+def _decide(wanted: _Wanted, same_md5: Sequence[Any]) -> Content | None:
+    """The content meant: the SHA-256 decides; without one, an MD5 must be unambiguous and the size fit."""
+    if wanted.sha256 is not None:
+        rows = [r for r in same_md5 if r.sha256 == wanted.sha256]
+    elif len(same_md5) == 1 and wanted.size in {None, same_md5[0].size}:
+        rows = list(same_md5)
+    else:
+        rows = []
+    return Content(rows[0].sha256, rows[0].md5, rows[0].size) if rows else None
 
 
-def register(tx: Tx, farm: Farm, actor: Actor, fresh: list[tuple[str, Any]]) -> None:
-    """These paths now have these contents for this user; jobs that waited for them go on."""
-    paths = sorted({p for p, _ in fresh})
-    for start in range(0, len(paths), 500):
-        old = scoped(sa.delete(registrations), registrations, actor.account_id).where(
-            registrations.c.user_id == actor.user_id, registrations.c.path.in_(paths[start : start + 500])
-        )
-        tx.conn.execute(old)
-    rows = {
-        path: {
+def register(tx: Tx, farm: Farm, actor: Actor, fresh: dict[str, Content]) -> list[str]:
+    """These paths now have these contents for this user; jobs that waited for them go on.
+
+    Returns the ids of the jobs that waited for one of them.
+    """
+    lock(tx, actor.user_id)
+    rows = [
+        {
             "account_id": actor.account_id,
             "user_id": actor.user_id,
             "path": path,
-            "sha256": content["sha256"],
-            "md5": content["md5"],
-            "size": content["size"],
+            "sha256": content.sha256,
+            "md5": content.md5,
+            "size": content.size,
             "registered_ms": tx.now_ms,
+            "used_ms": None,
         }
-        for path, content in fresh
-    }
-    tx.conn.execute(sa.insert(registrations), list(rows.values()))
-    for sha in sorted({r["sha256"] for r in rows.values()}):
-        claim = scoped(sa.update(contents), contents, actor.account_id).where(contents.c.sha256 == sha)
-        tx.conn.execute(claim.values(last_claimed_ms=tx.now_ms))
-    _satisfy(tx, farm, actor, rows)
+        for path, content in fresh.items()
+    ]
+    new = insert(tx, registrations)
+    again = {c: new.excluded[c] for c in ("sha256", "md5", "size", "registered_ms", "used_ms")}
+    tx.conn.execute(new.on_conflict_do_update(index_elements=["user_id", "path"], set_=again), rows)
+    claim(tx, actor.account_id, sorted({c.sha256 for c in fresh.values()}))
+    job_ids = _satisfy(tx, actor, fresh)
+    if job_ids:
+        scenes.complete(tx, farm, job_ids)
+    return job_ids
 
 
-def _satisfy(tx: Tx, farm: Farm, actor: Actor, rows: dict[str, dict[str, Any]]) -> None:
-    """Missing paths of the user's waiting jobs that are there now: by path, or by pinned content."""
-    waiting = scoped(sa.select(missing_paths), missing_paths, actor.account_id).where(
-        missing_paths.c.user_id == actor.user_id
-    )
-    shas = {r["sha256"] for r in rows.values()}
-    md5s = {r["md5"] for r in rows.values()}
-    done: list[tuple[str, str]] = []
-    for row in tx.conn.execute(waiting).mappings().all():
-        if row["sha256"] is not None:
-            here = row["sha256"] in shas
-        elif row["md5"] is not None:
-            here = row["md5"] in md5s
-        else:
-            here = row["path"] in rows
-        if here:
-            done.append((row["job_id"], row["path"]))
-    for job_id, path in done:
-        gone = scoped(sa.delete(missing_paths), missing_paths, actor.account_id).where(
-            missing_paths.c.job_id == job_id, missing_paths.c.path == path
-        )
-        tx.conn.execute(gone)
-    if done:
-        scenes.complete(tx, farm, [job for job, _ in done])
+def _satisfy(tx: Tx, actor: Actor, fresh: dict[str, Content]) -> list[str]:
+    """Strike what the user's waiting jobs miss no more, by path or by pinned content; their ids."""
+    waiting: dict[str, dict[str, tuple[str | None, str | None]]] = {}
+    for column, values in (
+        (missing_paths.c.path, set(fresh)),
+        (missing_paths.c.sha256, {c.sha256 for c in fresh.values()}),
+        (missing_paths.c.md5, {c.md5 for c in fresh.values()}),
+    ):
+        for part in chunks(sorted(values)):
+            query = scoped(sa.select(missing_paths), missing_paths, actor.account_id).where(
+                missing_paths.c.user_id == actor.user_id, column.in_(part)
+            )
+            for row in tx.conn.execute(query):
+                waiting.setdefault(row.job_id, {})[row.path] = (row.md5, row.sha256)
+    satisfied = []
+    for job_id, lacking in sorted(waiting.items()):
+        pins = {path: pin for path, pin in lacking.items() if pin != (None, None)}
+        still = snapshot(tx, actor.account_id, actor.user_id, list(lacking), pins).missing
+        arrived = sorted(set(lacking) - set(still))
+        for part in chunks(arrived):
+            gone = scoped(sa.delete(missing_paths), missing_paths, actor.account_id).where(
+                missing_paths.c.job_id == job_id, missing_paths.c.path.in_(part)
+            )
+            tx.conn.execute(gone)
+        if arrived:
+            satisfied.append(job_id)
+    return satisfied
 
 
 def quota_left(tx: Tx, farm: Farm, account_id: str) -> int | None:
@@ -131,48 +165,71 @@ def quota_left(tx: Tx, farm: Farm, account_id: str) -> int | None:
     quota = own if own is not None else farm.settings.account_quota_bytes
     if quota is None:
         return None
+    lock(tx, account_id)
     used = scoped(sa.select(sa.func.coalesce(sa.func.sum(contents.c.size), 0)), contents, account_id)
-    return max(0, int(quota) - int(tx.conn.execute(used).scalar_one()))
+    return max(0, quota - int(tx.conn.execute(used.where(contents.c.condemned_ms.is_(None))).scalar_one()))
 
 
-def known(tx: Tx, account_id: str, sha256: str) -> Any:
-    """The account's content, or None. A condemned one does not exist."""
+def _row(tx: Tx, account_id: str, sha256: str) -> Any:
+    """The account's row for a SHA-256, condemned or not; None if there is none."""
     query = scoped(sa.select(contents), contents, account_id).where(contents.c.sha256 == sha256)
-    return tx.conn.execute(query).mappings().one_or_none()
+    return tx.conn.execute(query).one_or_none()
 
 
 def next_generation(tx: Tx, account_id: str, sha256: str) -> int | None:
     """Where to store bytes of that SHA-256; None if they are here already."""
-    row = known(tx, account_id, sha256)
+    row = _row(tx, account_id, sha256)
     if row is None:
         return 1
-    generation: int = row["generation"]
-    return generation + 1 if row["condemned_ms"] is not None else None
+    generation: int = row.generation
+    return generation + 1 if row.condemned_ms is not None else None
 
 
 def stored(
-    tx: Tx, farm: Farm, actor: Actor, *, path: str, sha256: str, md5: str, size: int, generation: int
-) -> bool:
-    """Bytes are durable under `generation`: make them content and register the path. True if they were
-    known already, and the fresh copy may go."""
-    row = known(tx, actor.account_id, sha256)
-    duplicate = row is not None and row["condemned_ms"] is None
+    tx: Tx, farm: Farm, actor: Actor, path: str, content: Content, generation: int | None
+) -> dict[str, object]:
+    """Bytes are durable under `generation` (None: they were here): make them content, register the path.
+
+    Raises TooLarge over the quota, and ContentMoved.
+    """
+    row = _row(tx, actor.account_id, content.sha256)
+    duplicate = row is not None and row.condemned_ms is None
     if not duplicate:
+        if generation is None or generation != (1 if row is None else row.generation + 1):
+            raise ContentMoved
         left = quota_left(tx, farm, actor.account_id)
-        if left is not None and size > left:
-            raise TooLarge(f"The account's quota has {left} bytes left; the file has {size}.")
-        values = {
-            "generation": generation,
-            "md5": md5,
-            "size": size,
-            "last_claimed_ms": tx.now_ms,
-            "condemned_ms": None,
-        }
-        if row is None:
-            key = {"account_id": actor.account_id, "sha256": sha256, "created_ms": tx.now_ms}
-            tx.conn.execute(sa.insert(contents).values(**key, **values))
-        else:
-            mine = scoped(sa.update(contents), contents, actor.account_id).where(contents.c.sha256 == sha256)
-            tx.conn.execute(mine.values(values))
-    register(tx, farm, actor, [(path, {"sha256": sha256, "md5": md5, "size": size})])
-    return duplicate
+        if left is not None and content.size > left:
+            raise over_quota(left)
+        _keep(tx, actor.account_id, content, generation)
+    register(tx, farm, actor, {path: content})
+    return {
+        "path": path,
+        "size": content.size,
+        "md5": content.md5,
+        "sha256": content.sha256,
+        "deduplicated": duplicate,
+    }
+
+
+def _keep(tx: Tx, account_id: str, content: Content, generation: int) -> None:
+    values = {
+        "generation": generation,
+        "md5": content.md5,
+        "size": content.size,
+        "last_claimed_ms": tx.now_ms,
+        "condemned_ms": None,
+    }
+    if generation == 1:
+        key = {"account_id": account_id, "sha256": content.sha256, "created_ms": tx.now_ms}
+        change: sa.Executable = insert(tx, contents).values(**key, **values).on_conflict_do_nothing()
+    else:
+        mine = scoped(sa.update(contents), contents, account_id).where(
+            contents.c.sha256 == content.sha256, contents.c.generation == generation - 1
+        )
+        change = mine.values(values)
+    if not tx.conn.execute(change).rowcount:
+        raise ContentMoved
+
+
+def over_quota(left: int) -> TooLarge:
+    return TooLarge(f"The account may store {left} more bytes; the file is larger.")

@@ -62,4 +62,6 @@ missing_paths = sa.Table(
     sa.Column("md5", sa.Text),  # pinned
     sa.Column("sha256", sa.Text),  # pinned
     sa.Index("ix_missing_paths_user_path", "user_id", "path"),
+    sa.Index("ix_missing_paths_user_sha256", "user_id", "sha256"),
+    sa.Index("ix_missing_paths_user_md5", "user_id", "md5"),
 )

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -22,37 +23,34 @@ from framefarm.server.files import service
 from framefarm.server.files.manifests import md5_hex
 
 PIECE = 1 << 20
+CHECK_DISK_EVERY_BYTES = 64 << 20
 MAX_FIELD_BYTES = 16 << 10
+MAX_OTHER_BYTES = 256 << 10
+"""Most bytes of a body beside the file's: fields, headers, boundaries."""
+MAX_BOUNDARY_BYTES = 70
+"""RFC 2046, 5.1.1."""
+STALL_SECONDS = 3600
 FIELDS = ("path", "md5", "sha256")
 _busy: Counter[str] = Counter()
-
-
-@dataclass
-class Received:
-    """A file that lies, synced, in the store's incoming folder."""
-
-    incoming: Path
-    size: int
-    md5: str
-    sha256: str
 
 
 class _Form:
     """Collects parts: small fields in memory, the file to disk, hashed."""
 
-    def __init__(self, boundary: bytes, fd: int, limit: int) -> None:
-        self.fields: dict[str, bytes] = {}
-        self.filename = ""
+    def __init__(self, boundary: bytes, fd: int, limit: _Limit) -> None:
+        self.fields: dict[str, bytearray] = {}
         self.files = 0
         self.size = 0
         self.unknown: list[str] = []
+        self.repeated: list[str] = []
+        self._fed = 0
         self.ended = False
         self._fd, self._limit = fd, limit
         self._md5, self._sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
         self._headers: dict[str, bytes] = {}
         self._header = self._value = b""
         self._part = ""
-        self.parser = MultipartParser(
+        self._parser = MultipartParser(
             boundary,
             {
                 "on_part_begin": self._begin,
@@ -64,6 +62,16 @@ class _Form:
                 "on_end": self._on_end,
             },
         )
+
+    def feed(self, data: bytes) -> None:
+        """Raises ValueError for what is no multipart, TooLarge, InvalidInput."""
+        self._fed += len(data)
+        self._parser.write(data)
+        if self._fed - self.size > MAX_OTHER_BYTES:
+            raise InvalidInput.of("body", f"has more than {MAX_OTHER_BYTES} bytes beside the file's")
+
+    def content(self) -> service.Content:
+        return service.Content(self._sha256.hexdigest(), self._md5.hexdigest(), self.size)
 
     def _begin(self) -> None:
         self._headers = {}
@@ -83,32 +91,31 @@ class _Form:
         self._part = options.get(b"name", b"").decode("utf-8", "replace")
         if self._part == "file":
             self.files += 1
-            self.filename = options.get(b"filename", b"").decode("utf-8", "replace")
+        if self._part in self.fields or (self._part == "file" and self.files > 1):
+            self.repeated.append(self._part)
+            self._part = ""
         elif self._part in FIELDS:
-            self.fields[self._part] = b""
-        else:
+            self.fields[self._part] = bytearray()
+        elif self._part != "file":
             self.unknown.append(self._part[:100])
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         piece = memoryview(data)[start:end]
-        if self._part == "file" and self.files == 1:
+        if self._part == "file":
             self.size += len(piece)
-            if self.size > self._limit:
-                raise TooLarge(f"The file is larger than {self._limit} bytes.")
+            if self.size > self._limit.size:
+                raise self._limit.over
             self._md5.update(piece)
             self._sha256.update(piece)
             while piece:
                 piece = piece[os.write(self._fd, piece) :]
         elif self._part in FIELDS:
-            self.fields[self._part] += bytes(piece)
+            self.fields[self._part] += piece
             if len(self.fields[self._part]) > MAX_FIELD_BYTES:
                 raise InvalidInput.of(self._part, f"is longer than {MAX_FIELD_BYTES} bytes")
 
     def _on_end(self) -> None:
         self.ended = True
-
-    def digests(self) -> tuple[str, str]:
-        return self._md5.hexdigest(), self._sha256.hexdigest()
 
 
 async def receive(request: Request, farm: Farm, actor: Actor) -> dict[str, object]:
@@ -126,73 +133,87 @@ async def receive(request: Request, farm: Farm, actor: Actor) -> dict[str, objec
 
 async def _receive(request: Request, farm: Farm, actor: Actor) -> dict[str, object]:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
-    boundary = options.get(b"boundary")
-    if kind != b"multipart/form-data" or not boundary:
+    boundary = options.get(b"boundary", b"")
+    if kind != b"multipart/form-data" or not 0 < len(boundary) <= MAX_BOUNDARY_BYTES:
         raise InvalidInput.of("body", "must be multipart/form-data with a file and a path")
-    _check_disk(farm)
-    limit = farm.settings.max_file_bytes
-    left = await farm.db.read(service.quota_left, farm, actor.account_id)
-    if left is not None:
-        limit = min(limit, left)
-    fd, incoming = farm.store.incoming()
+    limit = await _limit(request, farm, actor)
+    fd, incoming = await run_in_threadpool(farm.store.incoming)
     try:
-        try:
-            form = _Form(boundary, fd, limit)
-            await _fill(request, farm, form)
-            path, md5_wanted = _fields(form)
-            await run_in_threadpool(os.fsync, fd)
-        finally:
-            os.close(fd)
-        md5, sha256 = form.digests()
-        if md5_wanted is not None and md5_wanted != md5:
-            text = f"does not match: the bytes that arrived have {md5}; send the file again"
-            raise InvalidInput.of("md5", text, md5_wanted)
-        wanted = form.fields.get("sha256", b"").decode("latin-1").lower()
-        if wanted and wanted != sha256:
-            text = f"does not match: the bytes that arrived have {sha256}; send the file again"
-            raise InvalidInput.of("sha256", text, wanted[:64])
-        return await _keep(farm, actor, Received(incoming, form.size, md5, sha256), path)
+        form = _Form(boundary, fd, limit)
+        await _fill(request, farm, form)
+        path = _path_of(form)
+        await run_in_threadpool(os.fsync, fd)
+        return await _keep(farm, actor, path, incoming, form.content())
     finally:
+        os.close(fd)
         incoming.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """Most bytes of the file, and what to say when it has more."""
+
+    size: int
+    over: TooLarge
+
+
+async def _limit(request: Request, farm: Farm, actor: Actor) -> _Limit:
+    """Raises what is sure to come, before a byte is read: too large, or no room on the disk."""
+    most = farm.settings.max_file_bytes
+    limit = _Limit(most, TooLarge(f"The file is larger than {most} bytes."))
+    left = await farm.db.read(service.quota_left, farm, actor.account_id)
+    if left is not None and left < most:
+        limit = _Limit(left, service.over_quota(left))
+    length = request.headers.get("content-length", "")
+    announced = int(length) if length.isdecimal() else 0
+    if announced > limit.size + MAX_OTHER_BYTES:
+        raise limit.over
+    _check_disk(farm, announced)
+    return limit
+
+
 async def _fill(request: Request, farm: Farm, form: _Form) -> None:
+    """Feed the body to the parser as it arrives, a MiB at a time."""
     since_check = 0
     held = bytearray()
+    loop = asyncio.get_running_loop()
     try:
-        async for piece in request.stream():
-            held += piece
-            if len(held) >= PIECE:
+        async with asyncio.timeout(STALL_SECONDS) as patience:
+            async for piece in request.stream():
+                patience.reschedule(loop.time() + STALL_SECONDS)
+                held += piece
+                if len(held) < PIECE:
+                    continue
                 since_check += len(held)
-                await _parse(form, bytes(held))
-                held.clear()
-                if since_check > 64 * PIECE:
+                await _parse(form, held)
+                held = bytearray()
+                if since_check > CHECK_DISK_EVERY_BYTES:
                     since_check = 0
                     _check_disk(farm)
-        await _parse(form, bytes(held))
+            await _parse(form, held)
     except ClientDisconnect:
         raise InvalidInput.of("body", "ended before the file did") from None
+    except TimeoutError:
+        raise InvalidInput.of("body", f"made no progress for {STALL_SECONDS} seconds") from None
     if not form.ended:
         raise InvalidInput.of("body", "ended before the file did: the closing boundary is missing")
 
 
-async def _parse(form: _Form, data: bytes) -> None:
+async def _parse(form: _Form, data: bytearray) -> None:
     try:
-        if len(data) < 65_536:
-            form.parser.write(data)
-        else:
-            await asyncio.to_thread(form.parser.write, data)
+        await run_in_threadpool(form.feed, bytes(data))
     except ValueError as error:
         raise InvalidInput.of("body", f"is not well-formed multipart: {error}") from None
 
 
-def _fields(form: _Form) -> tuple[str, str | None]:
-    """(normalised path, MD5 as hex or None); raises InvalidInput with every bad field."""
+def _path_of(form: _Form) -> str:
+    """The normalised path. Raises InvalidInput with every bad field; a digest that does not match is one."""
     errors = [
         FieldError(name, "is not a field of this form: file, path, md5, sha256") for name in form.unknown
     ]
-    if form.files != 1:
-        errors.append(FieldError("file", "there must be exactly one", form.files))
+    errors += [FieldError(name, "is there twice") for name in form.repeated]
+    if not form.files:
+        errors.append(FieldError("file", "is missing"))
     path = ""
     try:
         path = normalise(form.fields["path"].decode()).text
@@ -200,43 +221,39 @@ def _fields(form: _Form) -> tuple[str, str | None]:
         errors.append(FieldError("path", "is missing: the file's path on your machine"))
     except ValueError as error:
         text = "is not valid UTF-8" if isinstance(error, UnicodeError) else str(error)
-        errors.append(FieldError("path", text, form.fields["path"][:200]))
-    md5 = None
-    if form.fields.get("md5"):
-        md5 = md5_hex(form.fields["md5"].decode("latin-1"))
-        if md5 is None:
-            errors.append(FieldError("md5", "must be 32 hex digits, or 24 characters of base64"))
+        errors.append(FieldError("path", text, bytes(form.fields["path"][:200])))
+    content = form.content()
+    md5 = form.fields.get("md5", b"").decode("latin-1").strip()
+    sha256 = form.fields.get("sha256", b"").decode("latin-1").strip().lower()
+    if md5 and md5_hex(md5) is None:
+        errors.append(FieldError("md5", "must be 32 hex digits, or 24 characters of base64", md5[:100]))
+    elif md5 and md5_hex(md5) != content.md5 and form.files:
+        errors.append(FieldError("md5", _differs(content.md5), md5))
+    if sha256 and sha256 != content.sha256 and form.files:
+        errors.append(FieldError("sha256", _differs(content.sha256), sha256[:100]))
     if errors:
         raise InvalidInput(errors)
-    return path, md5
+    return path
 
 
-def _check_disk(farm: Farm) -> None:
-    if farm.store.free_bytes() < farm.settings.free_disk_floor_bytes:
+def _differs(digest: str) -> str:
+    return f"does not match: the bytes that arrived have {digest}; send the file again"
+
+
+def _check_disk(farm: Farm, coming: int = 0) -> None:
+    if farm.store.free_bytes() - coming < farm.settings.free_disk_floor_bytes:
         raise Unavailable("The farm's disk is nearly full; nothing was stored.", 60)
 
 
-async def _keep(farm: Farm, actor: Actor, got: Received, path: str) -> dict[str, object]:
-    generation = await farm.db.read(service.next_generation, actor.account_id, got.sha256)
-    key = f"content/{actor.account_id}/{got.sha256}/{generation or 0}"
-    if generation is not None:
-        # The same file may arrive twice at once; then its bytes are the same.
-        with contextlib.suppress(FileExistsError):
-            await run_in_threadpool(lambda: farm.store.take(got.incoming, key, if_absent=True))
-    duplicate = await farm.db.write(
-        service.stored,
-        farm,
-        actor,
-        path=path,
-        sha256=got.sha256,
-        md5=got.md5,
-        size=got.size,
-        generation=generation or 1,
-    )
-    return {
-        "path": path,
-        "size": got.size,
-        "md5": got.md5,
-        "sha256": got.sha256,
-        "deduplicated": duplicate,
-    }
+async def _keep(
+    farm: Farm, actor: Actor, path: str, incoming: Path, content: service.Content
+) -> dict[str, object]:
+    """Make the received bytes the account's content. Of twins that arrive at once, one is stored."""
+    while True:
+        generation = await farm.db.read(service.next_generation, actor.account_id, content.sha256)
+        if generation is not None:
+            key = f"content/{actor.account_id}/{content.sha256}/{generation}"
+            with contextlib.suppress(FileExistsError):
+                await run_in_threadpool(partial(farm.store.take, incoming, key, if_absent=True))
+        with contextlib.suppress(service.ContentMoved):
+            return await farm.db.write(service.stored, farm, actor, path, content, generation)

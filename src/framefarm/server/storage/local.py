@@ -1,9 +1,13 @@
-"""Objects as files below one folder. Durable before a call returns: file synced, renamed, folder synced."""
+"""Objects as files below one folder. Durable before a call returns: file synced, linked, folders synced."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import io
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,8 +15,11 @@ from typing import BinaryIO
 
 from framefarm.server.storage.base import Stored
 
+AREAS = ("content", "staging", "manifests", "logs")
+INCOMING = "incoming"
 MODE = 0o644
 """Readable for the sandbox's user, which sees hard links of content. The data directory itself is 0700."""
+PIECE = 1 << 20
 
 
 class LocalStore:
@@ -20,83 +27,155 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("content", "staging", "manifests", "logs", "incoming"):
+        for name in (*AREAS, INCOMING):
             (root / name).mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.sweep_incoming()
 
     def path(self, key: str) -> Path:
         """Where a key's bytes are, or would be. Raises ValueError for a key that is none."""
         parts = key.split("/")
-        if any(p in {"", ".", ".."} or "\0" in p for p in parts):
+        if len(parts) < 2 or parts[0] not in AREAS or not _safe(parts):
             raise ValueError(f"not a key: {key[:100]!r}")
         return self.root.joinpath(*parts)
 
-    def incoming(self) -> tuple[int, Path]:
-        """A fresh file to write an upload into: (descriptor, path)."""
-        fd, name = tempfile.mkstemp(dir=self.root / "incoming")
-        return fd, Path(name)
-
-    def take(self, incoming: Path, key: str, *, if_absent: bool = False) -> Stored:
-        """Make a written and synced file the object `key`."""
-        target = self.path(key)
-        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        os.chmod(incoming, MODE)
-        if if_absent:
-            os.link(incoming, target)
-            os.unlink(incoming)
-        else:
-            os.replace(incoming, target)
-        sync_folder(target.parent)
-        return Stored(key, target.stat().st_size)
+    # -- the contract
 
     def put(self, stream: Iterable[bytes], key: str, *, if_absent: bool = False) -> Stored:
         target = self.path(key)
         if if_absent and target.exists():
+            self._sync_up(target.parent)
             raise FileExistsError(key)
-        fd, temporary = self.incoming()
+        fd, incoming = self.incoming()
         try:
             with os.fdopen(fd, "wb") as file:
                 for piece in stream:
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-            return self.take(temporary, key, if_absent=if_absent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+                return self.take(incoming, key, if_absent=if_absent)
+        finally:
+            incoming.unlink(missing_ok=True)
 
     def copy(self, source: str, target: str, *, if_absent: bool = False) -> Stored:
         with self.get(source) as stream:
-            return self.put(iter(lambda: stream.read(1 << 20), b""), target, if_absent=if_absent)
+            return self.put(iter(lambda: stream.read(PIECE), b""), target, if_absent=if_absent)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> BinaryIO:
-        file = open(self.path(key), "rb")  # noqa: SIM115 - the caller closes it
-        file.seek(start)
-        return file
+        fd = os.open(self.path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileNotFoundError(key)
+            end = status.st_size if length is None else min(status.st_size, start + length)
+            return io.BufferedReader(_Slice(fd, start, end), PIECE)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def head(self, key: str) -> Stored:
-        return Stored(key, self.path(key).stat().st_size)
+        status = self.path(key).lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(key)
+        return Stored(key, status.st_size)
 
     def delete(self, key: str) -> None:
-        self.path(key).unlink(missing_ok=True)
+        path = self.path(key)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+            sync_folder(path.parent)
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        folder = self.root / prefix.rpartition("/")[0]
-        for path in sorted(folder.rglob("*")):
-            key = path.relative_to(self.root).as_posix()
-            if key.startswith(prefix) and path.is_file():
-                yield Stored(key, path.stat().st_size)
+        folder, _, _ = prefix.rpartition("/")
+        parts = folder.split("/") if folder else []
+        if not _safe(parts):
+            raise ValueError(f"not a prefix: {prefix[:100]!r}")
+        areas = [self.root.joinpath(*parts)] if parts else [self.root / area for area in AREAS]
+        keys = sorted(path.relative_to(self.root).as_posix() for area in areas for path in area.rglob("*"))
+        for key in keys:
+            if key.startswith(prefix) and key.partition("/")[0] in AREAS:
+                with contextlib.suppress(FileNotFoundError):  # a folder, or deleted meanwhile
+                    yield self.head(key)
+
+    # -- uploads: a file is written first, and gets its key when its hash is known
+
+    def incoming(self) -> tuple[int, Path]:
+        """A fresh file to write an upload into: (descriptor, path). It is the caller's to remove.
+
+        It is locked while the descriptor is open: what a killed process left is thereby known.
+        """
+        while True:
+            fd, name = tempfile.mkstemp(dir=self.root / INCOMING)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            os.fchmod(fd, MODE)
+            if os.fstat(fd).st_nlink:
+                return fd, Path(name)
+            os.close(fd)  # another process swept it before it was locked
+
+    def take(self, incoming: Path, key: str, *, if_absent: bool = False) -> Stored:
+        """Make a written and synced file the object `key`. With `if_absent` it also stays where it is."""
+        target = self.path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        size = incoming.stat().st_size
+        try:
+            if if_absent:
+                os.link(incoming, target)
+            else:
+                os.replace(incoming, target)
+        finally:
+            self._sync_up(target.parent)
+        return Stored(key, size)
+
+    def sweep_incoming(self) -> int:
+        """Remove uploads whose process is gone; returns how many."""
+        count = 0
+        for entry in os.scandir(self.root / INCOMING):
+            try:
+                fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(entry.path)
+                count += 1
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            finally:
+                os.close(fd)
+        return count
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.root).free
 
-    def sweep_incoming(self, older_than_seconds: float, now_seconds: float) -> int:
-        """Remove uploads without progress; returns how many."""
-        count = 0
-        for entry in os.scandir(self.root / "incoming"):
-            if now_seconds - entry.stat().st_mtime > older_than_seconds:
-                os.unlink(entry.path)
-                count += 1
+    def _sync_up(self, folder: Path) -> None:
+        """Sync a folder and those above it: any of them may have been made just now."""
+        while folder != self.root:
+            sync_folder(folder)
+            folder = folder.parent
+
+
+class _Slice(io.RawIOBase):
+    """Bytes `start` to `end` of a descriptor, which it owns."""
+
+    def __init__(self, fd: int, start: int, end: int) -> None:
+        self._fd, self._at, self._end = fd, start, end
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        want = min(len(buffer), max(0, self._end - self._at))
+        count = os.preadv(self._fd, [memoryview(buffer)[:want]], self._at) if want else 0
+        self._at += count
         return count
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+        super().close()
+
+
+def _safe(parts: list[str]) -> bool:
+    return not any(part in {"", ".", ".."} or "\0" in part for part in parts)
 
 
 def sync_folder(folder: Path) -> None:

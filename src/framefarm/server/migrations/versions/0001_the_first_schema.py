@@ -495,7 +495,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "path", name=op.f("pk_missing_paths")),
     )
     with op.batch_alter_table("missing_paths", schema=None) as batch_op:
+        batch_op.create_index("ix_missing_paths_user_md5", ["user_id", "md5"], unique=False)
         batch_op.create_index("ix_missing_paths_user_path", ["user_id", "path"], unique=False)
+        batch_op.create_index("ix_missing_paths_user_sha256", ["user_id", "sha256"], unique=False)
 
     op.create_table(
         "sessions",
@@ -550,7 +552,9 @@ def downgrade() -> None:
 
     op.drop_table("sessions")
     with op.batch_alter_table("missing_paths", schema=None) as batch_op:
+        batch_op.drop_index("ix_missing_paths_user_sha256")
         batch_op.drop_index("ix_missing_paths_user_path")
+        batch_op.drop_index("ix_missing_paths_user_md5")
 
     op.drop_table("missing_paths")
     with op.batch_alter_table("job_state", schema=None) as batch_op:
