@@ -15,6 +15,7 @@ from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.rendering import fence
 from framefarm.server.rendering.handout import desired, hand_out, open_attempts
 from framefarm.server.rendering.reports import Reporter
 from framefarm.server.rendering.tables import leases, sessions
@@ -96,6 +97,8 @@ def look(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired | None:
     """The desired state as it stands, without handing out; None where a hand-out may be due."""
     session = _session(tx, farm, session_id, token)
     state = tx.conn.execute(_state_of(session["job_id"])).mappings().one()
+    if session["state"] == "lost":
+        return None
     held = open_attempts(tx, session_id)
     facts = job_states.facts(state)
     if facts.ready and not held and not session["drain"] and not session["cancel"]:
@@ -105,8 +108,7 @@ def look(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired | None:
 
 def sync(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired:
     """Renew the lease, hand out, and answer what the farm wants of the session."""
-    session = dict(_session(tx, farm, session_id, token))
-    state = job_states.lock(tx, session["job_id"])
+    session, state = _locked(tx, farm, session_id, token)
     renew(tx, farm, [session_id])
     held = _settle(tx, session, state)
     job_states.save(tx, state)
@@ -115,10 +117,9 @@ def sync(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired:
 
 def report(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Report) -> say.Receipt:
     """Apply a report, once; then hand out, so that the answer already carries the next tasks."""
-    session = dict(_session(tx, farm, session_id, token))
+    session, state = _locked(tx, farm, session_id, token)
     if said.seq > session["last_seq"] + 1:
         raise ReportGap(session["last_seq"] + 1)
-    state = job_states.lock(tx, session["job_id"])
     verdicts: list[say.Verdict] = []
     if said.seq == session["last_seq"] + 1:
         reporter = Reporter(tx, session, state)
@@ -153,17 +154,33 @@ def renew(tx: Tx, farm: Farm, session_ids: list[str]) -> None:
 
 
 def _settle(tx: Tx, session: dict[str, Any], state: job_states.JobState) -> list[Any]:
-    """Hand out, and note when a session falls idle."""
+    """Hand out, and note when a session falls idle. `ready` ends with the first call for work."""
     held = hand_out(tx, session, state, open_attempts(tx, session["id"]))
-    if not held and session["state"] == "rendering":
+    if not held and session["state"] in {"ready", "rendering"}:
         change = {"state": "idle", "idle_since_ms": tx.now_ms}
         tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session["id"]).values(change))
     return held
 
 
+def _locked(tx: Tx, farm: Farm, session_id: str, token: str) -> tuple[dict[str, Any], job_states.JobState]:
+    """The session, and its job locked. A lost session comes back if it still owns a task; else it is over.
+
+    Raises NotAuthenticated, SessionOver.
+    """
+    session = dict(_session(tx, farm, session_id, token))
+    state = job_states.lock(tx, session["job_id"])
+    if not farm.db.is_sqlite:
+        # Another transaction may have changed it until the lock was ours; SQLite has one writer at a time.
+        session = dict(_session(tx, farm, session_id, token))
+    if session["state"] == "lost":
+        if not fence.take_back(tx, session, state):
+            raise SessionOver("The machine did not answer for too long: others have taken all its tasks.")
+        state.emit(tx, "system", "session.back", {"session": session_id})
+    return session, state
+
+
 def _session(tx: Tx, farm: Farm, session_id: str, token: str) -> Any:
-    """The session's row, its token checked. A session that was given up comes back as long as it still
-    owns a task; else it is over. Raises NotAuthenticated, SessionOver."""
+    """The session's row, its token checked. Raises NotAuthenticated, SessionOver."""
     query = farmwide(sa.select(sessions)).where(sessions.c.id == session_id)
     row = tx.conn.execute(query).mappings().one_or_none()
     if row is None or row["token_hash"] != farm.keys.digest("session", token):
