@@ -5,6 +5,7 @@ A report's effects and `last_seq` move in one transaction. Set-based: one statem
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from framefarm.core.frames import FrameSet
 from framefarm.core.job import Outcome, TaskFacts, TaskStatus, task_after
 from framefarm.core.money import cost_micros
+from framefarm.core.paths import is_output_name
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
@@ -133,7 +135,7 @@ class Reporter:
         key = (event.frame, attempt["revision"])
         if key in self.done or key in self.seen:
             return "superseded"
-        if event.frame not in FrameSet.from_text(attempt["frames"]) or not event.files:
+        if event.frame not in FrameSet.from_text(attempt["frames"]) or not _plausible(event.files):
             return "rejected"
         self.seen.add(key)
         number, tx, state = attempt["task_number"], self.tx, self.state
@@ -338,6 +340,20 @@ def _by_shape(changes: dict[Any, dict[str, Any]]) -> list[tuple[tuple[str, ...],
         if change:
             groups.setdefault(tuple(change), []).append({"key": key, **change})
     return list(groups.items())
+
+
+_STAGED = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
+_MD5, _SHA256 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
+
+
+def _plausible(files: list[say.StagedFile]) -> bool:
+    """Whether these can be a frame's files: a machine may be in a stranger's hands; its names are joined."""
+    for file in files:
+        hashes = _MD5.fullmatch(file.md5) and _SHA256.fullmatch(file.sha256)
+        if not (hashes and _STAGED.fullmatch(file.staged) and is_output_name(file.path)):
+            return False
+    paths, names = {f.path.casefold() for f in files}, {f.staged for f in files}
+    return bool(files) and len(paths) == len(names) == len(files) and min(f.size for f in files) >= 0
 
 
 def _note(note: say.Note) -> dict[str, str]:
