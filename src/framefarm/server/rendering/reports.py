@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from framefarm.core.frames import FrameSet
 from framefarm.core.job import Outcome, TaskFacts, TaskStatus, task_after
 from framefarm.core.money import cost_micros
-from framefarm.core.paths import relative_parts
+from framefarm.core.paths import is_output_name
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
 from framefarm.server.jobs.plans import terms_of
@@ -355,17 +355,12 @@ _MD5, _SHA256 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
 
 
 def _plausible(files: list[say.StagedFile]) -> bool:
-    """Whether these can be a frame's files: a machine may be in a stranger's hands, and its names are joined."""
+    """Whether these can be a frame's files: a machine may be in a stranger's hands; its names are joined."""
     for file in files:
-        try:
-            relative_parts(file.path)
-        except ValueError:
+        hashes = _MD5.fullmatch(file.md5) and _SHA256.fullmatch(file.sha256)
+        if not (hashes and _STAGED.fullmatch(file.staged) and is_output_name(file.path)):
             return False
-        if not (
-            _STAGED.fullmatch(file.staged) and _MD5.fullmatch(file.md5) and _SHA256.fullmatch(file.sha256)
-        ):
-            return False
-    paths, names = {f.path for f in files}, {f.staged for f in files}
+    paths, names = {f.path.casefold() for f in files}, {f.staged for f in files}
     return bool(files) and len(paths) == len(names) == len(files) and min(f.size for f in files) >= 0
 
 
