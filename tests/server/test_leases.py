@@ -482,6 +482,6 @@ def test_whatever_the_night_brings_no_frame_is_lost_or_done_twice(site: Site) ->
     run_state_machine_as_test(
         lambda: Nights(site),
         settings=settings(
-            max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=30, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
