@@ -26,12 +26,15 @@ from framefarm.protocol.api_jobs import (
     Retry,
     TaskPage,
 )
+from framefarm.server.accounts.callers import Caller
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
 from framefarm.server.files.routes import sign_file
-from framefarm.server.http import Caller, Paging, command, farm_of
+from framefarm.server.http.idempotency import command
+from framefarm.server.http.paging import Paging
+from framefarm.server.http.request import farm_of
 from framefarm.server.jobs import actions, queries, submit
 from framefarm.server.times import iso
 
