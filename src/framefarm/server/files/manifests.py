@@ -192,7 +192,9 @@ def record(tx: Tx, account_id: str, sha256: str, entries: Sequence[Entry]) -> No
         size=sum(e.size or 0 for e in entries),
         created_ms=tx.now_ms,
     )
-    if tx.conn.execute(new.on_conflict_do_nothing()).rowcount and shas:
+    # Not `rowcount`: it is -1 on PostgreSQL where nothing was inserted.
+    fresh = tx.conn.execute(new.on_conflict_do_nothing().returning(manifests.c.sha256)).first()
+    if fresh is not None and shas:
         rows = [{"account_id": account_id, "manifest_sha256": sha256, "content_sha256": s} for s in shas]
         tx.conn.execute(sa.insert(manifest_contents), rows)
     claim(tx, account_id, shas)
