@@ -1,6 +1,6 @@
 """`/api/docs`: the API's documentation as a page. Its assets ship with the farm; no outside request.
 
-They are Swagger UI 5, which knows OpenAPI 3.1, out of the wheel of `fastapi-offline`; nothing of its code runs.
+They are Swagger UI 5, which knows OpenAPI 3.1, out of the wheel of `fastapi-offline`, whose code never runs.
 """
 
 from __future__ import annotations
