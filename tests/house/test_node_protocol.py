@@ -25,10 +25,14 @@ def _section(name: str) -> str:
 
 
 def _rows(name: str) -> list[tuple[str, str, str]]:
-    text = _section(name).replace(r"\|", "/")
-    return [
-        (field, re.sub(r"\[(\w+)\]\(#\w+\)", r"\1", kind), rest) for field, kind, rest in ROW.findall(text)
-    ]
+    text = _section(name).replace(r" \| ", "/")
+    return [(field, _plain(kind), rest) for field, kind, rest in ROW.findall(text)]
+
+
+def _plain(kind: str) -> str:
+    """Without links; choices in the order of the alphabet."""
+    bare = re.sub(r"\[(\w+)\]\(#\w+\)", r"\1", kind)
+    return " / ".join(sorted(bare.split("/")))
 
 
 def _word(kind: msgspec.inspect.Type) -> str:
