@@ -61,7 +61,6 @@ def serve(
         except OSError as error:
             _fail(f"cannot listen on {listen}: {error.strerror or error}")
         stack.callback(sock.close)
-        fresh = not (data / opening.DATABASE).exists()
         farm = opening.open_farm(settings)
         stack.callback(farm.db.close)
         address = _address(sock)
@@ -88,7 +87,7 @@ def serve(
 
         server.handle_exit = drain  # type: ignore[method-assign,assignment]
         _write_endpoint(data / opening.ENDPOINT, address)
-        _greet(farm, address, host, fresh, behind_proxy or settings.behind_proxy)
+        _greet(farm, address, host, behind_proxy or settings.behind_proxy)
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[sock])
 
@@ -115,14 +114,18 @@ def _write_endpoint(path: Path, address: str) -> None:
     temporary.replace(path)
 
 
-def _greet(farm: Any, address: str, host: str, fresh: bool, behind_proxy: bool) -> None:
+def _greet(farm: Any, address: str, host: str, behind_proxy: bool) -> None:
+    from framefarm.server import opening
+    from framefarm.server.accounts import service as accounts
+    from framefarm.server.places import buckets
+
     out = sys.stdout
-    if fresh:
-        settings = farm.settings
-        out.write(f"first start: account {settings.account_name}, admin {settings.admin_email}\n")
-        if settings.admin_password is None:
-            out.write(f"its password is in {farm.data / 'admin-password'}\n")
-        out.write(f"gs://renders is {farm.data / 'buckets' / 'renders'}\n")
+    password = farm.data / opening.ADMIN_PASSWORD
+    first = farm.db.read_now(accounts.first_admin)
+    if first is not None and password.exists():
+        out.write(f"the first admin is {first['email']}, the password is in {password}\n")
+    for bucket, folder in buckets(farm).items():
+        out.write(f"{bucket} is {folder}\n")
     if host not in {"127.0.0.1", "::1", "[::1]", "localhost"} and not behind_proxy:
         sys.stderr.write(
             f"warning: listening on {host} without TLS: passwords and frames travel in the clear;"
