@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -88,6 +89,7 @@ def serve(
         server.handle_exit = drain  # type: ignore[method-assign,assignment]
         _write_endpoint(data / opening.ENDPOINT, address)
         _greet(farm, address, host, behind_proxy or settings.behind_proxy)
+        gc.freeze()  # what was loaded stays: no collection need look through it again
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[sock])
 
