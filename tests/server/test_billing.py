@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from conftest import Site
 from fake_runner import FakeRunner
+from farm_site import Site
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

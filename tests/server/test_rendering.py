@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Site
+from farm_site import Site
 
 from framefarm.core.errors import Conflict, NotAuthenticated
 from framefarm.protocol import node as say

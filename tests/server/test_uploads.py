@@ -7,7 +7,7 @@ import hashlib
 from typing import Any
 
 import pytest
-from conftest import SCENE, Site, md5
+from farm_site import SCENE, Site, md5
 
 from framefarm.server.files.tables import contents, registrations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Farm  # type: ignore[import-not-found]
+from whole_farm import Farm
 
 from framefarm.core.money import cost_micros
 
