@@ -15,7 +15,7 @@ import structlog
 from fastapi import FastAPI
 
 from framefarm import __version__
-from framefarm.server import docs_page, health, http, operator, schema
+from framefarm.server import docs_page, health, http, openapi, operator, schema
 from framefarm.server.accounts import passwords
 from framefarm.server.accounts import routes as account_routes
 from framefarm.server.accounts import service as accounts
@@ -151,6 +151,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
     docs_page.install(app)
     app.router.routes.extend(node_api.routes())
     http.install(app)
+    openapi.install(app)
     return app
 
 

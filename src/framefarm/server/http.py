@@ -21,6 +21,7 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from framefarm.core.errors import (
@@ -35,6 +36,7 @@ from framefarm.core.errors import (
     TooLarge,
     TooMany,
     Unavailable,
+    WrongKind,
 )
 from framefarm.server.accounts import service as accounts
 from framefarm.server.accounts.tables import idempotency
@@ -44,12 +46,6 @@ from framefarm.server.farm import Farm
 from framefarm.server.tenancy import scoped
 
 log = structlog.get_logger(__name__)
-
-
-class WrongKind(FarmError):
-    """A body of a kind that is not understood here."""
-
-    title = "Unsupported media type"
 
 
 STATUS: dict[type[FarmError], int] = {
@@ -287,11 +283,25 @@ def _validation(request: Request, error: Exception) -> Response:
 
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # bytes that are no text, or lists a thousand deep
+        return of_error(request, InvalidInput.of("body", "cannot be read as JSON"))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request))
     words = {404: "There is nothing at this address.", 405: f"{request.method} is not possible here."}
     return problem(
         request, error.status_code, str(error.detail), words.get(error.status_code, str(error.detail)),
-        dict(error.headers or {}),
+        headers,
     )  # fmt: skip
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method of this address: the framework names those of the first route only."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= set(getattr(route, "methods", None) or ())
+    return sorted(found)
 
 
 def _farm(request: Request, error: Exception) -> Response:
