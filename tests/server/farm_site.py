@@ -136,3 +136,14 @@ class Site:
     def row(self, table: sa.Table, *where: Any) -> Any:
         (row,) = self.rows(table, *where)
         return row
+
+
+def member_of(site: Site, email: str) -> Site:
+    """The same farm, seen by a new member of the site's account."""
+
+    def work(tx: Tx) -> tuple[str, str]:
+        accounts.create_user(tx, site.account_id, email, "no password", "member", "operator")
+        return token_of(tx, site.farm, email)
+
+    token, account_id = site.farm.db.write_now(work)
+    return Site(site.farm, site.loop, site.app, token, account_id, email, site.instance)
