@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
@@ -44,18 +44,16 @@ class Site:
     account_id: str
     email: str
     instance: str
-    asked: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
+    address: str = "127.0.0.1"
+
+    async def call(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        headers = {"Authorization": f"Bearer {self.token}"} | more.pop("headers", {})
+        transport = httpx2.ASGITransport(app=self.app, raise_app_exceptions=False, client=(self.address, 1))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://farm") as client:
+            return await client.request(method, path, headers=headers, **more)
 
     def ask(self, method: str, path: str, **more: Any) -> httpx2.Response:
-        headers = {"Authorization": f"Bearer {self.token}"} | more.pop("headers", {})
-
-        async def call() -> httpx2.Response:
-            transport = httpx2.ASGITransport(app=self.app, raise_app_exceptions=False)
-            async with httpx2.AsyncClient(transport=transport, base_url="http://farm") as client:
-                return await client.request(method, path, headers=headers, **more)
-
-        return self.loop.run(call())
+        return self.loop.run(self.call(method, path, **more))
 
     def get(self, path: str) -> Any:
         answer = self.ask("GET", path)

@@ -26,6 +26,7 @@ from framefarm.protocol.api_jobs import (
     TaskPage,
 )
 from framefarm.protocol.moments import Moment
+from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
@@ -205,6 +206,8 @@ async def task_log(
                 yield piece
             live = task["status"] in {"waiting", "pending", "running"}
             if not follow or not live or farm.draining:
+                return
+            if not await farm.db.read(accounts.is_live, actor):
                 return
             await asyncio.sleep(FOLLOW_SECONDS)
 
