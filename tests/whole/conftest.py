@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 
 import pytest
-from whole_farm import EMAIL, PASSWORD, SCENE, Farm
+from whole_farm import SCENE, Farm
 
 from framefarm.node.runtimes import installed
-from framefarm.server import operator
 
 
 @pytest.fixture(scope="session")
@@ -26,14 +24,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory, scene: bytes) -> Iterator[Farm]:
-    data = tmp_path_factory.mktemp("farm")
-    os.environ.setdefault("FRAMEFARM_ADMIN_EMAIL", EMAIL)
-    os.environ.setdefault("FRAMEFARM_ADMIN_PASSWORD", PASSWORD)
-    farm = Farm(data)
-    farm.start()
-    blender = next(b for b in installed() if b.id == "blender-4-2")
-    operator.run(data, "package.register", {**blender.as_dict(), "default": True})
-    farm.login()
-    farm.upload("/show/monkey.blend", scene)
+    farm = Farm(tmp_path_factory.mktemp("farm"))
+    farm.open(scene)
     yield farm
     farm.stop()

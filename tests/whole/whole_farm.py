@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
+
+from framefarm.node.runtimes import installed
+from framefarm.server import operator
 
 FRAMEFARM = str(Path(sys.executable).with_name("framefarm"))
 EMAIL, PASSWORD = "admin@studio.example", "correct horse battery"
@@ -39,28 +45,37 @@ bpy.ops.wm.save_as_mainfile(filepath=sys.argv[-1])
 class Farm:
     """One running farm and a client of it."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, **settings: str) -> None:
         self.data = data
-        self.process: subprocess.Popen[bytes] | None = None
-        self.client = httpx2.Client(timeout=30)
-
-    def start(self) -> None:
-        (self.data / "endpoint").unlink(missing_ok=True)
-        environment = os.environ | {
+        self.environment = os.environ | {
             "FRAMEFARM_ADMIN_EMAIL": EMAIL,
             "FRAMEFARM_ADMIN_PASSWORD": PASSWORD,
             "FRAMEFARM_LEASE_SECONDS": "3",
+            **{f"FRAMEFARM_{name.upper()}": value for name, value in settings.items()},
         }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client = httpx2.Client(timeout=30)
+
+    def start(self, listen: str = "127.0.0.1:0") -> None:
+        (self.data / "endpoint").unlink(missing_ok=True)
         command = [FRAMEFARM, "serve"]
         with open(self.data / "serve.log", "ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--data", str(self.data), "--listen", "127.0.0.1:0"],
-                env=environment,
+                [*command, "--data", str(self.data), "--listen", listen],
+                env=self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         self.until(self._ready, "the farm is ready")
+
+    def open(self, scene: bytes) -> None:
+        """The first start: with Blender, a login and a scene."""
+        self.start()
+        blender = next(b for b in installed() if b.id == "blender-4-2")
+        operator.run(self.data, "package.register", {**blender.as_dict(), "default": True})
+        self.login()
+        self.upload("/show/monkey.blend", scene)
 
     def _ready(self) -> bool:
         try:
@@ -80,9 +95,23 @@ class Farm:
 
     def stop(self) -> None:
         stop = [FRAMEFARM, "stop", "--data", str(self.data), "--now"]
-        subprocess.run(stop, check=True, capture_output=True)
+        subprocess.run(stop, check=True, capture_output=True, env=self.environment)
         if self.process is not None:
             self.process.wait(20)
+
+    def processes(self) -> list[psutil.Process]:
+        """The runners that are alive, and every process below them: sandboxes and Blenders."""
+        found = []
+        for record in (self.data / "sessions").glob("*/runner.json"):
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+                runner = psutil.Process(json.loads(record.read_text())["pid"])
+                if "framefarm.node.runner" in runner.cmdline():
+                    found += [runner, *runner.children(recursive=True)]
+        return found
+
+    @property
+    def server_pid(self) -> int | None:
+        return None if self.process is None else self.process.pid
 
     def until(self, condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
         deadline = time.monotonic() + seconds
