@@ -109,9 +109,9 @@ class Site:
     def publish(self) -> None:
         """One round of the publisher."""
         rows = self.farm.db.read_now(publisher.waiting)
-        done = publisher.publish(self.farm, rows)
-        self.farm.db.write_now(publisher.settle, self.farm, done)
-        publisher.sweep(self.farm, done)
+        made = publisher.publish(self.farm, rows)
+        self.farm.db.write_now(publisher.settle, self.farm, made)
+        publisher.sweep(self.farm, made.done)
 
     def render(self, job_id: str) -> list[int]:
         """Render all that is handed out now; the frames in the order of rendering."""
