@@ -104,6 +104,14 @@ def check_all(paths: Sequence[str], field: str = "upload_paths") -> list[FieldEr
     return errors
 
 
+def is_output_name(name: str) -> bool:
+    """Whether a file that a render made may have this relative name below its output place."""
+    if _CONTROL.search(name) or len(name.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
+        return False
+    parts = name.split("/")
+    return all(part not in {"", ".", ".."} and len(part.encode()) <= MAX_PART_BYTES for part in parts)
+
+
 def relative_parts(name: str) -> tuple[str, ...]:
     """The parts of a relative name that is safe to join on any system. Raises ValueError."""
     if len(name.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:

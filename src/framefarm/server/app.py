@@ -34,7 +34,7 @@ from framefarm.server.places import first_place
 from framefarm.server.projects import routes as project_routes
 from framefarm.server.projects import service as projects
 from framefarm.server.rendering import publisher
-from framefarm.server.rendering.routes import NodeApi
+from framefarm.server.rendering.routes import NodeApi, NodeFirst
 from framefarm.server.settings import Settings
 from framefarm.server.storage.local import LocalStore
 
@@ -149,9 +149,9 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
         app.include_router(router)
     app.include_router(health.router)
     docs_page.install(app)
-    app.router.routes.extend(node_api.routes())
     http.install(app)
     openapi.install(app)
+    app.add_middleware(NodeFirst, router=node_api.router())
     return app
 
 

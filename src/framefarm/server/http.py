@@ -339,7 +339,7 @@ class Edge:
         self.app, self.farm = app, farm
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"].startswith("/node/"):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         request_id = f"req_{secrets.token_hex(12)}"

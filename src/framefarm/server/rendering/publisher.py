@@ -6,6 +6,7 @@ goes only after the row says `published`; a crash in between publishes the same 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -34,6 +35,8 @@ RETRY_SECONDS = 5.0
 IDLE_SECONDS = 10.0
 UNWRITABLE = "output_unwritable"
 """Code of the warning on a job whose output place cannot be written."""
+PACE_SECONDS = 0.05
+"""Rounds follow one another no faster: what was committed meanwhile goes in one. The first comes at once."""
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Published:
 
 
 def waiting(tx: Tx, resting: Collection[str] = ()) -> list[Any]:
-    """The oldest unpublished files, in commit order, with their job's output place, but for `resting` places."""
+    """The oldest unpublished files in commit order and their output place; `resting` places are left out."""
     query = farmwide(sa.select(files, jobs.c.output_url).join(jobs, jobs.c.id == files.c.job_id)).where(
         files.c.published_ms.is_(None)
     )
@@ -217,6 +220,8 @@ async def run(farm: Farm) -> None:
                     resting |= {url: time.monotonic() + RETRY_SECONDS for url, _ in made.refused.values()}
                 if len(rows) == BATCH:
                     continue
+                if rows:
+                    await asyncio.sleep(PACE_SECONDS)
                 if resting:
                     pause = max(0.0, min(resting.values()) - time.monotonic())
             except Exception:
