@@ -136,3 +136,19 @@ def test_a_folder_removed_during_the_delivery_loses_no_frame(
     site.publish()
     assert site.status(job) == "success"
     assert len(list(place(site, "gone").iterdir())) == 3
+
+
+@pytest.mark.parametrize("killed", ["before the rename", "after the rename"])
+def test_a_farm_killed_during_the_delivery_leaves_no_file_of_its_own(site: Site, killed: str) -> None:
+    job = finish(site, "killed")
+    rows = site.farm.db.read_now(publisher.waiting)
+    folder = place(site, "killed")
+    if killed == "after the rename":
+        publisher.publish(site.farm, rows)
+    else:
+        for row in rows:
+            os.link(site.farm.store.path(row["staged"]), folder / publisher._temporary(row["staged"]))
+    site.publish()
+    assert site.status(job) == "success"
+    names = ["shot_0001.png", "shot_0002.png", "shot_0003.png"]
+    assert sorted(p.name for p in folder.iterdir()) == names

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import os
 import time
 from collections.abc import Collection, Iterable
@@ -23,7 +24,6 @@ from starlette.concurrency import run_in_threadpool
 from framefarm.server import places
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
-from framefarm.server.ids import new_id
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.rendering.tables import files
@@ -112,7 +112,8 @@ def _refuse(refused: dict[str, tuple[str, str]], url: str, rows: list[Any], erro
 
 def _place(farm: Farm, row: Any, folder: int, name: str) -> None:
     staged = farm.store.path(row["staged"])
-    temporary = f".{new_id('part')}"
+    temporary = _temporary(row["staged"])
+    _remove(temporary, folder)  # left by a farm that was killed just here
     try:
         os.link(staged, temporary, dst_dir_fd=folder)
     except FileNotFoundError:
@@ -125,9 +126,18 @@ def _place(farm: Farm, row: Any, folder: int, name: str) -> None:
         _copy(staged, temporary, folder)
     try:
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except OSError:
-        os.unlink(temporary, dir_fd=folder)
-        raise
+    finally:
+        _remove(temporary, folder)  # where both are links of one file, a rename leaves them
+
+
+def _temporary(staged: str) -> str:
+    """The same name at every try, so that what a killed farm left is found again."""
+    return f".{hashlib.sha256(staged.encode()).hexdigest()[:24]}.part"
+
+
+def _remove(name: str, folder: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
 
 
 def _copy(source: Any, name: str, folder: int) -> None:
