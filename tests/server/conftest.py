@@ -11,6 +11,7 @@ from farm_site import Site, token_of
 from pydantic import SecretStr
 
 from framefarm.server import app as farm_app
+from framefarm.server import opening
 from framefarm.server.accounts import service as accounts
 from framefarm.server.catalog import service as catalog
 from framefarm.server.catalog.tables import instance_types
@@ -38,7 +39,7 @@ def farm(tmp_path: Path, database_url: str | None) -> Iterator[Farm]:
         admin_password=SecretStr("correct horse battery"),
         free_disk_floor_bytes=0,
     )
-    opened = farm_app.open_farm(settings)
+    opened = opening.open_farm(settings)
     blender = tmp_path / "blender"
     blender.touch()
     opened.db.write_now(

@@ -40,8 +40,8 @@ def serve(
     """
     import uvicorn
 
-    from framefarm.server import app as house
-    from framefarm.server import operator
+    from framefarm.server import opening, operator
+    from framefarm.server.app import create_app
     from framefarm.server.logs import configure_logs
     from framefarm.server.settings import Settings
 
@@ -61,14 +61,14 @@ def serve(
         except OSError as error:
             _fail(f"cannot listen on {listen}: {error.strerror or error}")
         stack.callback(sock.close)
-        fresh = not (data / house.DATABASE).exists()
-        farm = house.open_farm(settings)
+        fresh = not (data / opening.DATABASE).exists()
+        farm = opening.open_farm(settings)
         stack.callback(farm.db.close)
         address = _address(sock)
         farm.base_url = lambda: settings.public_url or address
         server = uvicorn.Server(
             uvicorn.Config(
-                house.create_app(farm, house.local_engine(farm)),
+                create_app(farm, opening.local_engine(farm)),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -87,7 +87,7 @@ def serve(
             handle_exit(number, frame)
 
         server.handle_exit = drain  # type: ignore[method-assign,assignment]
-        _write_endpoint(data / house.ENDPOINT, address)
+        _write_endpoint(data / opening.ENDPOINT, address)
         _greet(farm, address, host, fresh, behind_proxy or settings.behind_proxy)
 
         def stop_again(_number: int, _frame: Any) -> None:
@@ -158,13 +158,13 @@ def stop(
                 break
             time.sleep(0.05)
     if now:
-        from framefarm.server import app as house
+        from framefarm.server import opening
         from framefarm.server.settings import Settings
 
         with operator.lock_data(data):
-            farm = house.open_farm(Settings(data=data))
+            farm = opening.open_farm(Settings(data=data))
             try:
-                house.local_engine(farm).stop_all(grace_seconds=2)
+                opening.local_engine(farm).stop_all(grace_seconds=2)
             finally:
                 farm.db.close()
     sys.stdout.write("stopped\n" if pid is not None else "no farm was running\n")

@@ -1,4 +1,4 @@
-"""The farm's exception tree. `server/http.py` holds the one table from these to HTTP statuses.
+"""The farm's exception tree. `server/http/errors.py` holds the one table from these to HTTP statuses.
 
 FarmError
 ├── InvalidInput       bad input, with every bad field

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from starlette.routing import Route
 from framefarm.core.errors import FarmError, InvalidInput
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
+from framefarm.server.opening import open_farm
+from framefarm.server.operator_commands import COMMANDS
+from framefarm.server.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-Command = Callable[[Tx, Farm, dict[str, Any]], dict[str, Any]]
-COMMANDS: dict[str, Command] = {}
 LOCK = "lock"
 SOCKET = "control.sock"
 PATIENCE_SECONDS = 30.0
@@ -44,16 +45,6 @@ class OperatorError(FarmError):
 
 class NobodyAnswers(OperatorError):
     """The data directory is held, and whoever holds it takes no commands (yet)."""
-
-
-def command(name: str) -> Callable[[Command], Command]:
-    """Make a function an operator's command; it runs as one unit of work."""
-
-    def remember(function: Command) -> Command:
-        COMMANDS[name] = function
-        return function
-
-    return remember
 
 
 @contextlib.contextmanager
@@ -104,10 +95,6 @@ def run(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_alone(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    from framefarm.server.app import open_farm
-    from framefarm.server.settings import Settings
-
-    _load()
     farm = open_farm(Settings(data=data))
     try:
         return farm.db.write_now(_do, farm, name, arguments)
@@ -122,10 +109,6 @@ def _do(tx: Tx, farm: Farm, name: str, arguments: dict[str, Any]) -> dict[str, A
             "command", f"there is none of this name; there are: {', '.join(sorted(COMMANDS))}", name
         )
     return work(tx, farm, arguments)
-
-
-def _load() -> None:
-    from framefarm.server import operator_commands  # noqa: F401
 
 
 # ----------------------------------------------------------------- while the farm runs
@@ -166,8 +149,6 @@ def _ask(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 async def serve_control(farm: Farm) -> AsyncIterator[None]:
     """Answer operators' commands on a socket in the data directory, 0600."""
     import asyncio
-
-    _load()
 
     async def answer(request: Request) -> Response:
         said = await request.json()

@@ -21,10 +21,13 @@ from framefarm.protocol.api_accounts import (
     UserPage,
 )
 from framefarm.server.accounts import passwords, service
+from framefarm.server.accounts.callers import COOKIE, Admin, Caller
 from framefarm.server.accounts.throttle import Throttle
 from framefarm.server.database import Tx
 from framefarm.server.farm import Keyring
-from framefarm.server.http import COOKIE, Admin, Caller, Paging, command, farm_of
+from framefarm.server.http.idempotency import command
+from framefarm.server.http.paging import Paging
+from framefarm.server.http.request import farm_of
 from framefarm.server.times import iso
 
 router = APIRouter(prefix="/api", tags=["accounts"])

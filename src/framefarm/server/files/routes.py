@@ -20,10 +20,12 @@ from starlette.concurrency import run_in_threadpool
 from framefarm.core.errors import NotAllowed, NotFound
 from framefarm.protocol.api_files import Exists, ExistsMany, FileCheck, Md5Request, Uploaded
 from framefarm.server import places
+from framefarm.server.accounts.callers import Writer
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.files import service, uploads
-from framefarm.server.http import Writer, command, farm_of
+from framefarm.server.http.idempotency import command
+from framefarm.server.http.request import farm_of
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.rendering.tables import files
 from framefarm.server.tenancy import farmwide

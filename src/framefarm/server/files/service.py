@@ -21,7 +21,6 @@ from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.files.manifests import chunks, claim, existing, insert, lock, md5_hex, snapshot
 from framefarm.server.files.tables import contents, missing_paths, registrations
-from framefarm.server.jobs import scenes
 from framefarm.server.tenancy import scoped
 
 
@@ -126,7 +125,7 @@ def register(tx: Tx, farm: Farm, actor: Actor, fresh: dict[str, Content]) -> lis
     claim(tx, actor.account_id, sorted({c.sha256 for c in fresh.values()}))
     job_ids = _satisfy(tx, actor, fresh)
     if job_ids:
-        scenes.complete(tx, farm, job_ids)
+        farm.files_arrived(tx, farm, job_ids)
     return job_ids
 
 

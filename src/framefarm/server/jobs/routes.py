@@ -27,12 +27,15 @@ from framefarm.protocol.api_jobs import (
 )
 from framefarm.protocol.moments import Moment
 from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.callers import Caller
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
 from framefarm.server.files.routes import sign_file
-from framefarm.server.http import Caller, Paging, command, farm_of
+from framefarm.server.http.idempotency import command, recall
+from framefarm.server.http.paging import Paging
+from framefarm.server.http.request import farm_of
 from framefarm.server.jobs import actions, queries, submit
 from framefarm.server.times import iso
 
@@ -84,6 +87,8 @@ def _ms(moment: datetime | None) -> int | None:
 )
 async def submit_job(request: Request, actor: Caller, said: JobSubmission, dry_run: bool = False) -> Response:
     farm = farm_of(request)
+    if (kept := await recall(request, actor, said)) is not None:
+        return kept
     prepared = await farm.db.read(submit.prepare, farm, actor, said)
     if dry_run:
         return Response(
