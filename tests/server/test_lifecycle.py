@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from farm_site import Site, member_of
 
 from framefarm.server.accounts.tables import audit
@@ -67,15 +66,14 @@ def test_unhold_of_a_job_that_misses_files_leads_back_to_syncing(site: Site) -> 
     assert patch(site, job["id"], action="unhold").json()["status"] == "syncing"
 
 
-@pytest.mark.parametrize(
-    "said", [{}, {"action": "pause"}, {"status": "running"}, {"priority": 101}, {"priority": "high"},
-             {"action": "hold", "status": "pending"}, {"job_title": "x"}],
-    ids=str,
-)  # fmt: skip
-def test_a_change_that_means_nothing_is_bad_input(site: Site, said: dict[str, Any]) -> None:
+def test_a_change_that_means_nothing_is_bad_input(site: Site) -> None:
     job = site.submit()["id"]
     before = site.get(f"/api/jobs/{job}")
-    assert patch(site, job, **said).status_code == 422
+    for said in (
+        {}, {"action": "pause"}, {"status": "running"}, {"priority": 101}, {"priority": "high"},
+        {"action": "hold", "status": "pending"}, {"job_title": "x"},
+    ):  # fmt: skip
+        assert patch(site, job, **said).status_code == 422, said
     assert site.get(f"/api/jobs/{job}") == before
 
 
@@ -158,5 +156,4 @@ def test_a_key_belongs_to_its_user_and_path(site: Site) -> None:
         assert answer.json()["errors"][0]["field"] == "Idempotency-Key", bad
     now = site.farm.db.clock_ms
     site.farm.db.clock_ms = lambda: now() + 24 * 3_600_000
-    late = site.ask("POST", "/api/projects", json={"name": "later"}, headers=key)
-    assert late.status_code in {201, 401}
+    assert site.ask("POST", "/api/projects", json={"name": "later"}, headers=key).status_code == 201
