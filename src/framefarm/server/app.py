@@ -21,7 +21,7 @@ from framefarm.server.dispatch import Dispatcher
 from framefarm.server.engines.local import LocalEngine
 from framefarm.server.farm import Farm
 from framefarm.server.files import routes as file_routes
-from framefarm.server.http import edge
+from framefarm.server.http import edge, openapi
 from framefarm.server.jobs import routes as job_routes
 from framefarm.server.jobs import scenes
 from framefarm.server.projects import routes as project_routes
@@ -77,6 +77,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
     app.include_router(health.router)
     docs_page.install(app)
     edge.install(app)
+    openapi.install(app)
     app.add_middleware(NodeFirst, router=node_api.router())
     return app
 

@@ -10,10 +10,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from framefarm.core.errors import FarmError, InvalidInput, TooLarge, Unavailable
+from framefarm.core.errors import FarmError, InvalidInput, TooLarge, Unavailable, WrongKind
 from framefarm.server.farm import Farm
 from framefarm.server.http import errors
-from framefarm.server.http.errors import WrongKind, of_error, unexpected
+from framefarm.server.http.errors import of_error, unexpected
 
 SMALLEST, LARGEST = -(1 << 63), (1 << 63) - 1
 STREAMED = frozenset({"/api/uploads/file"})

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from framefarm.core.errors import InvalidInput
 from framefarm.protocol.api_jobs import (
     AttemptPage,
     DryRun,
@@ -25,6 +24,8 @@ from framefarm.protocol.api_jobs import (
     Retry,
     TaskPage,
 )
+from framefarm.protocol.moments import Moment
+from framefarm.server.accounts import service as accounts
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
@@ -53,8 +54,8 @@ async def list_jobs(
     project: str | None = None,
     user: str | None = None,
     q: Annotated[str | None, Query(max_length=200)] = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
 ) -> Any:
     filters = [status, project, user, q, str(created_after), str(created_before)]
     after = paging.after("jobs", filters, actor)
@@ -74,16 +75,16 @@ async def list_jobs(
 
 
 def _ms(moment: datetime | None) -> int | None:
-    if moment is None:
-        return None
-    if moment.tzinfo is None:
-        raise InvalidInput.of(
-            "created_after", "must name its time zone, as 2026-01-31T12:00:00Z", str(moment)
-        )
-    return round(moment.timestamp() * 1000)
+    return None if moment is None else round(moment.timestamp() * 1000)
 
 
-@router.post("", status_code=201, response_model=JobDetail | DryRun, summary="Submit a new render job")
+@router.post(
+    "",
+    status_code=201,
+    response_model=JobDetail,
+    responses={200: {"model": DryRun, "description": "What would happen: `dry_run=true` stores nothing"}},
+    summary="Submit a new render job",
+)
 async def submit_job(
     request: Request, actor: Caller, submitted: Annotated[Submitted, Body()], dry_run: bool = False
 ) -> Response:
@@ -212,6 +213,8 @@ async def task_log(
                 yield piece
             live = task["status"] in {"waiting", "pending", "running"}
             if not follow or not live or farm.draining:
+                return
+            if not await farm.db.read(accounts.is_live, actor):
                 return
             await asyncio.sleep(FOLLOW_SECONDS)
 
