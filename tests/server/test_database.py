@@ -73,9 +73,8 @@ def test_units_that_wait_are_all_committed(db: Database) -> None:
 
 def test_a_failing_unit_among_others_fails_alone(db: Database) -> None:
     futures = _together(db, ["a", "b", "c"])
-    db.write_now(lambda tx: None)
-    again = _together(db, ["d", "a", "e"])
     assert [f.result(30) for f in futures] == ["a", "b", "c"]
+    again = _together(db, ["d", "a", "e"])
     assert (again[0].result(30), again[2].result(30)) == ("d", "e")
     with pytest.raises(sa.exc.IntegrityError):
         again[1].result(30)

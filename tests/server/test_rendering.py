@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import Site
+from farm_site import Site
 
 from framefarm.core.errors import Conflict, NotAuthenticated
 from framefarm.protocol import node as say

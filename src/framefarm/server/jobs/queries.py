@@ -167,6 +167,8 @@ def _waiting_for(row: Any, now: Any, reasons: list[str]) -> str | None:
         if not now.scene_read:
             return "the farm reads the scene"
         return f"a free {row['instance_type_id']} machine"
+    if status == JobStatus.RUNNING and row["unpublished"] and not row["rows_running"]:
+        return "its frames to be delivered to output_path"
     return None
 
 

@@ -18,6 +18,7 @@ from framefarm.core.money import cost_micros
 from framefarm.core.paths import is_output_name
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
+from framefarm.server.jobs import fence
 from framefarm.server.jobs.plans import terms_of
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import jobs, tasks
@@ -50,14 +51,7 @@ _OWNED = farmwide(
         tasks.c.frames_done.label("task_frames_done"),
         tasks.c.redo,
     )
-    .select_from(
-        attempts.join(
-            tasks,
-            (tasks.c.job_id == attempts.c.job_id)
-            & (tasks.c.number == attempts.c.task_number)
-            & (tasks.c.attempt_id == attempts.c.id),
-        )
-    )
+    .select_from(attempts.join(tasks, fence.OWN))
     .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
     .order_by(attempts.c.assigned_ms, attempts.c.task_number)
 )
