@@ -9,7 +9,7 @@ import re
 import signal
 
 import pytest
-from conftest import Farm  # type: ignore[import-not-found]
+from whole_farm import Farm
 
 from framefarm.core.money import cost_micros
 
