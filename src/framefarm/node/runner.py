@@ -56,6 +56,8 @@ class Runner:
         self.generation = 0
         self.log = BlenderLog(64 << 20)
         self.reason = "ended"
+        self.heard_ms = 0
+        """When Blender last said something."""
 
     def now_ms(self) -> int:
         return round((time.monotonic() - self.zero) * 1000)
@@ -84,7 +86,7 @@ class Runner:
         self.sync.start()
         try:
             while not self.desk.done:
-                self._one(self.inbox.get())
+                self._wait()
         finally:
             self._kill_blender()
             self.link.closing = True
@@ -105,10 +107,41 @@ class Runner:
 
     # ---------------------------------------------------------------------------- the loop
 
+    def _wait(self) -> None:
+        """Take the next thing from the inbox, or end a task that has run out of time."""
+        due_ms, cause, text = self._time_out()
+        try:
+            left = None if due_ms is None else max(0.0, (due_ms - self.now_ms()) / 1000)
+            event = self.inbox.get(timeout=left)
+        except queue.Empty:
+            self._replace(self.desk.timed_out(cause, text, self.now_ms()))
+            self._go_on()
+            return
+        if isinstance(event, (Opened, Saved, Progress)):
+            self.heard_ms = self.now_ms()
+        self._one(event)
+
+    def _time_out(self) -> tuple[int | None, str, str]:
+        """When the task in work is to be ended, with cause and sentence."""
+        task = self.desk.current
+        if task is None or task.started_ms is None or self.blender is None:
+            return None, "", ""
+        limits: list[tuple[int, str, str]] = []
+        if (most := self.order.max_task_seconds) is not None:
+            text = f"The task took longer than its max_task_runtime_seconds of {most:g} s."
+            limits.append((task.started_ms + round(most * 1000), "task_timeout", text))
+        if (silence := self.order.no_progress_seconds) is not None and (task.in_work or not self.ready):
+            text = f"Blender made no progress for {silence:g} s."
+            heard = max(self.heard_ms, task.started_ms)
+            limits.append((heard + round(silence * 1000), "no_progress", text))
+        return min(limits, default=(None, "", ""))
+
     def _one(self, event: object) -> None:
         match event:
             case Wanted(desired):
                 self._tell(*self.desk.take(desired, self.now_ms()))
+                if self.desk.preempted:
+                    self.reason = "preempted"
                 if self.desk.cancelled:
                     self.reason = "cancelled"
                     self._kill_blender()

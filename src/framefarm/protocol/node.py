@@ -21,7 +21,7 @@ PROTOCOL_VERSION = 1
 """The version a runner names in its hello. The server speaks this one and the one before."""
 
 PackageKind = Literal["bpy", "executable"]
-TaskEnd = Literal["success", "failed", "timed_out", "cancelled"]
+TaskEnd = Literal["success", "failed", "timed_out", "cancelled", "preempted"]
 Verdict = Literal["applied", "superseded", "rejected"]
 
 
@@ -105,6 +105,10 @@ class Order(Message):
     disconnected_seconds: float
     """How long to render on without the farm before Blender is stopped."""
     gathering_bytes: int
+    max_task_seconds: float | None = None
+    """An attempt that takes longer is ended: `timed_out`, cause `task_timeout`."""
+    no_progress_seconds: float | None = None
+    """Blender may be silent for so long over a frame or a scene's opening: `timed_out`, `no_progress`."""
     """How much may gather in staging while the farm does not answer."""
 
 
@@ -144,6 +148,9 @@ class Desired(Message):
     """End when nothing is left to do; no more tasks will come."""
     cancel: bool = False
     """Stop Blender now, report what was done, end."""
+    preempt_seconds: float | None = None
+    """The slot goes to other work: end the frame in work, give the rest back as `preempted`, end. What is
+    left after that many seconds is killed. An older runner sees an empty list and a drain: much the same."""
     lease_seconds: float = 60.0
 
 
@@ -216,6 +223,7 @@ class TaskEnded(Message, tag="task_ended"):
     """The end of an attempt that began. `success` only when every frame of the order was saved.
 
     `cancelled`: given up between frames because the farm wanted it; the farm puts the rest back or not.
+    `preempted`: the same, because the slot was taken.
     """
 
     attempt: str

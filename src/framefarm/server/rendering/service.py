@@ -74,6 +74,8 @@ def hello(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Hello) -> s
         lease_seconds=farm.settings.lease_seconds,
         disconnected_seconds=farm.settings.disconnected_budget_seconds,
         gathering_bytes=farm.settings.gathering_bytes,
+        max_task_seconds=request.get("max_task_runtime_seconds"),
+        no_progress_seconds=farm.settings.no_progress_seconds,
     )
 
 
@@ -103,7 +105,7 @@ def look(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired | None:
     facts = job_states.facts(state)
     if facts.ready and not held and not session["drain"] and not session["cancel"]:
         return None
-    return desired(session, facts, held, farm.settings.lease_seconds)
+    return desired(session, facts, held, farm.settings.lease_seconds, tx.now_ms)
 
 
 def sync(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired:
@@ -112,7 +114,7 @@ def sync(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired:
     renew(tx, farm, [session_id])
     held = _settle(tx, farm, session, state, None)
     job_states.save(tx, state)
-    return desired(session, state.facts, held, farm.settings.lease_seconds)
+    return desired(session, state.facts, held, farm.settings.lease_seconds, tx.now_ms)
 
 
 def report(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Report) -> say.Receipt:
@@ -141,7 +143,7 @@ def report(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Report) ->
     return say.Receipt(
         last_seq=session["last_seq"],
         verdicts=verdicts,
-        desired=desired(session, state.facts, held, farm.settings.lease_seconds),
+        desired=desired(session, state.facts, held, farm.settings.lease_seconds, tx.now_ms),
     )
 
 
