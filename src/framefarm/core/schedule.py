@@ -182,7 +182,8 @@ class _Planner:
                 self.add(s.account, s.user, s.job, -s.slot.cores)
         # First one for each that has none: what is leaving was sent away for them.
         seen: set[str] = set()
-        first, more = [], []
+        first: list[Demand] = []
+        more: list[Demand] = []
         for d in unmet:
             (more if d.sessions or d.job in seen else first).append(d)
             seen.add(d.job)
