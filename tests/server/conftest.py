@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -66,17 +68,18 @@ def database_url(request: pytest.FixtureRequest) -> str | None:
     return make(True)
 
 
-@pytest.fixture
-def farm(tmp_path: Path, database_url: str | None) -> Iterator[Farm]:
+@contextlib.contextmanager
+def a_farm(folder: Path, database_url: str | None) -> Iterator[Farm]:
+    """A farm with one Blender; `database_url` None: SQLite in its folder."""
     settings = Settings(
-        data=tmp_path / "farm",
+        data=folder / "farm",
         database_url=SecretStr(database_url) if database_url else None,
         admin_email="ada@studio.example",
         admin_password=SecretStr("correct horse battery"),
         free_disk_floor_bytes=0,
     )
     opened = opening.open_farm(settings)
-    blender = tmp_path / "blender"
+    blender = folder / "blender"
     blender.touch()
     opened.db.write_now(
         catalog.register_package,
@@ -88,6 +91,12 @@ def farm(tmp_path: Path, database_url: str | None) -> Iterator[Farm]:
     )
     yield opened
     opened.db.close()
+
+
+@pytest.fixture
+def farm(tmp_path: Path, database_url: str | None) -> Iterator[Farm]:
+    with a_farm(tmp_path, database_url) as opened:
+        yield opened
 
 
 @dataclass
@@ -184,6 +193,16 @@ class Site:
         text: str = self.get(f"/api/jobs/{job_id}")["status"]
         return text
 
+    def member(self, email: str = "max@studio.example") -> Site:
+        """The same farm and account, seen by a new member."""
+
+        def work(tx: Tx) -> str:
+            accounts.create_user(tx, self.account_id, email, "no password", "member", "operator")
+            return _token(tx, self.farm, email)[0]
+
+        token = self.farm.db.write_now(work)
+        return dataclasses.replace(self, token=token, email=email)
+
     def rows(self, table: sa.Table, *where: Any) -> list[Any]:
         def look(tx: Tx) -> list[Any]:
             return list(tx.conn.execute(sa.select(table).where(*where)).mappings())
@@ -201,12 +220,19 @@ def _token(tx: Tx, farm: Farm, email: str) -> tuple[str, str]:
     return token, user["account_id"]
 
 
-@pytest.fixture
-def site(farm: Farm) -> Iterator[Site]:
+@contextlib.contextmanager
+def a_site(farm: Farm) -> Iterator[Site]:
+    """The farm as its first admin sees it."""
     token, account_id = farm.db.write_now(_token, farm, "ada@studio.example")
     with asyncio.Runner() as loop:
         made = Site(farm, loop, farm_app.create_app(farm), token, account_id, "ada@studio.example", "")
         made.instance = sorted(r["id"] for r in made.rows(instance_types))[0]
+        yield made
+
+
+@pytest.fixture
+def site(farm: Farm) -> Iterator[Site]:
+    with a_site(farm) as made:
         yield made
 
 
