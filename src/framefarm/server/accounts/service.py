@@ -82,6 +82,12 @@ def first_start(tx: Tx, name: str, email: str, password_hash: str) -> tuple[str,
     return account_id, create_user(tx, account_id, email, password_hash, "admin", "system")["id"]
 
 
+def first_admin(tx: Tx) -> Any:
+    """The admin that the first start made; None if it is not there."""
+    query = farmwide(sa.select(users)).where(users.c.role == "admin").order_by(users.c.id).limit(1)
+    return tx.conn.execute(query).mappings().one_or_none()
+
+
 # --------------------------------------------------------------------------------- users
 
 

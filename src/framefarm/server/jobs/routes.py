@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -19,7 +19,6 @@ from framefarm.protocol.api_jobs import (
     JobChange,
     JobDetail,
     JobPage,
-    JobSubmission,
     JobTask,
     Retried,
     Retry,
@@ -36,7 +35,8 @@ from framefarm.server.files.routes import sign_file
 from framefarm.server.http.idempotency import command, recall
 from framefarm.server.http.paging import Paging
 from framefarm.server.http.request import farm_of
-from framefarm.server.jobs import actions, queries, submit
+from framefarm.server.jobs import actions, checks, queries, submit
+from framefarm.server.jobs.submitted import Submitted
 from framefarm.server.times import iso
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
@@ -85,11 +85,13 @@ def _ms(moment: datetime | None) -> int | None:
     responses={200: {"model": DryRun, "description": "What would happen: `dry_run=true` stores nothing"}},
     summary="Submit a new render job",
 )
-async def submit_job(request: Request, actor: Caller, said: JobSubmission, dry_run: bool = False) -> Response:
-    farm = farm_of(request)
-    if (kept := await recall(request, actor, said)) is not None:
+async def submit_job(
+    request: Request, actor: Caller, submitted: Annotated[Submitted, Body()], dry_run: bool = False
+) -> Response:
+    farm, said = farm_of(request), submitted.said
+    if not submitted.errors and (kept := await recall(request, actor, said)) is not None:
         return kept
-    prepared = await farm.db.read(submit.prepare, farm, actor, said)
+    prepared = await farm.db.read(checks.prepare, farm, actor, submitted)
     if dry_run:
         return Response(
             DryRun(**submit.dry_run(prepared)).model_dump_json(), 200, media_type="application/json"
@@ -101,11 +103,11 @@ async def submit_job(request: Request, actor: Caller, said: JobSubmission, dry_r
         try:
             return await command(request, actor, said, _submit, farm, actor, prepared, status=201)
         except submit.SnapshotMoved:
-            prepared = await farm.db.read(submit.prepare, farm, actor, said)
+            prepared = await farm.db.read(checks.prepare, farm, actor, submitted)
     raise RuntimeError("the inputs of this job keep changing")
 
 
-def _submit(tx: Tx, farm: Farm, actor: Actor, prepared: submit.Prepared) -> dict[str, Any]:
+def _submit(tx: Tx, farm: Farm, actor: Actor, prepared: checks.Prepared) -> dict[str, Any]:
     job_id = submit.store(tx, farm, actor, prepared)
     answer, _ = queries.detail(tx, actor, job_id)
     return _with_inputs(answer, prepared.snapshot.entries)

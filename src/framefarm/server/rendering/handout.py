@@ -11,6 +11,7 @@ from framefarm.core.job import JobFacts, batch_size
 from framefarm.protocol.node import Desired, TaskOrder
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
+from framefarm.server.jobs.fence import displace
 from framefarm.server.jobs.plans import terms_of
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
@@ -118,13 +119,13 @@ def _take_returned(tx: Tx, session: Any, state: JobState, plan: Any, want: int) 
         number = task["number"]
         wanted = FrameSet.from_text(task["redo"]) if task["redo"] else FrameSet.of(plan.frames_of(number))
         missing = wanted.difference(committed(tx, session["job_id"], number, task["revision"]))
-        if task["attempt_id"] is not None:
-            _displace(tx, task["attempt_id"])
+        lost = task["attempt_id"] is not None and displace(tx, task["attempt_id"])
         attempt = _attempt(tx, session, number, missing.to_text(), task["revision"])
         change = {
             "status": "running",
             "attempt_id": attempt["id"],
             "attempt_count": task["attempt_count"] + 1,
+            "losses": task["losses"] + lost,
         }
         key = (tasks.c.job_id == session["job_id"]) & (tasks.c.number == number)
         tx.conn.execute(sa.update(tasks).where(key).values(change))
@@ -139,18 +140,6 @@ def committed(tx: Tx, job_id: str, number: int, revision: int) -> FrameSet:
         frames.c.job_id == job_id, frames.c.task_number == number, frames.c.revision >= revision
     )
     return FrameSet.of(sorted(set(tx.conn.execute(query).scalars())))
-
-
-def _displace(tx: Tx, attempt_id: str) -> None:
-    """Another takes the task: the attempt that still owned it, if it never ended, is lost."""
-    change = {
-        "outcome": "lost",
-        "ended_ms": tx.now_ms,
-        "cause": "machine_lost",
-        "message": "The machine was lost; another one took over what was missing.",
-    }
-    mine = (attempts.c.id == attempt_id) & attempts.c.outcome.is_(None)
-    tx.conn.execute(farmwide(sa.update(attempts)).where(mine).values(change))
 
 
 def _attempt(tx: Tx, session: Any, number: int, frame_text: str, revision: int) -> dict[str, Any]:

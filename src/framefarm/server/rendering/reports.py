@@ -18,7 +18,7 @@ from framefarm.core.money import cost_micros
 from framefarm.core.paths import is_output_name
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
-from framefarm.server.jobs import state as job_states
+from framefarm.server.jobs import fence
 from framefarm.server.jobs.plans import terms_of
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import jobs, tasks
@@ -51,14 +51,7 @@ _OWNED = farmwide(
         tasks.c.frames_done.label("task_frames_done"),
         tasks.c.redo,
     )
-    .select_from(
-        attempts.join(
-            tasks,
-            (tasks.c.job_id == attempts.c.job_id)
-            & (tasks.c.number == attempts.c.task_number)
-            & (tasks.c.attempt_id == attempts.c.id),
-        )
-    )
+    .select_from(attempts.join(tasks, fence.OWN))
     .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
     .order_by(attempts.c.assigned_ms, attempts.c.task_number)
 )
@@ -272,6 +265,15 @@ class Reporter:
             state.emit(self.tx, "system", "task.attempt_ended", data | {"message": message})
         self.own.pop(attempt["id"], None)
 
+    def forfeit(self, message: str | None) -> None:
+        """All that the session still owns goes back: what was begun is the farm's loss."""
+        for attempt in list(self.own.values()):
+            if attempt["started_ms"] is None and "outcome" not in self.out.attempts.get(attempt["id"], {}):
+                self._released(attempt)
+            else:
+                text = message or "The machine was lost while it rendered."
+                self.end(attempt, Outcome.LOST, 0, "machine_lost", text)
+
     def _complete(self, attempt: dict[str, Any]) -> bool:
         wanted = FrameSet.from_text(attempt["frames"])
         here = {f["frame"] for f in self.out.frames if f["attempt_id"] == attempt["id"]}
@@ -380,30 +382,12 @@ def end_session(
 ) -> None:
     """A session is over: what it still owned goes back as the farm's loss."""
     mine = reporter or Reporter(tx, session, state)
-    for attempt in list(mine.own.values()):
-        if attempt["task_status"] != "running":
-            continue
-        if attempt["started_ms"] is None and "outcome" not in mine.out.attempts.get(attempt["id"], {}):
-            mine._released(attempt)
-        else:
-            text = message or "The machine was lost while it rendered."
-            mine.end(attempt, Outcome.LOST, 0, "machine_lost", text)
+    mine.forfeit(message)
     if reporter is None:
-        mine._write()
+        mine.apply([])
     session.update(ended=True, state="ended")
     tx.conn.execute(
         farmwide(sa.update(sessions))
         .where(sessions.c.id == session["id"])
         .values(ended=True, state="ended", ended_ms=tx.now_ms, end_reason=reason, end_message=message)
     )
-
-
-def lose_session(tx: Tx, session_id: str, reason: str, message: str) -> None:
-    """The engine or the lease says that a session is gone. Locks the job first, then settles it."""
-    query = farmwide(sa.select(sessions)).where(sessions.c.id == session_id)
-    row = tx.conn.execute(query).mappings().one()
-    if row["ended"]:
-        return
-    state = job_states.lock(tx, row["job_id"])
-    end_session(tx, dict(row), state, reason, message)
-    job_states.save(tx, state)

@@ -13,6 +13,7 @@ from framefarm.server.accounts.tables import accounts
 from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
+from framefarm.server.jobs import fence
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_state, jobs
 from framefarm.server.rendering.handout import desired, hand_out, open_attempts
@@ -95,6 +96,8 @@ def job_of(tx: Tx, farm: Farm, session_id: str, token: str) -> str:
 def look(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired | None:
     """The desired state as it stands, without handing out; None where a hand-out may be due."""
     session = _session(tx, farm, session_id, token)
+    if session["state"] == "lost":
+        return None
     state = tx.conn.execute(_state_of(session["job_id"])).mappings().one()
     held = open_attempts(tx, session_id)
     facts = job_states.facts(state)
@@ -154,9 +157,10 @@ def renew(tx: Tx, farm: Farm, session_ids: list[str]) -> None:
 def _settle(
     tx: Tx, farm: Farm, session: dict[str, Any], state: job_states.JobState, held: list[Any] | None
 ) -> list[Any]:
-    """Hand out, and note when a session falls idle. `held`: its open attempts, if they are known."""
+    """Hand out, and note when a session falls idle; `ready` ends with the first call for work. `held`: its
+    open attempts, if they are known."""
     held = hand_out(tx, session, state, open_attempts(tx, session["id"]) if held is None else held)
-    if not held and session["state"] == "rendering":
+    if not held and session["state"] in {"ready", "rendering"}:
         session.update(state="idle", idle_since_ms=tx.now_ms)
         tx.conn.execute(_IDLE, {"session": session["id"], "now_ms": tx.now_ms})
         tx.after_commit(lambda: farm.hub.wake("dispatch"))
@@ -170,17 +174,23 @@ _REPORTED = _CHANGE.values(last_seq=sa.bindparam("seq"))
 
 
 def _locked(tx: Tx, farm: Farm, session_id: str, token: str) -> tuple[dict[str, Any], job_states.JobState]:
-    """The session as it stands while its job's row is locked."""
+    """The session as it stands while its job's row is locked. A lost session comes back if it still owns a
+    task; else it is over. Raises NotAuthenticated, SessionOver."""
     session = _session(tx, farm, session_id, token)
     state = job_states.lock(tx, session["job_id"])
     if tx.conn.dialect.name != "sqlite":  # there, others may have changed it while this one waited
         session = _session(tx, farm, session_id, token)
-    return dict(session), state
+    mine = dict(session)
+    if mine["state"] == "lost":
+        if not fence.take_back(tx, mine, state):
+            raise SessionOver("The machine did not answer for too long: others have taken all its tasks.")
+        renew(tx, farm, [session_id])
+        state.emit(tx, "system", "session.back", {"session": session_id})
+    return mine, state
 
 
 def _session(tx: Tx, farm: Farm, session_id: str, token: str) -> Any:
-    """The session's row, its token checked. A session that was given up comes back as long as it still
-    owns a task; else it is over. Raises NotAuthenticated, SessionOver."""
+    """The session's row, its token checked. Raises NotAuthenticated, SessionOver."""
     row = tx.conn.execute(_SESSION, {"session": session_id}).mappings().one_or_none()
     if row is None or row["token_hash"] != farm.keys.digest("session", token):
         raise NotAuthenticated("The session's token is not valid.")
