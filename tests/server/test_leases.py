@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import Site
+from farm_site import Site
 from fake_engine import FakeEngine, Turned
 from fake_session import FakeSession
 from hypothesis import HealthCheck, settings
