@@ -80,14 +80,14 @@ class Sandbox:
         else:
             options = ["--unshare-all", "--unshare-user", "--disable-userns"]
         options += ["--new-session", "--die-with-parent", "--hostname", "render", "--tmpfs", "/"]
+        if self.tmp is None:
+            options += ["--size", str(TMP_BYTES), "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
         binds = [*self.binds]
         if self.tmp is not None:
             binds.append(Bind(str(self.tmp), "/tmp", writable=True))  # noqa: S108
         options += _parents(b.target for b in binds)
         for bind in binds:
             options += ["--bind" if bind.writable else "--ro-bind", bind.source, bind.target]
-        if self.tmp is None:
-            options += ["--size", str(TMP_BYTES), "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
         options += [*_system(), *(["--proc", "/proc"] if self.proc else []), "--dev", "/dev"]
         options += ["--size", str(TMP_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108
         return [*options, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
@@ -132,12 +132,12 @@ class Sandbox:
         command = [*self.helpers(), *program]
         status_read = None
         try:
-            variables = _memory_file("environment", _shell(environment))
+            variables = memory_file("environment", _shell(environment))
             own.append(variables)
             if self.mode == "bubblewrap":
-                options = _memory_file("options", b"\0".join(os.fsencode(o) for o in self.options()))
+                options = memory_file("options", b"\0".join(os.fsencode(o) for o in self.options()))
                 own.append(options)
-                filtered = _memory_file("filter", syscalls.program())
+                filtered = memory_file("filter", syscalls.program())
                 own.append(filtered)
                 status_read, status_write = os.pipe()
                 own.append(status_write)
@@ -299,7 +299,8 @@ def _shell(environment: Mapping[str, str]) -> bytes:
     return os.fsencode("\n".join([*lines, 'exec "$@" </dev/null', ""]))
 
 
-def _memory_file(name: str, content: bytes) -> int:
+def memory_file(name: str, content: bytes) -> int:
+    """A descriptor that reads `content` from its start; for a child to read once."""
     descriptor = os.memfd_create(name)
     with os.fdopen(os.dup(descriptor), "wb") as stream:
         stream.write(content)
