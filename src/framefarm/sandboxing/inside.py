@@ -25,8 +25,9 @@ def begin() -> dict[str, Any]:
     # One second between the two: the softer one can still be told from a crash.
     resource.setrlimit(resource.RLIMIT_CPU, (whole["cpu_seconds"], whole["cpu_seconds"] + 1))
     resource.setrlimit(resource.RLIMIT_AS, (whole["memory_bytes"], whole["memory_bytes"]))
-    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE):
-        resource.setrlimit(limit, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole["file_bytes"], whole["file_bytes"]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (whole["open_files"], whole["open_files"]))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     order: dict[str, Any] = whole["order"]
     return order
 

@@ -51,6 +51,9 @@ def run_module(
     memory_bytes: int,
     answer_bytes: int,
     mode: Mode = "bubblewrap",
+    binds: Sequence[Bind] = (),
+    open_files: int = 0,
+    file_bytes: int = 0,
 ) -> Answer:
     """Run `module` (`framefarm.…`, one that calls `inside.begin`) and wait for its end; blocks.
 
@@ -59,6 +62,9 @@ def run_module(
         files: descriptors, open for reading; they have the same numbers inside.
         seconds: from now until it is killed.
         memory_bytes: address space.
+        binds: what else is to be seen inside, in mode `bubblewrap`.
+        open_files: how many the module may open by itself, and `file_bytes` how long a file it may write
+            (below /tmp).
 
     Raises SandboxUnavailable in mode `bubblewrap` if `unready` has a reason.
     """
@@ -66,7 +72,7 @@ def run_module(
     limits = Limits(
         processes=PROCESSES,
         open_files=max(64, *files) + 64 if files else 128,
-        file_bytes=0,
+        file_bytes=file_bytes,
         cpu_seconds=max(1, cpu_seconds),
         address_bytes=memory_bytes,
     )
@@ -75,6 +81,8 @@ def run_module(
         "cpu_seconds": limits.cpu_seconds,
         "memory_bytes": memory_bytes,
         "uid": NOBODY,
+        "file_bytes": file_bytes,
+        "open_files": max([2, *files]) + 8 + open_files if open_files else 0,
     }
     asked = memory_file("order", json.dumps(whole).encode())
     # Held open by us alone: its end is the module's end, even if we are killed before bubblewrap has
@@ -84,7 +92,8 @@ def run_module(
     try:
         if mode == "none":
             return _plain(program, [asked, life, *files], deadline, answer_bytes)
-        return _shut_in(program, [asked, life, *files], limits, deadline, answer_bytes)
+        seen = (*_programs(), *binds)
+        return _shut_in(program, [asked, life, *files], seen, limits, deadline, answer_bytes)
     finally:
         for descriptor in (asked, life, ours):
             os.close(descriptor)
@@ -114,11 +123,16 @@ def unready() -> str | None:
 
 
 def _shut_in(
-    program: list[str], descriptors: list[int], limits: Limits, deadline: float, answer_bytes: int
+    program: list[str],
+    descriptors: list[int],
+    binds: tuple[Bind, ...],
+    limits: Limits,
+    deadline: float,
+    answer_bytes: int,
 ) -> Answer:
     with Claim() as claim:
         cores = tuple(sorted(os.sched_getaffinity(0)))
-        box = Sandbox("bubblewrap", claim.uid, cores, _programs(), limits=limits, proc=False)
+        box = Sandbox("bubblewrap", claim.uid, cores, binds, limits=limits, proc=False)
         process = box.start(program, {"LANG": "C.UTF-8"}, descriptors, any_thread=True, quiet=True)
         try:
             output, ended = _read(process.output, deadline, answer_bytes)
