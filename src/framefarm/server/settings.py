@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     gathering_bytes: int = 4 * GiB
     starting_seconds: float = 120.0
     """How long a session may take from being written to its hello."""
+    no_progress_seconds: float = 1800.0
+    """A Blender that gives no sign of life for so long is ended."""
     idle_seconds: float = 10.0
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
     sandbox_uid: int = 70000
