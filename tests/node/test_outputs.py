@@ -58,7 +58,7 @@ def test_what_an_earlier_try_staged_is_replaced(frame: Path, tmp_path: Path) -> 
     assert (tmp_path / "staging" / file.staged).read_bytes() == b"picture"
 
 
-def test_a_symbolic_link_is_not_followed(frame: Path) -> None:
+def test_bad_output_a_symbolic_link_is_not_followed(frame: Path) -> None:
     (frame / "picture_0007.exr").symlink_to("/etc/hostname")
     assert refused(frame).cause == "bad_output"
 
@@ -105,7 +105,7 @@ def test_too_many_files_are_refused(frame: Path) -> None:
     assert refused(frame, Limits(files=5)).cause == "too_many_files"
 
 
-def test_too_many_bytes_are_refused(frame: Path) -> None:
+def test_output_too_large_is_refused(frame: Path) -> None:
     (frame / "z").write_bytes(b"four")
     assert refused(frame, Limits(bytes=10)).cause == "output_too_large"
 

@@ -107,7 +107,7 @@ _FAILURES = [
     Cause("no_progress", "Stuck", "Blender showed no progress for {limit} seconds{where}; it was ended.",
           "Retry the task; if it stops there again, try the frame in Blender on your machine.", _S),
     Cause("no_gl", "No graphics for EEVEE",
-          "EEVEE and Workbench need OpenGL, which this machine does not have{where}.",
+          "EEVEE and Workbench need OpenGL, which this machine does not have.",
           "Choose an instance type with a GPU, or render with cycles.", _P),
     Cause("gpu_absent", "No GPU", "The machine should have a GPU, but Blender sees none.",
           "The farm tries another machine; if none works, tell its operator.", _M),

@@ -21,6 +21,7 @@ from pathlib import Path
 from framefarm.core.causes import explain, is_machines
 from framefarm.node import pipe
 from framefarm.node.blender_events import (
+    OPENED_MARK,
     Event,
     Exited,
     Failed,
@@ -36,7 +37,7 @@ from framefarm.node.sandbox import INSIDE, OUTPUT, Bind, Mode, Process, Sandbox,
 from framefarm.protocol.node import Order, Package, RenderSettings, Slot
 
 DRIVER = ("inside_blender.py", "inside_scene.py", "inside_frame.py", "inside_outputs.py")
-OPENED_MARK = b"framefarm: the scene is open\n"
+
 OCIO_TROUBLE = (b"OpenColorIO Error", b"fallback mode for management", b"could not load OCIO", b"OCIO Error")
 
 
@@ -108,6 +109,7 @@ class Blender:
         self._free_since = 0.0
         self._number = 0
         self._ending: str | None = None
+        self._ready = False
         self._memory_kills = memory_kills()
         self._tail = b""
         self._ocio_trouble = False
@@ -256,6 +258,8 @@ class Blender:
     def _take(self, reply: pipe.Reply) -> None:
         now = time.monotonic()
         match reply:
+            case pipe.ReadyReply():
+                self._ready = True
             case pipe.ProgressReply(frame, fraction):
                 if self._asked and self._asked[0].frame == frame and 0 <= fraction <= 1:
                     self._events.put(Progress(frame, fraction))
@@ -331,7 +335,7 @@ class Blender:
             code = self._process.wait()
         self._threads[0].join(5)
         frame = self._asked[0].frame if self._asked else None
-        stage = Stage(self._opening_since is not None, frame)
+        stage = Stage(self._ready, self._opening_since is not None, frame)
         now, before = memory_kills(), self._memory_kills
         for_memory = None if now is None or before is None else now > before
         self._events.put(judge_exit(code, self._ending, stage, self._tail, for_memory))

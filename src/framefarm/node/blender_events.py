@@ -10,6 +10,7 @@ from framefarm.core.causes import explain
 from framefarm.node import pipe
 from framefarm.protocol.node import Note
 
+OPENED_MARK = b"framefarm: the scene is open\n"
 NO_MEMORY = (
     b"bad_alloc",
     b"Out of memory",
@@ -17,6 +18,7 @@ NO_MEMORY = (
     b"Malloc returns null",
     b"Cannot allocate memory",
 )
+NOISE = ("could not get a list of mounted file-systems", OPENED_MARK.decode().strip())
 NO_GRAPHICS = (
     b"Couldn't find current GLX or EGL context", b"No OpenGL vendor detected", b"EGL_BAD", b"EGL_NOT",
     b"eglInitialize", b"Unable to open a display", b"GPU backend",
@@ -78,20 +80,19 @@ Event = Opened | Saved | Progress | Failed | Exited
 
 @dataclass(frozen=True)
 class Stage:
-    """What Blender was at when it ended: starting, opening the scene, or in a frame."""
+    """What Blender was at when it ended. `ready`: it had started, and had its own library."""
 
+    ready: bool = False
     opening: bool = False
     frame: int | None = None
 
     @property
     def where(self) -> str:
+        if not self.ready:
+            return " while it started"
         if self.opening:
             return " while it opened the scene"
         return "" if self.frame is None else f" in frame {self.frame}"
-
-    @property
-    def asked(self) -> bool:
-        return self.opening or self.frame is not None
 
 
 def judge_exit(
@@ -109,12 +110,13 @@ def judge_exit(
     if ending is not None:
         return Exited(code, number, ending, f"Blender was ended ({ending}).")
     name = next((s.name for s in signal.Signals if s == number), str(number))
-    last = pipe.clean(printed[-1500:].decode(errors="replace").strip().rpartition("\n")[2])[:300]
+    lines = [pipe.clean(line) for line in printed[-1500:].decode(errors="replace").splitlines()]
+    last = next((line for line in reversed(lines) if line and line not in NOISE), "")[:300]
     facts = {
         "where": stage.where,
         "code": code,
         "signal": name,
-        "last": f" It last printed: {last}" if last else "",
+        "last": f" It last printed: “{last}”." if last else "",
         "memory": "",
     }
     cause = _cause(code, number, stage, printed, memory_kills)
@@ -124,12 +126,14 @@ def judge_exit(
 def _cause(code: int, number: int | None, stage: Stage, printed: bytes, memory_kills: bool | None) -> str:
     if number == signal.SIGKILL:
         return "killed_outside" if memory_kills is False else "out_of_memory"
+    if number is None and not stage.ready:
+        return "not_started"
     if code == 127 or any(words in printed for words in NO_MEMORY):
         return "out_of_memory"
     if number is not None:
         graphics = number in (signal.SIGABRT, signal.SIGSEGV) and any(w in printed for w in NO_GRAPHICS)
         return "no_gl" if graphics else "crashed"
-    return "ended_early" if stage.asked else "not_started"
+    return "ended_early"
 
 
 def memory_kills() -> int | None:

@@ -52,6 +52,7 @@ def serve(pipe):
     import inside_frame
     import inside_scene
 
+    pipe.say(**{"is": "ready"})
     opened = None
     for request in pipe.requests():
         frame = request.get("frame")

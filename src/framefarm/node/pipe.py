@@ -1,7 +1,7 @@
 """What the runner and the program inside the sandbox say to each other: one JSON object a line.
 
-The program gets the number of a connected stream socket as its last argument (`… -- --pipe 7`) and speaks
-first only when asked. All paths are those inside the sandbox.
+The program gets the number of a connected stream socket as its last argument (`… -- --pipe 7`); but for
+`ready` it speaks only when asked. All paths are those inside the sandbox.
 
     runner → Blender
     {"do": "open", "scene": PATH, "remap": [[OLD, NEW], …], "render": {RenderSettings}, "threads": N,
@@ -11,6 +11,7 @@ first only when asked. All paths are those inside the sandbox.
     {"do": "close"}                                                          end, politely
 
     Blender → runner
+    {"is": "ready"}                                                          bpy is there; unasked, once
     {"is": "opened", "blender": "4.2.23", "notes": [[CODE, SUBJECT, {FACTS}], …]}
     {"is": "progress", "frame": 7, "fraction": 0.25}                         at most one a second
     {"is": "saved", "frame": 7, "peak_memory_bytes": N, "notes": [...],
@@ -60,6 +61,10 @@ class Close(msgspec.Struct, tag_field="do", tag="close", frozen=True):
 NoteTriple = tuple[str, str, dict[str, str]]
 
 
+class ReadyReply(msgspec.Struct, tag_field="is", tag="ready", frozen=True, forbid_unknown_fields=True):
+    pass
+
+
 class OpenedReply(msgspec.Struct, tag_field="is", tag="opened", frozen=True, forbid_unknown_fields=True):
     blender: str
     notes: list[NoteTriple] = []
@@ -84,7 +89,7 @@ class FailedReply(msgspec.Struct, tag_field="is", tag="failed", frozen=True, for
     frame: int | None = None
 
 
-Reply = OpenedReply | ProgressReply | SavedReply | FailedReply
+Reply = ReadyReply | OpenedReply | ProgressReply | SavedReply | FailedReply
 Request = OpenScene | RenderFrame | Close
 
 _decoder: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
@@ -102,14 +107,18 @@ def read_reply(line: bytes) -> Reply:
 
 def clean(text: str) -> str:
     """`text` from inside as it may be shown: bounded, one line, printable."""
-    return "".join(c if c.isprintable() else " " for c in text[:MAX_TEXT]).strip()
+    return _printable(text).strip()
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_TEXT])
 
 
 def told(code: str, facts: dict[str, str]) -> str:
     """The sentence of a code from inside. Raises ValueError for one that is not in the table."""
     if code not in CAUSES:
         raise ValueError(f"an unknown code, {clean(code)[:64]}")
-    return clean(explain(code, {name: clean(fact) for name, fact in facts.items()}))
+    return clean(explain(code, {name: _printable(fact) for name, fact in facts.items()}))
 
 
 def notes_of(triples: list[NoteTriple]) -> tuple[Note, ...]:
