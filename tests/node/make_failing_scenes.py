@@ -19,6 +19,9 @@ SCRIPTS = {
     "bpy.app.handlers.render_write.append(delete)",
     "heavy_first": "def fill(scene, *_):\n    scene.frame_current == 1 and bytearray(b'x') * (300 << 20)\n"
     "bpy.app.handlers.render_pre.append(fill)",
+    "fails_in_frame_3": "import os\ndef delete(scene, *_):\n"
+    "    scene.frame_current == 3 and os.unlink(scene.render.frame_path(frame=3))\n"
+    "bpy.app.handlers.render_write.append(delete)",
     "handler": "def fail(*_):\n    raise KeyError('in a handler')\nbpy.app.handlers.render_pre.append(fail)",
 }
 
@@ -65,6 +68,7 @@ def main(folder):
     save(folder, "no_pixels")
 
     scene = base()  # slow until frame 5, quick after it
+    scene.cycles.use_adaptive_sampling = False
     scene.cycles.samples = 1_000_000
     scene.cycles.keyframe_insert("samples", frame=5)
     scene.cycles.samples = 1

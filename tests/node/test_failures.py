@@ -1,4 +1,4 @@
-"""Each way a render ends badly, by its real cause, in a real Blender. The names are those of core/causes.py."""
+"""Each way a render ends badly, by its real cause, in a real Blender. Names are those of core/causes.py."""
 
 from __future__ import annotations
 
