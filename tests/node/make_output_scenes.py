@@ -20,6 +20,7 @@ def stills(settings, kind, **more):
 def another(first, name):
     scene = first.copy()
     scene.name = name
+    scene.use_fake_user = True  # or it is not saved
     return scene
 
 

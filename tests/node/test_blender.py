@@ -130,23 +130,29 @@ def test_the_jobs_wishes_override_the_scene(desk: Desk) -> None:
     assert b"Sample 1/1" in desk.printed
 
 
-@pytest.mark.parametrize(
-    ("wishes", "cause", "words"),
-    [
-        (RenderSettings(scene="Nope"), "unknown_scene", "it has: Scene"),
-        (RenderSettings(camera="Nope"), "unknown_camera", "Camera, Other"),
-        (RenderSettings(view_layers=("Nope",)), "unknown_view_layer", "it has: ViewLayer"),
-        (RenderSettings(engine="luxcore"), "unknown_engine", "'luxcore'"),
-    ],
-)
-def test_a_wrong_name_fails_and_says_what_there_is(
-    desk: Desk, wishes: RenderSettings, cause: str, words: str
-) -> None:
+def refused(desk: Desk, wishes: RenderSettings, cause: str, words: str) -> None:
+    """A wrong name fails, and says what there is."""
     blender = desk.start("plain", wishes)
     blender.open_scene()
     failed = desk.failed()
     assert failed.cause == cause
     assert words in failed.message
+
+
+def test_unknown_scene(desk: Desk) -> None:
+    refused(desk, RenderSettings(scene="Nope"), "unknown_scene", "it has: Scene")
+
+
+def test_unknown_camera(desk: Desk) -> None:
+    refused(desk, RenderSettings(camera="Nope"), "unknown_camera", "Camera, Other")
+
+
+def test_unknown_view_layer(desk: Desk) -> None:
+    refused(desk, RenderSettings(view_layers=("Nope",)), "unknown_view_layer", "it has: ViewLayer")
+
+
+def test_unknown_engine(desk: Desk) -> None:
+    refused(desk, RenderSettings(engine="luxcore"), "unknown_engine", "'luxcore'")
 
 
 def test_no_camera_fails_before_the_render(desk: Desk) -> None:

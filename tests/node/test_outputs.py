@@ -118,3 +118,11 @@ def test_too_deep_a_nest_is_refused(frame: Path) -> None:
 def test_a_frame_without_a_picture_is_refused(frame: Path) -> None:
     (frame / "picture_0007.png").rename(frame / "picture_0006.png")
     assert refused(frame).cause == "no_picture"
+
+
+def test_staging_failed_names_the_file(frame: Path, tmp_path: Path) -> None:
+    (tmp_path / "staging" / "7.0").mkdir(parents=True)  # a folder where the file should go
+    with pytest.raises(OutputRejected) as refusal:
+        collect(frame, tmp_path / "staging", "film", 7)
+    assert refusal.value.cause == "staging_failed"
+    assert "picture_0007.png" in refusal.value.detail

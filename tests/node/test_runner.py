@@ -103,7 +103,7 @@ def test_progress_within_the_frame_reaches_the_farm(farm: Open) -> None:
     one = farm()
     one.give("a", 2)
     one.start()
-    one.wait(lambda: len({p.fraction for p in one.progress}) >= 2)
+    one.wait(lambda: any(p.fraction > 0 for p in one.progress))
     assert {(p.attempt, p.frame) for p in one.progress} == {("a", 2)}
     fractions = [p.fraction for p in one.progress]
     assert fractions == sorted(fractions) and all(0 <= f <= 1 for f in fractions)

@@ -9,7 +9,9 @@ def point_file_outputs(scene, directory):
     taken = set()
     for node in output_nodes(scene):
         folder = _plain(node.name) or "File Output"
-        while folder.casefold() in taken or folder.startswith("picture_"):
+        if folder.casefold().startswith("picture_"):  # the frame's own name
+            folder = "_" + folder
+        while folder.casefold() in taken:
             folder += "_"
         taken.add(folder.casefold())
         place = os.path.join(directory, folder)
