@@ -158,7 +158,7 @@ def test_files_that_are_no_blend_say_so_in_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.blender
-def test_a_file_cut_off_anywhere_is_unreadable_and_spoils_no_other(scenes: Path, tmp_path: Path) -> None:
+def test_unreadable_scene_cut_off_anywhere_spoils_no_other(scenes: Path, tmp_path: Path) -> None:
     blends = []
     for source in ("scenes.blend", "compressed.blend"):
         whole = (scenes / source).read_bytes()
