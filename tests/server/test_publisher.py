@@ -56,7 +56,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_stored(sit
     assert site.get("/api/jobs")["data"] == []
 
 
-def test_a_place_that_went_bad_keeps_the_frames_says_so_and_gets_them_later(site: Site) -> None:
+def test_place_unwritable_keeps_the_frames_says_so_and_gets_them_later(site: Site) -> None:
     job = finish(site, "lost")
     block(site, "lost")
     site.publish()

@@ -342,12 +342,12 @@ class Blender:
             code = self._process.wait()
         self._threads[0].join(5)
         frame = self._asked[0].frame if self._asked else None
-        limit = self._process.explain()
+        stage = Stage(self._ready, self._opening_since is not None, frame)
+        limit = self._process.explain(stage.where)
         if limit is not None and self._ending is None:
             assert self._process.killed_for is not None
             self._events.put(Exited(code, signal.SIGKILL, self._process.killed_for, limit))
             return
-        stage = Stage(self._ready, self._opening_since is not None, frame)
         now, before = memory_kills(), self._memory_kills
         for_memory = None if now is None or before is None else now > before
         self._events.put(judge_exit(code, self._ending, stage, self._tail, for_memory))

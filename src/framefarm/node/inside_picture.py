@@ -46,7 +46,8 @@ def main() -> None:
     except Refused as error:
         found = {"cause": error.cause, "message": str(error)}
     except MemoryError:
-        found = {"cause": "picture_too_large", "message": "Decoding the picture needs too much memory."}
+        error = Refused("picture_too_large", "Decoding the picture needs too much memory.")
+        found = {"cause": error.cause, "message": str(error)}
     inside.answer(json.dumps(found))
     os._exit(0)
 

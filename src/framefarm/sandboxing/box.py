@@ -27,9 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from framefarm.core import causes
 from framefarm.sandboxing import syscalls
 from framefarm.sandboxing.errors import SandboxUnavailable
-from framefarm.sandboxing.limits import Limits, Quota, disk_sentence, is_root, memory_sentence
+from framefarm.sandboxing.limits import Limits, Quota, disk_facts, is_root, memory_facts
 from framefarm.sandboxing.watch import Watch
 
 Mode = Literal["bubblewrap", "none"]
@@ -202,14 +203,16 @@ class Process:
         """What it filled, if it was ended for that."""
         return None if self._watch is None else self._watch.full
 
-    def explain(self) -> str | None:
-        """One sentence for the artist if it was ended for passing a limit."""
+    def explain(self, where: str = "") -> str | None:
+        """For the artist, if it was ended for passing a limit; `where` is what it was at."""
         if self.killed_for is None:
             return None
         if self.full is not None:
-            return disk_sentence(self.full)
-        assert self.memory_bytes is not None
-        return memory_sentence(self.peak_memory_bytes, self.memory_bytes)
+            facts = disk_facts(self.full)
+        else:
+            assert self.memory_bytes is not None
+            facts = memory_facts(self.peak_memory_bytes, self.memory_bytes)
+        return causes.explain(self.killed_for, facts | {"where": where})
 
     def kill(self) -> None:
         """End everything inside and wait until it has ended. Harmless if it already has."""

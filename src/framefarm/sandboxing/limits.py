@@ -62,20 +62,16 @@ class Limits:
         return words
 
 
-def memory_sentence(peak_bytes: int, limit_bytes: int, machine: str = "this machine") -> str:
-    """Why it was killed, and what to do."""
+def memory_facts(peak_bytes: int, limit_bytes: int) -> dict[str, str]:
+    """What `out_of_memory` tells of a tree that passed its limit."""
     used, has = max(peak_bytes, limit_bytes) / GiB, limit_bytes / GiB
-    return (
-        f"Blender used {used:.1f} GiB; {machine} has {has:.1f} GiB for it: choose a larger instance type, "
-        "or make the scene smaller (textures, subdivision, particles)."
-    )
+    return {"memory": f": Blender used {used:.1f} GiB, and this machine has {has:.1f} GiB for it"}
 
 
-def disk_sentence(quota: Quota) -> str:
-    return (
-        f"Blender filled {quota.name} beyond its limit of {quota.bytes / GiB:.1f} GiB, {quota.files} files "
-        f"and {quota.depth} nested folders: bake caches into files of the job, or write fewer extra outputs."
-    )
+def disk_facts(quota: Quota) -> dict[str, str]:
+    """What `too_much_written` tells of a folder that passed its quota."""
+    limit = f"{quota.bytes / GiB:.1f} GiB, {quota.files} files and {quota.depth} nested folders"
+    return {"name": quota.name, "limit": limit}
 
 
 def is_root() -> bool:
