@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,34 @@ def _words(command: Any, path: str) -> list[tuple[str, str]]:
     return [(path, ""), *((path, option) for option in options)]
 
 
-def test_every_setting_is_documented() -> None:
-    text = (DOCS / "operator.md").read_text()
-    assert [n for n in Settings.model_fields if f"`FRAMEFARM_{n.upper()}`" not in text] == []
+def _told(name: str, value: Any) -> str:
+    """A setting's default as the page says it."""
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name.endswith("_bytes"):
+        unit, size = next(
+            (u, s) for u, s in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)) if value >= s
+        )
+        return f"{value // size} {unit}"
+    if name.endswith(("_seconds", "_hours")):
+        return f"{value:g} {'s' if name.endswith('_seconds') else 'h'}"
+    return f"`{value}`"
+
+
+def test_every_setting_is_documented_with_its_meaning_and_default() -> None:
+    text = (DOCS / "operator.md").read_text().split("\n## Settings\n")[1]
+    rows = {
+        n: (meaning, default)
+        for n, meaning, default in re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", text, re.M)
+    }
+    assert set(rows) == {f"FRAMEFARM_{n.upper()}" for n in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        meaning, default = rows[f"FRAMEFARM_{name.upper()}"]
+        assert default == _told(name, field.default), name
+        if name.endswith(("_seconds", "_hours", "_bytes")):
+            assert name.rsplit("_", 1)[1] in meaning, f"{name}: the unit"
 
 
 def test_every_command_and_option_is_documented() -> None:

@@ -11,7 +11,7 @@ from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import jobs
-from framefarm.server.rendering import reports, service
+from framefarm.server.rendering import lost, service
 from framefarm.server.rendering.tables import leases, sessions
 
 PRICE_MICROS = 3_600_000
@@ -121,4 +121,4 @@ class FakeRunner:
 
     def lose(self) -> None:
         """The engine or the lease says that the machine is gone."""
-        self.farm.db.write_now(reports.lose_session, self.session, "runner_lost", "The machine was lost.")
+        self.farm.db.write_now(lost.lose_session, self.session, "runner_lost", "The machine was lost.")

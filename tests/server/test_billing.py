@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
-from conftest import Site
 from fake_runner import FakeRunner
+from farm_site import Site
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -133,3 +136,28 @@ def test_whatever_is_posted_the_books_agree(site: Site, posted: list[tuple[str, 
     for kind, amount in posted:
         site.farm.db.write_now(billing.post, site.account_id, kind, amount, "test", "operator")
     assert books_agree(site) == before + sum(amount for _, amount in posted)
+
+
+def test_charges_that_race_with_ending_attempts_miss_none_and_take_none_twice(site: Site) -> None:
+    job = site.submit(frame_range="1-60")["id"]
+    runner = site.runner(job)
+    rendered = threading.Event()
+
+    def charge() -> int:
+        charges = 0
+        while not rendered.is_set():
+            charges += site.farm.db.write_now(billing.charge_job, job) is not None
+        return charges
+
+    site.farm.db.clock_ms = itertools.count(1_800_000_000_000, 1000).__next__
+    with ThreadPoolExecutor(2) as pool:
+        charging = [pool.submit(charge) for _ in range(2)]
+        try:
+            while wanted := runner.sync().tasks:
+                runner.render(wanted[0], ms=7)
+        finally:
+            rendered.set()
+        assert sum(c.result() for c in charging) >= 1
+    site.publish()
+    assert site.status(job) == "success"
+    assert books_agree(site) == -sum(a["cost_micros"] for a in site.rows(attempts)) == -60 * 7

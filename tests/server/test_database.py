@@ -73,13 +73,31 @@ def test_units_that_wait_are_all_committed(db: Database) -> None:
 
 def test_a_failing_unit_among_others_fails_alone(db: Database) -> None:
     futures = _together(db, ["a", "b", "c"])
-    db.write_now(lambda tx: None)
-    again = _together(db, ["d", "a", "e"])
     assert [f.result(30) for f in futures] == ["a", "b", "c"]
+    again = _together(db, ["d", "a", "e"])
     assert (again[0].result(30), again[2].result(30)) == ("d", "e")
     with pytest.raises(sa.exc.IntegrityError):
         again[1].result(30)
     assert db.read_now(texts) == {"a", "b", "c", "d", "e"}
+
+
+def test_a_unit_that_fails_when_nobody_waits_any_more_stops_no_other(db: Database) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def first(tx: Tx) -> None:
+        begun.set()
+        assert go_on.wait(30)
+
+    def bad(tx: Tx) -> None:
+        raise LookupError("no")
+
+    waiting = db.submit(first)
+    assert begun.wait(30)
+    given_up = db.submit(bad)
+    given_up.cancel()
+    go_on.set()
+    waiting.result(30)
+    assert db.submit(add, "after").result(30) == "after"
 
 
 def test_on_sqlite_units_that_wait_share_one_commit(tmp_path: Path) -> None:

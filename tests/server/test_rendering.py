@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
-from conftest import Site
+from farm_site import Site
 
 from framefarm.core.errors import Conflict, NotAuthenticated
 from framefarm.protocol import node as say
@@ -42,6 +45,31 @@ def test_a_session_that_was_lost_is_over(site: Site) -> None:
     with pytest.raises(service.SessionOver):
         runner.sync()
     assert committed(site) == []
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"staged": "../../secret.key"},
+        {"staged": ".."},
+        {"staged": "a/b"},
+        {"path": "../shot_0001.png"},
+        {"path": "/etc/passwd"},
+        {"path": "a\nb.png"},
+        {"size": -1},
+        {"md5": "x" * 32},
+        {"sha256": ""},
+    ],
+    ids=str,
+)
+def test_a_report_with_names_that_lead_elsewhere_is_rejected(site: Site, lie: dict[str, Any]) -> None:
+    runner = site.runner(site.submit(frame_range="1")["id"])
+    (task,) = runner.sync().tasks
+    saved = runner.saved(task, 1)
+    saved.files = [msgspec.structs.replace(saved.files[0], **lie)]
+    assert runner.report(runner.started(task), saved).verdicts == ["applied", "rejected"]
+    assert committed(site) == []
+    assert site.rows(files) == []
 
 
 def test_a_superseded_attempt_commits_nothing(site: Site) -> None:

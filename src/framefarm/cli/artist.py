@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from framefarm.cli import show, submit, watch
-from framefarm.cli.options import AsJson, JobId, Url, farm_at
+from framefarm.cli.options import AsJson, JobId, Url, farm_at, patient
 from framefarm.cli.output import Output, clean, command, plural, size
 from framefarm.client import Credentials, Farm, LocalProblem, Login, download, jobs
 
@@ -57,9 +57,9 @@ def login(
 
     framefarm login http://farm.example:8000 --email ada@studio.example
     """
-    with command(as_json) as out:
+    with command(as_json, logging_in=True) as out:
         credentials = Credentials()
-        with Farm(credentials.url(address or url)) as farm:
+        with Farm(credentials.url(address or url), on_wait=patient()) as farm:
             secret = {
                 "email": email or _ask("Email", "--email"),
                 "password": _password(password, password_file),
@@ -135,11 +135,11 @@ def list_jobs(
                 "No jobs yet:  framefarm submit SCENE.blend" if not (status or search) else "No such jobs."
             )
         else:
-            out.say(show.job_table(found))
+            out.say(show.job_table(found, out.out.width))
 
 
 def show_job(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
-    """Show a job: where it stands, why it waits or failed, its frames, its cost.
+    """Show a job: why it waits or failed, its frames, its cost.
 
     framefarm job job_01KAXQ2V
     """
@@ -188,7 +188,7 @@ def hold(
 
 
 def unhold(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
-    """Let a job go on: lift its hold, or render the rest after its scouts.
+    """Let a job go on, after a hold or after its scouts.
 
     framefarm unhold job_01KAXQ2V
     """
@@ -318,7 +318,7 @@ def bill(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """What the current period costs so far, a job's bill, or the account's history.
+    """Show what this month costs so far, a job's bill, or all entries.
 
     framefarm bill --job job_01KAXQ2V
     """

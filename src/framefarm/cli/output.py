@@ -143,13 +143,16 @@ class Output:
 
 
 @contextmanager
-def command(as_json: bool) -> Iterator[Output]:
-    """The frame of every command: what goes wrong is said on standard error, and has its exit code."""
+def command(as_json: bool, *, logging_in: bool = False) -> Iterator[Output]:
+    """The frame of every command: what goes wrong is said on standard error, and has its exit code.
+
+    `logging_in`: the command is the login itself, so "log in again" would be no advice.
+    """
     output = Output(as_json)
     try:
         yield output
     except FarmError as error:
-        _report(output, error)
+        _report(output, error, logging_in)
         raise typer.Exit(_code(error)) from error
     except KeyboardInterrupt:
         raise typer.Exit(Code.INTERRUPTED) from None
@@ -161,7 +164,7 @@ def _code(error: FarmError) -> Code:
     return Code.UNREACHABLE if isinstance(error, Unreachable) else Code.FAILED
 
 
-def _report(output: Output, error: FarmError) -> None:
+def _report(output: Output, error: FarmError, logging_in: bool) -> None:
     if output.as_json:
         sys.stderr.write(json.dumps(_as_document(error)) + "\n")
         return
@@ -173,7 +176,7 @@ def _report(output: Output, error: FarmError) -> None:
             lines.append(f"  {clean(bad.field)}: {clean(bad.message)}{given}")
     if isinstance(error, Incomplete):
         lines += [f"  {clean(path)}: {clean(problem)}" for path, problem in error.problems]
-    if isinstance(error, LoginNeeded):
+    if isinstance(error, LoginNeeded) and not logging_in:
         lines.append("  Log in again: framefarm login")
     elif isinstance(error, Refused) and error.status >= 500 and error.request_id:
         lines.append(f"  The farm's log has more under request {clean(error.request_id)}.")

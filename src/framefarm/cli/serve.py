@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -40,8 +41,8 @@ def serve(
     """
     import uvicorn
 
-    from framefarm.server import app as house
-    from framefarm.server import operator
+    from framefarm.server import opening, operator
+    from framefarm.server.app import create_app
     from framefarm.server.logs import configure_logs
     from framefarm.server.settings import Settings
 
@@ -61,14 +62,13 @@ def serve(
         except OSError as error:
             _fail(f"cannot listen on {listen}: {error.strerror or error}")
         stack.callback(sock.close)
-        fresh = not (data / house.DATABASE).exists()
-        farm = house.open_farm(settings)
+        farm = opening.open_farm(settings)
         stack.callback(farm.db.close)
         address = _address(sock)
         farm.base_url = lambda: settings.public_url or address
         server = uvicorn.Server(
             uvicorn.Config(
-                house.create_app(farm, house.local_engine(farm)),
+                create_app(farm, opening.local_engine(farm)),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -87,8 +87,15 @@ def serve(
             handle_exit(number, frame)
 
         server.handle_exit = drain  # type: ignore[method-assign,assignment]
-        _write_endpoint(data / house.ENDPOINT, address)
-        _greet(farm, address, host, fresh, behind_proxy or settings.behind_proxy)
+        _write_endpoint(data / opening.ENDPOINT, address)
+        _greet(farm, address, host, behind_proxy or settings.behind_proxy)
+
+        def stop_again(_number: int, _frame: Any) -> None:
+            """uvicorn raises the signal again once it has stopped; the database is still to be closed."""
+            server.should_exit = True
+
+        signal.signal(signal.SIGTERM, stop_again)
+        gc.freeze()  # what was loaded stays: no collection need look through it again
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[sock])
 
@@ -115,14 +122,18 @@ def _write_endpoint(path: Path, address: str) -> None:
     temporary.replace(path)
 
 
-def _greet(farm: Any, address: str, host: str, fresh: bool, behind_proxy: bool) -> None:
+def _greet(farm: Any, address: str, host: str, behind_proxy: bool) -> None:
+    from framefarm.server import opening
+    from framefarm.server.accounts import service as accounts
+    from framefarm.server.places import buckets
+
     out = sys.stdout
-    if fresh:
-        settings = farm.settings
-        out.write(f"first start: account {settings.account_name}, admin {settings.admin_email}\n")
-        if settings.admin_password is None:
-            out.write(f"its password is in {farm.data / 'admin-password'}\n")
-        out.write(f"gs://renders is {farm.data / 'buckets' / 'renders'}\n")
+    password = farm.data / opening.ADMIN_PASSWORD
+    first = farm.db.read_now(accounts.first_admin)
+    if first is not None and password.exists():
+        out.write(f"the first admin is {first['email']}, the password is in {password}\n")
+    for bucket, folder in buckets(farm).items():
+        out.write(f"{bucket} is {folder}\n")
     if host not in {"127.0.0.1", "::1", "[::1]", "localhost"} and not behind_proxy:
         sys.stderr.write(
             f"warning: listening on {host} without TLS: passwords and frames travel in the clear;"
@@ -152,13 +163,13 @@ def stop(
                 break
             time.sleep(0.05)
     if now:
-        from framefarm.server import app as house
+        from framefarm.server import opening
         from framefarm.server.settings import Settings
 
         with operator.lock_data(data):
-            farm = house.open_farm(Settings(data=data))
+            farm = opening.open_farm(Settings(data=data))
             try:
-                house.local_engine(farm).stop_all(grace_seconds=2)
+                opening.local_engine(farm).stop_all(grace_seconds=2)
             finally:
                 farm.db.close()
     sys.stdout.write("stopped\n" if pid is not None else "no farm was running\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,21 +36,29 @@ def one_line(job: jobs.Job) -> Text:
     return line + Text(f", priority {job['priority']}" + (f" ({why})" if why else ""))
 
 
-def job_table(found: Iterable[jobs.Job]) -> Table:
-    table = _table("id", "title", "project", "status", ">frames", ">cost", "user", "submitted")
+def job_table(found: Iterable[jobs.Job], width: int) -> Table:
+    """Ids are always whole, to be copied; what else there is room for depends on the terminal's width."""
+    columns: list[tuple[str, Callable[[jobs.Job], str | Text]]] = [
+        ("id", lambda one: clean(one["id"])),
+        ("title", lambda one: clean(one["job_title"])),
+        ("status", lambda one: status(one["status"])),
+        (">frames", _done_of_all),
+        (">cost", lambda one: money(one["cost"])),
+    ]
+    if width >= 110:
+        columns.append(("submitted", lambda one: moment(one["created_at"])))
+    if width >= 150:
+        columns.append(("project", lambda one: clean(one["project"])))
+        columns.append(("user", lambda one: clean(one["user"])))
+    table = _table(*(name for name, _ in columns), whole=("id", "status", "frames", "cost", "submitted"))
     for one in found:
-        count = jobs.count(one)
-        table.add_row(
-            clean(one["id"]),
-            clean(one["job_title"]),
-            clean(one["project"]),
-            status(one["status"]),
-            f"{count[0]}/{count[1]}" if count else "–",
-            money(one["cost"]),
-            clean(one["user"]),
-            moment(one["created_at"]),
-        )
+        table.add_row(*(value(one) for _, value in columns))
     return table
+
+
+def _done_of_all(one: jobs.Job) -> str:
+    count = jobs.count(one)
+    return f"{count[0]}/{count[1]}" if count else "–"
 
 
 def job(out: Output, it: jobs.Job, frames: Sequence[Mapping[str, Any]]) -> None:
@@ -116,12 +124,14 @@ def strip(frames: Sequence[Mapping[str, Any]]) -> Text:
 
 
 def job_bill(out: Output, it: jobs.Job, attempts: Sequence[Mapping[str, Any]]) -> None:
-    table = _table("task", "node", "machine", ">frames", "outcome", ">seconds", ">an hour", ">cost")
+    roomy = out.out.width >= 90
+    node = ("node",) if roomy else ()
+    table = _table("task", *node, "machine", ">frames", "outcome", ">seconds", ">an hour", ">cost")
     for one in sorted(attempts, key=lambda a: (a["task"], a["started_at"] or "")):
         kind = " (preemptible)" if one["preemptible"] else ""
         table.add_row(
             clean(one["task"]),
-            clean(one["node"]),
+            *((clean(one["node"]),) if roomy else ()),
             f"{clean(one['instance_type'])}{kind}",
             str(one["frames_done"]),
             status(one["outcome"] or "running"),
@@ -139,7 +149,7 @@ def period(out: Output, bill: Mapping[str, Any]) -> None:
     out.say(f"{moment(bill['start'])} to {moment(bill['end'])}", style="bold")
     out.say(f"  cost      {money(bill['total_cost'])}")
     out.say(f"  frames    {bill['frames']:,}")
-    out.say(f"  hours     {bill['core_hours']:.2f} core, {bill['gpu_hours']:.2f} GPU")
+    out.say(f"  hours     {_hours(bill['core_hours'])} core, {_hours(bill['gpu_hours'])} GPU")
     out.say(f"  saved     {money(bill['spot_savings'])} by preemptible machines")
     out.say(f"  balance   {money(bill['balance'])}")
     for title, key, rows in (
@@ -151,11 +161,15 @@ def period(out: Output, bill: Mapping[str, Any]) -> None:
             out.say(f"  {title:<9} {clean(row[key])}: {money(row['cost'])}")
 
 
+def _hours(count: float) -> str:
+    return f"{count:.2f}" if count >= 1 or not count else f"{count:.4f}"
+
+
 def transactions(out: Output, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         out.note("No transactions yet.")
         return
-    table = _table("when", "kind", "what for", ">amount", ">balance")
+    table = _table("when", "kind", "what for", ">amount", ">balance", whole=("when", "amount", "balance"))
     for row in rows:
         table.add_row(
             moment(row["at"]),
@@ -167,11 +181,20 @@ def transactions(out: Output, rows: Sequence[Mapping[str, Any]]) -> None:
     out.say(table)
 
 
-def _table(*columns: str) -> Table:
-    """A plain table; a column whose name begins with > is aligned right."""
+def _table(*columns: str, whole: Sequence[str] = ()) -> Table:
+    """A plain table. A column whose name begins with > is aligned right; those in `whole` are never cut or
+    wrapped, of the others what does not fit ends in an ellipsis."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:
-        table.add_column(name.lstrip(">"), justify="right" if name[0] == ">" else "left", overflow="fold")
+        bare = name.lstrip(">")
+        right = name != bare
+        keep = bare in whole
+        table.add_column(
+            bare,
+            justify="right" if right else "left",
+            overflow="fold" if keep else "ellipsis",
+            no_wrap=True,
+        )
     return table
 
 

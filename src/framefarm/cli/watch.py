@@ -75,10 +75,11 @@ def _ended(out: Output, job: jobs.Job) -> Code:
         case "holding":
             out.say(f"{clean(job['job_title'])}: holding, {summary}", style="yellow")
             if "scouts" in (job.get("hold_reasons") or []):
-                out.say(f"  The scouts have ended. Look at them:  framefarm download {clean(job['id'])}")
+                out.say("  The scouts have ended.")
+                out.say(f"  Look at them:  framefarm download {clean(job['id'])}")
             elif why_it_waits(job):
                 out.say(f"  {why_it_waits(job)}")
-            out.say(f"  Go on:  framefarm unhold {clean(job['id'])}")
+            out.say(f"  Go on:         framefarm unhold {clean(job['id'])}")
             return Code.HOLDING
         case status:
             out.say(f"{clean(job['job_title'])}: {clean(status)}, {summary}", style="red")

@@ -258,6 +258,77 @@ def task_after(
     return replace(task, losses=losses, status=TaskStatus.FAILED if over else TaskStatus.PENDING)
 
 
+# --------------------------------------------------------------------- sessions and leases
+
+
+class SessionEvent(StrEnum):
+    HELLO = "hello"
+    HANDED_OUT = "handed_out"
+    OUT_OF_WORK = "out_of_work"
+    LEASE_EXPIRED = "lease_expired"
+    LATE_CALL = "late_call"
+    """A lost session calls, and still owns a task."""
+    GONE = "gone"
+    """Its runner said so, or the engine."""
+
+
+LIVE = frozenset({SessionState.READY, SessionState.RENDERING, SessionState.IDLE, SessionState.DRAINING})
+
+
+def session_after(state: SessionState, event: SessionEvent) -> SessionState:
+    """The session's next state. Raises Refused where the event can't be."""
+    if event is SessionEvent.GONE and state is not SessionState.ENDED:
+        return SessionState.ENDED
+    if event is SessionEvent.HELLO and state is SessionState.STARTING:
+        return SessionState.READY
+    if event is SessionEvent.LEASE_EXPIRED and state in LIVE:
+        return SessionState.LOST
+    if event is SessionEvent.LATE_CALL and state is SessionState.LOST:
+        return SessionState.RENDERING
+    if event is SessionEvent.HANDED_OUT and state in LIVE - {SessionState.DRAINING}:
+        return SessionState.RENDERING
+    if event is SessionEvent.OUT_OF_WORK and state in LIVE:
+        return SessionState.IDLE
+    raise Refused(f"A session that is {state} can't take {event}.")
+
+
+Seen = Literal["running", "gone", "unknown"]
+"""What the engine says of a session. An engine that does not answer says `unknown`, never `gone`."""
+Judgement = Literal["keep", "lose", "stop", "give_up", "end"]
+
+
+def judge(
+    state: SessionState, seen: Seen, *, silent_ms: int, deadline_ms: int, owns: bool, give_up_ms: int
+) -> Judgement:
+    """What the leader does with a session. `silent_ms`: time past the end of its lease; `deadline_ms`: time
+    past the end of its start-up, that is until it asked for work; `owns`: an open attempt of it still owns
+    its task.
+
+    `lose`: its tasks may go to others, and nothing else happens to it. `stop`: it owns nothing any more.
+    `give_up`: it was lost for longer than a runner works on without the farm: what it owns is forfeited.
+    `end`: it is over. Its slot is free only once the engine says that it is gone.
+    """
+    if state is SessionState.ENDED:
+        return "keep"
+    if seen == "gone":
+        return "end"
+    if state is SessionState.STARTING:
+        return "end" if deadline_ms > 0 else "keep"
+    if silent_ms <= 0 or (state is SessionState.READY and deadline_ms <= 0):
+        return "keep"
+    if state is not SessionState.LOST:
+        return "lose"
+    if not owns:
+        return "stop"
+    return "give_up" if silent_ms > give_up_ms else "keep"
+
+
+def reassignable(task: TaskFacts, *, cancel_asked: bool) -> bool:
+    """Whether a task whose session fell silent waits for whoever comes first: another session, or this one
+    after all. Else its attempt is lost at once, because nobody would take it."""
+    return task.status is TaskStatus.RUNNING and not cancel_asked and task.losses < FARM_LOSSES
+
+
 # --------------------------------------------------------------------------------- hand-out
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -35,6 +36,8 @@ from framefarm.node.blender_events import (
 from framefarm.node.inputs import Layout
 from framefarm.node.sandbox import INSIDE, OUTPUT, Bind, Mode, Process, Sandbox, SandboxUnavailable, passable
 from framefarm.protocol.node import Order, Package, RenderSettings, Slot
+from framefarm.sandboxing.limits import Limits
+from framefarm.sandboxing.uids import Claim
 
 DRIVER = ("inside_blender.py", "inside_scene.py", "inside_frame.py", "inside_outputs.py")
 
@@ -48,11 +51,13 @@ class Seat:
     cores: tuple[int, ...]
     uid: int
     sandbox: Mode = "bubblewrap"
+    memory_bytes: int | None = None
+    """Of Blender with all it starts; None: no limit."""
     gpus: int = 0
 
     @classmethod
     def of(cls, slot: Slot) -> Seat:
-        return cls(slot.cores, slot.uid, slot.sandbox, gpus=slot.gpus)
+        return cls(slot.cores, slot.uid, slot.sandbox, slot.memory_bytes or None, slot.gpus)
 
 
 @dataclass(frozen=True)
@@ -171,20 +176,22 @@ class Blender:
     # ------------------------------------------------------------------------------- starting
 
     def _start(self, package: Package) -> Process:
+        self._claim = Claim(self._seat.uid)
         for name in ("output", "tmp", "driver"):
             (self._work / name).mkdir(mode=0o700)
         if os.geteuid() == 0:
             for name in ("output", "tmp"):
-                os.chown(self._work / name, self._seat.uid, self._seat.uid)
+                os.chown(self._work / name, self._claim.uid, self._claim.uid)
         (self._work / "driver").chmod(0o755)
         for name in DRIVER:
             shutil.copyfile(Path(__file__).with_name(name), self._work / "driver" / name)
             (self._work / "driver" / name).chmod(0o644)
         self._pipe, theirs = socket.socketpair()
         with theirs:
-            box = Sandbox(
-                self._seat.sandbox, self._seat.uid, self._seat.cores, self._binds(package), self._work / "tmp"
-            )
+            seat = self._seat
+            tmp, output = self._work / "tmp", self._work / "output"
+            limits = Limits.of_blender(len(seat.cores), seat.memory_bytes, str(tmp), str(output))
+            box = Sandbox(seat.sandbox, self._claim.uid, seat.cores, self._binds(package), tmp, limits)
             program = self._program(package, theirs.fileno())
             return box.start(program, self._environment(), [theirs.fileno()])
 
@@ -335,6 +342,11 @@ class Blender:
             code = self._process.wait()
         self._threads[0].join(5)
         frame = self._asked[0].frame if self._asked else None
+        limit = self._process.explain()
+        if limit is not None and self._ending is None:
+            assert self._process.killed_for is not None
+            self._events.put(Exited(code, signal.SIGKILL, self._process.killed_for, limit))
+            return
         stage = Stage(self._ready, self._opening_since is not None, frame)
         now, before = memory_kills(), self._memory_kills
         for_memory = None if now is None or before is None else now > before
@@ -346,6 +358,7 @@ class Blender:
         self._pipe.close()
         if not any(thread.is_alive() for thread in self._threads):
             self._process.close()
+        self._claim.release()
 
 
 def picture_name(frame: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from framefarm.node.outputs import OutputRejected, collect, sync_directory
 from framefarm.protocol import node as say
 
 EVENTS_PER_REPORT = 64
+REPORT_PACE_SECONDS = 0.02
+"""Reports follow one another no faster: what happens meanwhile goes in one. The first is sent at once."""
 FRAMES_AT_ONCE = 8
 
 
@@ -105,19 +108,20 @@ class ReportLane(threading.Thread):
         self.join(timeout_seconds)
 
     def run(self) -> None:
-        seq = 0
+        seq, sent = 0, 0.0
         try:
             while True:
-                events, last = self._gather()
+                events, last = self._gather(sent + REPORT_PACE_SECONDS)
                 if events:
-                    seq += 1
+                    seq, sent = seq + 1, time.monotonic()
                     self._deliver(say.Report(seq=seq, events=events))
                 if last:
                     return
         except (SessionOver, Abandoned, OutOfStep) as error:
             self._put(Over(str(error)))
 
-    def _gather(self) -> tuple[list[say.Event], bool]:
+    def _gather(self, until: float) -> tuple[list[say.Event], bool]:
+        """What is there by `until` (monotonic seconds), at least one; and whether that was the last."""
         events: list[say.Event] = []
         event = self._queue.get()
         while event is not None:
@@ -125,7 +129,7 @@ class ReportLane(threading.Thread):
             if len(events) == EVENTS_PER_REPORT:
                 return events, False
             try:
-                event = self._queue.get_nowait()
+                event = self._queue.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 return events, False
         return events, True

@@ -24,6 +24,8 @@ from framefarm.protocol.node import StagedFile
 _CHUNK = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that turn the direction of writing."""
 _PICTURE = re.compile(r"picture_(-?\d{4,})(\D.*)?")
 
 
@@ -136,8 +138,14 @@ def _check_name(name: str) -> None:
         encoded = name.encode()
     except UnicodeEncodeError:
         raise OutputRejected("bad_output", what=f"the name {name!a} is not valid UTF-8") from None
-    if len(encoded) > 255 or any(unicodedata.category(c) == "Cc" for c in name):
-        raise OutputRejected("bad_output", what=f"the name {name!a} has control characters")
+    if len(encoded) > 255 or any(_is_strange(c) for c in name):
+        what = f"the name {name!a} has control characters, backslashes or is too long"
+        raise OutputRejected("bad_output", what=what)
+
+
+def _is_strange(character: str) -> bool:
+    """No name that means something else on another system, or looks like something else on a screen."""
+    return character == "\\" or unicodedata.category(character) in {"Cc", "Zl", "Zp"} or character in _TURNING
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import queue
-import shutil
 import signal
 import sys
 import time
@@ -28,6 +27,7 @@ from framefarm.node.lanes import Collector, Frame, Over, Refused, ReportLane, St
 from framefarm.node.link import Abandoned, Link, SessionOver
 from framefarm.node.sandbox import SandboxUnavailable
 from framefarm.protocol import node as say
+from framefarm.sandboxing.remove import remove_tree
 
 FIRST_PATIENCE_SECONDS = 60.0
 FAREWELL_SECONDS = 20.0
@@ -338,7 +338,7 @@ def main() -> int:
         (directory / "ended.json").write_bytes(msgspec.json.encode({"reason": reason}))
         for entry in directory.iterdir():
             if entry.name == "inputs" or entry.name.startswith("work-"):
-                shutil.rmtree(entry, ignore_errors=True)
+                remove_tree(entry)
     return 0
 
 

@@ -1,47 +1,34 @@
-"""Puts the farm together; nothing else does."""
+"""Puts the running server together; nothing else does."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
-import psutil
 import structlog
 from fastapi import FastAPI
 
 from framefarm import __version__
-from framefarm.server import docs_page, health, http, operator, schema
-from framefarm.server.accounts import passwords
+from framefarm.server import docs_page, health, operator
 from framefarm.server.accounts import routes as account_routes
-from framefarm.server.accounts import service as accounts
 from framefarm.server.billing import routes as billing_routes
 from framefarm.server.billing import service as billing
 from framefarm.server.catalog import routes as catalog_routes
-from framefarm.server.catalog import service as catalog
-from framefarm.server.database import Database, Tx, sqlite_url
 from framefarm.server.dispatch import Dispatcher
-from framefarm.server.engines.local import RESERVED_SHARE, LocalEngine
-from framefarm.server.farm import Farm, Keyring
+from framefarm.server.engines.local import LocalEngine
+from framefarm.server.farm import Farm
 from framefarm.server.files import routes as file_routes
+from framefarm.server.http import edge, openapi
 from framefarm.server.jobs import routes as job_routes
 from framefarm.server.jobs import scenes
-from framefarm.server.places import first_place
 from framefarm.server.projects import routes as project_routes
-from framefarm.server.projects import service as projects
 from framefarm.server.rendering import publisher
-from framefarm.server.rendering.routes import NodeApi
-from framefarm.server.settings import Settings
-from framefarm.server.storage.local import LocalStore
+from framefarm.server.rendering.routes import NodeApi, NodeFirst
 
 log = structlog.get_logger(__name__)
-DATABASE = "framefarm.db"
-ENDPOINT = "endpoint"
-ADMIN_PASSWORD = "admin-password"
 ROUTERS = (
     account_routes.router,
     project_routes.router,
@@ -50,66 +37,6 @@ ROUTERS = (
     job_routes.router,
     billing_routes.router,
 )
-
-
-def open_farm(settings: Settings) -> Farm:
-    """Open (and bring up to date, or make) the farm in `settings.data`. Close its `db` in the end."""
-    data = settings.data.resolve()
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    data.chmod(0o700)
-    url = settings.database_url
-    db = Database(url.get_secret_value() if url else sqlite_url(data / DATABASE))
-    try:
-        schema.upgrade(db.engine)
-        farm = Farm(
-            settings=settings,
-            data=data,
-            db=db,
-            keys=Keyring.open(data / "secret.key"),
-            store=LocalStore(data / "store"),
-        )
-        db.write_now(_first_start, farm)
-    except BaseException:
-        db.close()
-        raise
-    return farm
-
-
-def _first_start(tx: Tx, farm: Farm) -> None:
-    """An empty database gets its account, admin, project, instance types and a place for output."""
-    if accounts.any_account(tx):
-        return
-    settings = farm.settings
-    if settings.admin_password is not None:
-        password = settings.admin_password.get_secret_value()
-    else:
-        password = secrets.token_urlsafe(16)
-        _write_secret(farm.data / ADMIN_PASSWORD, password)
-    account_id, user_id = accounts.first_start(
-        tx, settings.account_name, settings.admin_email, passwords.hash_password(password)
-    )
-    projects.create_default(tx, account_id, user_id)
-    cores = len(os.sched_getaffinity(0))
-    catalog.create_local_types(tx, cores, round(psutil.virtual_memory().total * RESERVED_SHARE))
-    first_place(tx, farm, account_id)
-
-
-def _write_secret(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)
-    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(fd, "w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def local_engine(farm: Farm) -> LocalEngine:
-    return LocalEngine(
-        farm.data / "sessions",
-        farm.data / ENDPOINT,
-        first_uid=farm.settings.sandbox_uid,
-        sandbox=farm.settings.sandbox,
-    )
 
 
 def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
@@ -149,8 +76,9 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
         app.include_router(router)
     app.include_router(health.router)
     docs_page.install(app)
-    app.router.routes.extend(node_api.routes())
-    http.install(app)
+    edge.install(app)
+    openapi.install(app)
+    app.add_middleware(NodeFirst, router=node_api.router())
     return app
 
 

@@ -193,14 +193,14 @@ class Database:
                         after.extend(tx.after)
                     conn.exec_driver_sql("RELEASE unit")
         except BaseException as error:
-            for unit in units:
-                unit.future.set_exception(error)
-            return
+            done, after = [(unit, None, error) for unit in units], []
         _run_after(after)
         for unit, result, failure in done:
+            if not unit.future.set_running_or_notify_cancel():
+                continue  # nobody waits any more; what was committed stays so
             if failure is not None:
                 unit.future.set_exception(failure)
-            elif unit.future.set_running_or_notify_cancel():
+            else:
                 unit.future.set_result(result)
 
 

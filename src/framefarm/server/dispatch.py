@@ -6,6 +6,8 @@ the engine. The leader has an epoch; whoever finds another epoch in the database
 
 from __future__ import annotations
 
+import asyncio
+import math
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -19,18 +21,20 @@ from framefarm.core import schedule
 from framefarm.core.job import FINISHED
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
-from framefarm.server.engines.base import Capacity, Engine, Observed, SessionSpec
+from framefarm.server.engines.base import Capacity, Engine, SessionSpec
 from framefarm.server.farm import Farm
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state, jobs
-from framefarm.server.rendering import reports
+from framefarm.server.rendering import lost, watch
 from framefarm.server.rendering.tables import attempts, leaders, leases, sessions
 from framefarm.server.tenancy import farmwide
 
 log = structlog.get_logger(__name__)
 FULL_LOOK_SECONDS = 10.0
 STOP_GRACE_SECONDS = 5.0
+LINGER_SECONDS = 0.1
+"""How soon to look again while work waits for a slot whose runner is on its way out."""
 
 
 class NotLeader(Exception):
@@ -44,7 +48,7 @@ class Decided:
     start: list[SessionSpec] = field(default_factory=list)
     stop: list[str] = field(default_factory=list)
     forget: list[str] = field(default_factory=list)
-    next_ms: int | None = None
+    pause_seconds: float = math.inf
 
 
 class Dispatcher:
@@ -57,20 +61,22 @@ class Dispatcher:
         """Sessions written before that and unknown to the engine were never started."""
         self.available: dict[str, int] = {}
         """Instance type → sessions that could start now; for the catalogue."""
+        self.stopping: dict[str, asyncio.Task[None]] = {}
+        """Sessions that the engine is ending now: that may take its grace, and the leader must not wait."""
 
     async def run(self) -> None:
-        settings = self.farm.settings
-        pulse = min(2.0, settings.lease_seconds / 10)
+        pulse = min(2.0, self.farm.settings.lease_seconds / 10)
         await self.farm.db.write(self._take_lead)
         async with self.farm.hub.listen("dispatch") as woken:
             full = 0.0
             while True:
+                pause = pulse
                 try:
                     now = time.monotonic()
                     busy = await self.farm.db.read(self._anything)
                     if busy or now - full >= FULL_LOOK_SECONDS:
                         full = now
-                        await self.tick()
+                        pause = min(pulse, await self.tick())
                     else:
                         await self.farm.db.write(self._beat)
                 except NotLeader:
@@ -78,15 +84,15 @@ class Dispatcher:
                     await self.farm.db.write(self._take_lead)
                 except Exception:
                     log.exception("dispatch_failed")
-                await woken.wait(pulse)
+                await woken.wait(pause)
 
-    async def tick(self) -> None:
-        """Look, decide, act, once."""
-        observed = await run_in_threadpool(self.engine.observe)
-        capacity = await run_in_threadpool(self.engine.capacity)
-        decided = await self.farm.db.write(self._decide, observed, list(capacity))
+    async def tick(self) -> float:
+        """Look, decide, act, once. Returns the seconds after which time alone asks for another tick."""
+        observed, capacity = await run_in_threadpool(self._look)
+        decided = await self.farm.db.write(self._decide, observed, capacity)
         for session_id in decided.stop:
-            await run_in_threadpool(self.engine.stop, session_id, STOP_GRACE_SECONDS)
+            if session_id not in self.stopping:
+                self.stopping[session_id] = asyncio.create_task(self._stop(session_id))
         for session_id in decided.forget:
             await run_in_threadpool(self.engine.forget, session_id)
         for spec in decided.start:
@@ -94,8 +100,29 @@ class Dispatcher:
                 await run_in_threadpool(self.engine.start, spec)
             except (OSError, RuntimeError) as error:
                 log.warning("session_not_started", session=spec.id, error=str(error))
-                text = f"The machine could not start a session: {error}."
-                await self.farm.db.write(reports.lose_session, spec.id, "not_started", text)
+                await self.farm.db.write(self._not_started, spec.id, str(error))
+        return decided.pause_seconds
+
+    def _look(self) -> tuple[watch.Observations, list[Capacity]]:
+        try:
+            return self.engine.observe(), list(self.engine.capacity())
+        except Exception:
+            log.exception("engine_does_not_answer")
+            return None, []
+
+    async def _stop(self, session_id: str) -> None:
+        try:
+            await run_in_threadpool(self.engine.stop, session_id, STOP_GRACE_SECONDS)
+        except Exception:
+            log.exception("session_not_stopped", session=session_id)
+        finally:
+            del self.stopping[session_id]
+            self.farm.hub.wake("dispatch")
+
+    def _not_started(self, tx: Tx, session_id: str, error: str) -> None:
+        self._beat(tx)
+        text = f"The machine could not start a session: {error}."
+        lost.lose_session(tx, session_id, "not_started", text)
 
     # -- the lead
 
@@ -112,9 +139,10 @@ class Dispatcher:
         self._grant_full_leases(tx)
 
     def _beat(self, tx: Tx) -> None:
-        """Keep the lead. After a gap every lease gets a full term: nobody could renew meanwhile."""
+        """Keep the lead, and its row locked to the transaction's end: whoever takes the lead waits for it.
+        After a gap every lease gets a full term: nobody could renew meanwhile."""
         mine = (leaders.c.name == "dispatcher") & (leaders.c.epoch == self.epoch)
-        row = tx.conn.execute(sa.select(leaders.c.ticked_ms).where(mine)).one_or_none()
+        row = tx.conn.execute(sa.select(leaders.c.ticked_ms).where(mine).with_for_update()).one_or_none()
         if row is None:
             raise NotLeader
         gap = min(10.0, self.farm.settings.lease_seconds / 2) * 1000
@@ -134,13 +162,13 @@ class Dispatcher:
 
     # -- a tick's transaction
 
-    def _decide(self, tx: Tx, observed: dict[str, Observed], capacity: list[Capacity]) -> Decided:
+    def _decide(self, tx: Tx, observed: watch.Observations, capacity: list[Capacity]) -> Decided:
         self._beat(tx)
-        decided = Decided()
-        self._settle_ended(tx, observed, decided)
+        settled = watch.settle(tx, self.farm, observed, self.led_since_ms)
+        decided = Decided(stop=settled.stop, forget=settled.forget)
         live = [dict(r) for r in tx.conn.execute(_live_sessions()).mappings()]
         self._end_finished_jobs(tx, live)
-        supply = _room(capacity, live)
+        supply = _room(capacity, [*live, *settled.lingering])
         demand, types = self._demand(tx, live)
         idle = [
             schedule.Idle(
@@ -158,42 +186,11 @@ class Dispatcher:
         for session_id in plan.drain:
             self._drain(tx, session_id)
         self.available = _available(supply, types)
-        decided.next_ms = plan.next_ms
+        if plan.next_ms is not None:
+            decided.pause_seconds = max(0.0, (plan.next_ms - tx.now_ms) / 1000)
+        if plan.unmet and settled.stop:
+            decided.pause_seconds = LINGER_SECONDS
         return decided
-
-    def _settle_ended(self, tx: Tx, observed: dict[str, Observed], decided: Decided) -> None:
-        """Sessions whose runner is gone, whose lease ran out, or who never said hello."""
-        rows = tx.conn.execute(
-            farmwide(
-                sa.select(sessions, leases.c.expires_ms).join(
-                    leases, leases.c.session_id == sessions.c.id, isouter=True
-                )
-            ).where(sessions.c.ended.is_(False))
-        ).mappings()
-        known = set()
-        starting_ms = round(self.farm.settings.starting_seconds * 1000)
-        for row in rows.all():
-            known.add(row["id"])
-            seen = observed.get(row["id"])
-            if seen is not None and seen.state in {"exited", "lost"}:
-                text = "The machine's render process was lost." if not seen.reason else seen.reason
-                reports.lose_session(tx, row["id"], seen.reason or "runner_lost", text)
-                decided.forget.append(row["id"])
-            elif row["state"] == "starting" and (
-                tx.now_ms - row["created_ms"] > starting_ms
-                or (seen is None and row["created_ms"] < self.led_since_ms)
-            ):
-                reports.lose_session(tx, row["id"], "not_started", "The machine did not start in time.")
-                decided.stop.append(row["id"])
-            elif (
-                row["state"] != "starting" and row["expires_ms"] is not None and row["expires_ms"] < tx.now_ms
-            ):
-                text = "The machine did not answer any more."
-                reports.lose_session(tx, row["id"], "lease_expired", text)
-                decided.stop.append(row["id"])
-        for session_id, seen in observed.items():
-            if session_id not in known:
-                (decided.stop if seen.state == "running" else decided.forget).append(session_id)
 
     def _end_finished_jobs(self, tx: Tx, live: list[dict[str, Any]]) -> None:
         """Sessions of jobs that need none any more are drained at once."""
@@ -233,7 +230,7 @@ class Dispatcher:
                     ready=ready,
                     max_sessions=row["request"].get("max_sessions"),
                     sessions=len(mine),
-                    starting=sum(s["held"] == 0 for s in mine),
+                    starting=sum(s["held"] == 0 and s["state"] != "lost" for s in mine),
                 )
             )
         return demand, types

@@ -1,4 +1,4 @@
-"""What the features share at run time. `app.py` puts it together; nothing else does."""
+"""What the features share at run time. `opening.py` makes it; nothing else does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from framefarm.server.database import Database
+from framefarm.server.database import Database, Tx
 from framefarm.server.settings import Settings
 
 if TYPE_CHECKING:
@@ -110,7 +110,11 @@ class Farm:
     db: Database
     keys: Keyring
     store: LocalStore
+    files_arrived: Callable[[Tx, Farm, list[str]], None]
+    """What these jobs waited for has arrived: called in the transaction that registers it."""
     hub: Hub = field(default_factory=Hub)
     base_url: Callable[[], str] = lambda: ""
     """The farm's own address, known once it listens."""
     draining: bool = False
+    in_flight: set[tuple[str, ...]] = field(default_factory=set)
+    """Idempotency keys that this process works on now."""

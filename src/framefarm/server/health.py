@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 
 from framefarm.core.errors import NotAllowed
 from framefarm.server.database import Tx
-from framefarm.server.http import farm_of
+from framefarm.server.http.request import farm_of
 from framefarm.server.jobs.tables import job_state
 from framefarm.server.rendering.tables import sessions
 from framefarm.server.tenancy import farmwide

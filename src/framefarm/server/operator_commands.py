@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,11 +18,22 @@ from framefarm.server.billing import service as billing
 from framefarm.server.catalog import service as catalog
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
-from framefarm.server.operator import command
 from framefarm.server.projects import service as projects
 from framefarm.server.tenancy import farmwide
 
 Arguments = dict[str, Any]
+Command = Callable[[Tx, Farm, Arguments], dict[str, Any]]
+COMMANDS: dict[str, Command] = {}
+
+
+def command(name: str) -> Callable[[Command], Command]:
+    """Make a function an operator's command; it runs as one unit of work."""
+
+    def remember(function: Command) -> Command:
+        COMMANDS[name] = function
+        return function
+
+    return remember
 
 
 def _account(row: Any) -> dict[str, Any]:

@@ -18,38 +18,55 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FRAMEFARM_", extra="ignore")
 
     data: Path = Path("farm-data")
+    """The data directory."""
     database_url: SecretStr | None = Field(default=None)
     """SQLAlchemy URL of a PostgreSQL; empty: SQLite in the data directory."""
     public_url: str | None = None
-    """The address that clients see, where a proxy stands in front."""
+    """The address that clients see, where a proxy stands in front; it is in the addresses of files."""
     admin_email: str = "admin@localhost.localdomain"
+    """The admin that the first start makes."""
     admin_password: SecretStr | None = None
+    """Its password; else a random one goes to `admin-password` in the data directory."""
     account_name: str = "studio"
     """Name of the account that the first start makes."""
     buckets: str = ""
     """`gs://renders=DIR,s3://films=DIR`: cloud buckets that are directories here."""
     login_hours: float = 12.0
+    """How long a login lasts."""
     lease_seconds: float = 60.0
+    """A runner that has not called for so long is ended."""
     disconnected_seconds: float | None = None
     """How long a runner renders on without the farm; default 3 × lease."""
     gathering_bytes: int = 4 * GiB
+    """How much a runner may gather in staging while the farm does not answer."""
     starting_seconds: float = 120.0
     """How long a session may take from being written to its hello."""
     no_progress_seconds: float = 1800.0
     """A Blender that gives no sign of life for so long is ended."""
     idle_seconds: float = 10.0
+    """How long a session without tasks keeps its scene open."""
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
+    """`none`: Blender runs unshut, as the slot's user; for scenes that are trusted like programs."""
     sandbox_uid: int = 70000
     """The first of the unprivileged user ids that sandboxes run as."""
     max_json_bytes: int = 32 * MiB
+    """Largest body of a request that is no upload."""
     max_file_bytes: int = 1 << 40
+    """Largest uploaded file."""
     account_quota_bytes: int | None = None
+    """Most that an account may store, where its own quota says nothing else."""
     uploads_per_user: int = 16
+    """Uploads of one user at once."""
     free_disk_floor_bytes: int = 512 * MiB
+    """Uploads are refused when less of the disk is free."""
     trusted_proxies: str = ""
+    """Addresses or networks, comma-separated, whose X-Forwarded-For is believed."""
     behind_proxy: bool = False
+    """A TLS proxy stands in front: no warning, and cookies for TLS only."""
     metrics_token: SecretStr | None = None
+    """Bearer for `/metrics` from other machines than this one."""
     log_level: str = "info"
+    """debug, info, warning or error."""
 
     @property
     def disconnected_budget_seconds(self) -> float:

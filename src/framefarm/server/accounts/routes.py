@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from framefarm.core.errors import InvalidInput, NotAuthenticated
+from framefarm.core.errors import NotAuthenticated
 from framefarm.protocol.api_accounts import (
     KeyPage,
     KeyRequest,
@@ -21,10 +21,13 @@ from framefarm.protocol.api_accounts import (
     UserPage,
 )
 from framefarm.server.accounts import passwords, service
+from framefarm.server.accounts.callers import COOKIE, Admin, Caller
 from framefarm.server.accounts.throttle import Throttle
 from framefarm.server.database import Tx
 from framefarm.server.farm import Keyring
-from framefarm.server.http import COOKIE, Admin, Caller, Paging, command, farm_of
+from framefarm.server.http.idempotency import command
+from framefarm.server.http.paging import Paging
+from framefarm.server.http.request import farm_of
 from framefarm.server.times import iso
 
 router = APIRouter(prefix="/api", tags=["accounts"])
@@ -126,8 +129,6 @@ async def make_key(request: Request, actor: Caller, said: KeyRequest) -> Any:
     farm = farm_of(request)
     until = None
     if said.expires_at is not None:
-        if said.expires_at.tzinfo is None:
-            raise InvalidInput.of("expires_at", "must name its time zone", str(said.expires_at))
         until = round(said.expires_at.timestamp() * 1000)
     made = await farm.db.write(service.create_key, farm.keys, actor, said.name, said.role, until)
     return _key(made) | {"key": made["key"]}

@@ -7,8 +7,10 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 
 from framefarm.protocol.api_billing import CurrentPeriod, TransactionPage
+from framefarm.server.accounts.callers import Caller
 from framefarm.server.billing import service
-from framefarm.server.http import Caller, Paging, farm_of
+from framefarm.server.http.paging import Paging
+from framefarm.server.http.request import farm_of
 from framefarm.server.times import iso
 
 router = APIRouter(prefix="/api/billing", tags=["billing"])

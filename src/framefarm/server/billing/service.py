@@ -45,6 +45,7 @@ def post(
     description: str,
     actor: str,
     *,
+    entry_id: str | None = None,
     job_id: str | None = None,
     hour_ms: int | None = None,
     sequence: int | None = None,
@@ -52,14 +53,14 @@ def post(
     """Append an entry. `amount_micros` is seen from the account: charges are negative. Returns its id."""
     if kind not in BOOKS:
         raise InvalidInput.of("kind", f"must be one of {', '.join(BOOKS)}", kind)
-    tx.conn.execute(sa.select(accounts.c.id).where(accounts.c.id == account_id).with_for_update())
+    _lock(tx, account_id)
     latest = scoped(
         sa.select(ledger_transactions.c.number, ledger_transactions.c.balance_micros),
         ledger_transactions,
         account_id,
     ).order_by(ledger_transactions.c.number.desc())
     last = tx.conn.execute(latest.limit(1)).one_or_none()
-    entry_id = new_id("txn")
+    entry_id = entry_id or new_id("txn")
     tx.conn.execute(
         sa.insert(ledger_transactions).values(
             id=entry_id,
@@ -89,33 +90,43 @@ def post(
 
 
 def charge_job(tx: Tx, job_id: str) -> str | None:
-    """Post one charge for the job's ended attempts that are not posted yet; its id, None if free."""
+    """Post one charge for the job's ended attempts that are not posted yet; its id, None if free.
+
+    What is charged is exactly what this statement marks: an attempt that ends meanwhile is left to the next.
+    """
+    entry_id = new_id("txn")
     ended = (attempts.c.job_id == job_id) & attempts.c.charge_id.is_(None) & attempts.c.outcome.is_not(None)
-    query = farmwide(
-        sa.select(
-            attempts.c.account_id, sa.func.sum(attempts.c.cost_micros), sa.func.sum(attempts.c.billed_ms)
-        )
-    ).where(ended)
-    row = tx.conn.execute(query.group_by(attempts.c.account_id)).one_or_none()
-    if row is None:
+    marked = tx.conn.execute(
+        farmwide(sa.update(attempts))
+        .where(ended)
+        .values(charge_id=entry_id)
+        .returning(attempts.c.account_id, attempts.c.cost_micros, attempts.c.billed_ms)
+    ).all()
+    cost, billed = sum(m.cost_micros for m in marked), sum(m.billed_ms for m in marked)
+    if not cost:
+        mine = farmwide(sa.update(attempts)).where(attempts.c.charge_id == entry_id)
+        tx.conn.execute(mine.where(attempts.c.job_id == job_id).values(charge_id=FREE))
         return None
-    account_id, cost, billed = row[0], int(row[1]), int(row[2])
-    entry = None
-    if cost:
-        hour = tx.now_ms - tx.now_ms % HOUR_MS
-        same = scoped(
-            sa.select(sa.func.count()).select_from(ledger_transactions), ledger_transactions, account_id
-        )
-        sequence = tx.conn.execute(
-            same.where(ledger_transactions.c.job_id == job_id, ledger_transactions.c.hour_ms == hour)
-        ).scalar_one()
-        title = tx.conn.execute(farmwide(sa.select(jobs.c.title)).where(jobs.c.id == job_id)).scalar_one()
-        text = f"{title}: {billed / 1000:.3f} s of rendering"
-        entry = post(
-            tx, account_id, "charge", -cost, text, "system", job_id=job_id, hour_ms=hour, sequence=sequence
-        )
-    tx.conn.execute(farmwide(sa.update(attempts)).where(ended).values(charge_id=entry or FREE))
-    return entry
+    account_id = marked[0].account_id
+    _lock(tx, account_id)
+    hour = tx.now_ms - tx.now_ms % HOUR_MS
+    same = scoped(
+        sa.select(sa.func.count()).select_from(ledger_transactions), ledger_transactions, account_id
+    )
+    sequence = tx.conn.execute(
+        same.where(ledger_transactions.c.job_id == job_id, ledger_transactions.c.hour_ms == hour)
+    ).scalar_one()
+    title = tx.conn.execute(farmwide(sa.select(jobs.c.title)).where(jobs.c.id == job_id)).scalar_one()
+    text = f"{title}: {billed / 1000:.3f} s of rendering"
+    return post(
+        tx, account_id, "charge", -cost, text, "system",
+        entry_id=entry_id, job_id=job_id, hour_ms=hour, sequence=sequence,
+    )  # fmt: skip
+
+
+def _lock(tx: Tx, account_id: str) -> None:
+    """One entry after the other: numbers and balances of an account's ledger follow each other."""
+    tx.conn.execute(farmwide(sa.select(accounts.c.id)).where(accounts.c.id == account_id).with_for_update())
 
 
 def charge_due(tx: Tx) -> int:

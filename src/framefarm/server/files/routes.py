@@ -20,10 +20,12 @@ from starlette.concurrency import run_in_threadpool
 from framefarm.core.errors import NotAllowed, NotFound
 from framefarm.protocol.api_files import Exists, ExistsMany, FileCheck, Md5Request, Uploaded
 from framefarm.server import places
+from framefarm.server.accounts.callers import Writer
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.files import service, uploads
-from framefarm.server.http import Writer, command, farm_of
+from framefarm.server.http.idempotency import command
+from framefarm.server.http.request import farm_of
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.rendering.tables import files
 from framefarm.server.tenancy import farmwide
@@ -121,7 +123,10 @@ def _open(farm: Farm, row: Any) -> io.FileIO:
 @router.get(
     "/files/{file_id}",
     response_class=Response,
-    responses={200: {"content": {"application/octet-stream": {}}}},
+    responses={
+        200: {"description": "The whole file", "content": {"*/*": {}}},
+        206: {"description": "The range of bytes asked for", "content": {"*/*": {}}},
+    },
     summary="A rendered file, by its signed address",
 )
 async def get_file(

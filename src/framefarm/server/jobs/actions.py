@@ -16,6 +16,7 @@ from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
+from framefarm.server.jobs import fence
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.plans import plan_of
 from framefarm.server.jobs.state import JobState
@@ -123,6 +124,7 @@ def _accept_dependencies(tx: Tx, state: JobState) -> None:
 def _cancel_returned(tx: Tx, state: JobState) -> None:
     """Tasks that wait for another try are cancelled now; those in work when their session says so."""
     waiting = (tasks.c.job_id == state["job_id"]) & (tasks.c.status == "pending")
+    fence.displace_waiting(tx, state["job_id"], "The job was cancelled while this machine did not answer.")
     scouts = waiting & (tasks.c.number < state["scout_count"])
     state.add("scouts_ended", tx.conn.execute(sa.select(sa.func.count()).where(scouts)).scalar_one())
     count = tx.conn.execute(sa.update(tasks).where(waiting).values(status="cancelled")).rowcount
@@ -221,9 +223,11 @@ FRESH_PATIENCE: dict[str, Any] = {
 def _again(tx: Tx, state: JobState, number: int, **more: Any) -> None:
     """A task goes back to pending with fresh budgets of patience."""
     key = (tasks.c.job_id == state["job_id"]) & (tasks.c.number == number)
-    was = tx.conn.execute(sa.select(tasks.c.status).where(key)).scalar_one()
+    was = tx.conn.execute(sa.select(tasks.c.status, tasks.c.attempt_id).where(key)).one()
+    if was.attempt_id is not None:
+        fence.displace(tx, was.attempt_id)
     tx.conn.execute(sa.update(tasks).where(key).values(FRESH_PATIENCE | more))
-    state.move(number, was, "pending")
+    state.move(number, was.status, "pending")
 
 
 def _redo(tx: Tx, state: JobState, plan: Any, spec: str) -> list[int]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import sqlalchemy as sa
+
 from framefarm.core.frames import FrameSet, TaskPlan
+from framefarm.server.database import Tx
+from framefarm.server.jobs.tables import jobs
+from framefarm.server.tenancy import farmwide
+
+KEPT = 1024
 
 
 @lru_cache(maxsize=512)
@@ -17,3 +25,33 @@ def _plan(frames: str, scouts: str, chunk_size: int) -> TaskPlan:
 def plan_of(job: Any) -> TaskPlan | None:
     """The plan of a row of `jobs` (or mapping); None until its frames are known."""
     return None if job["frames"] is None else _plan(job["frames"], job["scouts"], job["chunk_size"])
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a hand-out and a report need to know of a job; none of it changes once its scene was read."""
+
+    plan: TaskPlan
+    chunk_size: int
+    preemptible_retries: int
+    task_retries: int
+
+
+_terms: dict[str, Terms] = {}
+_TERMS = farmwide(sa.select(jobs.c.frames, jobs.c.scouts, jobs.c.chunk_size, jobs.c.request)).where(
+    jobs.c.id == sa.bindparam("job_id")
+)
+
+
+def terms_of(tx: Tx, job_id: str) -> Terms:
+    """The job's terms, read once per process. Only for a job that has tasks."""
+    known = _terms.get(job_id)
+    if known is None:
+        row = tx.conn.execute(_TERMS, {"job_id": job_id}).mappings().one()
+        plan, request = plan_of(row), row["request"]
+        assert plan is not None
+        known = Terms(plan, row["chunk_size"], request["preemptible_retries"], request["task_retries"])
+        if len(_terms) >= KEPT:
+            _terms.clear()
+        _terms[job_id] = known
+    return known

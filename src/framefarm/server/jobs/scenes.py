@@ -54,7 +54,7 @@ def unread(tx: Tx) -> list[Any]:
 
 
 def read(farm: Farm, job: Any) -> dict[str, Any]:
-    """Read the job's scene files in the limited subprocess; what `settle` writes down."""
+    """Read the job's scene files in their sandbox; what `settle` writes down."""
     account = job["account_id"]
     entries = list(manifests.load(farm.store, account, job["manifest_sha256"]))
     blends: list[tuple[str, Path]] = [
@@ -64,7 +64,7 @@ def read(farm: Farm, job: Any) -> dict[str, Any]:
     ]
     if job["scene_path"] is not None:
         blends = [b for b in blends if b[0] == job["scene_path"]]
-    found = reader.read_scenes(blends, READ_SECONDS)
+    found = reader.read_scenes(blends, READ_SECONDS, sandbox=farm.settings.sandbox)
     warnings: list[dict[str, str]] = []
     chosen = found[0]
     if len(found) > 1:

@@ -7,6 +7,7 @@ Status, events and what follows from an end are settled in `save`, nowhere else.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -101,13 +102,21 @@ def facts(row: Any) -> JobFacts:
     )
 
 
+_LOCK = farmwide(sa.select(job_state)).where(job_state.c.job_id == sa.bindparam("job")).with_for_update()
+
+
 def lock(tx: Tx, job_id: str) -> JobState:
     """Lock a job's row and read it. Raises NotFound."""
-    statement = farmwide(sa.select(job_state)).where(job_state.c.job_id == job_id).with_for_update()
-    row = tx.conn.execute(statement).mappings().one_or_none()
+    row = tx.conn.execute(_LOCK, {"job": job_id}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"There is no job {job_id}.")
     return JobState(dict(row), dict(row))
+
+
+@lru_cache(maxsize=256)
+def _update(names: tuple[str, ...]) -> sa.Update:
+    statement = farmwide(sa.update(job_state)).where(job_state.c.job_id == sa.bindparam("job"))
+    return statement.values({n: sa.bindparam(n) for n in names})
 
 
 def save(tx: Tx, state: JobState, actor: str = "system") -> None:
@@ -129,8 +138,7 @@ def save(tx: Tx, state: JobState, actor: str = "system") -> None:
         state.emit(tx, actor, "job.status", data)
     changes = {k: v for k, v in state.values.items() if v != state.before[k]}
     if changes:
-        job_id = state["job_id"]
-        tx.conn.execute(farmwide(sa.update(job_state)).where(job_state.c.job_id == job_id).values(changes))
+        tx.conn.execute(_update(tuple(changes)), changes | {"job": state["job_id"]})
     if state.pending_events:
         tx.conn.execute(sa.insert(events), state.pending_events)
         state.pending_events.clear()

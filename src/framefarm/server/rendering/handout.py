@@ -11,19 +11,32 @@ from framefarm.core.job import JobFacts, batch_size
 from framefarm.protocol.node import Desired, TaskOrder
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
-from framefarm.server.jobs.plans import plan_of
+from framefarm.server.jobs.fence import displace
+from framefarm.server.jobs.plans import terms_of
 from framefarm.server.jobs.state import JobState
-from framefarm.server.jobs.tables import jobs, tasks
+from framefarm.server.jobs.tables import tasks
 from framefarm.server.rendering.tables import attempts, frames, sessions
 from framefarm.server.tenancy import farmwide
+
+_OPEN = farmwide(
+    sa.select(attempts.c.id, attempts.c.task_number, attempts.c.frames, attempts.c.revision)
+    .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
+    .order_by(attempts.c.assigned_ms, attempts.c.task_number)
+)
+_LIVE = farmwide(sa.select(sa.func.count()).select_from(sessions)).where(
+    sessions.c.job_id == sa.bindparam("job"), sessions.c.ended.is_(False)
+)
+
+_NEW_WORK = (
+    farmwide(sa.update(sessions))
+    .where(sessions.c.id == sa.bindparam("session"))
+    .values(version=sa.bindparam("new_version"), state="rendering", idle_since_ms=None)
+)
 
 
 def open_attempts(tx: Tx, session_id: str) -> list[Any]:
     """The session's attempts that have not ended, in hand-out order."""
-    query = farmwide(sa.select(attempts)).where(
-        attempts.c.session_id == session_id, attempts.c.outcome.is_(None)
-    )
-    return list(tx.conn.execute(query.order_by(attempts.c.id)).mappings())
+    return list(tx.conn.execute(_OPEN, {"session": session_id}).mappings())
 
 
 def desired(session: Any, facts: JobFacts, held: list[Any], lease_seconds: float) -> Desired:
@@ -51,18 +64,16 @@ def hand_out(tx: Tx, session: dict[str, Any], state: JobState, held: list[Any]) 
     ready = state.facts.ready
     if not ready or session["drain"] or session["cancel"]:
         return held
-    job = tx.conn.execute(farmwide(sa.select(jobs)).where(jobs.c.id == session["job_id"])).mappings().one()
-    plan = plan_of(job)
-    assert plan is not None
-    live = sa.select(sa.func.count()).select_from(sessions)
-    live = farmwide(live).where(sessions.c.job_id == job["id"], sessions.c.ended.is_(False))
+    job_id = session["job_id"]
+    terms = terms_of(tx, job_id)
+    plan = terms.plan
     scouting = state["next"] < state["scout_count"]
     want = batch_size(
         held=len(held),
         frame_ms=state["frame_ms"],
-        frames_per_task=1 if scouting else job["chunk_size"],
+        frames_per_task=1 if scouting else terms.chunk_size,
         ready=ready,
-        live_sessions=tx.conn.execute(live).scalar_one(),
+        live_sessions=tx.conn.execute(_LIVE, {"job": job_id}).scalar_one(),
     )
     if want <= 0:
         return held
@@ -76,7 +87,7 @@ def hand_out(tx: Tx, session: dict[str, Any], state: JobState, held: list[Any]) 
             sa.insert(tasks),
             [
                 {
-                    "job_id": job["id"],
+                    "job_id": job_id,
                     "number": a["task_number"],
                     "status": "running",
                     "attempt_id": a["id"],
@@ -94,8 +105,8 @@ def hand_out(tx: Tx, session: dict[str, Any], state: JobState, held: list[Any]) 
         return held
     tx.conn.execute(sa.insert(attempts), fresh)
     session["version"] += 1
-    changes = {"version": session["version"], "state": "rendering", "idle_since_ms": None}
-    tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session["id"]).values(changes))
+    session["state"] = "rendering"
+    tx.conn.execute(_NEW_WORK, {"session": session["id"], "new_version": session["version"]})
     return held + fresh
 
 
@@ -108,13 +119,13 @@ def _take_returned(tx: Tx, session: Any, state: JobState, plan: Any, want: int) 
         number = task["number"]
         wanted = FrameSet.from_text(task["redo"]) if task["redo"] else FrameSet.of(plan.frames_of(number))
         missing = wanted.difference(committed(tx, session["job_id"], number, task["revision"]))
-        if task["attempt_id"] is not None:
-            _displace(tx, task["attempt_id"])
+        lost = task["attempt_id"] is not None and displace(tx, task["attempt_id"])
         attempt = _attempt(tx, session, number, missing.to_text(), task["revision"])
         change = {
             "status": "running",
             "attempt_id": attempt["id"],
             "attempt_count": task["attempt_count"] + 1,
+            "losses": task["losses"] + lost,
         }
         key = (tasks.c.job_id == session["job_id"]) & (tasks.c.number == number)
         tx.conn.execute(sa.update(tasks).where(key).values(change))
@@ -129,18 +140,6 @@ def committed(tx: Tx, job_id: str, number: int, revision: int) -> FrameSet:
         frames.c.job_id == job_id, frames.c.task_number == number, frames.c.revision >= revision
     )
     return FrameSet.of(sorted(set(tx.conn.execute(query).scalars())))
-
-
-def _displace(tx: Tx, attempt_id: str) -> None:
-    """Another takes the task: the attempt that still owned it, if it never ended, is lost."""
-    change = {
-        "outcome": "lost",
-        "ended_ms": tx.now_ms,
-        "cause": "machine_lost",
-        "message": "The machine was lost; another one took over what was missing.",
-    }
-    mine = (attempts.c.id == attempt_id) & attempts.c.outcome.is_(None)
-    tx.conn.execute(farmwide(sa.update(attempts)).where(mine).values(change))
 
 
 def _attempt(tx: Tx, session: Any, number: int, frame_text: str, revision: int) -> dict[str, Any]:

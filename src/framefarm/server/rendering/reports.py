@@ -5,7 +5,9 @@ A report's effects and `last_seq` move in one transaction. Set-based: one statem
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,9 +15,11 @@ import sqlalchemy as sa
 from framefarm.core.frames import FrameSet
 from framefarm.core.job import Outcome, TaskFacts, TaskStatus, task_after
 from framefarm.core.money import cost_micros
+from framefarm.core.paths import is_output_name
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
-from framefarm.server.jobs import state as job_states
+from framefarm.server.jobs import fence
+from framefarm.server.jobs.plans import terms_of
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import jobs, tasks
 from framefarm.server.rendering.handout import committed
@@ -37,6 +41,27 @@ class Ledger:
     gone: list[str] = field(default_factory=list)
 
 
+_OWNED = farmwide(
+    sa.select(
+        attempts,
+        tasks.c.status.label("task_status"),
+        tasks.c.preemptions,
+        tasks.c.failures,
+        tasks.c.losses,
+        tasks.c.frames_done.label("task_frames_done"),
+        tasks.c.redo,
+    )
+    .select_from(attempts.join(tasks, fence.OWN))
+    .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
+    .order_by(attempts.c.assigned_ms, attempts.c.task_number)
+)
+_COMMITTED = farmwide(
+    sa.select(frames.c.frame, frames.c.revision).where(
+        frames.c.job_id == sa.bindparam("job"), frames.c.frame.in_(sa.bindparam("numbers", expanding=True))
+    )
+)
+
+
 class Reporter:
     """Applies the events of one session's report in order."""
 
@@ -46,25 +71,13 @@ class Reporter:
         self.own = self._owned()
         self.seen: set[tuple[int, int]] = set()
         self.done: set[tuple[int, int]] = set()
+        self.gave_back = False
+        """A task waits for another session now."""
 
     def _owned(self) -> dict[str, dict[str, Any]]:
         """The session's open attempts that still own their task, with the task's own facts."""
-        columns: list[Any] = [
-            attempts,
-            tasks.c.status.label("task_status"),
-            tasks.c.preemptions,
-            tasks.c.failures,
-            tasks.c.losses,
-            tasks.c.frames_done.label("task_frames_done"),
-            tasks.c.redo,
-        ]
-        join = attempts.join(
-            tasks, (tasks.c.job_id == attempts.c.job_id) & (tasks.c.attempt_id == attempts.c.id)
-        )
-        query = farmwide(sa.select(*columns).select_from(join)).where(
-            attempts.c.session_id == self.session["id"], attempts.c.outcome.is_(None)
-        )
-        return {row["id"]: dict(row) for row in self.tx.conn.execute(query).mappings()}
+        rows = self.tx.conn.execute(_OWNED, {"session": self.session["id"]}).mappings()
+        return {row["id"]: dict(row) for row in rows}
 
     def apply(self, events: list[say.Event]) -> list[say.Verdict]:
         """One verdict per event."""
@@ -115,7 +128,7 @@ class Reporter:
         key = (event.frame, attempt["revision"])
         if key in self.done or key in self.seen:
             return "superseded"
-        if event.frame not in FrameSet.from_text(attempt["frames"]) or not event.files:
+        if event.frame not in FrameSet.from_text(attempt["frames"]) or not _plausible(event.files):
             return "rejected"
         self.seen.add(key)
         number, tx, state = attempt["task_number"], self.tx, self.state
@@ -176,6 +189,7 @@ class Reporter:
         task = self._task(attempt)
         status = "cancelled" if self.state.facts.cancel_asked else "pending"
         self.state.move(attempt["task_number"], "running", status)
+        self.gave_back = True
         task.update(status=status, attempt_id=None, given_back=True)
         del self.own[attempt["id"]]
         return "applied"
@@ -219,14 +233,14 @@ class Reporter:
             "outcome", "ended_ms", "cause", "message", "billed_ms", "cost_micros",
             "started_ms", "started_mono_ms", "peak_memory_bytes",
         )  # fmt: skip
-        request = self._request()
+        terms = terms_of(self.tx, state["job_id"])
         before = TaskFacts(
             TaskStatus.RUNNING,
             attempt["preemptions"],
             attempt["failures"],
             attempt["losses"],
-            request["preemptible_retries"],
-            request["task_retries"],
+            terms.preemptible_retries,
+            terms.task_retries,
         )
         after = task_after(before, outcome, committed_frames=attempt["frames_done"], given_back=not cancelled)
         status = after.status
@@ -245,10 +259,20 @@ class Reporter:
         if outcome in {Outcome.FAILED, Outcome.TIMED_OUT} and status is TaskStatus.PENDING:
             change["not_before_ms"] = self.tx.now_ms + 1000 * 2 ** min(after.failures - 1, 6)
         state.move(number, "running", status)
+        self.gave_back = self.gave_back or status is TaskStatus.PENDING
         if outcome is not Outcome.SUCCESS:
             data = {"task": number, "outcome": str(outcome), "status": str(status), "cause": cause}
             state.emit(self.tx, "system", "task.attempt_ended", data | {"message": message})
         self.own.pop(attempt["id"], None)
+
+    def forfeit(self, message: str | None) -> None:
+        """All that the session still owns goes back: what was begun is the farm's loss."""
+        for attempt in list(self.own.values()):
+            if attempt["started_ms"] is None and "outcome" not in self.out.attempts.get(attempt["id"], {}):
+                self._released(attempt)
+            else:
+                text = message or "The machine was lost while it rendered."
+                self.end(attempt, Outcome.LOST, 0, "machine_lost", text)
 
     def _complete(self, attempt: dict[str, Any]) -> bool:
         wanted = FrameSet.from_text(attempt["frames"])
@@ -264,8 +288,7 @@ class Reporter:
             conn.execute(sa.insert(frames), out.frames)
             conn.execute(sa.insert(files), out.files)
         for names, rows in _by_shape(out.attempts):
-            statement = farmwide(sa.update(attempts)).where(attempts.c.id == sa.bindparam("key"))
-            conn.execute(statement.values({n: sa.bindparam(n) for n in names}), rows)
+            conn.execute(_update_attempts(names), rows)
         if out.gone:
             conn.execute(farmwide(sa.delete(attempts)).where(attempts.c.id.in_(out.gone)))
         for number, change in out.tasks.items():
@@ -274,8 +297,7 @@ class Reporter:
                 self._write_task(number, change)
         plain = {n: c for n, c in out.tasks.items() if "attempt_count" not in c}
         for names, rows in _by_shape(plain):
-            key = (tasks.c.job_id == self.state["job_id"]) & (tasks.c.number == sa.bindparam("key"))
-            conn.execute(sa.update(tasks).where(key).values({n: sa.bindparam(n) for n in names}), rows)
+            conn.execute(_update_tasks(names), [row | {"job": self.state["job_id"]} for row in rows])
 
     def _write_task(self, number: int, change: dict[str, Any]) -> None:
         key = (tasks.c.job_id == self.state["job_id"]) & (tasks.c.number == number)
@@ -293,20 +315,24 @@ class Reporter:
 
     def _find_committed(self, saved: list[say.FrameSaved]) -> None:
         numbers = sorted({e.frame for e in saved})
-        query = sa.select(frames.c.frame, frames.c.revision).where(
-            frames.c.job_id == self.state["job_id"], frames.c.frame.in_(numbers)
-        )
-        self.done = {(f, r) for f, r in self.tx.conn.execute(query)}
-
-    def _request(self) -> dict[str, Any]:
-        if not hasattr(self, "_job_request"):
-            query = farmwide(sa.select(jobs.c.request)).where(jobs.c.id == self.state["job_id"])
-            self._job_request: dict[str, Any] = self.tx.conn.execute(query).scalar_one()
-        return self._job_request
+        found = self.tx.conn.execute(_COMMITTED, {"job": self.state["job_id"], "numbers": numbers})
+        self.done = {(f, r) for f, r in found}
 
     def _wall(self, mono_ms: int) -> int:
         """Server time of a moment on the runner's clock, which began shortly before its hello."""
         return min(self.tx.now_ms, (self.session["hello_ms"] or self.tx.now_ms) + mono_ms)
+
+
+@lru_cache(maxsize=64)
+def _update_attempts(names: tuple[str, ...]) -> sa.Update:
+    statement = farmwide(sa.update(attempts)).where(attempts.c.id == sa.bindparam("key"))
+    return statement.values({n: sa.bindparam(n) for n in names})
+
+
+@lru_cache(maxsize=64)
+def _update_tasks(names: tuple[str, ...]) -> sa.Update:
+    key = (tasks.c.job_id == sa.bindparam("job")) & (tasks.c.number == sa.bindparam("key"))
+    return sa.update(tasks).where(key).values({n: sa.bindparam(n) for n in names})
 
 
 def _by_shape(changes: dict[Any, dict[str, Any]]) -> list[tuple[tuple[str, ...], list[dict[str, Any]]]]:
@@ -316,6 +342,20 @@ def _by_shape(changes: dict[Any, dict[str, Any]]) -> list[tuple[tuple[str, ...],
         if change:
             groups.setdefault(tuple(change), []).append({"key": key, **change})
     return list(groups.items())
+
+
+_STAGED = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
+_MD5, _SHA256 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
+
+
+def _plausible(files: list[say.StagedFile]) -> bool:
+    """Whether these can be a frame's files: a machine may be in a stranger's hands; its names are joined."""
+    for file in files:
+        hashes = _MD5.fullmatch(file.md5) and _SHA256.fullmatch(file.sha256)
+        if not (hashes and _STAGED.fullmatch(file.staged) and is_output_name(file.path)):
+            return False
+    paths, names = {f.path.casefold() for f in files}, {f.staged for f in files}
+    return bool(files) and len(paths) == len(names) == len(files) and min(f.size for f in files) >= 0
 
 
 def _note(note: say.Note) -> dict[str, str]:
@@ -342,30 +382,12 @@ def end_session(
 ) -> None:
     """A session is over: what it still owned goes back as the farm's loss."""
     mine = reporter or Reporter(tx, session, state)
-    for attempt in list(mine.own.values()):
-        if attempt["task_status"] != "running":
-            continue
-        if attempt["started_ms"] is None and "outcome" not in mine.out.attempts.get(attempt["id"], {}):
-            mine._released(attempt)
-        else:
-            text = message or "The machine was lost while it rendered."
-            mine.end(attempt, Outcome.LOST, 0, "machine_lost", text)
+    mine.forfeit(message)
     if reporter is None:
-        mine._write()
+        mine.apply([])
     session.update(ended=True, state="ended")
     tx.conn.execute(
         farmwide(sa.update(sessions))
         .where(sessions.c.id == session["id"])
         .values(ended=True, state="ended", ended_ms=tx.now_ms, end_reason=reason, end_message=message)
     )
-
-
-def lose_session(tx: Tx, session_id: str, reason: str, message: str) -> None:
-    """The engine or the lease says that a session is gone. Locks the job first, then settles it."""
-    query = farmwide(sa.select(sessions)).where(sessions.c.id == session_id)
-    row = tx.conn.execute(query).mappings().one()
-    if row["ended"]:
-        return
-    state = job_states.lock(tx, row["job_id"])
-    end_session(tx, dict(row), state, reason, message)
-    job_states.save(tx, state)

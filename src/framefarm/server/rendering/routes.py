@@ -10,7 +10,8 @@ import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from framefarm.core.errors import Conflict, FarmError, NotAuthenticated
 from framefarm.protocol import node as say
@@ -28,15 +29,19 @@ class NodeApi:
         self.farm = farm
         self.held: dict[str, object] = {}
         """Session → the newest sync of it: that one is held, older ones are answered."""
+        self.heard: set[str] = set()
+        """Sessions that reported since their leases were last renewed."""
 
-    def routes(self) -> list[BaseRoute]:
+    def router(self) -> Router:
         base = "/node/v1/sessions/{session}"
-        return [
-            Route(f"{base}/hello", self._guard(self.hello), methods=["POST"]),
-            Route(f"{base}/inputs", self._guard(self.inputs), methods=["GET"]),
-            Route(f"{base}/sync", self._guard(self.sync), methods=["POST"]),
-            Route(f"{base}/reports", self._guard(self.report), methods=["POST"]),
-        ]
+        return Router(
+            [
+                Route(f"{base}/reports", self._guard(self.report), methods=["POST"]),
+                Route(f"{base}/sync", self._guard(self.sync), methods=["POST"]),
+                Route(f"{base}/hello", self._guard(self.hello), methods=["POST"]),
+                Route(f"{base}/inputs", self._guard(self.inputs), methods=["GET"]),
+            ]
+        )
 
     async def hello(self, request: Request, session: str, token: str) -> Any:
         said = msgspec.json.decode(await request.body(), type=say.Hello)
@@ -92,12 +97,16 @@ class NodeApi:
 
     async def report(self, request: Request, session: str, token: str) -> Any:
         said = msgspec.json.decode(await request.body(), type=say.Report)
-        return await self.farm.db.write(service.report, self.farm, session, token, said)
+        receipt = await self.farm.db.write(service.report, self.farm, session, token, said)
+        self.heard.add(session)
+        return receipt
 
     async def renew_held(self) -> None:
-        """Renew the leases of all sessions whose call is held here, in one statement."""
-        if self.held:
-            await self.farm.db.write(service.renew, self.farm, list(self.held))
+        """Renew the leases of all sessions that called here or whose call is held, in one statement."""
+        alive = self.heard | self.held.keys()
+        self.heard.clear()
+        if alive:
+            await self.farm.db.write(service.renew, self.farm, sorted(alive))
 
     def _guard(
         self, call: Callable[[Request, str, str], Awaitable[Any]]
@@ -125,6 +134,20 @@ class NodeApi:
                 return _json(503, {"detail": error.detail})
 
         return endpoint
+
+
+class NodeFirst:
+    """Takes the runners' calls out of the stream before the public API's layers: they are the hot path."""
+
+    def __init__(self, app: ASGIApp, router: Router) -> None:
+        self.app, self.router = app, router
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/node/"):
+            await self.app(scope, receive, send)
+            return
+        # Without an application in its scope the router answers 404 and 405 by itself.
+        await self.router({k: v for k, v in scope.items() if k != "app"}, receive, send)
 
 
 def _json(status: int, body: Any) -> Response:

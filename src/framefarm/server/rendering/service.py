@@ -13,6 +13,7 @@ from framefarm.server.accounts.tables import accounts
 from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
+from framefarm.server.jobs import fence
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_state, jobs
 from framefarm.server.rendering.handout import desired, hand_out, open_attempts
@@ -97,6 +98,8 @@ def job_of(tx: Tx, farm: Farm, session_id: str, token: str) -> str:
 def look(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired | None:
     """The desired state as it stands, without handing out; None where a hand-out may be due."""
     session = _session(tx, farm, session_id, token)
+    if session["state"] == "lost":
+        return None
     state = tx.conn.execute(_state_of(session["job_id"])).mappings().one()
     held = open_attempts(tx, session_id)
     facts = job_states.facts(state)
@@ -107,37 +110,36 @@ def look(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired | None:
 
 def sync(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired:
     """Renew the lease, hand out, and answer what the farm wants of the session."""
-    session = dict(_session(tx, farm, session_id, token))
-    state = job_states.lock(tx, session["job_id"])
+    session, state = _locked(tx, farm, session_id, token)
     renew(tx, farm, [session_id])
-    held = _settle(tx, session, state)
+    held = _settle(tx, farm, session, state, None)
     job_states.save(tx, state)
     return desired(session, state.facts, held, farm.settings.lease_seconds)
 
 
 def report(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Report) -> say.Receipt:
     """Apply a report, once; then hand out, so that the answer already carries the next tasks."""
-    session = dict(_session(tx, farm, session_id, token))
+    session, state = _locked(tx, farm, session_id, token)
     if said.seq > session["last_seq"] + 1:
         raise ReportGap(session["last_seq"] + 1)
-    state = job_states.lock(tx, session["job_id"])
+    status = state["status"]
+    reporter = None
     verdicts: list[say.Verdict] = []
     if said.seq == session["last_seq"] + 1:
         reporter = Reporter(tx, session, state)
         verdicts = reporter.apply(said.events)
         session["last_seq"] = said.seq
-        key = sessions.c.id == session_id
-        tx.conn.execute(farmwide(sa.update(sessions)).where(key).values(last_seq=said.seq))
+        tx.conn.execute(_REPORTED, {"session": session_id, "seq": said.seq})
         if reporter.out.files:
             tx.after_commit(lambda: farm.hub.wake("publish"))
-        if reporter.out.tasks:
-            job_id = session["job_id"]
-            tx.after_commit(lambda: farm.hub.wake(f"job:{job_id}", "dispatch"))
-    renew(tx, farm, [session_id])
-    held = _settle(tx, session, state) if not session["ended"] else []
+    held: list[Any] = []
+    if not session["ended"]:
+        held = _settle(tx, farm, session, state, list(reporter.own.values()) if reporter else None)
     job_states.save(tx, state)
-    if session["ended"]:
-        tx.after_commit(lambda: farm.hub.wake("dispatch"))
+    # Others need to look only where there is something new for them: plain progress wakes nobody.
+    if session["ended"] or state["status"] != status or (reporter and reporter.gave_back):
+        job_id = session["job_id"]
+        tx.after_commit(lambda: farm.hub.wake(f"job:{job_id}", "dispatch"))
     return say.Receipt(
         last_seq=session["last_seq"],
         verdicts=verdicts,
@@ -154,20 +156,44 @@ def renew(tx: Tx, farm: Farm, session_ids: list[str]) -> None:
         )
 
 
-def _settle(tx: Tx, session: dict[str, Any], state: job_states.JobState) -> list[Any]:
-    """Hand out, and note when a session falls idle."""
-    held = hand_out(tx, session, state, open_attempts(tx, session["id"]))
-    if not held and session["state"] == "rendering":
-        change = {"state": "idle", "idle_since_ms": tx.now_ms}
-        tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session["id"]).values(change))
+def _settle(
+    tx: Tx, farm: Farm, session: dict[str, Any], state: job_states.JobState, held: list[Any] | None
+) -> list[Any]:
+    """Hand out, and note when a session falls idle; `ready` ends with the first call for work. `held`: its
+    open attempts, if they are known."""
+    held = hand_out(tx, session, state, open_attempts(tx, session["id"]) if held is None else held)
+    if not held and session["state"] in {"ready", "rendering"}:
+        session.update(state="idle", idle_since_ms=tx.now_ms)
+        tx.conn.execute(_IDLE, {"session": session["id"], "now_ms": tx.now_ms})
+        tx.after_commit(lambda: farm.hub.wake("dispatch"))
     return held
 
 
+_SESSION = farmwide(sa.select(sessions)).where(sessions.c.id == sa.bindparam("session"))
+_CHANGE = farmwide(sa.update(sessions)).where(sessions.c.id == sa.bindparam("session"))
+_IDLE = _CHANGE.values(state="idle", idle_since_ms=sa.bindparam("now_ms"))
+_REPORTED = _CHANGE.values(last_seq=sa.bindparam("seq"))
+
+
+def _locked(tx: Tx, farm: Farm, session_id: str, token: str) -> tuple[dict[str, Any], job_states.JobState]:
+    """The session as it stands while its job's row is locked. A lost session comes back if it still owns a
+    task; else it is over. Raises NotAuthenticated, SessionOver."""
+    session = _session(tx, farm, session_id, token)
+    state = job_states.lock(tx, session["job_id"])
+    if tx.conn.dialect.name != "sqlite":  # there, others may have changed it while this one waited
+        session = _session(tx, farm, session_id, token)
+    mine = dict(session)
+    if mine["state"] == "lost":
+        if not fence.take_back(tx, mine, state):
+            raise SessionOver("The machine did not answer for too long: others have taken all its tasks.")
+        renew(tx, farm, [session_id])
+        state.emit(tx, "system", "session.back", {"session": session_id})
+    return mine, state
+
+
 def _session(tx: Tx, farm: Farm, session_id: str, token: str) -> Any:
-    """The session's row, its token checked. A session that was given up comes back as long as it still
-    owns a task; else it is over. Raises NotAuthenticated, SessionOver."""
-    query = farmwide(sa.select(sessions)).where(sessions.c.id == session_id)
-    row = tx.conn.execute(query).mappings().one_or_none()
+    """The session's row, its token checked. Raises NotAuthenticated, SessionOver."""
+    row = tx.conn.execute(_SESSION, {"session": session_id}).mappings().one_or_none()
     if row is None or row["token_hash"] != farm.keys.digest("session", token):
         raise NotAuthenticated("The session's token is not valid.")
     if row["ended"]:

@@ -1,0 +1,125 @@
+"""Around every request: its id, the body's limit and kind, and what no field may hold."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from framefarm.core.errors import FarmError, InvalidInput, TooLarge, Unavailable, WrongKind
+from framefarm.server.farm import Farm
+from framefarm.server.http import errors
+from framefarm.server.http.errors import of_error, unexpected
+
+SMALLEST, LARGEST = -(1 << 63), (1 << 63) - 1
+STREAMED = frozenset({"/api/uploads/file"})
+"""Routes that read their body themselves, as it arrives, and limit it."""
+
+
+class Edge:
+    """Request ids, and bodies that no route has to fear: see `check_json`."""
+
+    def __init__(self, app: ASGIApp, farm: Farm) -> None:
+        self.app, self.farm = app, farm
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = f"req_{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["id"] = request_id
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        request = Request(scope, receive)
+        try:
+            if self.farm.draining and scope["method"] not in {"GET", "HEAD", "OPTIONS"}:
+                raise Unavailable("The farm is stopping; try again in a moment.", 5)
+            if b"%00" in scope.get("raw_path", b"") or b"%00" in scope["query_string"]:
+                raise InvalidInput.of("address", "must not hold a NUL character", None)
+            if scope["method"] in {"POST", "PUT", "PATCH"} and scope["path"] not in STREAMED:
+                receive = await self._checked(request)
+            await self.app(scope, receive, stamped)
+        except FarmError as error:
+            await of_error(request, error)(scope, receive, stamped)
+        except Exception as error:
+            await unexpected(request, error)(scope, receive, stamped)
+
+    async def _checked(self, request: Request) -> Receive:
+        limit = self.farm.settings.max_json_bytes
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limit:
+                raise TooLarge(f"The body is larger than {limit} bytes.")
+        if body:
+            kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+            if kind != "application/json":
+                raise WrongKind(f"Send Content-Type: application/json, not {kind[:100] or 'none'}.")
+            check_json(bytes(body))
+        sent = False
+
+        async def receive() -> Message:
+            nonlocal sent
+            if sent:
+                return await request._receive()
+            sent = True
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+        return receive
+
+
+def check_json(body: bytes) -> None:
+    """Raises InvalidInput for what is no JSON in UTF-8, is nested without end, or holds NUL characters,
+    numbers beyond 64 bits, or what only JavaScript calls numbers.
+    """
+    try:
+        text = body.decode()
+        value = json.loads(text, parse_int=_whole, parse_float=_real, parse_constant=_constant)
+    except UnicodeDecodeError:
+        raise InvalidInput.of("body", "is not JSON: it is not in valid UTF-8", None) from None
+    except json.JSONDecodeError as error:
+        sentence = f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        raise InvalidInput.of("body", sentence, text[max(0, error.pos - 10) : error.pos + 20]) from None
+    except RecursionError:
+        raise InvalidInput.of("body", "is nested too deep", None) from None
+    if "\\u0000" in text and _holds_nul(value):
+        raise InvalidInput.of("body", "must not hold a NUL character", None)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20 or not SMALLEST <= int(digits) <= LARGEST:
+        raise InvalidInput.of("body", "holds a number beyond 64 bits", digits[:40])
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise InvalidInput.of("body", "holds a number beyond 64 bits", digits[:40])
+    return number
+
+
+def _constant(name: str) -> None:
+    raise InvalidInput.of("body", f"is not JSON: {name} is not a number there", name)
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_holds_nul(key) or _holds_nul(below) for key, below in value.items())
+    return isinstance(value, list) and any(map(_holds_nul, value))
+
+
+def install(app: FastAPI) -> None:
+    """The error table and the edge, around everything."""
+    errors.install(app)
+    app.add_middleware(Edge, farm=app.state.farm)

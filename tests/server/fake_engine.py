@@ -1,0 +1,78 @@
+"""An engine that runs nothing: its sessions live, die and fall silent as a test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from framefarm.core.schedule import Machine
+from framefarm.server.dispatch import Dispatcher
+from framefarm.server.engines.base import Capacity, Notice, Observed, SessionSpec
+from framefarm.server.farm import Farm
+
+NODE = "fake-node"
+
+
+class FakeEngine:
+    name = "fake"
+
+    def __init__(self, cores: int) -> None:
+        self.cores = cores
+        self.started: dict[str, SessionSpec] = {}
+        self.seen: dict[str, Observed] = {}
+        self.answers = True
+        self.before_stop: Callable[[str], None] = lambda session_id: None
+        self.stopped: list[str] = []
+
+    def start(self, session: SessionSpec) -> None:
+        if session.id not in self.started:
+            used = sum(self.started[s].cores for s in self.running)
+            assert used + session.cores <= self.cores, "a slot was given twice"
+            self.started[session.id] = session
+            self.seen[session.id] = Observed("running")
+
+    @property
+    def running(self) -> list[str]:
+        return [s for s, seen in self.seen.items() if seen.state == "running"]
+
+    def die(self, session_id: str, reason: str = "") -> None:
+        """The session's runner ends."""
+        self.seen[session_id] = Observed("exited", reason)
+
+    def stop(self, session_id: str, grace_seconds: float) -> None:
+        self.before_stop(session_id)
+        self.stopped.append(session_id)
+        self.die(session_id, "stopped")
+
+    def observe(self) -> dict[str, Observed]:
+        if not self.answers:
+            raise ConnectionError("the engine does not answer")
+        return dict(self.seen)
+
+    def capacity(self) -> Sequence[Capacity]:
+        return [Capacity(Machine(NODE, "", self.cores, 1 << 50))]
+
+    def notices(self) -> Sequence[Notice]:
+        return []
+
+    def forget(self, session_id: str) -> None:
+        self.seen.pop(session_id, None)
+
+
+class Turned(Dispatcher):
+    """The real dispatcher, turned by hand."""
+
+    def __init__(self, farm: Farm, engine: FakeEngine, loop: asyncio.Runner) -> None:
+        super().__init__(farm, engine, "test")
+        self.loop = loop
+        farm.db.write_now(self._take_lead)
+
+    def turn(self) -> float:
+        """One tick, until all that it began is done."""
+
+        async def once() -> float:
+            pause = await self.tick()
+            await asyncio.gather(*self.stopping.values())
+            return pause
+
+        return self.loop.run(once())
