@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from pathlib import Path
 
 import pytest
@@ -75,10 +74,7 @@ def test_not_a_picture_where_the_frame_should_be(tmp_path: Path) -> None:
 
 
 def test_picture_too_large_is_a_warning_only(tmp_path: Path) -> None:
-    whole = bytearray(picture(tmp_path / "a.png").read_bytes())
-    whole[16:24] = (20_000).to_bytes(4, "big") * 2
-    whole[29:33] = zlib.crc32(whole[12:29]).to_bytes(4, "big")
-    (tmp_path / "a.png").write_bytes(whole)
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "a.png")
     found = checked(tmp_path, "a.png")
     assert found.cause is None
     assert [n.code for n in found.notes] == ["picture_too_large"]
