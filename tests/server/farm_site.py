@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import sqlalchemy as sa
 from fake_runner import FakeRunner
+from pydantic import SecretStr
 
 from framefarm.core import frames as grammar
+from framefarm.server import app as farm_app
+from framefarm.server import opening
 from framefarm.server.accounts import service as accounts
+from framefarm.server.catalog import service as catalog
+from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.ids import new_id
 from framefarm.server.jobs import scenes
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.rendering import publisher
+from framefarm.server.settings import Settings
 
 SCENE = "/film/shot.blend"
 
@@ -125,6 +134,9 @@ class Site:
         text: str = self.get(f"/api/jobs/{job_id}")["status"]
         return text
 
+    def member(self, email: str = "max@studio.example") -> Site:
+        return member_of(self, email)
+
     def rows(self, table: sa.Table, *where: Any) -> list[Any]:
         def look(tx: Tx) -> list[Any]:
             return list(tx.conn.execute(sa.select(table).where(*where)).mappings())
@@ -145,3 +157,38 @@ def member_of(site: Site, email: str) -> Site:
 
     token, account_id = site.farm.db.write_now(work)
     return Site(site.farm, site.loop, site.app, token, account_id, email, site.instance)
+
+
+@contextlib.contextmanager
+def a_farm(folder: Path, database_url: str | None) -> Iterator[Farm]:
+    """A farm with one Blender; `database_url` None: SQLite in its folder."""
+    settings = Settings(
+        data=folder / "farm",
+        database_url=SecretStr(database_url) if database_url else None,
+        admin_email="ada@studio.example",
+        admin_password=SecretStr("correct horse battery"),
+        free_disk_floor_bytes=0,
+    )
+    opened = opening.open_farm(settings)
+    blender = folder / "blender"
+    blender.touch()
+    opened.db.write_now(
+        catalog.register_package,
+        id="blender-4-2",
+        kind="executable",
+        path=str(blender),
+        release="4.2.23",
+        default=True,
+    )
+    yield opened
+    opened.db.close()
+
+
+@contextlib.contextmanager
+def a_site(farm: Farm) -> Iterator[Site]:
+    """The farm as its first admin sees it."""
+    token, account_id = farm.db.write_now(token_of, farm, "ada@studio.example")
+    with asyncio.Runner() as loop:
+        made = Site(farm, loop, farm_app.create_app(farm), token, account_id, "ada@studio.example", "")
+        made.instance = sorted(r["id"] for r in made.rows(instance_types))[0]
+        yield made

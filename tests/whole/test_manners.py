@@ -21,6 +21,15 @@ from framefarm.server import operator
 pytestmark = pytest.mark.blender
 
 
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory, scene: bytes) -> Iterator[Farm]:
+    """With the lease that a farm has by default, so that calls are held open for long."""
+    farm = Farm(tmp_path_factory.mktemp("farm"), lease_seconds="60")
+    farm.open(scene)
+    yield farm
+    farm.stop()
+
+
 @pytest.fixture
 def rendering(farm: Farm) -> Iterator[dict[str, Any]]:
     """A long job that is being rendered: a frame is done, hundreds are to come."""

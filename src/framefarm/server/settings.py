@@ -41,13 +41,13 @@ class Settings(BaseSettings):
     """How much a runner may gather in staging while the farm does not answer."""
     starting_seconds: float = 120.0
     """How long a session may take from being written to its hello."""
+    no_progress_seconds: float = 1800.0
+    """A Blender that gives no sign of life for so long is ended."""
     idle_seconds: float = 10.0
     minimum_tenure_seconds: float = 300.0
     """How long a session keeps its slot before it is drained, at a task's end, for work that is owed it."""
     preemption_grace_seconds: float = 30.0
     """How long a preempted session may go on with its frame in work before it is killed."""
-    no_progress_seconds: float | None = 3600.0
-    """How long Blender may say nothing of a frame, or of opening the scene, before the task is timed out."""
     """How long a session without tasks keeps its scene open."""
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
     """`none`: Blender runs unshut, as the slot's user; for scenes that are trusted like programs."""

@@ -88,6 +88,11 @@ def insert(tx: Tx, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
     return postgresql.insert(table) if tx.conn.dialect.name == "postgresql" else sqlite.insert(table)
 
 
+def changed(tx: Tx, statement: sa.Executable) -> int:
+    """Rows that an INSERT … ON CONFLICT or an UPDATE has touched, which SQLAlchemy keeps only if asked."""
+    return tx.conn.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
+
+
 def listed(tx: Tx, *columns: Sequence[str | None]) -> sa.Select[Any]:
     """Lists of text, bound whole, as the rows of a SELECT: for IN, and for INSERT … SELECT."""
     if tx.conn.dialect.name == "postgresql":
@@ -226,9 +231,7 @@ def record(tx: Tx, account_id: str, sha256: str, entries: Sequence[Entry]) -> No
         size=sum(e.size or 0 for e in entries),
         created_ms=tx.now_ms,
     )
-    # Not `rowcount`: it is -1 on PostgreSQL where nothing was inserted.
-    fresh = tx.conn.execute(new.on_conflict_do_nothing().returning(manifests.c.sha256)).first()
-    if fresh is not None and shas:
+    if changed(tx, new.on_conflict_do_nothing()) and shas:
         rows = listed(tx, shas).add_columns(sa.literal(account_id), sa.literal(sha256))
         names = ["content_sha256", "account_id", "manifest_sha256"]
         tx.conn.execute(sa.insert(manifest_contents).from_select(names, rows))

@@ -19,7 +19,7 @@ from framefarm.server.accounts.tables import accounts
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
-from framefarm.server.files.manifests import claim, existing, insert, listed, lock, md5_hex, snapshot
+from framefarm.server.files.manifests import changed, claim, existing, insert, listed, lock, md5_hex, snapshot
 from framefarm.server.files.tables import contents, missing_paths, registrations
 from framefarm.server.tenancy import scoped
 
@@ -224,7 +224,7 @@ def _keep(tx: Tx, account_id: str, content: Content, generation: int) -> None:
             contents.c.sha256 == content.sha256, contents.c.generation == generation - 1
         )
         change = mine.values(values)
-    if not tx.conn.execute(change).rowcount:
+    if not changed(tx, change):
         raise ContentMoved
 
 

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 import structlog
 from starlette.concurrency import run_in_threadpool
 
+from framefarm.core.causes import explain
 from framefarm.server import places
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
@@ -33,7 +34,7 @@ log = structlog.get_logger(__name__)
 BATCH = 256
 RETRY_SECONDS = 5.0
 IDLE_SECONDS = 10.0
-UNWRITABLE = "output_unwritable"
+UNWRITABLE = "place_unwritable"
 """Code of the warning on a job whose output place cannot be written."""
 PACE_SECONDS = 0.05
 """Rounds follow one another no faster: what was committed meanwhile goes in one. The first comes at once."""
@@ -181,10 +182,7 @@ def _warn(tx: Tx, job_ids: Collection[str], refused: dict[str, tuple[str, str]])
         warnings = [w for w in row.warnings if w["code"] != UNWRITABLE]
         if row.id in refused:
             url, why = refused[row.id]
-            text = (
-                f"{url} cannot be written ({why}): finished frames are kept by the farm and delivered"
-                " as soon as it can be."
-            )
+            text = explain(UNWRITABLE, {"place": url, "what": why})
             warnings.append({"code": UNWRITABLE, "message": text, "subject": url})
         if warnings != row.warnings:
             key = jobs.c.id == row.id
