@@ -16,11 +16,11 @@ from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
+from framefarm.server.jobs import fence
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.plans import plan_of
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import job_dependencies, job_state, jobs, tasks
-from framefarm.server.rendering import fence
 from framefarm.server.rendering.tables import frames, sessions
 from framefarm.server.tenancy import farmwide, scoped
 

@@ -11,10 +11,10 @@ from framefarm.core.job import JobFacts, batch_size
 from framefarm.protocol.node import Desired, TaskOrder
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
+from framefarm.server.jobs.fence import displace
 from framefarm.server.jobs.plans import terms_of
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
-from framefarm.server.rendering.fence import displace
 from framefarm.server.rendering.tables import attempts, frames, sessions
 from framefarm.server.tenancy import farmwide
 

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from framefarm.core.job import SessionEvent, SessionState, TaskFacts, TaskStatus, reassignable, session_after
 from framefarm.server.database import Tx
+from framefarm.server.jobs import fence
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.state import JobState
-from framefarm.server.rendering import fence
 from framefarm.server.rendering.reports import Reporter, end_session
 from framefarm.server.rendering.tables import leases, sessions
 from framefarm.server.tenancy import farmwide

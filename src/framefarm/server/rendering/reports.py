@@ -50,14 +50,7 @@ _OWNED = farmwide(
         tasks.c.frames_done.label("task_frames_done"),
         tasks.c.redo,
     )
-    .select_from(
-        attempts.join(
-            tasks,
-            (tasks.c.job_id == attempts.c.job_id)
-            & (tasks.c.number == attempts.c.task_number)
-            & (tasks.c.attempt_id == attempts.c.id),
-        )
-    )
+    .select_from(attempts.join(tasks, fence.OWN))
     .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
     .order_by(attempts.c.assigned_ms, attempts.c.task_number)
 )

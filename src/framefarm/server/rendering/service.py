@@ -13,9 +13,9 @@ from framefarm.server.accounts.tables import accounts
 from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
+from framefarm.server.jobs import fence
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_state, jobs
-from framefarm.server.rendering import fence
 from framefarm.server.rendering.handout import desired, hand_out, open_attempts
 from framefarm.server.rendering.reports import Reporter
 from framefarm.server.rendering.tables import leases, sessions

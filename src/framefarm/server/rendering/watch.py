@@ -11,7 +11,8 @@ from framefarm.core.job import Seen, SessionState, judge
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Observed
 from framefarm.server.farm import Farm
-from framefarm.server.rendering import fence, lost
+from framefarm.server.jobs import fence
+from framefarm.server.rendering import lost
 from framefarm.server.rendering.tables import leases, sessions
 from framefarm.server.tenancy import farmwide
 

@@ -17,16 +17,21 @@ from framefarm.server.jobs.tables import tasks
 from framefarm.server.rendering.tables import attempts, sessions
 from framefarm.server.tenancy import farmwide
 
+OWN = (
+    (tasks.c.job_id == attempts.c.job_id)
+    & (tasks.c.number == attempts.c.task_number)
+    & (tasks.c.attempt_id == attempts.c.id)
+)
+"""An attempt and the task that it owns. By the task's key: a job may have a million of them."""
 TAKEN_OVER = "The machine did not answer; another one took over what was missing."
 
 
 def owned(tx: Tx, session_id: str) -> list[Any]:
     """(attempt, task number, task status) of the session's open attempts that own their task."""
-    own = (tasks.c.job_id == attempts.c.job_id) & (tasks.c.attempt_id == attempts.c.id)
-    query = farmwide(sa.select(attempts.c.id, attempts.c.task_number, tasks.c.status).join(tasks, own)).where(
+    query = farmwide(sa.select(attempts.c.id, attempts.c.task_number, tasks.c.status).join(tasks, OWN)).where(
         attempts.c.session_id == session_id, attempts.c.outcome.is_(None)
     )
-    return list(tx.conn.execute(query.order_by(attempts.c.id)))
+    return list(tx.conn.execute(query.order_by(attempts.c.assigned_ms, attempts.c.task_number)))
 
 
 def take_back(tx: Tx, session: dict[str, Any], state: JobState) -> bool:
