@@ -22,6 +22,8 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.pool import QueuePool
 
+from framefarm.server.measures import COMMIT_SECONDS
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -52,6 +54,8 @@ class Tx:
     conn: sa.Connection
     now_ms: int
     after: list[Callable[[], None]] = field(default_factory=list)
+    topics: set[str] = field(default_factory=set)
+    """Of the hub: who waits for these is woken once this is committed, however many units said so."""
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Run `action` (quick, must not raise) in the database's thread once the commit is durable."""
@@ -74,6 +78,8 @@ class Database:
         self.url = sa.make_url(url)
         self.clock_ms = clock_ms
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.wake: Callable[..., None] = lambda *topics: None
+        """Where the topics of committed units go; called in the database's thread."""
         self._closed = False
         if self.is_sqlite:
             self.engine = _sqlite_engine(self.url, "BEGIN IMMEDIATE", size=1)
@@ -145,12 +151,15 @@ class Database:
                 with self.engine.begin() as conn:
                     tx = Tx(conn, self.clock_ms())
                     result = work(tx)
+                    began = time.perf_counter()
+                COMMIT_SECONDS.observe(time.perf_counter() - began)
             except sa.exc.OperationalError as error:
                 # A deadlock or a serialization failure is PostgreSQL's way of saying "again".
                 if attempt == 5 or getattr(error.orig, "sqlstate", None) not in {"40001", "40P01"}:
                     raise
                 continue
             _run_after(tx.after)
+            self._wake(tx.topics)
             return result
         raise AssertionError("unreachable")
 
@@ -178,6 +187,8 @@ class Database:
     def _commit_together(self, conn: sa.Connection, units: list[_Unit]) -> None:
         done: list[tuple[_Unit, Any, BaseException | None]] = []
         after: list[Callable[[], None]] = []
+        topics: set[str] = set()
+        began = 0.0
         try:
             with conn.begin():
                 for unit in units:
@@ -191,10 +202,14 @@ class Database:
                     else:
                         done.append((unit, result, None))
                         after.extend(tx.after)
+                        topics |= tx.topics
                     conn.exec_driver_sql("RELEASE unit")
+                began = time.perf_counter()
+            COMMIT_SECONDS.observe(time.perf_counter() - began)
         except BaseException as error:
-            done, after = [(unit, None, error) for unit in units], []
+            done, after, topics = [(unit, None, error) for unit in units], [], set()
         _run_after(after)
+        self._wake(topics)
         for unit, result, failure in done:
             if not unit.future.set_running_or_notify_cancel():
                 continue  # nobody waits any more; what was committed stays so
@@ -202,6 +217,10 @@ class Database:
                 unit.future.set_exception(failure)
             else:
                 unit.future.set_result(result)
+
+    def _wake(self, topics: set[str]) -> None:
+        if topics:
+            self.wake(*topics)
 
 
 def _run_after(actions: list[Callable[[], None]]) -> None:

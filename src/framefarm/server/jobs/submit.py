@@ -24,6 +24,7 @@ from framefarm.server.files.tables import missing_paths
 from framefarm.server.ids import new_id
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_dependencies, job_state, jobs
+from framefarm.server.mail import service as mail
 from framefarm.server.projects import service as projects
 from framefarm.server.tenancy import farmwide, scoped
 
@@ -68,6 +69,8 @@ def prepare(tx: Tx, farm: Farm, actor: Actor, said: JobSubmission) -> Prepared:
     ocio = said.environment_variables.get("OCIO")
     if ocio is not None and ocio not in paths:
         errors.append(FieldError("environment_variables.OCIO", "must name one of upload_paths", ocio))
+    if said.notify is not None:
+        check(lambda: mail.check(tx, farm.settings, actor.account_id, said.notify.email))
     if errors:
         raise InvalidInput(errors)
     snapshot = manifests.snapshot(tx, actor.account_id, actor.user_id, paths, pins)
