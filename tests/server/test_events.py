@@ -10,15 +10,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx2
 import pytest
 import sqlalchemy as sa
 from conftest import Site  # type: ignore[import-not-found]
 
 from framefarm.protocol import node as say
+from framefarm.server.accounts import service as accounts
 from framefarm.server.database import Tx
 from framefarm.server.events import horizon, progress, service
 from framefarm.server.events.horizon import Horizon, Read, advance
-from framefarm.server.events.streams import Streams
+from framefarm.server.events.streams import Stream, Streams
+from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import events
 
 DAY_MS = 24 * 3_600_000
@@ -76,8 +79,6 @@ def test_events_that_commit_out_of_order_reach_a_global_reader_all_and_in_order(
         lower_written, commit_now = threading.Event(), threading.Event()
 
         def slow(tx: Tx) -> None:
-            from framefarm.server.jobs import state as job_states
-
             state = job_states.lock(tx, first)
             state.emit(tx, "test", "job.priority", {"priority": 1})
             job_states.save(tx, state)
@@ -106,8 +107,6 @@ def test_a_rolled_back_number_holds_nobody_up(site: Site) -> None:
     site.loop.run(reader.up_to_date())
 
     def broken(tx: Tx) -> None:
-        from framefarm.server.jobs import state as job_states
-
         state = job_states.lock(tx, job)
         state.emit(tx, "test", "job.priority", {"priority": 1})
         job_states.save(tx, state)
@@ -156,7 +155,9 @@ class Follower:
 
 
 @asynccontextmanager
-async def following(site: Site, path: str, seen: str | None = None, **headers: str) -> AsyncIterator[Follower]:
+async def following(
+    site: Site, path: str, seen: str | None = None, **headers: str
+) -> AsyncIterator[Follower]:
     """The ASGI application asked as a server would: the answer's pieces as they are sent."""
     mine = Follower()
     gone = asyncio.Event()
@@ -211,8 +212,6 @@ async def reading(site: Site) -> AsyncIterator[Streams]:
 
 def priority(site: Site, job: str, value: int) -> Any:
     def work(tx: Tx) -> None:
-        from framefarm.server.jobs import state as job_states
-
         state = job_states.lock(tx, job)
         state.emit(tx, "test", "job.priority", {"priority": value})
         job_states.save(tx, state)
@@ -281,6 +280,8 @@ def test_an_id_that_never_was_one_is_refused(site: Site, seen: str) -> None:
 
 def test_what_is_not_kept_any_more_is_a_reset_and_the_newest_event_always_stays(site: Site) -> None:
     job = site.submit()["id"]
+    for value in (1, 2):
+        site.ask("PATCH", f"/api/jobs/{job}", json={"priority": value})
 
     def age(tx: Tx) -> None:
         tx.conn.execute(sa.update(events).values(at_ms=tx.now_ms - 8 * DAY_MS))
@@ -295,24 +296,17 @@ def test_what_is_not_kept_any_more_is_a_reset_and_the_newest_event_always_stays(
         _, reset, event, _ = text.split("\n\n")
         assert reset == 'event: reset\ndata: {"reason":"not_kept"}'
         assert f'"number":{left["number"]},' in event
+    before = str(left["number"] - 1)
+    kept = site.ask("GET", f"/api/jobs/{job}/events?follow=false", headers={"Last-Event-ID": before}).text
+    assert "reset" not in kept
     future = site.ask("GET", f"/api/jobs/{job}/events?follow=false", headers={"Last-Event-ID": "999"}).text
     assert '{"reason":"unknown"}' in future
-
-
-def _end(site: Site, how: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    if how == "logout":
-        return lambda: site.ask("POST", "/api/auth/logout")
-    if how == "drain":
-        return lambda: monkeypatch.setattr(site.farm, "draining", True)
-    return None
 
 
 @pytest.mark.parametrize("how", ["logout", "role", "drain"])
 def test_a_stream_ends_when_its_caller_may_not_look_any_more(
     site: Site, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from framefarm.server.accounts import service as accounts
-
     monkeypatch.setattr("framefarm.server.events.streams.CHECK_SECONDS", 0.05)
     site.submit()
 
@@ -355,18 +349,18 @@ def test_a_cookie_opens_a_stream_and_no_token_opens_none(site: Site) -> None:
     site.loop.run(story())
 
 
-def test_a_client_that_takes_nothing_is_ended_and_costs_the_others_nothing(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from framefarm.server.events.streams import Stream
-
+def test_a_client_that_takes_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("framefarm.server.events.streams.QUEUED_EVENTS", 10)
-    stream = Stream("job", "job_x", None)  # type: ignore[arg-type]
-    stream.live = True
-    for number in range(1, 13):
-        stream.offer(number, b"x")
-    assert stream.closed_at is not None
-    assert stream.take() == b"x" * 10
+
+    async def story() -> None:
+        stream = Stream("job", "job_x", None)  # type: ignore[arg-type]
+        stream.live = True
+        for number in range(1, 13):
+            stream.offer(number, b"x")
+        assert stream.closed_at is not None
+        assert stream.take() == b"x" * 10
+
+    asyncio.run(story())
 
 
 # -------------------------------------------------------------------------------- progress
@@ -416,8 +410,6 @@ def test_a_runners_sync_carries_progress_to_the_jobs_detail(site: Site) -> None:
 
     async def story() -> None:
         async with site.app.router.lifespan_context(site.app):
-            import httpx2
-
             transport = httpx2.ASGITransport(app=site.app)
             async with httpx2.AsyncClient(transport=transport, base_url="http://farm") as client:
                 headers = {"Authorization": f"Bearer {runner.token}"}
