@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -69,6 +70,8 @@ Work = Callable[Concatenate[Tx, P], T]
 class _Unit:
     work: Callable[[Tx], Any]
     future: Future[Any]
+    context: Context
+    """Of the caller: what is logged inside carries its request's id."""
 
 
 class Database:
@@ -104,7 +107,7 @@ class Database:
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(tx, …)` over one snapshot; it must not write."""
         return await asyncio.wrap_future(
-            self._readers.submit(self._run_read, lambda tx: work(tx, *args, **kwargs))
+            self._readers.submit(copy_context().run, self._run_read, lambda tx: work(tx, *args, **kwargs))
         )
 
     # -- for threads
@@ -115,9 +118,9 @@ class Database:
             raise RuntimeError("the database is closed")
         if self.is_sqlite:
             future: Future[T] = Future()
-            self._queue.put(_Unit(lambda tx: work(tx, *args, **kwargs), future))
+            self._queue.put(_Unit(lambda tx: work(tx, *args, **kwargs), future, copy_context()))
             return future
-        return self._readers.submit(self._run_own, lambda tx: work(tx, *args, **kwargs))
+        return self._readers.submit(copy_context().run, self._run_own, lambda tx: work(tx, *args, **kwargs))
 
     def write_now(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` and wait for it. Not from the event loop."""
@@ -195,7 +198,7 @@ class Database:
                     tx = Tx(conn, self.clock_ms())
                     conn.exec_driver_sql("SAVEPOINT unit")
                     try:
-                        result = unit.work(tx)
+                        result = unit.context.run(unit.work, tx)
                     except BaseException as error:
                         conn.exec_driver_sql("ROLLBACK TO unit")
                         done.append((unit, None, error))

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+import structlog
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -146,7 +147,9 @@ class NodeApi:
                 kind, _, token = request.headers.get("authorization", "").partition(" ")
                 if kind.lower() != "bearer" or not token:
                     raise NotAuthenticated("A session token is needed.")
-                answer = await call(request, request.path_params["session"], token)
+                session = request.path_params["session"]
+                with structlog.contextvars.bound_contextvars(session=session[:100]):
+                    answer = await call(request, session, token)
                 return _json(200, answer)
             except msgspec.ValidationError as error:
                 return _json(422, {"detail": str(error)})
