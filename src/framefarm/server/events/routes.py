@@ -65,6 +65,7 @@ async def _answer(
 @router.get(
     "/api/events",
     response_class=EventStream,
+    status_code=200,
     responses=ANSWERS,
     summary="Follow what happens to all jobs of your account, as server-sent events",
 )
@@ -77,6 +78,7 @@ async def follow_account(
 @router.get(
     "/api/jobs/{job_id}/events",
     response_class=EventStream,
+    status_code=200,
     responses=ANSWERS,
     summary="Follow what happens to a job, as server-sent events, from its first event on",
 )
