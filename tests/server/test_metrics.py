@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+import structlog
 from conftest import Site  # type: ignore[import-not-found]
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from structlog.testing import capture_logs
@@ -88,7 +94,6 @@ def test_every_line_of_the_log_is_json_with_the_requests_id_from_libraries_too()
 
 @pytest.mark.parametrize("kind", ["read", "write"])
 def test_a_unit_of_work_knows_the_request_it_is_for(site: Site, kind: str) -> None:
-    import structlog
 
     async def story() -> dict[str, str]:
         with structlog.contextvars.bound_contextvars(request_id="req_7"):
@@ -96,3 +101,47 @@ def test_a_unit_of_work_knows_the_request_it_is_for(site: Site, kind: str) -> No
             return await run(lambda tx: structlog.contextvars.get_contextvars())
 
     assert site.loop.run(story())["request_id"] == "req_7"
+
+
+TRACED = """
+import sys, asyncio
+from pathlib import Path
+import httpx2
+from framefarm.server import app, opening, tracing
+from framefarm.server.settings import Settings
+tracing.start(sys.argv[1])
+farm = opening.open_farm(Settings(data=Path(sys.argv[2])))
+async def ask():
+    transport = httpx2.ASGITransport(app=app.create_app(farm))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://farm") as client:
+        answer = await client.get("/api/jobs/job_secret", headers={"Authorization": "Bearer x"})
+        await client.post("/api/auth/login", json={"email": "ada@studio.example", "password": "wrong"})
+        print(answer.headers["x-request-id"])
+asyncio.run(ask())
+farm.db.close()
+"""
+
+
+def test_traces_go_to_the_collector_named_by_routes(tmp_path: Path) -> None:
+    got: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [sys.executable, "-c", TRACED, f"http://127.0.0.1:{server.server_address[1]}"]
+        run = subprocess.run([*command, str(tmp_path / "farm")], capture_output=True, text=True, check=True)
+        server.shutdown()
+    requests = [ExportTraceServiceRequest.FromString(body) for body in got]
+    spans = [s for r in requests for x in r.resource_spans for y in x.scope_spans for s in y.spans]
+    assert {"GET /api/jobs/{job_id}", "POST /api/auth/login"} <= {s.name for s in spans}
+    ids = {a.value.string_value for s in spans for a in s.attributes if a.key == "request_id"}
+    assert run.stdout.split()[-1] in ids
+    assert b"job_secret" not in b"".join(got)

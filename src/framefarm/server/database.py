@@ -24,6 +24,7 @@ import structlog
 from sqlalchemy.pool import QueuePool
 
 from framefarm.server.measures import COMMIT_SECONDS
+from framefarm.server.tracing import span
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -102,7 +103,8 @@ class Database:
 
     async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(tx, …)` in a transaction of its own; returns once it is durable."""
-        return await asyncio.wrap_future(self.submit(work, *args, **kwargs))
+        with span("write", work=getattr(work, "__name__", "")):
+            return await asyncio.wrap_future(self.submit(work, *args, **kwargs))
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(tx, …)` over one snapshot; it must not write."""

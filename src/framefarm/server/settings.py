@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     """The sender of the farm's mails; needed with `smtp_url`."""
     mail_any_address: bool = False
     """Jobs may notify addresses that are no users of their account."""
+    otlp_endpoint: str = ""
+    """Where traces go, as `http://127.0.0.1:4318`; needs the extra `telemetry`. Empty: none are made."""
     log_level: str = "info"
     """debug, info, warning or error."""
 

@@ -17,6 +17,7 @@ from framefarm.server.farm import Farm
 from framefarm.server.http import errors
 from framefarm.server.http.errors import WrongKind, of_error, unexpected
 from framefarm.server.measures import HTTP_SECONDS
+from framefarm.server.tracing import span
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +47,12 @@ class Edge:
                 _measure(scope, message["status"], time.perf_counter() - began)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            span(scope["method"], request_id=request_id) as here,
+        ):
             await self._pass(scope, receive, stamped)
+            here.name(f"{scope['method']} {getattr(scope.get('route'), 'path', 'none')}")
 
     async def _pass(self, scope: Scope, receive: Receive, stamped: Send) -> None:
         request = Request(scope, receive)

@@ -22,6 +22,7 @@ from framefarm.server.events.progress import Progress
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
 from framefarm.server.rendering import service
+from framefarm.server.tracing import span
 
 MAX_WAIT_SECONDS = 20.0
 MAX_FRAME = 1_048_574
@@ -148,7 +149,11 @@ class NodeApi:
                 if kind.lower() != "bearer" or not token:
                     raise NotAuthenticated("A session token is needed.")
                 session = request.path_params["session"]
-                with structlog.contextvars.bound_contextvars(session=session[:100]):
+                name = f"runner {call.__name__}"
+                with (
+                    structlog.contextvars.bound_contextvars(session=session[:100]),
+                    span(name, session=session),
+                ):
                     answer = await call(request, session, token)
                 return _json(200, answer)
             except msgspec.ValidationError as error:

@@ -19,6 +19,7 @@ from framefarm import __version__
 from framefarm.server.events import service as events
 from framefarm.server.farm import Farm
 from framefarm.server.measures import DELIVERIES
+from framefarm.server.tracing import span
 from framefarm.server.webhooks import addresses, service
 
 log = structlog.get_logger(__name__)
@@ -117,7 +118,8 @@ class Sender:
 
     async def _one(self, row: dict[str, Any]) -> None:
         try:
-            status, error = await self.send(row)
+            with span("webhook try", delivery=row["id"], attempt=row["attempts"] + 1):
+                status, error = await self.send(row)
             outcome = await self.farm.db.write(service.settle, row, status, error)
             DELIVERIES.labels("delivered" if error is None else "refused").inc()
             if outcome == "failed":
