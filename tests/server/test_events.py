@@ -17,7 +17,7 @@ from conftest import Site  # type: ignore[import-not-found]
 
 from framefarm.protocol import node as say
 from framefarm.server.accounts import service as accounts
-from framefarm.server.database import Tx
+from framefarm.server.database import Database, Tx
 from framefarm.server.events import horizon, progress, service
 from framefarm.server.events.horizon import Horizon, Read, advance
 from framefarm.server.events.streams import Stream, Streams
@@ -269,6 +269,28 @@ def test_the_accounts_stream_begins_at_the_next_event_and_shows_no_other_account
             assert refused.status == 404
 
     site.loop.run(story())
+
+
+def test_what_another_process_wrote_is_seen_though_nobody_wakes_this_one(site: Site) -> None:
+    job = site.submit()["id"]
+    other_process = Database(site.farm.db.url.render_as_string(hide_password=False))
+
+    def work(tx: Tx) -> None:
+        state = job_states.lock(tx, job)
+        state.emit(tx, "test", "job.priority", {"priority": 4})
+        job_states.save(tx, state)
+
+    async def story() -> None:
+        async with reading(site), following(site, "/api/events") as one:
+            await one.until(lambda f: site.app.state.streams.all())
+            await other_process.write(work)
+            await one.until(lambda f: f.events)
+            assert one.events[0]["data"] == {"priority": 4}
+
+    try:
+        site.loop.run(story())
+    finally:
+        other_process.close()
 
 
 @pytest.mark.parametrize("seen", ["x", "-1", "1.5", "9" * 19])

@@ -70,12 +70,13 @@ def begin_job(tx: Tx, actor: Actor, job_id: str, seen: int | None) -> tuple[int,
     return (oldest - 1, "not_kept") if start + 1 < oldest else (start, None)
 
 
-def begin_account(tx: Tx, seen: int | None, newest: int) -> tuple[int, str | None]:
-    """(id after which the account's stream begins, why it is a reset). `newest`: what was read so far."""
+def begin_account(tx: Tx, seen: int | None, read: int) -> tuple[int, str | None]:
+    """(id after which the account's stream begins, why it is a reset). `read`: how far this process is;
+    another one may have been a little further."""
     if seen is None:
-        return newest, None
-    if seen > newest:
-        return newest, "unknown"
+        return read, None
+    if seen > max(read, newest(tx)):
+        return read, "unknown"
     trimmed = position(tx, TRIMMED)
     return (trimmed, "not_kept") if seen < trimmed else (seen, None)
 
