@@ -3,7 +3,7 @@
 
 # What the sandbox of Blender, and Blender itself, need of Debian.
 DEBIAN_PACKAGES="python3-venv ca-certificates bubblewrap util-linux \
-libx11-6 libxrender1 libxxf86vm1 libxfixes3 libxi6 libxkbcommon0 libsm6 libgl1 libgomp1 libegl1"
+libseccomp2 libx11-6 libxrender1 libxxf86vm1 libxfixes3 libxi6 libxkbcommon0 libsm6 libgl1 libgomp1 libegl1"
 
 UV_RELEASE=0.13.9
 

@@ -105,3 +105,16 @@ def test_what_is_no_farm_s_address_is_refused(url: str) -> None:
 @pytest.mark.parametrize("url", ["farm:8000", "http://farm:8000/", " http://farm:8000"])
 def test_addresses_are_written_one_way(url: str) -> None:
     assert clean_url(url) == "http://farm:8000"
+
+
+def test_whoever_waits_is_told_why() -> None:
+    told: list[str] = []
+    clock = iter(range(0, 1000, 10))
+    with (
+        Farm(
+            "http://127.0.0.1:9", on_wait=told.append, sleep=lambda _: None, clock=lambda: next(clock)
+        ) as farm,
+        pytest.raises(Unreachable),
+    ):
+        farm.get("/api/projects")
+    assert told and all(why.startswith("No farm answers at http://127.0.0.1:9") for why in told)

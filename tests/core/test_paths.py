@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.core.paths import MAX_PATHS, check_all, normalise, relative_parts
+from framefarm.core.errors import FieldError
+from framefarm.core.paths import MAX_PATHS, normalise, normalise_all, relative_parts
+
+
+def problems(paths: list[str]) -> list[FieldError]:
+    return normalise_all(paths)[1]
 
 
 @pytest.mark.parametrize(
@@ -43,11 +48,11 @@ def test_normalising_twice_changes_nothing(parts: list[str]) -> None:
 
 @pytest.mark.parametrize("paths", [["/a/b", "/a//b"], ["/a", "/a/b"], ["C:/A/x", "c:/a/X"], ["/a", "b"], []])
 def test_a_jobs_paths_must_fit_together(paths: list[str]) -> None:
-    assert check_all(paths)
+    assert problems(paths)
 
 
 def test_case_matters_on_posix_alone() -> None:
-    assert check_all(["/a/x", "/a/X", "/b"]) == []
+    assert problems(["/a/x", "/a/X", "/b"]) == []
 
 
 @pytest.mark.parametrize(
@@ -107,15 +112,16 @@ small = st.lists(st.sampled_from(["a", "A", "b", "a-", "a.b", "é"]), min_size=1
 )
 def test_paths_fit_together_if_none_is_another_or_its_folder(drawn: list[tuple[str, list[str]]]) -> None:
     paths = [prefix + "/".join(parts) for prefix, parts in drawn]
+    assert normalise_all(paths)[0] == [normalise(p).text for p in paths]
     keys = [tuple(normalise(p).key.split("/")) for p in paths]
     clash = any(
         i != j and one == other[: len(one)] for i, one in enumerate(keys) for j, other in enumerate(keys)
     )
-    assert bool(check_all(paths)) == clash
+    assert bool(problems(paths)) == clash
 
 
 def test_every_bad_path_is_named_with_its_place() -> None:
-    errors = check_all(["/ok", "bad", "/ok", "/a", "/a/b", "/a/c/d", "/a-b"])
+    errors = problems(["/ok", "bad", "/ok", "/a", "/a/b", "/a/c/d", "/a-b"])
     assert [e.field for e in errors] == [
         "upload_paths[1]",
         "upload_paths[2]",
@@ -127,8 +133,8 @@ def test_every_bad_path_is_named_with_its_place() -> None:
 
 def test_a_job_has_at_most_a_hundred_thousand_paths() -> None:
     paths = [f"/show/shot_{i // 100}/{i}.exr" for i in range(MAX_PATHS)]
-    assert check_all(paths) == []
-    assert check_all([*paths, "/one/more"])[0].given == MAX_PATHS + 1
+    assert problems(paths) == []
+    assert problems([*paths, "/one/more"])[0].given == MAX_PATHS + 1
 
 
 @given(st.text(max_size=20))

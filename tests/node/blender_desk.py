@@ -37,6 +37,10 @@ class Desk:
     printed: bytearray = field(default_factory=bytearray)
     open_ones: list[Blender] = field(default_factory=list)
 
+    def work(self) -> Path:
+        """The folder of the Blender that is started next."""
+        return self.folder / f"work{len(self.open_ones)}"
+
     def layout(self, at: str = "/projects/film", sandbox: Mode = "bubblewrap") -> Layout:
         return lay_out(inputs_of(self.scenes, at), self.folder / "tree", sandbox)
 
@@ -50,13 +54,14 @@ class Desk:
         package: Package | None = None,
         play_history: bool = False,
         sandbox: Mode = "bubblewrap",
+        allow_scripts: bool = False,
+        gpus: int = 0,
     ) -> Blender:
-        work = self.folder / f"work{len(self.open_ones)}"
-        work.mkdir(mode=0o755)
-        order = SceneOrder(
-            f"{at}/{scene}.blend", settings or RenderSettings(), environment or {}, play_history=play_history
-        )
-        seat = Seat((min(os.sched_getaffinity(0)),), UID, sandbox)
+        work = self.work()
+        work.mkdir(mode=0o755, exist_ok=True)
+        settings = settings or RenderSettings()
+        order = SceneOrder(f"{at}/{scene}.blend", settings, environment or {}, allow_scripts, play_history)
+        seat = Seat((min(os.sched_getaffinity(0)),), UID, sandbox, gpus=gpus)
         layout = layout or self.layout(at, sandbox)
         blender = Blender(
             seat, package or self.package, order, layout, work, self.events, self.printed.extend
@@ -87,3 +92,15 @@ class Desk:
         event = self.next(Failed)
         assert isinstance(event, Failed)
         return event
+
+    def exited(self) -> Exited:
+        event = self.next(Exited)
+        assert isinstance(event, Exited)
+        return event
+
+
+def inner_pid(pid: int) -> int:
+    """The last process of the chain below `pid`: Blender, below its sandbox's helpers."""
+    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        pid = int(children[0])
+    return pid

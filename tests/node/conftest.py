@@ -41,6 +41,22 @@ def scenes(bpy_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def failing_scenes(bpy_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("failing-scenes")
+    script = Path(__file__).with_name("make_failing_scenes.py")
+    subprocess.run([bpy_python, script, folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def output_scenes(bpy_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("output-scenes")
+    script = Path(__file__).with_name("make_output_scenes.py")
+    subprocess.run([bpy_python, script, folder], check=True, capture_output=True)
+    return folder
+
+
 @pytest.fixture
 def desk(tmp_path: Path, package: Package, scenes: Path) -> Iterator[Desk]:
     desk = Desk(tmp_path, package, scenes)

@@ -101,6 +101,7 @@ def main(folder):
     save(folder, "scripted")
 
 
-main(os.path.abspath(sys.argv[1]))
-sys.stdout.flush()
-os._exit(0)
+if __name__ == "__main__":
+    main(os.path.abspath(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(0)

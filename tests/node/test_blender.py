@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from blender_desk import UID, Desk, inputs_of
+from blender_desk import UID, Desk, inner_pid, inputs_of
 from PIL import Image
 
 from framefarm.node import outputs
@@ -109,7 +109,7 @@ def test_file_output_nodes_write_below_their_own_name_with_the_frames_number(des
         ]
 
 
-def test_a_movie_becomes_frames_with_a_note(desk: Desk) -> None:
+def test_movie_as_frames_is_a_note(desk: Desk) -> None:
     blender = desk.start("movie")
     blender.open_scene()
     blender.render(1)
@@ -130,18 +130,8 @@ def test_the_jobs_wishes_override_the_scene(desk: Desk) -> None:
     assert b"Sample 1/1" in desk.printed
 
 
-@pytest.mark.parametrize(
-    ("wishes", "cause", "words"),
-    [
-        (RenderSettings(scene="Nope"), "unknown_scene", "it has: Scene"),
-        (RenderSettings(camera="Nope"), "unknown_camera", "Camera, Other"),
-        (RenderSettings(view_layers=("Nope",)), "unknown_view_layer", "it has: ViewLayer"),
-        (RenderSettings(engine="luxcore"), "unknown_engine", "'luxcore'"),
-    ],
-)
-def test_a_wrong_name_fails_and_says_what_there_is(
-    desk: Desk, wishes: RenderSettings, cause: str, words: str
-) -> None:
+def refused(desk: Desk, wishes: RenderSettings, cause: str, words: str) -> None:
+    """A wrong name fails, and says what there is."""
     blender = desk.start("plain", wishes)
     blender.open_scene()
     failed = desk.failed()
@@ -149,13 +139,29 @@ def test_a_wrong_name_fails_and_says_what_there_is(
     assert words in failed.message
 
 
-def test_a_scene_without_a_camera_fails_before_the_render(desk: Desk) -> None:
+def test_unknown_scene(desk: Desk) -> None:
+    refused(desk, RenderSettings(scene="Nope"), "unknown_scene", "it has: Scene")
+
+
+def test_unknown_camera(desk: Desk) -> None:
+    refused(desk, RenderSettings(camera="Nope"), "unknown_camera", "Camera, Other")
+
+
+def test_unknown_view_layer(desk: Desk) -> None:
+    refused(desk, RenderSettings(view_layers=("Nope",)), "unknown_view_layer", "it has: ViewLayer")
+
+
+def test_unknown_engine(desk: Desk) -> None:
+    refused(desk, RenderSettings(engine="luxcore"), "unknown_engine", "'luxcore'")
+
+
+def test_no_camera_fails_before_the_render(desk: Desk) -> None:
     blender = desk.start("no_camera")
     blender.open_scene()
     assert desk.failed().cause == "no_camera"
 
 
-def test_a_missing_texture_is_a_note_with_its_path(desk: Desk) -> None:
+def test_missing_file_is_a_note_with_its_path(desk: Desk) -> None:
     inputs = [i for i in inputs_of(desk.scenes, "/projects/film") if not i.path.endswith("stripes.png")]
     blender = desk.start("plain", layout=lay_out(inputs, desk.folder / "tree"))
     blender.open_scene()
@@ -211,7 +217,7 @@ def test_without_bubblewrap_blender_is_still_the_slots_user(desk: Desk) -> None:
         assert left_running() == []
 
 
-def test_a_colour_configuration_that_cannot_be_read_fails(desk: Desk) -> None:
+def test_ocio_fallback_fails(desk: Desk) -> None:
     blender = desk.start("plain", environment={"OCIO": "/projects/film/nope.ocio"})
     blender.open_scene()
     failed = desk.failed()
@@ -294,13 +300,6 @@ def test_inside_there_is_nothing_of_the_machine(desk: Desk, tmp_path: Path) -> N
     assert next(line for line in status.splitlines() if line.startswith("Uid")).split()[1:] == [expected] * 4
 
 
-def inner_pid(pid: int) -> int:
-    """The last process of the chain below `pid`."""
-    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        pid = int(children[0])
-    return pid
-
-
 def test_the_jobs_variables_stand_nowhere_outside(desk: Desk) -> None:
     blender = fake_blender(desk, TOKEN="very-private-words")
     blender.open_scene()
@@ -326,7 +325,7 @@ def test_the_jobs_variables_stand_nowhere_outside(desk: Desk) -> None:
         'pipe.sendall(b\'{"is": "opened", "blender": "again"}\\n\')',
     ],
 )
-def test_a_lie_on_the_pipe_ends_the_program(desk: Desk, said: str) -> None:
+def test_bad_report_ends_the_program(desk: Desk, said: str) -> None:
     blender = fake_blender(desk, said + "; __import__('time').sleep(60)")
     blender.open_scene()
     desk.opened()

@@ -58,7 +58,7 @@ def test_what_an_earlier_try_staged_is_replaced(frame: Path, tmp_path: Path) -> 
     assert (tmp_path / "staging" / file.staged).read_bytes() == b"picture"
 
 
-def test_a_symbolic_link_is_not_followed(frame: Path) -> None:
+def test_bad_output_a_symbolic_link_is_not_followed(frame: Path) -> None:
     (frame / "picture_0007.exr").symlink_to("/etc/hostname")
     assert refused(frame).cause == "bad_output"
 
@@ -105,7 +105,7 @@ def test_too_many_files_are_refused(frame: Path) -> None:
     assert refused(frame, Limits(files=5)).cause == "too_many_files"
 
 
-def test_too_many_bytes_are_refused(frame: Path) -> None:
+def test_output_too_large_is_refused(frame: Path) -> None:
     (frame / "z").write_bytes(b"four")
     assert refused(frame, Limits(bytes=10)).cause == "output_too_large"
 
@@ -118,3 +118,11 @@ def test_too_deep_a_nest_is_refused(frame: Path) -> None:
 def test_a_frame_without_a_picture_is_refused(frame: Path) -> None:
     (frame / "picture_0007.png").rename(frame / "picture_0006.png")
     assert refused(frame).cause == "no_picture"
+
+
+def test_staging_failed_names_the_file(frame: Path, tmp_path: Path) -> None:
+    (tmp_path / "staging" / "7.0").mkdir(parents=True)  # a folder where the file should go
+    with pytest.raises(OutputRejected) as refusal:
+        collect(frame, tmp_path / "staging", "film", 7)
+    assert refusal.value.cause == "staging_failed"
+    assert "picture_0007.png" in refusal.value.detail

@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pyseccomp
 import pytest
 
 import framefarm
 from framefarm.node import sandbox
 from framefarm.node.sandbox import Bind, Mode, Sandbox, SandboxUnavailable
+from framefarm.sandboxing import box
 
 UID = 71235
 CORE = min(os.sched_getaffinity(0))
@@ -43,7 +45,7 @@ def test_this_machine_has_a_sandbox() -> None:
 
 
 def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox.shutil, "which", lambda name, path: None if name == "bwrap" else name)
+    monkeypatch.setattr(box.shutil, "which", lambda name, path: None if name == "bwrap" else name)
     assert sandbox.check() == "bwrap is not installed: install the Debian package bubblewrap."
 
 
@@ -53,7 +55,7 @@ def test_a_bubblewrap_that_may_not_mount_says_so() -> None:
         pytest.skip("needs root to give it up")
     source = Path(framefarm.__file__).parents[1]
     code = (
-        f"import sys; sys.path.insert(0, {str(source)!r})\n"
+        f"import sys; sys.path[:0] = {[str(source), str(Path(pyseccomp.__file__).parent)]!r}\n"
         "from framefarm.node.sandbox import check\nprint(check())"
     )
     dropped = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "/usr/bin/python3.11", "-I", "-c", code]
@@ -68,6 +70,7 @@ def test_an_ordinary_users_sandbox_cannot_become_root() -> None:
         os.chmod(folder, 0o755)
         source = Path(framefarm.__file__).parents[1]
         subprocess.run(["cp", "-r", source / "framefarm", folder], check=True)
+        subprocess.run(["cp", pyseccomp.__file__, folder], check=True)
         subprocess.run(["chmod", "-R", "go+rX", folder], check=True)
         code = (
             f"import sys, os; sys.path.insert(0, {folder!r})\n"

@@ -7,8 +7,8 @@ import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
-from conftest import Site
 from fake_runner import FakeRunner
+from farm_site import Site
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

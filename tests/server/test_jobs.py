@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import SCENE, Site
+from farm_site import SCENE, Site
 
 from framefarm.server.jobs.tables import job_state, jobs, tasks
 from framefarm.server.rendering.tables import frames

@@ -12,11 +12,16 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framefarm.node import runtimes
+from framefarm.sandboxing import python
+from framefarm.sandboxing.box import Mode
+from framefarm.sandboxing.watch import descendants
+from framefarm.server.files import reader
 from framefarm.server.files.reader import SceneFacts, absolute, read_scenes
 
 SCRIPT = Path(__file__).with_name("scenes_to_read.py")
@@ -153,7 +158,7 @@ def test_files_that_are_no_blend_say_so_in_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.blender
-def test_a_file_cut_off_anywhere_is_unreadable_and_spoils_no_other(scenes: Path, tmp_path: Path) -> None:
+def test_unreadable_scene_cut_off_anywhere_spoils_no_other(scenes: Path, tmp_path: Path) -> None:
     blends = []
     for source in ("scenes.blend", "compressed.blend"):
         whole = (scenes / source).read_bytes()
@@ -203,23 +208,63 @@ def test_a_bomb_of_zeros_is_refused_without_filling_the_memory(tmp_path: Path) -
 
 def test_one_that_takes_too_long_is_unreadable_after_the_time_limit(tmp_path: Path) -> None:
     slow = tmp_path / "slow.blend"
-    os.mkfifo(slow)  # opening it never ends
+    os.mkfifo(slow)
+    writer = os.open(slow, os.O_RDWR)  # reading it never ends
     (facts,) = read_scenes([("/in/slow.blend", slow)], time_limit_seconds=1)
+    os.close(writer)
     assert facts.cause == "unreadable_scene"
     assert facts.message == "slow.blend could not be looked into within 1 s."
 
 
-def test_the_reader_ends_when_the_server_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
+def test_the_reader_ends_when_the_server_is_killed(tmp_path: Path, sandbox: str) -> None:
     slow = tmp_path / "slow.blend"
     os.mkfifo(slow)
+    writer = os.open(slow, os.O_RDWR)
     program = "import sys, pathlib; from framefarm.server.files.reader import read_scenes; "
-    program += "read_scenes([('/in/slow.blend', pathlib.Path(sys.argv[1]))], 600)"
-    server = subprocess.Popen([sys.executable, "-c", program, str(slow)])
-    children = Path(f"/proc/{server.pid}/task/{server.pid}/children")
-    reader = _wait(lambda: children.read_text().split())[0]
+    program += "read_scenes([('/in/slow.blend', pathlib.Path(sys.argv[1]))], 600, sandbox=sys.argv[2])"
+    server = subprocess.Popen([sys.executable, "-c", program, str(slow), sandbox])
+
+    def reader() -> int | None:
+        below = [server.pid, *descendants(server.pid)]
+        return next((p for p in below if b"framefarm.server.files.read_scene" in _words(p)), None)
+
+    pid = _wait(reader)
     server.send_signal(signal.SIGKILL)
     server.wait()
-    _wait(lambda: not Path(f"/proc/{reader}").exists() or "State:\tZ" in _status(reader))
+    _wait(lambda: not Path(f"/proc/{pid}").exists() or "State:\tZ" in _status(str(pid)))
+    os.close(writer)
+
+
+@pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
+def test_with_or_without_the_sandbox_the_answer_is_the_same(tmp_path: Path, sandbox: Mode) -> None:
+    (tmp_path / "no.blend").write_bytes(b"no blend at all, but long enough to be one")
+    blends = [("/in/no.blend", tmp_path / "no.blend"), ("/in/gone.blend", tmp_path / "gone.blend")]
+    assert [f.message for f in read_scenes(blends, sandbox=sandbox)] == [
+        "no.blend is not a .blend file.",
+        "gone.blend is not there.",
+    ]
+
+
+def test_without_a_working_bubblewrap_the_reader_is_a_limited_child_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(python, "unready", lambda: "bwrap is not installed.")
+    reader._warn_once.cache_clear()
+    (tmp_path / "no.blend").write_bytes(b"no blend at all, but long enough to be one")
+    with structlog.testing.capture_logs() as logs:
+        (facts,) = read_scenes([("/in/no.blend", tmp_path / "no.blend")])
+    assert facts.message == "no.blend is not a .blend file."
+    assert [(e["event"], e["why"]) for e in logs] == [
+        ("scene_reader_without_sandbox", "bwrap is not installed.")
+    ]
+
+
+def _words(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _status(pid: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import Site
+from farm_site import Site
 
 from framefarm.core.errors import Conflict, NotAuthenticated
 from framefarm.protocol import node as say
@@ -19,7 +19,7 @@ def committed(site: Site) -> list[int]:
     return sorted(f["frame"] for f in site.rows(frames))
 
 
-def test_a_sessions_loss_gives_its_task_back_with_the_missing_frames_only(site: Site) -> None:
+def test_machine_lost_gives_its_task_back_with_the_missing_frames_only(site: Site) -> None:
     job = site.submit(frame_range="1-4", chunk_size=4)["id"]
     first = site.runner(job)
     (task,) = first.sync().tasks
@@ -132,7 +132,7 @@ def test_a_report_out_of_order_is_refused_and_told_what_is_expected(site: Site) 
     assert site.row(attempts)["started_ms"] is None
 
 
-def test_a_success_without_all_frames_is_a_failure(site: Site) -> None:
+def test_frames_missing_from_a_success_make_it_a_failure(site: Site) -> None:
     job = site.submit(frame_range="1-2", chunk_size=2, task_retries=0)["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks

@@ -7,7 +7,7 @@ import hashlib
 from typing import Any
 
 import pytest
-from conftest import SCENE, Site, md5
+from farm_site import SCENE, Site, md5
 
 from framefarm.server.files.tables import contents, registrations
 
@@ -140,3 +140,21 @@ def test_nobody_uploads_without_a_token(site: Site) -> None:
     site.token = "wrong"
     assert site.upload(SCENE, DATA).status_code == 401
     assert nothing_is_left(site)
+
+
+def test_a_batch_of_1000_is_answered_in_its_order_and_1001_are_refused(site: Site) -> None:
+    site.upload(SCENE, DATA)
+    known = [7, 500, 999]
+    said = [{"md5": md5(DATA) if n in known else f"{n:032x}", "path": f"/batch/{n}"} for n in range(1000)]
+    answer = site.ask("POST", "/api/uploads/md5", json={"files": said})
+    assert answer.status_code == 200, answer.text
+    assert [n for n, f in enumerate(answer.json()["files"]) if f["exists"] and f["registered"]] == known
+    over = site.ask("POST", "/api/uploads/md5", json={"files": [*said, {"md5": "0" * 32}]})
+    assert (over.status_code, over.json()["errors"][0]["field"]) == (422, "files")
+
+
+def test_an_empty_file_is_a_file(site: Site) -> None:
+    answer = site.upload("/empty.txt", b"", md5=md5(b""))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["size"] == 0
+    assert exists(site, b"")["exists"] is True

@@ -2,139 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-import httpx2
 import pytest
+from whole_farm import SCENE, Farm
 
 from framefarm.node.runtimes import installed
-from framefarm.server import operator
-
-FRAMEFARM = str(Path(sys.executable).with_name("framefarm"))
-EMAIL, PASSWORD = "admin@studio.example", "correct horse battery"
-SCENE = """
-import bpy, sys
-bpy.ops.wm.read_factory_settings(use_empty=True)
-scene = bpy.context.scene
-bpy.ops.mesh.primitive_monkey_add()
-monkey = bpy.context.object
-for frame in (1, 24):
-    monkey.rotation_euler = (0, 0, frame / 8)
-    monkey.keyframe_insert("rotation_euler", frame=frame)
-bpy.ops.object.light_add(type="SUN", rotation=(0.6, 0.2, 0))
-bpy.ops.object.camera_add(location=(0, -6, 0), rotation=(1.5708, 0, 0))
-scene.camera = bpy.context.object
-scene.render.engine = "CYCLES"
-scene.cycles.samples = 1
-scene.cycles.use_denoising = False
-scene.render.resolution_x, scene.render.resolution_y = 64, 36
-scene.frame_start, scene.frame_end = 1, 24
-bpy.ops.wm.save_as_mainfile(filepath=sys.argv[-1])
-"""
-
-
-class Farm:
-    """One running farm and a client of it."""
-
-    def __init__(self, data: Path) -> None:
-        self.data = data
-        self.process: subprocess.Popen[bytes] | None = None
-        self.client = httpx2.Client(timeout=30)
-
-    def start(self) -> None:
-        (self.data / "endpoint").unlink(missing_ok=True)
-        environment = os.environ | {
-            "FRAMEFARM_ADMIN_EMAIL": EMAIL,
-            "FRAMEFARM_ADMIN_PASSWORD": PASSWORD,
-            "FRAMEFARM_LEASE_SECONDS": "3",
-        }
-        command = [FRAMEFARM, "serve"]
-        with open(self.data / "serve.log", "ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "--data", str(self.data), "--listen", "127.0.0.1:0"],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.until(self._ready, "the farm is ready")
-
-    def _ready(self) -> bool:
-        try:
-            self.client.base_url = (self.data / "endpoint").read_text().strip()
-            return self.client.get("/readyz").status_code == 200
-        except (OSError, httpx2.TransportError):
-            return False
-
-    def login(self) -> None:
-        answer = self.client.post("/api/auth/login", json={"email": EMAIL, "password": PASSWORD})
-        self.client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self) -> None:
-        stop = [FRAMEFARM, "stop", "--data", str(self.data), "--now"]
-        subprocess.run(stop, check=True, capture_output=True)
-        if self.process is not None:
-            self.process.wait(20)
-
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < deadline, f"{what}, but not within {seconds} s"
-            time.sleep(0.05)
-        return found
-
-    # -- the API
-
-    def upload(self, path: str, content: bytes) -> None:
-        answer = self.client.post("/api/uploads/file", data={"path": path}, files={"file": ("f", content)})
-        assert answer.status_code == 200, answer.text
-
-    def submit(self, **fields: Any) -> dict[str, Any]:
-        payload = {
-            "job_title": "test",
-            "project": "default",
-            "instance_type": "local-1",
-            "frame_range": "1-4",
-            "blender_version": "blender-4-2",
-            "output_path": "gs://renders/test",
-            "upload_paths": ["/show/monkey.blend"],
-        }
-        answer = self.client.post("/api/jobs", json=payload | fields)
-        assert answer.status_code == 201, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-    def job(self, job_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.get(f"/api/jobs/{job_id}").json()
-        return found
-
-    def all(self, path: str) -> list[Any]:
-        return list(self.client.get(path, params={"limit": 500}).json()["data"])
-
-    def done(self, job_id: str) -> list[int]:
-        return [f["frame"] for f in self.all(f"/api/jobs/{job_id}/frames") if f["status"] == "done"]
-
-    def wait(self, job_id: str, *statuses: str) -> dict[str, Any]:
-        def reached() -> dict[str, Any] | None:
-            job = self.job(job_id)
-            ends = {"success", "failed", "cancelled"}
-            assert job["status"] in statuses or job["status"] not in ends, job["message"]
-            return job if job["status"] in statuses else None
-
-        found: dict[str, Any] = self.until(reached, f"{job_id} is {statuses}")
-        return found
 
 
 @pytest.fixture(scope="session")
@@ -150,14 +24,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory, scene: bytes) -> Iterator[Farm]:
-    data = tmp_path_factory.mktemp("farm")
-    os.environ.setdefault("FRAMEFARM_ADMIN_EMAIL", EMAIL)
-    os.environ.setdefault("FRAMEFARM_ADMIN_PASSWORD", PASSWORD)
-    farm = Farm(data)
-    farm.start()
-    blender = next(b for b in installed() if b.id == "blender-4-2")
-    operator.run(data, "package.register", {**blender.as_dict(), "default": True})
-    farm.login()
-    farm.upload("/show/monkey.blend", scene)
+    farm = Farm(tmp_path_factory.mktemp("farm"))
+    farm.open(scene)
     yield farm
     farm.stop()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from framefarm.cli import show, submit, watch
-from framefarm.cli.options import AsJson, JobId, Url, farm_at
+from framefarm.cli.options import AsJson, JobId, Url, farm_at, patient
 from framefarm.cli.output import Output, clean, command, plural, size
 from framefarm.client import Credentials, Farm, LocalProblem, Login, download, jobs
 
@@ -59,7 +59,7 @@ def login(
     """
     with command(as_json, logging_in=True) as out:
         credentials = Credentials()
-        with Farm(credentials.url(address or url)) as farm:
+        with Farm(credentials.url(address or url), on_wait=patient()) as farm:
             secret = {
                 "email": email or _ask("Email", "--email"),
                 "password": _password(password, password_file),

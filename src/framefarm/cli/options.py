@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from framefarm.cli.output import clean
 from framefarm.client import Credentials, Farm, LocalProblem
+from framefarm.client.http import PATIENCE_SECONDS
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 Url = Annotated[
@@ -19,7 +23,21 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `fram
 def farm_at(url: str | None) -> Farm:
     """The farm to talk to, logged in. Raises LocalProblem if there is no login."""
     login = Credentials().login(url)
-    return Farm(login.url, login.token)
+    return Farm(login.url, login.token, on_wait=patient())
+
+
+def patient() -> Callable[[str], None] | None:
+    """Says on a terminal, once, why it takes so long: the farm is asked again and again for a while."""
+    if not sys.stderr.isatty():
+        return None
+    said: set[str] = set()
+
+    def say(why: str) -> None:
+        if not said:
+            said.add(why)
+            sys.stderr.write(f"{clean(why)} Trying again for up to {PATIENCE_SECONDS:.0f} s …\n")
+
+    return say
 
 
 def pairs(given: list[str], option: str) -> dict[str, str]:

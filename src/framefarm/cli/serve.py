@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -93,6 +94,13 @@ def serve(
         server.handle_exit = drain  # type: ignore[method-assign,assignment]
         _write_endpoint(data / opening.ENDPOINT, address)
         _greet(farm, address, host, behind_proxy or settings.behind_proxy)
+
+        def stop_again(_number: int, _frame: Any) -> None:
+            """uvicorn raises the signal again once it has stopped; the database is still to be closed."""
+            server.should_exit = True
+
+        signal.signal(signal.SIGTERM, stop_again)
+        gc.freeze()  # what was loaded stays: no collection need look through it again
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[sock])
 

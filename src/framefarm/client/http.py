@@ -52,12 +52,14 @@ class Farm:
         token: str | None = None,
         *,
         patience_seconds: float = PATIENCE_SECONDS,
+        on_wait: Callable[[str], object] | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = clean_url(url)
         self._token = token
+        self._on_wait = on_wait
         self._patience_seconds = patience_seconds
         self._sleep = sleep
         self._clock = clock
@@ -186,6 +188,8 @@ class Farm:
                 wait = _pause_asked_for(failure, repeatable, pause)
             if wait is None or self._clock() + wait > deadline:
                 raise failure
+            if self._on_wait is not None:
+                self._on_wait(failure.detail)
             self._sleep(wait)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 

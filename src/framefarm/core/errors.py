@@ -8,6 +8,7 @@ FarmError
 ├── Conflict           the state forbids it
 │   └── InFlight       a twin of this request is being worked on
 ├── TooLarge           over a size limit or a quota
+├── WrongKind          a body of a kind that is not understood here
 ├── TooMany            over a rate; carries when to come back
 └── Unavailable        draining, or the disk is full; carries when to come back
 """
@@ -86,6 +87,10 @@ class InFlight(Conflict):
 
 class TooLarge(FarmError):
     title = "Too large"
+
+
+class WrongKind(FarmError):
+    title = "Unsupported media type"
 
 
 class TooMany(FarmError):

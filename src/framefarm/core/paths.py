@@ -15,6 +15,8 @@ MAX_PATHS = 100_000
 Kind = Literal["posix", "drive", "unc"]
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_PLAIN = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,255})+\Z")
+"""A POSIX path in ASCII that is normal already: what most are, and quick to see."""
 _NOT_WINDOWS = re.compile(r'[<>:"|?*]')
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?\Z", re.IGNORECASE)
 
@@ -75,18 +77,26 @@ def normalise(path: str) -> UploadPath:
     return UploadPath(kind, prefix + "/".join(parts), tuple(parts))
 
 
-def check_all(paths: Sequence[str], field: str = "upload_paths") -> list[FieldError]:
-    """What is wrong with a job's paths: each by itself, twice the same, or one the folder of another."""
+def normalise_all(paths: Sequence[str], field: str = "upload_paths") -> tuple[list[str], list[FieldError]]:
+    """A job's paths, normalised, in their order; and what is wrong with them: each by itself, twice the
+    same, or one the folder of another. The texts are whole only without errors.
+    """
     errors: list[FieldError] = []
     if not 1 <= len(paths) <= MAX_PATHS:
-        return [FieldError(field, f"must be 1 to {MAX_PATHS} paths", len(paths))]
+        return [], [FieldError(field, f"must be 1 to {MAX_PATHS} paths", len(paths))]
+    texts: list[str] = []
     seen: dict[str, str] = {}
     for index, path in enumerate(paths):
-        try:
-            key = normalise(path).key
-        except ValueError as error:
-            errors.append(FieldError(f"{field}[{index}]", str(error), path[:200]))
-            continue
+        if len(path) <= MAX_PATH_BYTES and _PLAIN.match(path):
+            text = key = path
+        else:
+            try:
+                normal = normalise(path)
+            except ValueError as error:
+                errors.append(FieldError(f"{field}[{index}]", str(error), path[:200]))
+                continue
+            text, key = normal.text, normal.key
+        texts.append(text)
         if key in seen:
             errors.append(
                 FieldError(f"{field}[{index}]", f"is the same file as {seen[key][:200]}", path[:200])
@@ -101,7 +111,12 @@ def check_all(paths: Sequence[str], field: str = "upload_paths") -> list[FieldEr
             errors.append(FieldError(field, sentence, seen[key][:200]))
         else:
             folder = key
-    return errors
+    return texts, errors
+
+
+def is_posix(text: str) -> bool:
+    """Whether a normalised path is one of POSIX; else it is of Windows."""
+    return text.startswith("/") and not text.startswith("//")
 
 
 def is_output_name(name: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -18,14 +19,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from framefarm.core.causes import explain, is_machines
 from framefarm.node import pipe
-from framefarm.node.blender_events import Event, Exited, Failed, Opened, Progress, Saved, judge_exit
+from framefarm.node.blender_events import (
+    OPENED_MARK,
+    Event,
+    Exited,
+    Failed,
+    Opened,
+    Progress,
+    Saved,
+    Stage,
+    judge_exit,
+    memory_kills,
+)  # fmt: skip
 from framefarm.node.inputs import Layout
 from framefarm.node.sandbox import INSIDE, OUTPUT, Bind, Mode, Process, Sandbox, SandboxUnavailable, passable
 from framefarm.protocol.node import Order, Package, RenderSettings, Slot
+from framefarm.sandboxing.limits import Limits
+from framefarm.sandboxing.uids import Claim
 
-DRIVER = ("inside_blender.py", "inside_scene.py", "inside_frame.py")
-OPENED_MARK = b"framefarm: the scene is open\n"
+DRIVER = ("inside_blender.py", "inside_scene.py", "inside_frame.py", "inside_outputs.py")
+
 OCIO_TROUBLE = (b"OpenColorIO Error", b"fallback mode for management", b"could not load OCIO", b"OCIO Error")
 
 
@@ -36,10 +51,13 @@ class Seat:
     cores: tuple[int, ...]
     uid: int
     sandbox: Mode = "bubblewrap"
+    memory_bytes: int | None = None
+    """Of Blender with all it starts; None: no limit."""
+    gpus: int = 0
 
     @classmethod
     def of(cls, slot: Slot) -> Seat:
-        return cls(slot.cores, slot.uid, slot.sandbox)
+        return cls(slot.cores, slot.uid, slot.sandbox, slot.memory_bytes or None, slot.gpus)
 
 
 @dataclass(frozen=True)
@@ -96,6 +114,8 @@ class Blender:
         self._free_since = 0.0
         self._number = 0
         self._ending: str | None = None
+        self._ready = False
+        self._memory_kills = memory_kills()
         self._tail = b""
         self._ocio_trouble = False
         self._mark_seen = threading.Event()
@@ -126,6 +146,7 @@ class Blender:
                 allow_scripts=self._order.allow_scripts,
                 play_history=self._order.play_history,
                 output=self._inside_output,
+                gpus=self._seat.gpus,
             )
         )
 
@@ -155,20 +176,22 @@ class Blender:
     # ------------------------------------------------------------------------------- starting
 
     def _start(self, package: Package) -> Process:
+        self._claim = Claim(self._seat.uid)
         for name in ("output", "tmp", "driver"):
             (self._work / name).mkdir(mode=0o700)
         if os.geteuid() == 0:
             for name in ("output", "tmp"):
-                os.chown(self._work / name, self._seat.uid, self._seat.uid)
+                os.chown(self._work / name, self._claim.uid, self._claim.uid)
         (self._work / "driver").chmod(0o755)
         for name in DRIVER:
             shutil.copyfile(Path(__file__).with_name(name), self._work / "driver" / name)
             (self._work / "driver" / name).chmod(0o644)
         self._pipe, theirs = socket.socketpair()
         with theirs:
-            box = Sandbox(
-                self._seat.sandbox, self._seat.uid, self._seat.cores, self._binds(package), self._work / "tmp"
-            )
+            seat = self._seat
+            tmp, output = self._work / "tmp", self._work / "output"
+            limits = Limits.of_blender(len(seat.cores), seat.memory_bytes, str(tmp), str(output))
+            box = Sandbox(seat.sandbox, self._claim.uid, seat.cores, self._binds(package), tmp, limits)
             program = self._program(package, theirs.fileno())
             return box.start(program, self._environment(), [theirs.fileno()])
 
@@ -234,18 +257,21 @@ class Blender:
                 if len(buffer) > pipe.MAX_LINE_BYTES:
                     raise ValueError("a line without end")
         except ValueError as error:
-            self._fail("bad_report", f"Blender broke off its reports: {pipe.clean(str(error))}.", None)
+            self._fail("bad_report", explain("bad_report", {"what": pipe.clean(str(error))}), None)
         except OSError:
             pass
         self._await_exit()
 
     def _take(self, reply: pipe.Reply) -> None:
         now = time.monotonic()
+        self._ready = True
         match reply:
+            case pipe.ReadyReply():
+                pass
             case pipe.ProgressReply(frame, fraction):
                 if self._asked and self._asked[0].frame == frame and 0 <= fraction <= 1:
                     self._events.put(Progress(frame, fraction))
-            case pipe.SavedReply(frame, memory, notes):
+            case pipe.SavedReply(frame, memory, notes, width, height):
                 if not self._asked or self._asked[0].frame != frame:
                     raise ValueError(f"it saved frame {frame}, which was not asked for")
                 asked = self._asked.popleft()
@@ -253,7 +279,9 @@ class Blender:
                 self._free_since = now
                 directory = self._work / "output" / str(asked.number)
                 memory = max(0, min(memory, 1 << 50))
-                self._events.put(Saved(frame, directory, seconds, memory, pipe.notes_of(notes)))
+                told = pipe.notes_of(notes)
+                width, height = (max(0, min(side, 1 << 20)) for side in (width, height))
+                self._events.put(Saved(frame, directory, seconds, memory, told, width, height))
             case pipe.OpenedReply(blender, notes):
                 since, self._opening_since = self._opening_since, None
                 if since is None:
@@ -263,14 +291,26 @@ class Blender:
                     self._mark_seen.wait(5)
                     if self._ocio_trouble:
                         given = self._order.environment["OCIO"]
-                        message = f"Blender could not use the colour configuration {given} (OCIO)."
-                        self._fail("ocio_fallback", message, None)
+                        self._fail("ocio_fallback", explain("ocio_fallback", {"path": given}), None)
                         return
                 self._free_since = now
                 self._events.put(Opened(pipe.clean(blender)[:64], now - since, pipe.notes_of(notes)))
-            case pipe.FailedReply(cause, message, frame):
+            case pipe.FailedReply(cause, facts, frame):
                 known = frame if self._asked and frame == self._asked[0].frame else None
-                self._fail(pipe.clean(cause)[:64], pipe.clean(message), known)
+                self._fail(*self._believed(cause, facts), known)
+
+    def _believed(self, cause: str, facts: dict[str, str]) -> tuple[str, str]:
+        """Nothing inside may accuse the machine but where the machine's own look says the same."""
+        said = pipe.told(cause, facts)
+        seen = {
+            "disk_full": lambda: _is_full(self._work / "output"),
+            "gpu_absent": lambda: self._seat.gpus > 0,
+            "output_unwritable": lambda: self._opening_since is not None,
+        }
+        if is_machines(cause) and not (cause in seen and seen[cause]()):
+            what = pipe.clean(facts.get("what", "")) or cause
+            return "render_failed", explain("render_failed", {"where": "", "what": what})
+        return cause, said
 
     def _fail(self, cause: str, message: str, frame: int | None) -> None:
         if self._ending is None:
@@ -298,11 +338,20 @@ class Blender:
             # It has closed its pipe: it has ended, or is up to something.
             code = self._process.wait(0.0 if self._ending == "failed" else 5.0)
         except subprocess.TimeoutExpired:
+            self._ending = self._ending or "hung_at_exit"
             self._process.kill()
             code = self._process.wait()
         self._threads[0].join(5)
         frame = self._asked[0].frame if self._asked else None
-        self._events.put(judge_exit(code, self._ending, frame, self._tail))
+        stage = Stage(self._ready, self._opening_since is not None, frame)
+        limit = self._process.explain(stage.where)
+        if limit is not None and self._ending is None:
+            assert self._process.killed_for is not None
+            self._events.put(Exited(code, signal.SIGKILL, self._process.killed_for, limit))
+            return
+        now, before = memory_kills(), self._memory_kills
+        for_memory = None if now is None or before is None else now > before
+        self._events.put(judge_exit(code, self._ending, stage, self._tail, for_memory))
 
     def _finish(self) -> None:
         for thread in self._threads:
@@ -310,6 +359,7 @@ class Blender:
         self._pipe.close()
         if not any(thread.is_alive() for thread in self._threads):
             self._process.close()
+        self._claim.release()
 
 
 def picture_name(frame: int) -> str:
@@ -323,6 +373,12 @@ def places(package: Package) -> tuple[str, ...]:
         return ()
     base = Path(package.path).resolve().parent.parent
     return () if base.is_relative_to("/usr") else (str(base),)
+
+
+def _is_full(folder: Path) -> bool:
+    """Less room than what the program inside tries to write before and after each frame."""
+    state = os.statvfs(folder)
+    return state.f_bavail * state.f_frsize < 64 << 10 or state.f_favail == 0 < state.f_files
 
 
 def _runtime(package: Package) -> Path | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from framefarm.core.causes import explain
 from framefarm.protocol import node as say
 
 
@@ -46,6 +47,12 @@ class Desk:
     waiting: int = 0
     """Saved frames that are not staged yet."""
     most_waiting: int = 2
+    runtime_ms: int | None = None
+    """A task may run for so long."""
+    silence_ms: int | None = None
+    """Blender may give no sign of life for so long, if something was asked of it."""
+    heard_ms: int | None = None
+    """Its last one, or when it was asked; None while nothing is asked of it."""
 
     @property
     def current(self) -> Held | None:
@@ -97,6 +104,7 @@ class Desk:
         if first:
             task.started_ms = now_ms
         task.in_work = task.left.popleft()
+        self.heard_ms = now_ms
         return Render(task.order.attempt, task.in_work, first)
 
     def saved(self, frame: int, peak_memory_bytes: int, now_ms: int) -> tuple[str, list[say.Event]] | None:
@@ -104,7 +112,7 @@ class Desk:
         task = self.current
         if task is None or task.in_work != frame:
             return None
-        task.in_work = None
+        task.in_work = self.heard_ms = None
         task.peak_memory_bytes = max(task.peak_memory_bytes, peak_memory_bytes)
         self.waiting += 1
         attempt = task.order.attempt
@@ -120,6 +128,45 @@ class Desk:
         """Blender starts: the first task's attempt begins now, loading the scene counts."""
         if self.current is None and self.tasks:
             next(iter(self.tasks.values())).started_ms = now_ms
+
+    def opening(self, now_ms: int) -> None:
+        """Blender was asked to open the scene; `opened` answers."""
+        self.heard_ms = now_ms
+
+    def opened(self) -> None:
+        self.heard_ms = None
+
+    def heard(self, now_ms: int) -> None:
+        """A sign of life."""
+        if self.heard_ms is not None:
+            self.heard_ms = now_ms
+
+    @property
+    def due_ms(self) -> int | None:
+        """When `overdue` is to be asked next; None while nothing can be late."""
+        return min((at for at, _ in self._limits()), default=None)
+
+    def overdue(self, now_ms: int) -> list[say.Event]:
+        """The end of the task in work if its time, or the patience with Blender, is over; else nothing."""
+        task = self.current
+        for at, cause in sorted(self._limits()):
+            if task is not None and now_ms >= at:
+                limit = self.runtime_ms if cause == "task_timed_out" else self.silence_ms
+                where = "" if task.in_work is None else f" in frame {task.in_work}"
+                message = explain(cause, {"limit": f"{(limit or 0) / 1000:g}", "where": where})
+                return [self._end(task, "timed_out", now_ms, cause, message, task.in_work)]
+        return []
+
+    def _limits(self) -> list[tuple[int, str]]:
+        task = self.current
+        if task is None or task.started_ms is None:
+            return []
+        found: list[tuple[int, str]] = []
+        if self.runtime_ms is not None:
+            found.append((task.started_ms + self.runtime_ms, "task_timed_out"))
+        if self.silence_ms is not None and self.heard_ms is not None:
+            found.append((self.heard_ms + self.silence_ms, "no_progress"))
+        return found
 
     def failed(self, cause: str, message: str, frame: int | None, now_ms: int) -> list[say.Event]:
         """Blender failed on the task in work, or while it opened the scene for it."""
@@ -158,6 +205,8 @@ class Desk:
         frame: int | None = None,
     ) -> say.TaskEnded:
         del self.tasks[task.order.attempt]
+        if outcome != "success":
+            self.heard_ms = None  # what is asked next is asked of another Blender
         assert task.started_ms is not None
         return say.TaskEnded(
             attempt=task.order.attempt,

@@ -15,11 +15,12 @@ OPENED_MARK = "framefarm: the scene is open"
 
 
 class Failure(Exception):
-    """The render can't be done: a stable code and one sentence for the artist."""
+    """The render can't be done: a code of core/causes.py, and the facts of its sentence."""
 
-    def __init__(self, cause, message):
-        super().__init__(message)
+    def __init__(self, cause, **facts):
+        super().__init__(cause)
         self.cause = cause
+        self.facts = {name: str(fact)[:1500] for name, fact in facts.items()}
 
 
 class Pipe:
@@ -39,6 +40,7 @@ class Pipe:
         self._socket.sendall(json.dumps(reply).encode() + b"\n")
 
     def progress(self, frame, fraction):
+        """A sign of life, and how much of the frame is done."""
         now = time.monotonic()
         if now - self._progress_at >= 1.0:
             self._progress_at = now
@@ -50,6 +52,7 @@ def serve(pipe):
     import inside_frame
     import inside_scene
 
+    pipe.say(**{"is": "ready"})
     opened = None
     for request in pipe.requests():
         frame = request.get("frame")
@@ -59,16 +62,23 @@ def serve(pipe):
                 print(OPENED_MARK, flush=True)  # noqa: T201 - the log is read for it
                 pipe.say(**{"is": "opened", "blender": inside_scene.version(), "notes": opened.notes})
             elif request["do"] == "render":
-                notes = inside_frame.render(opened, request, pipe.progress)
-                peak = inside_frame.peak_memory_bytes()
-                pipe.say(**{"is": "saved", "frame": frame, "peak_memory_bytes": peak, "notes": notes})
+                result = inside_frame.render(opened, request, pipe.progress)
+                pipe.say(**{"is": "saved", "frame": frame, **result})
             else:
                 return
         except Exception as error:
-            cause = getattr(error, "cause", "render_failed")
-            message = " ".join(str(error).split())[:1500] or type(error).__name__
-            pipe.say(**{"is": "failed", "cause": cause, "message": message, "frame": frame})
+            pipe.say(**{"is": "failed", "frame": frame, **_why(error, frame)})
             return
+
+
+def _why(error, frame):
+    if isinstance(error, Failure):
+        return {"cause": error.cause, "facts": error.facts}
+    where = "" if frame is None else f" in frame {frame}"
+    if isinstance(error, MemoryError):
+        return {"cause": "out_of_memory", "facts": {"where": where}}
+    what = " ".join(str(error).split())[:1500] or type(error).__name__
+    return {"cause": "render_failed", "facts": {"where": where, "what": what}}
 
 
 def leave():
@@ -88,9 +98,8 @@ def main():
         pass
     except Exception as error:
         with contextlib.suppress(OSError):
-            pipe.say(
-                **{"is": "failed", "cause": "blender_broken", "message": str(error)[:1500], "frame": None}
-            )
+            facts = {"what": f"{type(error).__name__}: {str(error)[:1500]}"}
+            pipe.say(**{"is": "failed", "cause": "blender_broken", "facts": facts, "frame": None})
     leave()
 
 

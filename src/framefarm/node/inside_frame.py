@@ -5,42 +5,110 @@ import re
 import resource
 
 import bpy
+import inside_outputs
+import inside_scene
 from inside_blender import Failure
 
-_state = {"frame": None, "seen": [], "progress": None}
+_state = {"frame": None, "seen": [], "progress": None, "done": 0.0}
 
 
 def render(opened, request, progress):
-    """Render the frame of `request`; returns its notes. Raises Failure, or what Blender raises."""
+    """Render the frame of `request`; returns what goes into the `saved` reply.
+
+    Raises Failure, or what Blender raises."""
     if opened is None:
-        raise Failure("not_open", "No scene is open.")
+        raise Failure("blender_broken", what="no scene is open")
     frame, directory = request["frame"], request["directory"]
-    scene = opened.scene
+    scene, picture = opened.scene, request["picture"]
+    output = os.path.dirname(directory)
+    inside_scene.check_output(output)
     os.mkdir(directory)
-    _point_file_outputs(scene, directory)
+    inside_outputs.point_file_outputs(scene, directory)
+    _state.update(frame=frame, seen=[], progress=progress, done=0.0)
+    since_frame = _forget_peak()
     if opened.play_history:
         _play(opened, frame)
-    _state.update(frame=frame, seen=[], progress=progress)
     _handlers()
     try:
-        result = _render(scene, frame, os.path.join(directory, request["picture"]))
+        result = _render(scene, frame, os.path.join(directory, picture))
     except RuntimeError as error:
-        if "no camera" in str(error).lower():
-            raise Failure("no_camera", f"The scene {scene.name!r} has no camera in frame {frame}.") from None
-        why = " ".join(str(error).replace("Error:", " ").split())
-        raise Failure("render_failed", f"Blender could not render frame {frame}: {why}") from None
+        inside_scene.check_output(output)
+        raise _failure(scene, frame, error) from None
+    inside_scene.check_output(output)
     if "FINISHED" not in result:
-        raise Failure("render_failed", f"Blender broke off frame {frame}.")
+        raise Failure("render_failed", where=f" frame {frame}", what="it broke off")
     if any(seen != frame for seen in _state["seen"]):
-        seen = _state["seen"]
-        raise Failure("wrong_frame", f"Blender rendered frame {seen} when frame {frame} was asked for.")
-    if not any(name.startswith(request["picture"]) for name in os.listdir(directory)):
-        raise Failure("no_picture", f"Blender wrote no picture of frame {frame}.")
-    return []
+        seen = ", ".join(str(number) for number in _state["seen"][:5])
+        raise Failure("wrong_frame", seen=seen, frame=frame)
+    if not os.listdir(directory):
+        raise Failure("no_picture", frame=frame)
+    missing = inside_outputs.missing_files(scene, directory, picture, frame)
+    if missing:
+        raise Failure("file_missing", frame=frame, files=", ".join(missing[:20]))
+    width, height = inside_outputs.size(scene)
+    return {
+        "peak_memory_bytes": _peak_memory_bytes(since_frame),
+        "notes": inside_scene.script_notes(),
+        "width": width,
+        "height": height,
+    }
 
 
-def peak_memory_bytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _failure(scene, frame, error):
+    text = str(error)
+    if "no camera" in text.lower():
+        return Failure("no_camera", scene=repr(scene.name), where=f" in frame {frame}")
+    if "out of memory" in text.lower() or "bad_alloc" in text:
+        return Failure("out_of_memory", where=f" in frame {frame}")
+    what = " ".join(text.replace("Error:", " ").split()).rstrip(".")
+    return Failure("render_failed", where=f" frame {frame}", what=what)
+
+
+# -------------------------------------------------------------------------------------- memory
+
+
+def _forget_peak():
+    """Let the kernel count the peak afresh; False where it does not."""
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        return False
+    return True
+
+
+def _peak_memory_bytes(since_frame):
+    """The most memory that Blender held during the frame, with what its living children ever held.
+
+    Where the kernel can't count afresh: the most since Blender started.
+    """
+    if not since_frame:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return _high_water("self") + sum(_high_water(child) for child in _children("self"))
+
+
+def _high_water(process):
+    try:
+        with open(f"/proc/{process}/status") as file:
+            found = re.search(r"VmHWM:\s+(\d+) kB", file.read())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
+def _children(process):
+    """Of all its threads, and theirs."""
+    found = []
+    try:
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with open(f"/proc/{process}/task/{thread}/children") as file:
+                found += file.read().split()
+    except OSError:
+        return found
+    return found + [grandchild for child in found for grandchild in _children(child)]
+
+
+# -------------------------------------------------------------------------------------- render
 
 
 def _render(scene, frame, picture):
@@ -63,6 +131,7 @@ def _play(opened, frame):
     start = opened.first_frame if opened.played_until is None else opened.played_until + 1
     for earlier in range(start, frame):
         opened.scene.frame_set(earlier)
+        _state["progress"](frame, 0.0)
     opened.played_until = frame
 
 
@@ -87,63 +156,5 @@ def _stats(*arguments):
     text = next((a for a in arguments if isinstance(a, str)), "")
     found = re.search(r"Sample (\d+)/(\d+)", text)
     if found and int(found[2]):
-        _state["progress"](_state["frame"], min(1.0, int(found[1]) / int(found[2])))
-
-
-# --------------------------------------------------------------------------- File Output nodes
-
-
-def _point_file_outputs(scene, directory):
-    taken = set()
-    for node in _output_nodes(scene):
-        folder = _plain(node.name) or "File Output"
-        while folder.casefold() in taken or folder.startswith("picture_"):
-            folder += "_"
-        taken.add(folder.casefold())
-        place = os.path.join(directory, folder)
-        if hasattr(node, "directory"):  # 5.0
-            node.directory = place
-            node.file_name = _plain_path(node.file_name)
-            for item in node.file_output_items:
-                item.name = _plain_path(item.name) or "image"
-            continue
-        if node.format.file_format == "OPEN_EXR_MULTILAYER":
-            last = _plain(os.path.basename(node.base_path.rstrip("/\\"))) or "image"
-            if not node.get("framefarm_name"):
-                node["framefarm_name"] = last
-            node.base_path = os.path.join(place, node["framefarm_name"])
-            continue
-        node.base_path = place
-        for slot in node.file_slots:
-            slot.path = _plain_path(slot.path) or "image"
-
-
-def _output_nodes(scene):
-    tree = getattr(scene, "compositing_node_group", None)  # 5.0
-    if tree is None and getattr(scene, "use_nodes", False):
-        tree = getattr(scene, "node_tree", None)
-    seen = set()
-
-    def walk(group):
-        if group is None or group.name_full in seen:
-            return
-        seen.add(group.name_full)
-        for node in group.nodes:
-            if node.bl_idname == "CompositorNodeOutputFile":
-                yield node
-            elif getattr(node, "node_tree", None) is not None:
-                yield from walk(node.node_tree)
-
-    yield from walk(tree)
-
-
-def _plain(name):
-    name = "".join(c if c.isprintable() and c not in '/\\{}#<>:"|?*' else "_" for c in name).strip(" .")
-    return name.encode()[:200].decode(errors="ignore")
-
-
-def _plain_path(path):
-    """`path` without what would lead out of the frame's folder; `#` stays, it numbers the file."""
-    path = path.replace("\\", "/")
-    parts = [part for part in path.split("/") if part not in ("", ".", "..") and not part.endswith(":")]
-    return "/".join(parts) + ("/" if path.endswith("/") and parts else "")
+        _state["done"] = min(1.0, int(found[1]) / int(found[2]))
+    _state["progress"](_state["frame"], _state["done"])  # also while it only builds: a sign of life

@@ -1,13 +1,18 @@
 """Inside the sandbox: open the scene, find its files, make it what the job asks for, check it."""
 
+import errno
 import glob
+import gzip
 import os
 import re
+import sys
 
 import bpy
 from inside_blender import Failure
 
 MAX_MISSING = 100
+GPU_KINDS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")
+PROBE_BYTES = 64 << 10
 BLENDERS_OWN = "/datafiles/assets/"  # brushes that 4.3 and later link from the artist's installation
 
 
@@ -22,8 +27,43 @@ class OpenedScene:
         self.first_frame = 0
         self.played_until = None
 
-    def note(self, code, message, subject=""):
-        self.notes.append((code, message, subject))
+    def note(self, code, subject="", **facts):
+        self.notes.append((code, subject, {name: str(fact)[:1500] for name, fact in facts.items()}))
+
+
+class ErrorEar:
+    """Standard error, listened to: Blender prints what a scene's scripts raise, and goes on."""
+
+    def __init__(self, under):
+        self._under = under
+        self._heard = ""
+
+    def write(self, text):
+        self._heard = (self._heard + text)[-20000:]
+        return self._under.write(text)
+
+    def __getattr__(self, name):
+        return getattr(self._under, name)
+
+    def take(self):
+        """The last lines of the tracebacks since the last call, each once."""
+        lines, self._heard = self._heard.splitlines(), ""
+        found, inside = {}, False
+        for line in lines:
+            if line.startswith("Traceback (most recent call last)"):
+                inside = True
+            elif inside and line and not line.startswith(" "):
+                found[line[:300]] = None
+                inside = False
+        return list(found)[:10]
+
+
+ear = ErrorEar(sys.stderr)
+
+
+def listen():
+    if sys.stderr is not ear:
+        sys.stderr = ear
 
 
 def version():
@@ -33,45 +73,74 @@ def version():
 def open_scene(request):
     """Open and prepare the scene. Raises Failure."""
     opened = OpenedScene(request)
-    _check_output(request["output"])
+    check_output(request["output"])
+    listen()
     _load(opened, request["scene"], request["allow_scripts"])
     _remap(request["remap"])
     _choose_scene(opened, request["render"]["scene"])
     _override(opened, request["render"])
     _processors(opened.scene, request["threads"])
+    _graphics(opened.scene, request["gpus"])
     _picture_format(opened)
     _check_camera(opened.scene)
     _note_missing(opened, request["remap"])
+    opened.notes += script_notes()
     opened.first_frame = opened.scene.frame_start
     return opened
 
 
-def _check_output(folder):
+def script_notes():
+    return [("script_error", what, {"what": what}) for what in ear.take()]
+
+
+def check_output(folder):
+    """A full disk is no error to Blender: it writes half a PNG or EXR and says FINISHED (4.2)."""
     probe = os.path.join(folder, ".probe")
     try:
-        with open(probe, "wb"):
-            pass
-        os.unlink(probe)
+        with open(probe, "wb", buffering=0) as file:
+            if file.write(bytes(PROBE_BYTES)) < PROBE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
-        raise Failure("output_unwritable", f"Blender cannot write its pictures: {error.strerror}.") from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise Failure("disk_full" if full else "output_unwritable", what=error.strerror) from None
+    finally:
+        if os.path.lexists(probe):
+            os.unlink(probe)
 
 
 def _load(opened, path, allow_scripts):
     name = os.path.basename(path)
+    _check_version(name, saved_by(path))
     try:
         bpy.ops.wm.open_mainfile(filepath=path, load_ui=False, use_scripts=allow_scripts)
     except RuntimeError as error:
         why = " ".join(str(error).replace("Error:", " ").split())
-        raise Failure("cannot_open", f"Blender {version()} cannot open {name}: {why}") from None
+        raise Failure("cannot_open", blender=version(), file=name, what=why.rstrip(".")) from None
     # After a failed open Blender still holds its default scene, and would render it.
     if not bpy.data.filepath or os.path.realpath(bpy.data.filepath) != os.path.realpath(path):
-        raise Failure("cannot_open", f"Blender {version()} did not open {name}.")
+        raise Failure("cannot_open", blender=version(), file=name, what="it went on without it")
+    _check_version(name, bpy.data.version[:2])
     if bpy.app.autoexec_fail and not allow_scripts:
-        opened.note(
-            "blocked_scripts",
-            "The scene holds scripts or drivers that this farm does not run; the picture may differ.",
-            bpy.app.autoexec_fail_message,
-        )
+        opened.note("blocked_scripts", bpy.app.autoexec_fail_message)
+
+
+def saved_by(path):
+    """The (major, minor) of the Blender that saved `path`, from its first bytes; None if they don't tell."""
+    with open(path, "rb") as file:
+        start = file.read(20)
+    if start[:2] == b"\x1f\x8b":
+        with gzip.open(path) as file:
+            start = file.read(20)
+    found = re.match(rb"BLENDER[-_][vV](\d)(\d\d)", start) or re.match(
+        rb"BLENDER\d\d-\d\dv(\d\d)(\d\d)", start
+    )
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _check_version(name, saved):
+    """4.2 opens a file of 4.5 and drops what it does not know, which is a wrong picture."""
+    if saved is not None and tuple(saved) > bpy.app.version[:2]:
+        raise Failure("newer_file", file=name, saved=f"{saved[0]}.{saved[1]}", blender=version())
 
 
 # --------------------------------------------------------------------------------------- files
@@ -138,11 +207,9 @@ def _note_missing(opened, table):
             tree = new[: -len(old)]
             if path.startswith(tree + "/"):
                 path = path[len(tree) :]  # as the artist knows it
-        opened.note(
-            "missing_file", f"The scene wants {path}, which was not uploaded or does not exist.", path
-        )
+        opened.note("missing_file", path, path=path)
     if len(missing) > MAX_MISSING:
-        opened.note("missing_file", f"{len(missing) - MAX_MISSING} further files are missing.")
+        opened.note("missing_file", path=f"{len(missing) - MAX_MISSING} further files")
 
 
 # ----------------------------------------------------------------------------- what is rendered
@@ -154,8 +221,7 @@ def _names(things):
 
 def _choose_scene(opened, name):
     if name is not None and name not in bpy.data.scenes:
-        has = _names(bpy.data.scenes)
-        raise Failure("unknown_scene", f"The file has no scene {name!r}; it has: {has}.")
+        raise Failure("unknown_scene", name=repr(name), has=_names(bpy.data.scenes))
     window = bpy.context.window
     opened.scene = bpy.data.scenes[name] if name is not None else bpy.context.scene
     if window is not None:
@@ -170,16 +236,14 @@ def _override(opened, wanted):
         cameras = [o for o in scene.objects if o.type == "CAMERA"]
         camera = next((o for o in cameras if o.name == wanted["camera"]), None)
         if camera is None:
-            message = f"The scene has no camera {wanted['camera']!r}; it has: {_names(cameras)}."
-            raise Failure("unknown_camera", message)
+            raise Failure("unknown_camera", name=repr(wanted["camera"]), has=_names(cameras))
         scene.camera = camera
         for marker in scene.timeline_markers:
             marker.camera = None  # a marker would switch the camera back
     if wanted["view_layers"]:
         for name in wanted["view_layers"]:
             if name not in scene.view_layers:
-                message = f"The scene has no view layer {name!r}; it has: {_names(scene.view_layers)}."
-                raise Failure("unknown_view_layer", message)
+                raise Failure("unknown_view_layer", name=repr(name), has=_names(scene.view_layers))
         for layer in scene.view_layers:
             layer.use = layer.name in wanted["view_layers"]
     if wanted["resolution_percentage"] is not None:
@@ -194,7 +258,7 @@ def _engine(scene, name):
     try:
         scene.render.engine = identifier
     except TypeError:
-        raise Failure("unknown_engine", f"Blender {version()} has no render engine {name!r}.") from None
+        raise Failure("unknown_engine", blender=version(), name=repr(name)) from None
 
 
 def _samples(opened, count):
@@ -204,7 +268,7 @@ def _samples(opened, count):
     elif scene.render.engine.startswith("BLENDER_EEVEE"):
         scene.eevee.taa_render_samples = count
     else:
-        opened.note("samples_ignored", "The number of samples is for Cycles and EEVEE only.")
+        opened.note("samples_ignored")
 
 
 def _processors(scene, threads):
@@ -217,6 +281,26 @@ def _processors(scene, threads):
         scene.render.use_persistent_data = True
 
 
+def _graphics(scene, wanted):
+    """Cycles asked for a GPU that is not there renders on the processor, and says nothing."""
+    if not wanted or scene.render.engine != "CYCLES":
+        return
+    preferences = bpy.context.preferences.addons["cycles"].preferences
+    for kind in GPU_KINDS:
+        try:
+            preferences.compute_device_type = kind
+        except TypeError:
+            continue  # not of this build
+        preferences.refresh_devices()
+        devices = preferences.get_devices_for_type(kind)
+        if any(device.type == kind for device in devices):
+            for device in devices:
+                device.use = device.type == kind
+            scene.cycles.device = "GPU"
+            return
+    raise Failure("gpu_absent")
+
+
 def _picture_format(opened):
     render = opened.scene.render
     settings = render.image_settings
@@ -225,7 +309,7 @@ def _picture_format(opened):
         if hasattr(settings, "media_type"):
             settings.media_type = "IMAGE"
         settings.file_format = "PNG"
-        opened.note("movie_as_frames", f"The scene asks for a movie ({movie}); it is rendered as PNG frames.")
+        opened.note("movie_as_frames", format=movie)
     render.use_file_extension = True
     render.use_overwrite = True
     render.use_placeholder = False
@@ -238,6 +322,4 @@ def _check_camera(scene):
     strips = getattr(editor, "strips_all", getattr(editor, "sequences_all", ())) if editor else ()
     if scene.render.use_sequencer and len(strips):
         return
-    raise Failure(
-        "no_camera", f"The scene {scene.name!r} has no camera: add one and make it the active camera."
-    )
+    raise Failure("no_camera", scene=repr(scene.name), where="")

@@ -17,22 +17,26 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from framefarm.core.causes import explain
 from framefarm.core.errors import FarmError
 from framefarm.protocol.node import StagedFile
 
 _CHUNK = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that turn the direction of writing."""
 _PICTURE = re.compile(r"picture_(-?\d{4,})(\D.*)?")
 
 
 class OutputRejected(FarmError):
-    """A frame's folder holds what must not leave it, or can't be stored. `cause` is a stable code."""
+    """A frame's folder holds what must not leave it, or can't be stored: a code of core/causes.py and the
+    facts of its sentence."""
 
     title = "Output refused"
 
-    def __init__(self, cause: str, detail: str) -> None:
-        super().__init__(detail)
+    def __init__(self, cause: str, **facts: object) -> None:
+        super().__init__(explain(cause, facts))
         self.cause = cause
 
 
@@ -89,7 +93,7 @@ def collect(
             _empty(root, limits.depth)
             os.rmdir(directory)
     if not any(file.kind == "frame" for file in staged):
-        raise OutputRejected("no_picture", f"Blender wrote no picture of frame {frame}.")
+        raise OutputRejected("no_picture", frame=frame)
     return sorted(staged, key=lambda file: (file.kind != "frame", file.path))
 
 
@@ -108,7 +112,7 @@ def _published(path: str, stem: str, frame: int) -> tuple[str, bool]:
 
 def _walk(folder: int, prefix: str, limits: Limits, seen: set[str]) -> Iterator[_Found]:
     if prefix.count("/") > limits.depth:
-        raise OutputRejected("bad_output", f"Blender's output is nested deeper than {limits.depth} folders.")
+        raise OutputRejected("bad_output", what=f"they are nested deeper than {limits.depth} folders")
     with os.scandir(folder) as entries:
         listed = []
         for entry in entries:
@@ -116,12 +120,10 @@ def _walk(folder: int, prefix: str, limits: Limits, seen: set[str]) -> Iterator[
             _check_name(entry.name)
             folded = unicodedata.normalize("NFC", path).casefold()
             if folded in seen:
-                raise OutputRejected(
-                    "bad_output", f"Two outputs differ in upper and lower case only: {path}."
-                )
+                raise OutputRejected("bad_output", what=f"two differ in upper and lower case only, {path}")
             seen.add(folded)
             if len(seen) > limits.files:
-                raise OutputRejected("too_many_files", f"A frame may have {limits.files} files at most.")
+                raise OutputRejected("too_many_files", limit=limits.files)
             listed.append((entry.name, path, entry.is_dir(follow_symlinks=False)))
     for name, path, is_folder in sorted(listed):
         if is_folder:
@@ -135,9 +137,15 @@ def _check_name(name: str) -> None:
     try:
         encoded = name.encode()
     except UnicodeEncodeError:
-        raise OutputRejected("bad_output", f"The output name {name!a} is not valid UTF-8.") from None
-    if len(encoded) > 255 or any(unicodedata.category(c) == "Cc" for c in name):
-        raise OutputRejected("bad_output", f"The output name {name!a} has control characters.")
+        raise OutputRejected("bad_output", what=f"the name {name!a} is not valid UTF-8") from None
+    if len(encoded) > 255 or any(_is_strange(c) for c in name):
+        what = f"the name {name!a} has control characters, backslashes or is too long"
+        raise OutputRejected("bad_output", what=what)
+
+
+def _is_strange(character: str) -> bool:
+    """No name that means something else on another system, or looks like something else on a screen."""
+    return character == "\\" or unicodedata.category(character) in {"Cc", "Zl", "Zp"} or character in _TURNING
 
 
 @contextmanager
@@ -146,7 +154,7 @@ def _opened(path: str, parent: int | None) -> Iterator[int]:
         descriptor = os.open(path, _FOLDER, dir_fd=parent)
     except OSError as error:
         name = os.path.basename(path)
-        raise OutputRejected("bad_output", f"The folder {name} can't be opened: {error.strerror}.") from None
+        raise OutputRejected("bad_output", what=f"{name} is no plain folder ({error.strerror})") from None
     try:
         yield descriptor
     finally:
@@ -158,18 +166,18 @@ def _copy(found: _Found, staging: int, name: str, most_bytes: int) -> tuple[int,
     try:
         source = os.open(found.name, _FILE, dir_fd=found.folder)
     except OSError as error:
-        message = f"The output {found.path} is not a plain file: {error.strerror}."
-        raise OutputRejected("bad_output", message) from None
+        what = f"{found.path} is not a plain file ({error.strerror})"
+        raise OutputRejected("bad_output", what=what) from None
     try:
         state = os.fstat(source)
         if not stat.S_ISREG(state.st_mode) or state.st_nlink != 1:
-            raise OutputRejected("bad_output", f"The output {found.path} is not a plain file of its own.")
+            raise OutputRejected("bad_output", what=f"{found.path} is not a plain file of its own")
         if state.st_size > most_bytes:
-            raise OutputRejected("output_too_large", f"The outputs of a frame are too large: {found.path}.")
+            raise OutputRejected("output_too_large", path=found.path)
         return _copy_bytes(source, staging, name, most_bytes)
     except OSError as error:
         cause = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "staging_failed"
-        raise OutputRejected(cause, f"The output {found.path} can't be stored: {error.strerror}.") from None
+        raise OutputRejected(cause, path=found.path, what=error.strerror) from None
     finally:
         os.close(source)
 
@@ -188,7 +196,7 @@ def _copy_bytes(source: int, staging: int, name: str, most_bytes: int) -> tuple[
         while chunk := os.read(source, _CHUNK):
             size += len(chunk)
             if size > most_bytes:
-                raise OutputRejected("output_too_large", "A file grew beyond the limit while it was read.")
+                raise OutputRejected("output_too_large", path="one grew while it was read")
             md5.update(chunk)
             sha256.update(chunk)
             view = memoryview(chunk)
@@ -203,7 +211,7 @@ def _copy_bytes(source: int, staging: int, name: str, most_bytes: int) -> tuple[
 
 def _empty(folder: int, depth: int) -> None:
     if depth < 0:
-        raise OutputRejected("bad_output", "Blender's output is nested too deep.")
+        raise OutputRejected("bad_output", what="they are nested too deep")
     with os.scandir(folder) as entries:
         listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_folder in listed:

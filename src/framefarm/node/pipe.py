@@ -1,19 +1,24 @@
 """What the runner and the program inside the sandbox say to each other: one JSON object a line.
 
-The program gets the number of a connected stream socket as its last argument (`… -- --pipe 7`) and speaks
-first only when asked. All paths are those inside the sandbox.
+The program gets the number of a connected stream socket as its last argument (`… -- --pipe 7`); but for
+`ready` it speaks only when asked. All paths are those inside the sandbox.
 
     runner → Blender
     {"do": "open", "scene": PATH, "remap": [[OLD, NEW], …], "render": {RenderSettings}, "threads": N,
-     "allow_scripts": false, "play_history": false, "output": "/output"}     first, and to open afresh
+     "allow_scripts": false, "play_history": false, "output": "/output", "gpus": 0}
+                                                                             first, and to open afresh
     {"do": "render", "frame": 7, "directory": "/output/12", "picture": "picture_0007"}
     {"do": "close"}                                                          end, politely
 
     Blender → runner
-    {"is": "opened", "blender": "4.2.23", "notes": [[CODE, MESSAGE, SUBJECT], …]}
+    {"is": "ready"}                                                          bpy is there; unasked, once
+    {"is": "opened", "blender": "4.2.23", "notes": [[CODE, SUBJECT, {FACTS}], …]}
     {"is": "progress", "frame": 7, "fraction": 0.25}                         at most one a second
-    {"is": "saved", "frame": 7, "peak_memory_bytes": N, "notes": [...]}      all its files are closed
-    {"is": "failed", "cause": CODE, "message": SENTENCE, "frame": 7 | null}  its last word; it ends
+    {"is": "saved", "frame": 7, "peak_memory_bytes": N, "notes": [...],
+     "width": 64, "height": 36}                                              all its files are closed
+    {"is": "failed", "cause": CODE, "facts": {…}, "frame": 7 | null}         its last word; it ends
+
+The codes and what their facts are for: core/causes.py. A size of 0 is one that is not known.
 
 The program makes `directory` itself and writes `<directory>/<picture><suffix of the view>.<ext>`; whatever
 else lies there is an extra file under its own relative path. Several renders may be asked for ahead; they
@@ -24,6 +29,7 @@ from __future__ import annotations
 
 import msgspec
 
+from framefarm.core.causes import CAUSES, explain
 from framefarm.protocol.node import Note, RenderSettings
 
 MAX_LINE_BYTES = 1 << 20
@@ -39,6 +45,7 @@ class OpenScene(msgspec.Struct, tag_field="do", tag="open", frozen=True):
     allow_scripts: bool
     play_history: bool
     output: str
+    gpus: int = 0
 
 
 class RenderFrame(msgspec.Struct, tag_field="do", tag="render", frozen=True):
@@ -51,7 +58,11 @@ class Close(msgspec.Struct, tag_field="do", tag="close", frozen=True):
     pass
 
 
-NoteTriple = tuple[str, str, str]
+NoteTriple = tuple[str, str, dict[str, str]]
+
+
+class ReadyReply(msgspec.Struct, tag_field="is", tag="ready", frozen=True, forbid_unknown_fields=True):
+    pass
 
 
 class OpenedReply(msgspec.Struct, tag_field="is", tag="opened", frozen=True, forbid_unknown_fields=True):
@@ -68,15 +79,17 @@ class SavedReply(msgspec.Struct, tag_field="is", tag="saved", frozen=True, forbi
     frame: int
     peak_memory_bytes: int = 0
     notes: list[NoteTriple] = []
+    width: int = 0
+    height: int = 0
 
 
 class FailedReply(msgspec.Struct, tag_field="is", tag="failed", frozen=True, forbid_unknown_fields=True):
     cause: str
-    message: str
+    facts: dict[str, str] = {}
     frame: int | None = None
 
 
-Reply = OpenedReply | ProgressReply | SavedReply | FailedReply
+Reply = ReadyReply | OpenedReply | ProgressReply | SavedReply | FailedReply
 Request = OpenScene | RenderFrame | Close
 
 _decoder: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
@@ -94,11 +107,23 @@ def read_reply(line: bytes) -> Reply:
 
 def clean(text: str) -> str:
     """`text` from inside as it may be shown: bounded, one line, printable."""
-    return "".join(c if c.isprintable() else " " for c in text[:MAX_TEXT]).strip()
+    return _printable(text).strip()
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_TEXT])
+
+
+def told(code: str, facts: dict[str, str]) -> str:
+    """The sentence of a code from inside. Raises ValueError for one that is not in the table."""
+    if code not in CAUSES:
+        raise ValueError(f"an unknown code, {clean(code)[:64]}")
+    return clean(explain(code, {name: _printable(fact) for name, fact in facts.items()}))
 
 
 def notes_of(triples: list[NoteTriple]) -> tuple[Note, ...]:
+    """Raises ValueError for a code that is not in the table."""
     return tuple(
-        Note(code=clean(code)[:64], message=clean(message), subject=clean(subject))
-        for code, message, subject in triples[:MAX_NOTES]
+        Note(code=code, message=told(code, facts), subject=clean(subject))
+        for code, subject, facts in triples[:MAX_NOTES]
     )

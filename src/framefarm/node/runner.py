@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import queue
-import shutil
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from framefarm.core.causes import explain, is_machines
 from framefarm.node import sandbox
 from framefarm.node.blender import Blender, SceneOrder, Seat, places
 from framefarm.node.blender_events import Exited, Failed, Opened, Progress, Saved
@@ -27,14 +27,18 @@ from framefarm.node.lanes import Collector, Frame, Over, Refused, ReportLane, St
 from framefarm.node.link import Abandoned, Link, SessionOver
 from framefarm.node.sandbox import SandboxUnavailable
 from framefarm.protocol import node as say
+from framefarm.sandboxing.remove import remove_tree
 
 FIRST_PATIENCE_SECONDS = 60.0
 FAREWELL_SECONDS = 20.0
-FARM_FAULTS = frozenset({"disk_full", "staging_failed"})
 
 
 class Stop:
     """SIGTERM: stop now."""
+
+
+class Tick:
+    """Something may be overdue."""
 
 
 class Runner:
@@ -67,6 +71,8 @@ class Runner:
         )
         self.order = self.link.hello(hello)
         self.patience = self.order.disconnected_seconds
+        self.desk.runtime_ms = _milliseconds(self.order.max_task_runtime_seconds)
+        self.desk.silence_ms = _milliseconds(self.order.no_progress_seconds)
         staging = Path(self.order.staging)
         staging.mkdir(parents=True, exist_ok=True)
         Path(self.order.logs).mkdir(parents=True, exist_ok=True)
@@ -77,14 +83,15 @@ class Runner:
         try:
             self.layout = self._prepare()
         except (BadInputs, SandboxUnavailable) as error:
-            self.reports.send(say.SessionFailed(cause="machine_unfit", message=error.detail))
+            message = explain("machine_unfit", {"what": error.detail})
+            self.reports.send(say.SessionFailed(cause="machine_unfit", message=message))
             self.reports.finish(FAREWELL_SECONDS)
             return f"machine_unfit: {error.detail}"
         self.collector.start()
         self.sync.start()
         try:
             while not self.desk.done:
-                self._one(self.inbox.get())
+                self._one(self._next_event())
         finally:
             self._kill_blender()
             self.link.closing = True
@@ -105,6 +112,15 @@ class Runner:
 
     # ---------------------------------------------------------------------------- the loop
 
+    def _next_event(self) -> object:
+        due = self.desk.due_ms
+        if due is None:
+            return self.inbox.get()
+        try:
+            return self.inbox.get(timeout=max(0, due - self.now_ms()) / 1000)
+        except queue.Empty:
+            return Tick()
+
     def _one(self, event: object) -> None:
         match event:
             case Wanted(desired):
@@ -120,11 +136,14 @@ class Runner:
                 self.desk.staged(count)
             case Refused():
                 self._refused(event)
+            case Failed(cause, message, _) if is_machines(cause):
+                self._unfit(cause, message)
             case Failed(cause, message, frame):
                 self._replace(self.desk.failed(cause, message, frame, self.now_ms()))
             case Exited():
                 self._exited(event)
             case Progress(frame, fraction):
+                self.desk.heard(self.now_ms())
                 current = self.desk.current
                 if current is not None:
                     self.sync.progress = say.Progress(
@@ -135,6 +154,9 @@ class Runner:
                 self._tell(*self.desk.stop(self.now_ms()))
             case Over(reason):
                 raise SessionOver(reason)
+        late = self.desk.overdue(self.now_ms())
+        if late:
+            self._replace(late)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -150,8 +172,7 @@ class Runner:
         begins = desk.current is None
         if begins and self.order.fresh_scene_per_task and not self.fresh:
             self._begin()
-            self.ready, self.fresh = False, True
-            self.blender.open_scene()
+            self._open_scene(self.blender)
             return
         due = desk.next(self.now_ms())
         if due is None:
@@ -177,10 +198,14 @@ class Runner:
                 self.log.write,
             )
         except SandboxUnavailable as error:
-            self._unfit(error.detail)
+            self._unfit("machine_unfit", explain("machine_unfit", {"what": error.detail}))
             return
+        self._open_scene(self.blender)
+
+    def _open_scene(self, blender: Blender) -> None:
         self.ready, self.fresh = False, True
-        self.blender.open_scene()
+        self.desk.opening(self.now_ms())
+        blender.open_scene()
 
     def _begin(self) -> None:
         """The attempt begins with Blender's start or the scene's opening: loading counts."""
@@ -196,6 +221,7 @@ class Runner:
 
     def _opened(self, event: Opened) -> None:
         self.ready = True
+        self.desk.opened()
         self._tell(
             say.BlenderOpened(
                 blender=event.blender_version, load_seconds=event.load_seconds, warnings=list(event.notes)
@@ -217,8 +243,8 @@ class Runner:
         self._tell(*follows)
 
     def _refused(self, event: Refused) -> None:
-        if event.cause in FARM_FAULTS:
-            self._unfit(event.message)
+        if is_machines(event.cause):
+            self._unfit(event.cause, event.message)
             return
         ended = self.desk.refused(event.attempt, event.cause, event.message, event.frame, self.now_ms())
         if ended is None:
@@ -246,11 +272,11 @@ class Runner:
         self._kill_blender()
         self._tell(*said)
 
-    def _unfit(self, message: str) -> None:
+    def _unfit(self, cause: str, message: str) -> None:
         self.reason = "machine_unfit"
         self.desk.cancelled = True
         self.desk.tasks.clear()
-        self.reports.send(say.SessionFailed(cause="machine_unfit", message=message))
+        self.reports.send(say.SessionFailed(cause=cause, message=message))
 
     def _tell(self, *events: say.Event) -> None:
         """By way of the collector, so that a task's end follows its frames."""
@@ -274,6 +300,10 @@ class Runner:
                     kept.append(event)
         for event in kept:
             self.inbox.put(event)
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
 
 
 def _boot_id() -> str:
@@ -308,7 +338,7 @@ def main() -> int:
         (directory / "ended.json").write_bytes(msgspec.json.encode({"reason": reason}))
         for entry in directory.iterdir():
             if entry.name == "inputs" or entry.name.startswith("work-"):
-                shutil.rmtree(entry, ignore_errors=True)
+                remove_tree(entry)
     return 0
 
 

@@ -1,228 +1,17 @@
-"""Where Blender runs: bubblewrap around an unprivileged user id, with nothing of the machine in sight.
-
-As root, bubblewrap makes no user namespace (a renamed root would still read root's files); it mounts,
-cuts off the network and hands over to `setpriv`, which becomes the slot's user id for good:
-
-    runner ─ bwrap ─┬ pid namespace ───────────────────────────────────────────────────┐
-                    │ bwrap (its pid 1) ─ setpriv ─ taskset ─ sh (sets variables) ─ Blender │
-                    └──────────────────────────────────────────────────────────────────┘
-
-As an ordinary user it makes a user namespace instead. The options travel through a descriptor, the job's
-variables through the standard input of the `sh`: neither stands in an argument list or in the environment
-of a process outside the sandbox.
-"""
+"""Blender's sandbox: the places inside that are the farm's own, and what the node needs of `sandboxing`."""
 
 from __future__ import annotations
 
-import json
-import os
-import shlex
-import shutil
-import signal
 import stat
-import subprocess
-import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from framefarm.core.errors import FarmError
-
-Mode = Literal["bubblewrap", "none"]
+from framefarm.sandboxing.box import Bind, Mode, Process, Sandbox, check
+from framefarm.sandboxing.errors import SandboxUnavailable
 
 INSIDE = "/run/framefarm"
 """The farm's own place inside the sandbox: the code that drives Blender, and Blender itself."""
 OUTPUT = "/output"
 """Where Blender writes, inside the sandbox."""
-
-_HELPER_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_SYSTEM_LINKS = ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
-_SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/fonts", "/etc/alternatives", "/etc/glvnd")
-_UNPRIVILEGED = ("--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
-
-
-class SandboxUnavailable(FarmError):
-    """Blender can't be shut in on this machine; the sentence says why."""
-
-    title = "No sandbox"
-
-
-@dataclass(frozen=True)
-class Bind:
-    """A file or folder of this machine (`source`) as it appears inside (`target`, absolute)."""
-
-    source: str
-    target: str
-    writable: bool = False
-
-
-@dataclass(frozen=True)
-class Sandbox:
-    """What one running Blender may see and use.
-
-    `uid` is used as root only; an ordinary user stays who he is. `cores` are the processor numbers,
-    exactly. Of `binds`, a later one lies over an earlier one; the system's libraries lie over all.
-    """
-
-    mode: Mode
-    uid: int
-    cores: tuple[int, ...]
-    binds: tuple[Bind, ...] = ()
-    tmp: Path | None = None
-    """A folder of this machine that is /tmp inside; without it, /tmp is in memory."""
-
-    def options(self) -> list[str]:
-        """bwrap's options, without the program."""
-        root = os.geteuid() == 0
-        options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
-        if root:
-            options += ["--unshare-cgroup", "--cap-drop", "ALL"]
-            for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
-                options += ["--cap-add", capability]
-        else:
-            options = ["--unshare-all", "--unshare-user", "--disable-userns"]
-        options += ["--new-session", "--die-with-parent", "--hostname", "render", "--tmpfs", "/"]
-        binds = [*self.binds]
-        if self.tmp is not None:
-            binds.append(Bind(str(self.tmp), "/tmp", writable=True))  # noqa: S108
-        options += _parents(b.target for b in binds)
-        for bind in binds:
-            options += ["--bind" if bind.writable else "--ro-bind", bind.source, bind.target]
-        if self.tmp is None:
-            options += ["--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
-        options += _system()
-        return [*options, "--remount-ro", "/", "--chdir", "/"]
-
-    def helpers(self) -> list[str]:
-        """The programs between bwrap (or the runner) and Blender, in their order of becoming each other."""
-        chain: list[str] = []
-        drop = os.geteuid() == 0
-        if drop or self.mode == "none":
-            chain += ["setpriv"]
-        if drop:
-            chain += ["--reuid", str(self.uid), "--regid", str(self.uid), *_UNPRIVILEGED]
-        if self.mode == "none":
-            chain += ["--pdeathsig", "KILL", *([] if drop else ["--no-new-privs"])]
-        chain += ["taskset", "-c", ",".join(str(core) for core in self.cores)]
-        return [*chain, "/bin/sh", "-s", "--"]
-
-    def start(
-        self, program: Sequence[str], environment: Mapping[str, str], pass_fds: Iterable[int] = ()
-    ) -> Process:
-        """Start `program` (absolute path first) inside, its output going to `Process.output`.
-
-        Call it from the main thread: the kernel ends the sandbox when the *thread* that started it ends.
-        Raises SandboxUnavailable.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("a sandbox lives as long as the thread that starts it: use the main thread")
-        return self._start(program, environment, pass_fds)
-
-    def _start(
-        self, program: Sequence[str], environment: Mapping[str, str], pass_fds: Iterable[int]
-    ) -> Process:
-        variables = _memory_file("environment", _shell(environment))
-        given = [*pass_fds]
-        inherited = [*given]
-        command = [*self.helpers(), *program]
-        status_read = None
-        try:
-            if self.mode == "bubblewrap":
-                options = _memory_file("options", b"\0".join(os.fsencode(o) for o in self.options()))
-                inherited.append(options)
-                status_read, status_write = os.pipe()
-                inherited.append(status_write)
-                bwrap = ["bwrap", "--args", str(options), "--info-fd", str(status_write), "--"]
-                command = [*bwrap, *command]
-            try:
-                child = subprocess.Popen(
-                    command,
-                    stdin=variables,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    bufsize=0,
-                    env={"PATH": _HELPER_PATH},
-                    pass_fds=inherited,
-                    start_new_session=True,
-                )
-            except FileNotFoundError as error:
-                raise SandboxUnavailable(f"{error.filename} is not installed on this machine.") from None
-        finally:
-            os.close(variables)
-            for descriptor in inherited[len(given) :]:
-                os.close(descriptor)
-        return Process(child, status_read)
-
-
-class Process:
-    """A running sandbox. `output` is the raw descriptor of all that its programs print."""
-
-    def __init__(self, child: subprocess.Popen[bytes], status: int | None) -> None:
-        self._child = child
-        self._inner: int | None = None
-        self._lock = threading.Lock()
-        assert child.stdout is not None
-        self.output = child.stdout.fileno()
-        self.pid = child.pid
-        if status is not None:
-            self._inner = _inner_pidfd(status)
-
-    def kill(self) -> None:
-        """End everything inside and wait until it has ended. Harmless if it already has."""
-        with self._lock:
-            if self._child.returncode is None:
-                self._kill()
-                self._child.wait()
-
-    def wait(self, timeout_seconds: float | None = None) -> int:
-        """The exit code; a signal is its negative number. Raises subprocess.TimeoutExpired."""
-        code = self._child.wait(timeout_seconds)
-        if self._inner is not None and code > 128:
-            return 128 - code  # bwrap passes on a signal as the shell does
-        return code
-
-    def close(self) -> None:
-        """Give back the descriptors; the output can't be read any more."""
-        if self._child.stdout is not None:
-            self._child.stdout.close()
-        if self._inner is not None:
-            os.close(self._inner)
-            self._inner = None
-
-    def _kill(self) -> None:
-        if self._inner is not None:
-            try:
-                # Pid 1 of the namespace: the kernel ends all the others before it counts as ended, and
-                # only then does the bwrap that we wait for return.
-                signal.pidfd_send_signal(self._inner, signal.SIGKILL)
-                return
-            except ProcessLookupError:
-                pass
-        else:
-            for pid in _descendants(self._child.pid):
-                _signal(pid)
-        _signal(self._child.pid)
-
-
-def check(mode: Mode = "bubblewrap") -> str | None:
-    """Why Blender can't be shut in on this machine, in one sentence; None if it can."""
-    needed = ["setpriv", "taskset"] + (["bwrap"] if mode == "bubblewrap" else [])
-    for name in needed:
-        if shutil.which(name, path=_HELPER_PATH) is None:
-            package = "bubblewrap" if name == "bwrap" else "util-linux"
-            return f"{name} is not installed: install the Debian package {package}."
-    if mode == "none":
-        return None
-    box = Sandbox("bubblewrap", 65534, (min(os.sched_getaffinity(0)),))
-    process = box._start(["/bin/true"], {}, ())
-    printed = b"".join(iter(lambda: os.read(process.output, 4096), b"")).decode(errors="replace").strip()
-    code = process.wait()
-    process.close()
-    if code == 0:
-        return None
-    why = printed.splitlines()[-1] if printed else f"it ended with code {code}"
-    return f"bubblewrap does not work on this machine: {why}."
 
 
 def passable(path: Path) -> None:
@@ -238,62 +27,14 @@ def passable(path: Path) -> None:
             )
 
 
-def _parents(targets: Iterable[str]) -> list[str]:
-    # bwrap makes missing parents closed to everyone but root.
-    made: dict[str, None] = {}
-    for target in targets:
-        for parent in reversed(Path(target).parents):
-            made.setdefault(str(parent))
-    return [word for parent in made if parent != "/" for word in ("--perms", "0755", "--dir", parent)]
-
-
-def _system() -> list[str]:
-    options = ["--ro-bind", "/usr", "/usr", "--perms", "0755", "--dir", "/etc"]
-    for path in _SYSTEM_LINKS:
-        if Path(path).is_symlink():
-            options += ["--symlink", os.readlink(path), path]
-        elif Path(path).is_dir():
-            options += ["--ro-bind", path, path]
-    for path in _SYSTEM_FILES:
-        options += ["--ro-bind-try", path, path]
-    return [*options, "--proc", "/proc", "--dev", "/dev"]
-
-
-def _shell(environment: Mapping[str, str]) -> bytes:
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    return os.fsencode("\n".join([*lines, 'exec "$@" </dev/null', ""]))
-
-
-def _memory_file(name: str, content: bytes) -> int:
-    descriptor = os.memfd_create(name)
-    with os.fdopen(os.dup(descriptor), "wb") as stream:
-        stream.write(content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
-
-
-def _inner_pidfd(status: int) -> int | None:
-    with os.fdopen(status, "rb") as stream:
-        told = stream.read()
-    try:
-        return os.pidfd_open(json.loads(told)["child-pid"])
-    except (ValueError, KeyError, ProcessLookupError):
-        return None  # bwrap gave up; its last words are in the output
-
-
-def _descendants(pid: int) -> list[int]:
-    found: list[int] = []
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return found
-    for child in children:
-        found += [*_descendants(int(child)), int(child)]
-    return found
-
-
-def _signal(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+__all__ = [
+    "INSIDE",
+    "OUTPUT",
+    "Bind",
+    "Mode",
+    "Process",
+    "Sandbox",
+    "SandboxUnavailable",
+    "check",
+    "passable",
+]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
+
+from framefarm.protocol.moments import Moment
 
 
 class Strict(BaseModel):
@@ -50,7 +51,7 @@ class Me(BaseModel):
 class KeyRequest(Strict):
     name: Annotated[StrictStr, Field(min_length=1, max_length=100)]
     role: Literal["admin", "member", "read"] = "member"
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
 
 
 class Key(BaseModel):

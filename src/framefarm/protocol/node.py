@@ -49,6 +49,8 @@ class Slot(Message):
     uid: int
     """The unprivileged user id of this slot's sandbox."""
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
+    gpus: int = 0
+    """GPUs of this slot. With some, Cycles must find one or the session fails."""
 
 
 # --------------------------------------------------------------------------------- the hello
@@ -106,6 +108,10 @@ class Order(Message):
     """How long to render on without the farm before Blender is stopped."""
     gathering_bytes: int
     """How much may gather in staging while the farm does not answer."""
+    max_task_runtime_seconds: float | None = None
+    """A task that runs longer ends as `timed_out`; None: no limit."""
+    no_progress_seconds: float | None = None
+    """A Blender that gives no sign of life for so long is ended, its task `timed_out`; None: no limit."""
 
 
 class Input(Message):
@@ -209,6 +215,7 @@ class FrameSaved(Message, tag="frame_saved"):
     seconds: float
     files: list[StagedFile]
     peak_memory_bytes: int = 0
+    """The most resident memory of Blender and its children during this frame."""
     warnings: list[Note] = []
 
 

@@ -23,7 +23,7 @@ from framefarm.server.events import routes as event_routes
 from framefarm.server.events import streams
 from framefarm.server.farm import Farm
 from framefarm.server.files import routes as file_routes
-from framefarm.server.http import edge
+from framefarm.server.http import edge, openapi
 from framefarm.server.jobs import routes as job_routes
 from framefarm.server.jobs import scenes
 from framefarm.server.mail import sender as mail
@@ -90,6 +90,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
     app.include_router(health.router)
     docs_page.install(app)
     edge.install(app)
+    openapi.install(app)
     app.add_middleware(NodeFirst, router=node_api.router())
     return app
 

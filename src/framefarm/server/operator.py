@@ -10,10 +10,12 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,15 +29,22 @@ from framefarm.server.opening import open_farm
 from framefarm.server.operator_commands import COMMANDS
 from framefarm.server.settings import Settings
 
+log = structlog.get_logger(__name__)
+
 LOCK = "lock"
 SOCKET = "control.sock"
-ANSWER_BYTES = 64 << 20
+PATIENCE_SECONDS = 30.0
+"""How long a command waits for a farm that starts or stops, or for other commands."""
 
 
 class OperatorError(FarmError):
     """An operator's command was refused."""
 
     title = "Refused"
+
+
+class NobodyAnswers(OperatorError):
+    """The data directory is held, and whoever holds it takes no commands (yet)."""
 
 
 @contextlib.contextmanager
@@ -70,11 +79,19 @@ def running_pid(data: Path) -> int | None:
 def run(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Run a command on the farm in `data`, whether it runs or not. Raises FarmError."""
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        with lock_data(data):
-            return _run_alone(data, name, arguments)
-    except BlockingIOError:
-        return _ask(data, name, arguments)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            with lock_data(data):
+                return _run_alone(data, name, arguments)
+        except BlockingIOError:
+            pass
+        try:
+            return _ask(data, name, arguments)
+        except NobodyAnswers:  # a farm that starts or stops, or another command on a farm that does not run
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _run_alone(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -116,8 +133,12 @@ def _ask(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     ):
         try:
             answer = client.post("http://farm/command", json={"name": name, "arguments": arguments})
+        except httpx2.ConnectError as error:
+            text = f"the farm on {data} is starting or stopping, or another command is at work; try again"
+            raise NobodyAnswers(f"{text} ({error})") from None
         except httpx2.TransportError as error:
-            raise OperatorError(f"the farm on {data} is starting or stopping; try again ({error})") from None
+            text = f"the farm on {data} went away during the command; see whether it was done"
+            raise OperatorError(f"{text} ({error})") from None
     body: dict[str, Any] = answer.json()
     if answer.status_code != 200:
         raise OperatorError(body["detail"])
@@ -135,6 +156,9 @@ async def serve_control(farm: Farm) -> AsyncIterator[None]:
             return JSONResponse(await farm.db.write(_do, farm, said["name"], said["arguments"]))
         except FarmError as error:
             return JSONResponse({"detail": error.detail}, 422)
+        except Exception:
+            log.exception("command_failed", name=said.get("name"))
+            return JSONResponse({"detail": "the farm made a mistake; its log says which"}, 500)
 
     (farm.data / SOCKET).unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

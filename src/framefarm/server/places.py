@@ -170,16 +170,31 @@ def open_output(farm: Farm, url: str, path: str) -> int:
 
 
 def check_writable(farm: Farm, place: Place) -> None:
-    """Before the render, not after. Raises InvalidInput."""
+    """Before the render, not after: a file is tried in the deepest of its folders that is there already.
+
+    Leaves nothing behind. Raises InvalidInput.
+    """
     probe = f".{new_id('probe')}"
     try:
-        with open_place(farm, place.url) as folder:
+        if place.root != Path("/"):
+            place.root.mkdir(parents=True, exist_ok=True)
+        here = os.open(place.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in place.parts:
+                try:
+                    below = open_beneath(here, [part], create=False)
+                except FileNotFoundError:
+                    break
+                os.close(here)
+                here = below
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(os.open(probe, flags, 0o644, dir_fd=folder))
-            os.unlink(probe, dir_fd=folder)
+            os.close(os.open(probe, flags, 0o644, dir_fd=here))
+            os.unlink(probe, dir_fd=here)
+        finally:
+            os.close(here)
     except OSError as error:
         why = error.strerror or str(error)
-        raise InvalidInput.of(FIELD, f"cannot be written: {why}", place.url) from None
+        raise InvalidInput.of(FIELD, f"must be a place that can be written: {why}", place.url) from None
 
 
 # ------------------------------------------------------------------------ operator's side

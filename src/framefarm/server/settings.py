@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     """How much a runner may gather in staging while the farm does not answer."""
     starting_seconds: float = 120.0
     """How long a session may take from being written to its hello."""
+    no_progress_seconds: float = 1800.0
+    """A Blender that gives no sign of life for so long is ended."""
     idle_seconds: float = 10.0
     """How long a session without tasks keeps its scene open."""
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"

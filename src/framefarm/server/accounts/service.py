@@ -253,6 +253,15 @@ def valid_tokens(tx: Tx, token_ids: Iterable[str]) -> dict[str, Role]:
     }
 
 
+def is_live(tx: Tx, actor: Actor) -> bool:
+    """Whether the caller's token is still good: for answers that go on for long."""
+    query = scoped(sa.select(tokens.c.expires_ms), tokens, actor.account_id).where(
+        tokens.c.id == actor.token_id, tokens.c.revoked_ms.is_(None)
+    )
+    row = tx.conn.execute(query).one_or_none()
+    return row is not None and (row.expires_ms is None or row.expires_ms > tx.now_ms)
+
+
 def revoke(tx: Tx, account_id: str, token_id: str, *, actor: Actor | None = None) -> None:
     """End a token. With an actor: an admin's of the account, or one's own. Raises NotFound."""
     query = scoped(sa.select(tokens), tokens, account_id).where(
@@ -264,8 +273,8 @@ def revoke(tx: Tx, account_id: str, token_id: str, *, actor: Actor | None = None
     mine = scoped(sa.update(tokens), tokens, account_id).where(tokens.c.id == token_id)
     tx.conn.execute(mine.values(revoked_ms=tx.now_ms))
     if row["kind"] == "key":
-        name = actor.name if actor else "operator"
-        audit(tx, name, account_id, "key.revoke", token_id, {"name": row["name"]}, None)
+        name, request_id = (actor.name, actor.request_id) if actor else ("operator", "")
+        audit(tx, name, account_id, "key.revoke", token_id, {"name": row["name"]}, None, request_id)
 
 
 def list_keys(tx: Tx, actor: Actor, after: str, limit: int) -> list[Any]:

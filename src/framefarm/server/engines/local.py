@@ -114,6 +114,7 @@ class LocalEngine:
             node=NODE,
             cores=tuple(free[: session.cores]),
             memory_bytes=session.memory_bytes,
+            gpus=session.gpus,
             uid=uid,
             sandbox="none" if self._sandbox == "none" else "bubblewrap",
         )

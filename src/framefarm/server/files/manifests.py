@@ -1,6 +1,7 @@
 """A job's snapshot of its inputs: each path and the exact content it had.
 
 Sorted, compressed, stored once under its SHA-256 before the transaction; content references hang on it.
+A snapshot may have 100,000 paths: statements take lists whole (`listed`), and rows stay tuples.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 import zstandard
 from sqlalchemy.dialects import postgresql, sqlite
@@ -29,13 +30,14 @@ from framefarm.server.files.tables import (
 from framefarm.server.storage.local import LocalStore
 from framefarm.server.tenancy import farmwide, scoped
 
-CHUNK = 500
-"""Values in one IN (…)."""
+CLAIM_MS = 600_000
+"""A claim is renewed once it is that old."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One input. `sha256`, `md5`, `size`, `generation` are None while it is missing."""
+class Entry(NamedTuple):
+    """One input. While it is missing `size`, `generation` and `registered_ms` are None, and the digests
+    are what it is pinned to, or None.
+    """
 
     path: str
     sha256: str | None
@@ -44,11 +46,17 @@ class Entry:
     generation: int | None
     registered_ms: int | None
 
+    @property
+    def is_here(self) -> bool:
+        return self.generation is not None
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+
+class Snapshot(NamedTuple):
+    """Sorted by path. `used`: present ones that an earlier job used, with nothing registered since."""
+
     entries: list[Entry]
     missing: list[str]
+    used: list[str]
 
 
 Pins = dict[str, tuple[str | None, str | None]]
@@ -80,6 +88,25 @@ def insert(tx: Tx, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
     return postgresql.insert(table) if tx.conn.dialect.name == "postgresql" else sqlite.insert(table)
 
 
+def changed(tx: Tx, statement: sa.Executable) -> int:
+    """Rows that an INSERT … ON CONFLICT or an UPDATE has touched, which SQLAlchemy keeps only if asked."""
+    return tx.conn.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
+
+
+def listed(tx: Tx, *columns: Sequence[str | None]) -> sa.Select[Any]:
+    """Lists of text, bound whole, as the rows of a SELECT: for IN, and for INSERT … SELECT."""
+    if tx.conn.dialect.name == "postgresql":
+        arrays = [sa.literal(list(c), postgresql.ARRAY(sa.Text)) for c in columns]
+        names = [sa.column(f"c{i}", sa.Text) for i in range(len(columns))]
+        return sa.select(sa.func.unnest(*arrays).table_valued(*names, name="listed").render_derived())
+    if len(columns) == 1:
+        text = json.dumps(list(columns[0]))
+        return sa.select(sa.func.json_each(text).table_valued(sa.column("value", sa.Text)).c.value)
+    rows = sa.func.json_each(json.dumps(list(zip(*columns, strict=True))))
+    value = rows.table_valued(sa.column("value", sa.Text)).c.value
+    return sa.select(*(sa.func.json_extract(value, f"$[{i}]") for i in range(len(columns))))
+
+
 def snapshot(tx: Tx, account_id: str, user_id: str, paths: Sequence[str], pins: Pins) -> Snapshot:
     """Each path → the content last registered for it by this user, or pinned.
 
@@ -88,85 +115,97 @@ def snapshot(tx: Tx, account_id: str, user_id: str, paths: Sequence[str], pins: 
     a snapshot and the job's missing_paths.
     """
     lock(tx, user_id)
-    known: dict[str, Any] = {}
-    for part in chunks(paths):
-        query = scoped(sa.select(*REGISTERED), registrations, account_id).where(
-            registrations.c.user_id == user_id, registrations.c.path.in_(part)
-        )
-        known |= {r.path: r for r in tx.conn.execute(query)}
-    wanted = {r.sha256 for r in known.values()}
-    wanted |= {sha for _, sha in pins.values() if sha is not None}
-    by_sha = {r.sha256: r for r in existing(tx, account_id, contents.c.sha256, sorted(wanted))}
-    md5s = sorted({md5 for md5, sha in pins.values() if sha is None and md5 is not None})
-    by_md5: dict[str, list[Any]] = {}
-    for row in existing(tx, account_id, contents.c.md5, md5s):
-        by_md5.setdefault(row.md5, []).append(row)
-    entries, missing = [], []
+    rows = tx.conn.execute(_registered(tx, account_id, user_id, paths)).all()
+    registered: dict[str, Any] = {row[0]: row for row in rows}
+    by_sha, by_md5 = _pinned(tx, account_id, pins, registered)
+    entries, missing, used = [], [], []
     for path in sorted(paths):
+        row = registered.get(path)
         md5, sha = pins.get(path, (None, None))
-        registered = known.get(path)
         content = None
-        if sha is not None:
+        if row is not None and sha in {None, row[1]} and (sha is not None or md5 in {None, row[2]}):
+            content = row[1:5] if row[4] is not None else None
+        elif sha is not None:
             content = by_sha.get(sha)
-        elif md5 is not None and (registered is None or registered.md5 != md5):
-            same = by_md5.get(md5, [])
+        elif md5 is not None:
+            same = by_md5.get(md5, ())
             content = same[0] if len(same) == 1 else None
-        elif registered is not None:
-            content = by_sha.get(registered.sha256)
         if content is None:
             missing.append(path)
-            entries.append(Entry(path, None, None, None, None, None))
+            entries.append(Entry(path, sha, md5, None, None, None))
             continue
         when = None
-        if registered is not None and registered.sha256 == content.sha256:
-            when = registered.registered_ms
-        entries.append(Entry(path, content.sha256, content.md5, content.size, content.generation, when))
-    return Snapshot(entries, missing)
+        if row is not None and row[1] == content[0]:
+            when = row[5]
+            if row[6] is not None:
+                used.append(path)
+        entries.append(Entry(path, content[0], content[1], content[2], content[3], when))
+    return Snapshot(entries, missing, used)
 
 
-REGISTERED = (
-    registrations.c.path,
-    registrations.c.sha256,
-    registrations.c.md5,
-    registrations.c.registered_ms,
-)
+def _registered(tx: Tx, account_id: str, user_id: str, paths: Sequence[str]) -> sa.Select[Any]:
+    """path, SHA-256, MD5, size, generation (None: the content is gone), registered_ms, used_ms."""
+    content = (
+        (contents.c.account_id == registrations.c.account_id)
+        & (contents.c.sha256 == registrations.c.sha256)
+        & contents.c.condemned_ms.is_(None)
+    )
+    r = registrations.c
+    query = sa.select(r.path, r.sha256, r.md5, r.size, contents.c.generation, r.registered_ms, r.used_ms)
+    return (
+        scoped(query, registrations, account_id)
+        .outerjoin(contents, content)
+        .where(r.user_id == user_id, r.path.in_(listed(tx, paths)))
+    )
+
+
+def _pinned(
+    tx: Tx, account_id: str, pins: Pins, registered: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """The account's contents by pinned SHA-256 and by pinned MD5, where no registration tells already."""
+    shas, md5s = set(), set()
+    for path, (md5, sha) in pins.items():
+        row = registered.get(path)
+        if sha is not None:
+            if row is None or row[1] != sha:
+                shas.add(sha)
+        elif md5 is not None and (row is None or row[2] != md5):
+            md5s.add(md5)
+    by_md5: dict[str, list[Any]] = {}
+    for row in existing(tx, account_id, contents.c.md5, sorted(md5s)):
+        by_md5.setdefault(row.md5, []).append(row)
+    return {r.sha256: r for r in existing(tx, account_id, contents.c.sha256, sorted(shas))}, by_md5
+
+
 CONTENT = (contents.c.sha256, contents.c.md5, contents.c.size, contents.c.generation)
 
 
 def existing(tx: Tx, account_id: str, column: sa.Column[Any], values: Sequence[str]) -> list[Any]:
     """The account's contents (`CONTENT`) whose `column` is among `values`; condemned ones do not exist."""
-    found: list[Any] = []
-    for part in chunks(values):
-        query = scoped(sa.select(*CONTENT), contents, account_id).where(
-            column.in_(part), contents.c.condemned_ms.is_(None)
-        )
-        found += tx.conn.execute(query).all()
-    return found
+    if not values:
+        return []
+    query = scoped(sa.select(*CONTENT), contents, account_id).where(
+        column.in_(listed(tx, values)), contents.c.condemned_ms.is_(None)
+    )
+    return list(tx.conn.execute(query))
 
 
 def claim(tx: Tx, account_id: str, sha256s: Sequence[str]) -> None:
     """Someone said that they want these contents: they are not collected for a while."""
-    for part in chunks(sha256s):
-        mine = scoped(sa.update(contents), contents, account_id).where(contents.c.sha256.in_(part))
-        tx.conn.execute(mine.values(last_claimed_ms=tx.now_ms))
+    mine = scoped(sa.update(contents), contents, account_id).where(
+        contents.c.sha256.in_(listed(tx, sha256s)), contents.c.last_claimed_ms < tx.now_ms - CLAIM_MS
+    )
+    tx.conn.execute(mine.values(last_claimed_ms=tx.now_ms))
 
 
-def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(values), CHUNK):
-        yield values[start : start + CHUNK]
-
-
-def _encode(entries: Sequence[Entry]) -> bytes:
-    lines = io.StringIO()
-    for e in sorted(entries, key=lambda e: e.path):
-        row = [e.path, e.sha256, e.md5, e.size, e.generation, e.registered_ms]
-        lines.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
-    return lines.getvalue().encode()
+def encode(entries: Sequence[Entry]) -> bytes:
+    """The manifest's text: a JSON array a line, in order of paths."""
+    return msgspec.json.Encoder().encode_lines(sorted(entries))
 
 
 def store(objects: LocalStore, account_id: str, entries: Sequence[Entry]) -> str:
     """Store the manifest, once; returns the SHA-256 of its text."""
-    text = _encode(entries)
+    text = encode(entries)
     sha256 = hashlib.sha256(text).hexdigest()
     with contextlib.suppress(FileExistsError):
         packed = zstandard.ZstdCompressor(level=3).compress(text)
@@ -176,15 +215,15 @@ def store(objects: LocalStore, account_id: str, entries: Sequence[Entry]) -> str
 
 def load(objects: LocalStore, account_id: str, sha256: str) -> Iterator[Entry]:
     """The entries, in order of paths."""
+    decoder = msgspec.json.Decoder(Entry)
     with objects.get(f"manifests/{account_id}/{sha256}") as raw:
-        stream = zstandard.ZstdDecompressor().stream_reader(raw)
-        for line in io.TextIOWrapper(stream, encoding="utf-8"):
-            yield Entry(*json.loads(line))
+        for line in io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw)):
+            yield decoder.decode(line)
 
 
 def record(tx: Tx, account_id: str, sha256: str, entries: Sequence[Entry]) -> None:
-    """Hang the content references on the manifest, if it is new; claim the contents."""
-    shas = sorted({e.sha256 for e in entries if e.sha256 is not None})
+    """Hang the content references on the manifest, if it is new."""
+    shas = sorted({e.sha256 for e in entries if e.sha256 is not None and e.is_here})
     new = insert(tx, manifests).values(
         account_id=account_id,
         sha256=sha256,
@@ -192,12 +231,21 @@ def record(tx: Tx, account_id: str, sha256: str, entries: Sequence[Entry]) -> No
         size=sum(e.size or 0 for e in entries),
         created_ms=tx.now_ms,
     )
-    # Not `rowcount`: it is -1 on PostgreSQL where nothing was inserted.
-    fresh = tx.conn.execute(new.on_conflict_do_nothing().returning(manifests.c.sha256)).first()
-    if fresh is not None and shas:
-        rows = [{"account_id": account_id, "manifest_sha256": sha256, "content_sha256": s} for s in shas]
-        tx.conn.execute(sa.insert(manifest_contents), rows)
-    claim(tx, account_id, shas)
+    if changed(tx, new.on_conflict_do_nothing()) and shas:
+        rows = listed(tx, shas).add_columns(sa.literal(account_id), sa.literal(sha256))
+        names = ["content_sha256", "account_id", "manifest_sha256"]
+        tx.conn.execute(sa.insert(manifest_contents).from_select(names, rows))
+
+
+def await_missing(tx: Tx, account_id: str, user_id: str, job_id: str, entries: Sequence[Entry]) -> None:
+    """Write down what a job waits for: whoever registers it finds the job."""
+    lacking = [e for e in entries if not e.is_here]
+    if not lacking:
+        return
+    columns = listed(tx, [e.path for e in lacking], [e.md5 for e in lacking], [e.sha256 for e in lacking])
+    rows = columns.add_columns(sa.literal(job_id), sa.literal(account_id), sa.literal(user_id))
+    names = ["path", "md5", "sha256", "job_id", "account_id", "user_id"]
+    tx.conn.execute(sa.insert(missing_paths).from_select(names, rows))
 
 
 def missing_count(tx: Tx, job_id: str) -> int:
@@ -212,32 +260,20 @@ def complete(tx: Tx, objects: LocalStore, job: Any) -> str:
     """
     account_id, user_id = job["account_id"], job["user_id"]
     entries = list(load(objects, account_id, job["manifest_sha256"]))
-    lacking = [e.path for e in entries if e.sha256 is None]
-    pins: Pins = {p: (pin[0], pin[1]) for p, pin in (job["request"].get("late_pins") or {}).items()}
-    arrived = {e.path: e for e in snapshot(tx, account_id, user_id, lacking, pins).entries}
-    whole = [arrived.get(e.path, e) if e.sha256 is None else e for e in entries]
+    lacking = [e for e in entries if not e.is_here]
+    pins = {e.path: (e.md5, e.sha256) for e in lacking if e.md5 is not None or e.sha256 is not None}
+    now = snapshot(tx, account_id, user_id, [e.path for e in lacking], pins)
+    whole = [e for e in entries if e.is_here] + now.entries
     sha256 = store(objects, account_id, whole)
     record(tx, account_id, sha256, whole)
     return sha256
 
 
-def previous_use(tx: Tx, user_id: str, paths: Sequence[str]) -> list[str]:
-    """Paths that an earlier job of this user used, with nothing registered for them since."""
-    found: list[str] = []
-    for part in chunks(paths):
-        query = farmwide(sa.select(registrations.c.path)).where(
-            registrations.c.user_id == user_id,
-            registrations.c.path.in_(part),
-            registrations.c.used_ms.is_not(None),
-        )
-        found += tx.conn.execute(query).scalars()
-    return sorted(found)
-
-
 def mark_used(tx: Tx, user_id: str, paths: Sequence[str]) -> None:
-    """A job took these paths; a registration takes the mark away. See `previous_use`."""
-    for part in chunks(paths):
-        mine = farmwide(sa.update(registrations)).where(
-            registrations.c.user_id == user_id, registrations.c.path.in_(part)
-        )
-        tx.conn.execute(mine.values(used_ms=tx.now_ms))
+    """A job took these paths; a registration takes the mark away. See `Snapshot.used`."""
+    mine = farmwide(sa.update(registrations)).where(
+        registrations.c.user_id == user_id,
+        registrations.c.path.in_(listed(tx, paths)),
+        registrations.c.used_ms.is_(None),
+    )
+    tx.conn.execute(mine.values(used_ms=tx.now_ms))

@@ -1,28 +1,23 @@
 """The program that looks into .blend files: `python -m framefarm.server.files.read_scene`.
 
-It runs by itself, limited, with no rights (see `reader.py`, which starts it). On standard input it gets one
-line of JSON: `{"files": [{"path", "content"}], "cpu_seconds", "file_seconds",
-"memory_bytes", "uid"}`; it answers one line
-of JSON per file, in order, in the shape of `reader.SceneFacts`. When standard input ends, so does it: that
-is how it dies with the server. It imports little, so that it starts in a blink, and opens nothing but the
+It runs by itself, shut in (see `reader.py`, which starts it, and `sandboxing.inside`). Its order is
+`{"files": [{"path", "descriptor"}], "file_seconds"}`; it answers one line of JSON per file, in order, in the
+shape of `reader.SceneFacts`. It imports little, so that it starts in a blink, and opens nothing but the
 files that it was given: none of the paths that it finds.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import resource
 import signal
 import struct
-import sys
-import threading
 from typing import IO, Any
 
 from blender_asset_tracer import blendfile, cdefs
 from blender_asset_tracer.trace import blocks2assets
 
+from framefarm.sandboxing import inside
 from framefarm.server.files import simulations
 from framefarm.server.files.thin_blend import NotReadable, ThinBlend, listbase
 
@@ -91,17 +86,15 @@ class TooLong(Exception):
 
 
 def main() -> None:
-    order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_server, daemon=True).start()
-    files = [(file["path"], _open(file["content"])) for file in order["files"]]
-    _give_up_rights(order)
+    order = inside.begin()
     signal.signal(signal.SIGVTALRM, _too_long)
-    for path, file in files:
+    for given in order["files"]:
+        descriptor = given["descriptor"]
+        file = None if descriptor is None else os.fdopen(descriptor, "rb", buffering=1 << 16)
         signal.setitimer(signal.ITIMER_VIRTUAL, order["file_seconds"])
-        answer = _answer(path, file)
+        found = _answer(given["path"], file)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        inside.answer(json.dumps(found))
         if file is not None:
             file.close()
     os._exit(0)
@@ -109,32 +102,6 @@ def main() -> None:
 
 def _too_long(*_: object) -> None:
     raise TooLong
-
-
-def _end_with_the_server() -> None:
-    os.read(0, 1)
-    os._exit(1)
-
-
-def _open(path: str) -> IO[bytes] | None:
-    try:
-        return open(path, "rb", buffering=1 << 16)
-    except OSError:
-        return None
-
-
-def _give_up_rights(order: dict[str, Any]) -> None:
-    """From here on: no file can be opened or written, and as root, no right is left."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(order["uid"], order["uid"], order["uid"])
-        os.setresuid(order["uid"], order["uid"], order["uid"])
-    ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-    # One second between the two: the softer one can still be told from a crash.
-    resource.setrlimit(resource.RLIMIT_CPU, (order["cpu_seconds"], order["cpu_seconds"] + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (order["memory_bytes"], order["memory_bytes"]))
-    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_CORE):
-        resource.setrlimit(limit, (0, 0))
 
 
 def _answer(path: str, file: IO[bytes] | None) -> dict[str, Any]:

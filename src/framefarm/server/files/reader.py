@@ -1,28 +1,30 @@
-"""What .blend files say about themselves, read by a limited subprocess: scenes are hostile.
+"""What .blend files say about themselves, read in a sandbox of their own: scenes are hostile.
 
-The subprocess (`read_scene.py`) gets the farm's copies to read, opens them, gives up all rights, and answers
-line by line. It inherits no descriptor, no environment; it ends when its standard input does, so with us.
+`read_scene.py` gets the farm's copies as open descriptors and answers line by line (`sandboxing.python`).
 """
 
 from __future__ import annotations
 
+import functools
 import ntpath
 import os
 import posixpath
 import re
-import selectors
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import structlog
+
+from framefarm.sandboxing import python
+from framefarm.sandboxing.box import Mode
+
+log = structlog.get_logger(__name__)
 
 FILES_AT_ONCE = 256
 MEMORY_BYTES = 3 << 30
 ANSWER_BYTES = 64 << 20
-SANDBOX_UID = 65534
 CAUSE = "unreadable_scene"
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|//")
@@ -100,6 +102,7 @@ def read_scenes(
     blends: Sequence[tuple[str, Path]],
     time_limit_seconds: float = 60.0,
     file_limit_seconds: float = 20.0,
+    sandbox: Mode = "bubblewrap",
 ) -> list[SceneFacts]:
     """Facts of each .blend, in order; blocks, so call it in a thread.
 
@@ -107,13 +110,13 @@ def read_scenes(
         blends: the path as the artist's machine knows it, and where its bytes are here.
         time_limit_seconds: for all of them together.
         file_limit_seconds: processor time for one of them.
+        sandbox: `none`, or where bubblewrap does not work (a warning in the log): a limited child only.
     """
     deadline = time.monotonic() + time_limit_seconds
     facts: list[SceneFacts] = []
     for start in range(0, len(blends), FILES_AT_ONCE):
-        facts += _read(
-            blends[start : start + FILES_AT_ONCE], max(0.0, deadline - time.monotonic()), file_limit_seconds
-        )
+        left = max(0.0, deadline - time.monotonic())
+        facts += _read(blends[start : start + FILES_AT_ONCE], left, file_limit_seconds, sandbox)
     return facts
 
 
@@ -141,51 +144,55 @@ def _normal(path: str, windows: bool) -> str:
     return normal[0].upper() + normal[1:]
 
 
-def _read(blends: Sequence[tuple[str, Path]], seconds: float, file_seconds: float) -> list[SceneFacts]:
-    order = {
-        "files": [{"path": path, "content": os.path.abspath(content)} for path, content in blends],
-        "cpu_seconds": max(1, int(seconds)),
-        "file_seconds": file_seconds,
-        "memory_bytes": MEMORY_BYTES,
-        "uid": SANDBOX_UID,
-    }
-    with subprocess.Popen(
-        [sys.executable, "-I", "-m", "framefarm.server.files.read_scene"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={},
-        cwd="/",
-    ) as child:
-        try:
-            answers, in_time = _talk(child, msgspec.json.encode(order) + b"\n", time.monotonic() + seconds)
-        finally:
-            child.kill()
-    facts = [_facts(path, line) for (path, _), line in zip(blends, answers.split(b"\n")[:-1], strict=False)]
+def _read(
+    blends: Sequence[tuple[str, Path]], seconds: float, file_seconds: float, sandbox: Mode
+) -> list[SceneFacts]:
+    opened = [_open(content) for _, content in blends]
+    try:
+        order = {
+            "files": [{"path": path, "descriptor": d} for (path, _), d in zip(blends, opened, strict=True)],
+            "file_seconds": file_seconds,
+        }
+        answer = python.run_module(
+            "framefarm.server.files.read_scene",
+            order,
+            [descriptor for descriptor in opened if descriptor is not None],
+            seconds=seconds,
+            cpu_seconds=int(seconds),
+            memory_bytes=MEMORY_BYTES,
+            answer_bytes=ANSWER_BYTES,
+            mode=_mode(sandbox),
+        )
+    finally:
+        for descriptor in opened:
+            if descriptor is not None:
+                os.close(descriptor)
+    lines = answer.output.split(b"\n")[:-1]
+    facts = [_facts(path, line) for (path, _), line in zip(blends, lines, strict=False)]
     # One that never ends takes those behind it along: they have the same time limit.
-    why = "could not be looked into" if in_time else f"could not be looked into within {seconds:.0f} s"
+    why = "could not be looked into" if answer.in_time else f"could not be looked into within {seconds:.0f} s"
     return facts + [_unreadable(path, why) for path, _ in blends[len(facts) :]]
 
 
-def _talk(child: subprocess.Popen[bytes], order: bytes, deadline: float) -> tuple[bytes, bool]:
-    """All that it answers until it ends, the deadline or the limit; and whether it ended by itself."""
-    assert child.stdin is not None and child.stdout is not None
+def _open(content: Path) -> int | None:
     try:
-        child.stdin.write(order)
-        child.stdin.flush()  # and stays open: its end is the child's end
-    except BrokenPipeError:
-        return b"", True
-    answers = bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(child.stdout, selectors.EVENT_READ)
-        while len(answers) < ANSWER_BYTES:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                return bytes(answers), False
-            part = os.read(child.stdout.fileno(), 1 << 18)
-            if not part:
-                return bytes(answers), True
-            answers += part
-    return bytes(answers), True
+        descriptor = os.open(content, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait here
+    except OSError:
+        return None
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _mode(wanted: Mode) -> Mode:
+    if wanted == "none" or python.unready() is None:
+        return wanted
+    _warn_once()
+    return "none"
+
+
+@functools.cache
+def _warn_once() -> None:
+    log.warning("scene_reader_without_sandbox", why=python.unready())
 
 
 def _facts(path: str, line: bytes) -> SceneFacts:

@@ -123,7 +123,10 @@ def _open(farm: Farm, row: Any) -> io.FileIO:
 @router.get(
     "/files/{file_id}",
     response_class=Response,
-    responses={200: {"content": {"application/octet-stream": {}}}},
+    responses={
+        200: {"description": "The whole file", "content": {"*/*": {}}},
+        206: {"description": "The range of bytes asked for", "content": {"*/*": {}}},
+    },
     summary="A rendered file, by its signed address",
 )
 async def get_file(

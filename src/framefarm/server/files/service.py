@@ -19,7 +19,7 @@ from framefarm.server.accounts.tables import accounts
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
-from framefarm.server.files.manifests import chunks, claim, existing, insert, lock, md5_hex, snapshot
+from framefarm.server.files.manifests import changed, claim, existing, insert, listed, lock, md5_hex, snapshot
 from framefarm.server.files.tables import contents, missing_paths, registrations
 from framefarm.server.tenancy import scoped
 
@@ -137,22 +137,20 @@ def _satisfy(tx: Tx, actor: Actor, fresh: dict[str, Content]) -> list[str]:
         (missing_paths.c.sha256, {c.sha256 for c in fresh.values()}),
         (missing_paths.c.md5, {c.md5 for c in fresh.values()}),
     ):
-        for part in chunks(sorted(values)):
-            query = scoped(sa.select(missing_paths), missing_paths, actor.account_id).where(
-                missing_paths.c.user_id == actor.user_id, column.in_(part)
-            )
-            for row in tx.conn.execute(query):
-                waiting.setdefault(row.job_id, {})[row.path] = (row.md5, row.sha256)
+        query = scoped(sa.select(missing_paths), missing_paths, actor.account_id).where(
+            missing_paths.c.user_id == actor.user_id, column.in_(listed(tx, sorted(values)))
+        )
+        for row in tx.conn.execute(query):
+            waiting.setdefault(row.job_id, {})[row.path] = (row.md5, row.sha256)
     satisfied = []
     for job_id, lacking in sorted(waiting.items()):
         pins = {path: pin for path, pin in lacking.items() if pin != (None, None)}
         still = snapshot(tx, actor.account_id, actor.user_id, list(lacking), pins).missing
         arrived = sorted(set(lacking) - set(still))
-        for part in chunks(arrived):
-            gone = scoped(sa.delete(missing_paths), missing_paths, actor.account_id).where(
-                missing_paths.c.job_id == job_id, missing_paths.c.path.in_(part)
-            )
-            tx.conn.execute(gone)
+        gone = scoped(sa.delete(missing_paths), missing_paths, actor.account_id).where(
+            missing_paths.c.job_id == job_id, missing_paths.c.path.in_(listed(tx, arrived))
+        )
+        tx.conn.execute(gone)
         if arrived:
             satisfied.append(job_id)
     return satisfied
@@ -226,7 +224,7 @@ def _keep(tx: Tx, account_id: str, content: Content, generation: int) -> None:
             contents.c.sha256 == content.sha256, contents.c.generation == generation - 1
         )
         change = mine.values(values)
-    if not tx.conn.execute(change).rowcount:
+    if not changed(tx, change):
         raise ContentMoved
 
 

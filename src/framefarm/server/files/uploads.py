@@ -15,7 +15,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from framefarm.core.errors import FieldError, InvalidInput, TooLarge, TooMany, Unavailable
+from framefarm.core.errors import FieldError, InvalidInput, TooLarge, TooMany, Unavailable, WrongKind
 from framefarm.core.paths import normalise
 from framefarm.server.actor import Actor
 from framefarm.server.farm import Farm
@@ -134,8 +134,10 @@ async def receive(request: Request, farm: Farm, actor: Actor) -> dict[str, objec
 async def _receive(request: Request, farm: Farm, actor: Actor) -> dict[str, object]:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary", b"")
-    if kind != b"multipart/form-data" or not 0 < len(boundary) <= MAX_BOUNDARY_BYTES:
-        raise InvalidInput.of("body", "must be multipart/form-data with a file and a path")
+    if kind != b"multipart/form-data":
+        raise WrongKind("Send multipart/form-data with a file and a path.")
+    if not 0 < len(boundary) <= MAX_BOUNDARY_BYTES:
+        raise InvalidInput.of("body", f"needs a boundary of at most {MAX_BOUNDARY_BYTES} characters")
     limit = await _limit(request, farm, actor)
     fd, incoming = await run_in_threadpool(farm.store.incoming)
     try:

@@ -12,10 +12,10 @@ import structlog
 from fastapi import FastAPI, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from framefarm.core.errors import FarmError, InvalidInput, TooLarge, Unavailable
+from framefarm.core.errors import FarmError, InvalidInput, TooLarge, Unavailable, WrongKind
 from framefarm.server.farm import Farm
 from framefarm.server.http import errors
-from framefarm.server.http.errors import WrongKind, of_error, unexpected
+from framefarm.server.http.errors import of_error, unexpected
 from framefarm.server.measures import HTTP_SECONDS
 from framefarm.server.tracing import span
 

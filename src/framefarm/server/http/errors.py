@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from framefarm.core.errors import (
     Conflict,
@@ -25,16 +26,11 @@ from framefarm.core.errors import (
     TooLarge,
     TooMany,
     Unavailable,
+    WrongKind,
 )
 from framefarm.server.http.messages import field_errors
 
 log = structlog.get_logger(__name__)
-
-
-class WrongKind(FarmError):
-    """A body of a kind that is not understood here."""
-
-    title = "Unsupported media type"
 
 
 STATUS: dict[type[FarmError], int] = {
@@ -128,11 +124,23 @@ SOURCES = frozenset({"body", "query", "path", "header", "cookie"})
 
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request))
     words = {404: "There is nothing at this address.", 405: f"{request.method} is not possible here."}
     return problem(
         request, error.status_code, str(error.detail), words.get(error.status_code, str(error.detail)),
-        dict(error.headers or {}),
+        headers,
     )  # fmt: skip
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method of this address: the framework names those of the first route only."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= set(getattr(route, "methods", None) or ())
+    return sorted(found)
 
 
 def _farm(request: Request, error: Exception) -> Response:

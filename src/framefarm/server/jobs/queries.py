@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,10 +40,20 @@ def money(micros: int) -> dict[str, Any]:
     return {"amount_micros": micros, "currency": "USD"}
 
 
-def _base(account_id: str) -> sa.Select[Any]:
-    columns = [c for c in job_state.columns if c.name not in {"account_id"}]
+HEAVY = frozenset({"request", "warnings", "scene", "frames", "scouts"})
+"""Columns that a list does without: each may be as large as a job is."""
+
+
+def _base(account_id: str, leave_out: Collection[str] = ()) -> sa.Select[Any]:
+    columns = [c for c in jobs.columns if c.name not in leave_out]
+    columns += [c for c in job_state.columns if c.name not in {"account_id"}]
+    more = (
+        projects.c.name.label("project_name"),
+        users.c.email.label("user_email"),
+        jobs.c.request["frame_range"].as_string().label("frame_range"),
+    )
     query = (
-        sa.select(jobs, *columns, projects.c.name.label("project_name"), users.c.email.label("user_email"))
+        sa.select(*columns, *more)
         .join(job_state, job_state.c.job_id == jobs.c.id)
         .join(projects, projects.c.id == jobs.c.project_id)
         .join(users, users.c.id == jobs.c.user_id)
@@ -65,7 +75,7 @@ def listing(
     limit: int,
 ) -> list[dict[str, Any]]:
     """Newest first; up to `limit` jobs with ids below `after`."""
-    query = _base(actor.account_id).where(jobs.c.deleted_ms.is_(None))
+    query = _base(actor.account_id, HEAVY).where(jobs.c.deleted_ms.is_(None))
     if status is not None:
         known = [str(s) for s in JobStatus]
         if status not in known:
@@ -145,7 +155,7 @@ def _summary(row: Any, cost: int) -> dict[str, Any]:
         "instance_type": row["instance_type_id"],
         "preemptible": row["preemptible"],
         "blender_version": row["package_id"],
-        "frame_range": row["request"]["frame_range"],
+        "frame_range": row["frame_range"],
         "progress": row["frames_done"] / row["frame_count"] if row["frame_count"] else 0.0,
         "frames": frame_counts,
         "tasks": task_counts,
@@ -168,6 +178,8 @@ def _waiting_for(row: Any, now: Any, reasons: list[str]) -> str | None:
         if not now.scene_read:
             return "the farm reads the scene"
         return f"a free {row['instance_type_id']} machine"
+    if status == JobStatus.RUNNING and row["unpublished"] and not row["rows_running"]:
+        return "its frames to be delivered to output_path"
     return None
 
 

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from framefarm.core.errors import InvalidInput
 from framefarm.protocol.api_jobs import (
     AttemptPage,
     DryRun,
@@ -20,22 +19,24 @@ from framefarm.protocol.api_jobs import (
     JobChange,
     JobDetail,
     JobPage,
-    JobSubmission,
     JobTask,
     Retried,
     Retry,
     TaskPage,
 )
+from framefarm.protocol.moments import Moment
+from framefarm.server.accounts import service as accounts
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
 from framefarm.server.files.routes import sign_file
-from framefarm.server.http.idempotency import command
+from framefarm.server.http.idempotency import command, recall
 from framefarm.server.http.paging import Paging
 from framefarm.server.http.request import farm_of
-from framefarm.server.jobs import actions, queries, submit
+from framefarm.server.jobs import actions, checks, queries, submit
+from framefarm.server.jobs.submitted import Submitted
 from framefarm.server.times import iso
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
@@ -53,8 +54,8 @@ async def list_jobs(
     project: str | None = None,
     user: str | None = None,
     q: Annotated[str | None, Query(max_length=200)] = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
 ) -> Any:
     filters = [status, project, user, q, str(created_after), str(created_before)]
     after = paging.after("jobs", filters, actor)
@@ -74,19 +75,23 @@ async def list_jobs(
 
 
 def _ms(moment: datetime | None) -> int | None:
-    if moment is None:
-        return None
-    if moment.tzinfo is None:
-        raise InvalidInput.of(
-            "created_after", "must name its time zone, as 2026-01-31T12:00:00Z", str(moment)
-        )
-    return round(moment.timestamp() * 1000)
+    return None if moment is None else round(moment.timestamp() * 1000)
 
 
-@router.post("", status_code=201, response_model=JobDetail | DryRun, summary="Submit a new render job")
-async def submit_job(request: Request, actor: Caller, said: JobSubmission, dry_run: bool = False) -> Response:
-    farm = farm_of(request)
-    prepared = await farm.db.read(submit.prepare, farm, actor, said)
+@router.post(
+    "",
+    status_code=201,
+    response_model=JobDetail,
+    responses={200: {"model": DryRun, "description": "What would happen: `dry_run=true` stores nothing"}},
+    summary="Submit a new render job",
+)
+async def submit_job(
+    request: Request, actor: Caller, submitted: Annotated[Submitted, Body()], dry_run: bool = False
+) -> Response:
+    farm, said = farm_of(request), submitted.said
+    if not submitted.errors and (kept := await recall(request, actor, said)) is not None:
+        return kept
+    prepared = await farm.db.read(checks.prepare, farm, actor, submitted)
     if dry_run:
         return Response(
             DryRun(**submit.dry_run(prepared)).model_dump_json(), 200, media_type="application/json"
@@ -98,11 +103,11 @@ async def submit_job(request: Request, actor: Caller, said: JobSubmission, dry_r
         try:
             return await command(request, actor, said, _submit, farm, actor, prepared, status=201)
         except submit.SnapshotMoved:
-            prepared = await farm.db.read(submit.prepare, farm, actor, said)
+            prepared = await farm.db.read(checks.prepare, farm, actor, submitted)
     raise RuntimeError("the inputs of this job keep changing")
 
 
-def _submit(tx: Tx, farm: Farm, actor: Actor, prepared: submit.Prepared) -> dict[str, Any]:
+def _submit(tx: Tx, farm: Farm, actor: Actor, prepared: checks.Prepared) -> dict[str, Any]:
     job_id = submit.store(tx, farm, actor, prepared)
     answer, _ = queries.detail(tx, actor, job_id)
     return _with_inputs(answer, prepared.snapshot.entries)
@@ -208,6 +213,8 @@ async def task_log(
                 yield piece
             live = task["status"] in {"waiting", "pending", "running"}
             if not follow or not live or farm.draining:
+                return
+            if not await farm.db.read(accounts.is_live, actor):
                 return
             await asyncio.sleep(FOLLOW_SECONDS)
 

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from framefarm.core import frames as grammar
 from framefarm.core import packages as blenders
+from framefarm.core.causes import explain
 from framefarm.core.frames import FrameSet, FrameSpecError, Pick, Run, TaskPlan
 from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
@@ -31,9 +32,9 @@ EXACT = frozenset({"image", "library", "font", "sound", "movie"})
 class Unrenderable(Exception):
     """The scene can't be rendered as asked; a cause code and a sentence for the artist."""
 
-    def __init__(self, cause: str, message: str) -> None:
-        super().__init__(message)
-        self.cause, self.message = cause, message
+    def __init__(self, cause: str, message: str = "", **facts: object) -> None:
+        self.cause, self.message = cause, message or explain(cause, facts)
+        super().__init__(self.message)
 
 
 def unread(tx: Tx) -> list[Any]:
@@ -53,7 +54,7 @@ def unread(tx: Tx) -> list[Any]:
 
 
 def read(farm: Farm, job: Any) -> dict[str, Any]:
-    """Read the job's scene files in the limited subprocess; what `settle` writes down."""
+    """Read the job's scene files in their sandbox; what `settle` writes down."""
     account = job["account_id"]
     entries = list(manifests.load(farm.store, account, job["manifest_sha256"]))
     blends: list[tuple[str, Path]] = [
@@ -63,7 +64,7 @@ def read(farm: Farm, job: Any) -> dict[str, Any]:
     ]
     if job["scene_path"] is not None:
         blends = [b for b in blends if b[0] == job["scene_path"]]
-    found = reader.read_scenes(blends, READ_SECONDS)
+    found = reader.read_scenes(blends, READ_SECONDS, sandbox=farm.settings.sandbox)
     warnings: list[dict[str, str]] = []
     chosen = found[0]
     if len(found) > 1:
@@ -77,15 +78,12 @@ def read(farm: Farm, job: Any) -> dict[str, Any]:
         raise Unrenderable(chosen.cause, chosen.message or f"{chosen.path} cannot be read.")
     if not blenders.opens(chosen.blender_version, job["release"]):
         raise Unrenderable(
-            "newer_file",
-            f"{chosen.path} was saved by Blender {chosen.blender_version}, which is newer than the"
-            f" Blender {job['release']} asked for:"
-            " choose a newer blender_version, or save the file for the older one.",
+            "newer_file", file=chosen.path, saved=chosen.blender_version, blender=job["release"]
         )
     have = {e.path for e in entries}
     for missing in chosen.dependencies:
         if missing.kind in EXACT and missing.path not in have:
-            text = f"The scene uses {missing.path}, which was not uploaded with the job."
+            text = explain("missing_file", {"path": missing.path})
             warnings.append({"code": "missing_file", "message": text, "subject": missing.path})
     return _frames(job, chosen, warnings)
 
@@ -95,19 +93,17 @@ def _frames(job: Any, chosen: reader.SceneFacts, warnings: list[dict[str, str]])
     scene = chosen.scene(request.get("scene"))
     if scene is None:
         names = ", ".join(s.name for s in chosen.scenes)
-        raise Unrenderable(
-            "no_scene", f"{chosen.path} has no scene {request.get('scene')!r}; it has: {names}."
-        )
+        raise Unrenderable("unknown_scene", name=repr(request.get("scene")), has=names)
     own = FrameSet([Run(scene.frame_start, scene.frame_end, max(1, scene.frame_step))])
     try:
         parsed = grammar.parse(request["frame_range"])
         frames = parsed.of(own) if isinstance(parsed, Pick) else parsed
         scouts = grammar.resolve_scouts(request["scout_frames"], frames)
     except FrameSpecError as error:
-        raise Unrenderable("bad_frames", f"The frames asked for do not fit the scene: {error}.") from None
+        raise Unrenderable("bad_frames", what=str(error).rstrip(".")) from None
     if scene.unbaked_simulations:
         what = ", ".join(sorted({f"{s.kind} on {s.object}" for s in scene.unbaked_simulations})[:5])
-        text = f"Unbaked simulations depend on earlier frames ({what}): bake them before rendering on a farm."
+        text = explain("unbaked_simulation", {"what": what})
         warnings.append({"code": "unbaked_simulation", "message": text, "subject": chosen.path})
     return {
         "scene_path": chosen.path,

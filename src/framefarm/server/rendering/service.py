@@ -74,6 +74,8 @@ def hello(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Hello) -> s
         lease_seconds=farm.settings.lease_seconds,
         disconnected_seconds=farm.settings.disconnected_budget_seconds,
         gathering_bytes=farm.settings.gathering_bytes,
+        max_task_runtime_seconds=request.get("max_task_runtime_seconds"),
+        no_progress_seconds=farm.settings.no_progress_seconds,
     )
 
 

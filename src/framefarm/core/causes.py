@@ -1,0 +1,188 @@
+"""Every way a render can end badly, and every warning: the one table of codes.
+
+A code is stable: scripts may rely on it. What an artist reads is `explain(code, **facts)`, the sentence with
+its facts and then the remedy. docs/failures.md shows the table; tests/house sees to it that each code is used
+in the source, is in the docs, and has a test by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Fault(StrEnum):
+    """Who can change something about it."""
+
+    SCENE = "scene"
+    PERSON = "person"
+    MACHINE = "machine"
+    """This machine only: the frames go to another one, and nobody pays."""
+    FARM = "farm"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """`sentence` is a template with named facts in braces, `remedy` what to do about it."""
+
+    code: str
+    title: str
+    sentence: str
+    remedy: str
+    fault: Fault
+    warning: bool = False
+    """It is told beside the frame or job, and ends nothing."""
+
+
+class _Facts(dict[str, str]):
+    def __missing__(self, key: str) -> str:
+        return ""
+
+
+def explain(code: str, facts: Mapping[str, object] | None = None) -> str:
+    """The sentence of `code` with its facts (one that is not known is left out), and its remedy.
+
+    Raises KeyError for an unknown code.
+    """
+    cause = CAUSES[code]
+    said = cause.sentence.format_map(_Facts({name: str(value) for name, value in (facts or {}).items()}))
+    return f"{said} {cause.remedy}".strip()
+
+
+def is_machines(code: str) -> bool:
+    """Whether `code` speaks against the machine and not against the scene."""
+    return code in CAUSES and CAUSES[code].fault is Fault.MACHINE
+
+
+_S, _P, _M, _F = Fault.SCENE, Fault.PERSON, Fault.MACHINE, Fault.FARM
+
+_FAILURES = [
+    # The file
+    Cause("unreadable_scene", "Scene cannot be read", "The scene file is damaged or is no .blend.",
+          "Save it again and upload it.", _S),
+    Cause("cannot_open", "Scene cannot be opened", "Blender {blender} cannot open {file}: {what}.",
+          "Open it in Blender on your machine, save it again and upload it.", _S),
+    Cause("newer_file", "Saved by a newer Blender", "{file} was saved by Blender {saved}, which is newer than"
+          " the Blender {blender} asked for.",
+          "Choose a newer blender_version, or save the file for the older one.", _S),
+    Cause("bad_frames", "Frames do not fit", "The frames asked for do not fit the scene: {what}.",
+          "Submit again with other frames.", _P),
+    # What is to be rendered
+    Cause("unknown_scene", "No such scene", "The file has no scene {name}; it has: {has}.",
+          "Name one of these, or none.", _P),
+    Cause("unknown_camera", "No such camera", "The scene has no camera {name}; it has: {has}.",
+          "Name one of these, or none.", _P),
+    Cause("unknown_view_layer", "No such view layer", "The scene has no view layer {name}; it has: {has}.",
+          "Name one of these, or none.", _P),
+    Cause("unknown_engine", "No such render engine", "Blender {blender} has no render engine {name}.",
+          "Choose cycles, eevee or workbench, or none.", _P),
+    Cause("no_camera", "No camera", "The scene {scene} has no camera{where}.",
+          "Add one, or make it the active camera.", _S),
+    Cause("ocio_fallback", "Colour configuration not used",
+          "Blender could not use the colour configuration {path} (OCIO) and went on with its own.",
+          "Upload the configuration with all files of its folder, or correct OCIO.", _P),
+    # While it renders
+    Cause("render_failed", "Render failed", "Blender could not render{where}: {what}.",
+          "Read the task's log; try the frame in Blender on your machine.", _S),
+    Cause("wrong_frame", "Another frame was rendered",
+          "Blender rendered frame {seen} when frame {frame} was asked for.",
+          "A script or handler of the scene changes the frame: take it out.", _S),
+    Cause("out_of_memory", "Out of memory", "Memory ran out{where}{memory}.",
+          "Choose an instance type with more memory, or make the scene smaller.", _S),
+    Cause("crashed", "Blender crashed", "Blender crashed{where} ({signal}).{last}",
+          "Read the task's log; try another blender_version, or simplify what is new in this frame.", _S),
+    Cause("ended_early", "Blender ended by itself", "Blender ended{where} with code {code}.{last}",
+          "Look in the task's log for what ended it; a script of the scene can.", _S),
+    Cause("killed_outside", "Killed from outside",
+          "Blender was killed{where} by something on its machine, and not because memory ran out.",
+          "Retry the task; if it happens again, tell the farm's operator.", _F),
+    Cause("not_started", "Blender did not start", "Blender did not start (code {code}).{last}",
+          "Tell the farm's operator: this Blender is not installed as it should be.", _F),
+    Cause("hung_at_exit", "Blender hung", "Blender stopped talking{where} and did not end; it was ended.",
+          "Retry the task; if it happens again, try another blender_version.", _S),
+    Cause("task_timed_out", "Took too long",
+          "The task ran longer than the {limit} seconds that the job allows{where}.",
+          "Raise max_task_runtime_seconds, use smaller chunks, or make the frame lighter.", _P),
+    Cause("no_progress", "Stuck", "Blender showed no progress for {limit} seconds{where}; it was ended.",
+          "Retry the task; if it stops there again, try the frame in Blender on your machine.", _S),
+    Cause("no_gl", "No graphics for EEVEE",
+          "EEVEE and Workbench need OpenGL, which this machine does not have.",
+          "Choose an instance type with a GPU, or render with cycles.", _P),
+    Cause("gpu_absent", "No GPU", "The machine should have a GPU, but Blender sees none.",
+          "The farm tries another machine; if none works, tell its operator.", _M),
+    Cause("blender_broken", "Blender could not be driven", "The farm could not drive this Blender: {what}.",
+          "Tell the farm's operator, with the task's log.", _F),
+    Cause("bad_report", "False reports", "What runs inside Blender broke off its reports: {what}.",
+          "A script of the scene disturbs the farm: take it out.", _S),
+    # What it leaves
+    Cause("no_picture", "No picture", "Blender wrote no picture of frame {frame}.",
+          "Check the scene's output settings; a script may have changed them.", _S),
+    Cause("file_missing", "Outputs missing", "Frame {frame} is not whole, Blender did not write: {files}.",
+          "Check the compositor's File Output nodes and the scene's stereo views.", _S),
+    Cause("output_unwritable", "Output cannot be written", "Blender cannot write its pictures: {what}.",
+          "The farm tries another machine; its operator should look at this one.", _M),
+    Cause("disk_full", "Disk full", "The disk of the machine is full: {what}.",
+          "The farm tries another machine; its operator should make room on this one.", _M),
+    Cause("staging_failed", "Output cannot be stored", "The output {path} cannot be stored: {what}.",
+          "The farm tries another machine; its operator should look at this one.", _M),
+    Cause("bad_output", "Output refused", "The frame's outputs cannot be taken: {what}.",
+          "Look for scripts of the scene that write files of their own, and at File Output nodes.", _S),
+    Cause("too_many_files", "Too many outputs", "A frame may have {limit} files at most.",
+          "Take out File Output nodes, or use multilayer EXR.", _S),
+    Cause("output_too_large", "Outputs too large", "The outputs of a frame are too large: {path}.",
+          "Render fewer passes or a smaller picture.", _S),
+    Cause("too_much_written", "Too much written", "Blender filled {name} beyond its limit of {limit}{where}.",
+          "Bake caches into files of the job, or write fewer extra outputs.", _S),
+    Cause("picture_damaged", "Picture damaged", "The picture {path} cannot be read to its end: {what}",
+          "Retry the task; if it stays so, try another file format.", _F),
+    Cause("not_a_picture", "No picture", "{path} is no picture that can be checked: {what}",
+          "Choose PNG, JPEG, WebP, TIFF or EXR.", _S),
+    Cause("wrong_resolution", "Wrong size", "The picture {path} is {is} pixels, not {asked}.",
+          "Check the scene's resolution; a script may change it while it renders.", _S),
+    Cause("all_nan", "No numbers in the picture", "Every pixel of {path} is NaN.",
+          "Look for materials that divide by zero.", _S),
+    # The farm's side
+    Cause("frames_missing", "Frames missing", "The machine said it was done, but not every frame arrived.",
+          "Nothing: the farm renders the missing ones again.", _F),
+    Cause("machine_lost", "Machine lost", "The machine was lost while it rendered.",
+          "Nothing: the frames go to another machine, and you do not pay.", _M),
+    Cause("machine_unfit", "Machine unfit", "The machine cannot do this job: {what}",
+          "Nothing: the frames go to another machine, and you do not pay.", _M),
+]  # fmt: skip
+
+_WARNINGS = [
+    Cause("missing_file", "File missing", "The scene wants {path}, which was not uploaded or does not exist.",
+          "Upload it with the job, or take it out of the scene.", _P, True),
+    Cause("blocked_scripts", "Scripts not run",
+          "The scene holds scripts or drivers that this farm does not run; the picture may differ.",
+          "Bake what they do, or ask the farm's operator to allow scripts for your account.", _S, True),
+    Cause("script_error", "Script failed", "A script of the scene failed: {what}; the picture may differ.",
+          "Correct the script, or take it out.", _S, True),
+    Cause("movie_as_frames", "Movie as frames",
+          "The scene asks for a movie ({format}); it is rendered as PNG frames.",
+          "Make the movie from the frames.", _S, True),
+    Cause("samples_ignored", "Samples ignored", "The number of samples is for Cycles and EEVEE only.",
+          "Leave it out.", _P, True),
+    Cause("unbaked_simulation", "Simulation not baked",
+          "Unbaked simulations depend on earlier frames ({what}).",
+          "Bake them before you render on a farm.", _S, True),
+    Cause("scene_guessed", "Scene guessed", "Several files could be the scene; {path} was taken.",
+          "Name it in scene_path.", _P, True),
+    Cause("input_not_reconfirmed", "Old upload used",
+          "{path} was used by an earlier job and was not uploaded again for this one.",
+          "Upload it before you submit, or pin its hash.", _P, True),
+    Cause("place_unwritable", "Output place cannot be written", "{place} cannot be written ({what}).",
+          "Nothing: finished frames are kept by the farm and delivered as soon as it can be.", _F, True),
+    Cause("output_shared", "Output shared",
+          "Job {job} has the same output_path: the job that writes a file last keeps the place.",
+          "Give each job an output_path of its own.", _P, True),
+    Cause("picture_too_large", "Picture not checked", "The picture {path} is too large to be checked: {what}",
+          "Look at it yourself.", _S, True),
+    Cause("decoder_died", "Picture not checked", "The picture {path} could not be checked: {what}",
+          "Look at it yourself.", _S, True),
+    Cause("uniform_picture", "One colour only", "Every pixel of {path} is the same.",
+          "Look at it: a hidden collection or a camera inside an object does this.", _S, True),
+]  # fmt: skip
+
+CAUSES: dict[str, Cause] = {cause.code: cause for cause in [*_FAILURES, *_WARNINGS]}

@@ -1,0 +1,137 @@
+"""The farm's side of the node protocol for one session, in memory, with a real runner at the other end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from framefarm.protocol import node as say
+
+E = TypeVar("E")
+
+
+@dataclass
+class OneJobFarm:
+    """Hands out `tasks`, keeps all that it is told. `wait` returns when a condition holds."""
+
+    folder: Path
+    order: say.Order
+    inputs: list[say.Input]
+    uid: int
+    gpus: int = 0
+    tasks: list[say.TaskOrder] = field(default_factory=list)
+    cancel: bool = False
+    drain: bool = True
+    events: list[Any] = field(default_factory=list)
+    progress: list[say.Progress] = field(default_factory=list)
+    version: int = 1
+    runner: subprocess.Popen[bytes] | None = None
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def start(self) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Of", (_Handler,), {"farm": self}))
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        session = self.folder / "session"
+        session.mkdir(mode=0o755)
+        endpoint = self.folder / "endpoint"
+        endpoint.write_text(f"http://127.0.0.1:{self._server.server_port}")
+        slot = say.Slot(
+            session="s", token="t", endpoint_file=str(endpoint), directory=str(session), node="here",
+            cores=(min(os.sched_getaffinity(0)),), memory_bytes=4 << 30, uid=self.uid, gpus=self.gpus,
+        )  # fmt: skip
+        command = [sys.executable, "-m", "framefarm.node.runner"]
+        self.runner = subprocess.Popen(command, stdin=subprocess.PIPE)
+        assert self.runner.stdin is not None
+        self.runner.stdin.write(msgspec.json.encode(slot))
+        self.runner.stdin.close()
+
+    def end(self) -> None:
+        if self.runner is not None and self.runner.poll() is None:
+            self.runner.kill()
+            self.runner.wait()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def give(self, attempt: str, *frames: int) -> None:
+        with self.changed:
+            number = len(self.tasks) + 1
+            self.tasks.append(say.TaskOrder(attempt=attempt, number=number, frames=list(frames)))
+            self.version += 1
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(condition, timeout=90), self.events
+
+    def heard(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def ended(self, attempt: str) -> say.TaskEnded:
+        """Waits for the end of the attempt."""
+        found: list[say.TaskEnded] = []
+
+        def there() -> bool:
+            found[:] = [e for e in self.heard(say.TaskEnded) if e.attempt == attempt]
+            return bool(found)
+
+        self.wait(there)
+        return found[0]
+
+    def over(self) -> str:
+        """Waits for the session's end; its reason."""
+        assert self.runner is not None
+        self.runner.wait(60)
+        return str(json.loads((self.folder / "session" / "ended.json").read_text())["reason"])
+
+    # ----------------------------------------------------------------------------- the four calls
+
+    def answer(self, name: str, body: bytes) -> msgspec.Struct:
+        if name == "hello":
+            return self.order
+        if name == "inputs":
+            return say.Inputs(inputs=self.inputs)
+        with self.changed:
+            if name == "sync":
+                said = msgspec.json.decode(body, type=say.Sync)
+                if said.progress is not None:
+                    self.progress.append(said.progress)
+                    self.changed.notify_all()
+                self.changed.wait_for(lambda: self.version > said.seen, timeout=0.1)
+                return self._desired()
+            report = msgspec.json.decode(body, type=say.Report)
+            self.events += report.events
+            self.changed.notify_all()
+            verdicts: list[say.Verdict] = ["applied" for _ in report.events]
+            return say.Receipt(last_seq=report.seq, verdicts=verdicts, desired=self._desired())
+
+    def _desired(self) -> say.Desired:
+        over = {e.attempt for e in self.heard(say.TaskEnded)}
+        tasks = [t for t in self.tasks if t.attempt not in over]
+        return say.Desired(version=self.version, tasks=tasks, drain=self.drain, cancel=self.cancel)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    farm: OneJobFarm
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        answer = msgspec.json.encode(self.farm.answer(self.path.rpartition("/")[2], body))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_POST
+
+    def log_message(self, *_: object) -> None:
+        pass

@@ -1,0 +1,170 @@
+"""Decoding pictures in the second sandbox: good ones, broken ones, bombs."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import OpenImageIO as oiio
+import pytest
+from PIL import Image
+
+from framefarm.node import pictures
+from framefarm.node.pictures import Picture, Undecodable, inspect
+from framefarm.sandboxing.box import Mode
+
+
+def write(path: Path, values: np.ndarray, channels: tuple[str, ...] = (), kind: str = "uint8") -> Path:
+    spec = oiio.ImageSpec(values.shape[1], values.shape[0], values.shape[2], kind)
+    if channels:
+        spec.channelnames = channels
+    output = oiio.ImageOutput.create(str(path))
+    assert output is not None and output.open(str(path), spec), oiio.geterror()
+    assert output.write_image(np.ascontiguousarray(values.astype(np.float32)))
+    output.close()
+    return path
+
+
+def gradient(width: int = 64, height: int = 36, channels: int = 3) -> np.ndarray:
+    across = np.linspace(0, 1, width)[None, :, None]
+    down = np.linspace(0, 1, height)[:, None, None]
+    return np.broadcast_to(across * 0.7 + down * 0.3, (height, width, channels)).copy()
+
+
+def looked_at(path: Path, **options: object) -> Picture:
+    found = inspect(path, **options)  # type: ignore[arg-type]
+    assert isinstance(found, Picture), found
+    return found
+
+
+def refused(path: Path) -> Undecodable:
+    found = inspect(path)
+    assert isinstance(found, Undecodable), found
+    assert found.message.endswith(".") and "\n" not in found.message
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "format_name"),
+    [
+        ("a.png", "uint8", "png"),
+        ("b.png", "uint16", "png"),
+        ("a.jpg", "uint8", "jpeg"),
+        ("a.webp", "uint8", "webp"),
+        ("a.tif", "uint16", "tiff"),
+        ("a.exr", "half", "openexr"),
+        ("b.exr", "float", "openexr"),
+    ],
+)
+def test_each_kind_of_picture_is_decoded_and_measured(
+    tmp_path: Path, name: str, kind: str, format_name: str
+) -> None:
+    staged = write(tmp_path / name, gradient(), kind=kind).rename(tmp_path / "7.0")  # staged: no ending
+    found = looked_at(staged, thumbnail=True)
+    assert (found.format, found.width, found.height, found.channels) == (format_name, 64, 36, 3)
+    assert (found.kind, found.parts) == (kind, 1)
+    assert not (found.all_nan or found.some_nan or found.all_equal or found.all_black)
+    assert found.thumbnail is not None
+    with Image.open(io.BytesIO(found.thumbnail)) as small:
+        assert (small.format, small.size) == ("WEBP", (64, 36))
+        assert small.getpixel((1, 1))[0] < small.getpixel((62, 34))[0]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("mode", ["bubblewrap", "none"])
+def test_a_large_picture_has_a_small_thumbnail(tmp_path: Path, mode: Mode) -> None:
+    found = looked_at(write(tmp_path / "a.png", gradient(1921, 1080)), thumbnail=True, mode=mode)
+    assert found.thumbnail is not None
+    with Image.open(io.BytesIO(found.thumbnail)) as small:
+        assert max(small.size) <= 480 and small.size[0] > 380
+
+
+def test_a_multilayer_exr_is_judged_by_its_combined_pass(tmp_path: Path) -> None:
+    names = tuple(f"ViewLayer.{layer}.{c}" for layer in ("Combined", "Normal") for c in "RGBA")
+    values = np.zeros((20, 30, 8))
+    values[:, :, 4:] = gradient(30, 20, 4)
+    found = looked_at(write(tmp_path / "a.exr", values, names, "half"))
+    assert (found.channels, found.all_black, found.all_equal) == (8, True, True)
+
+
+def test_a_picture_of_nothing_says_so(tmp_path: Path) -> None:
+    nan = looked_at(write(tmp_path / "nan.exr", np.full((9, 9, 3), np.nan), kind="float"), thumbnail=True)
+    assert (nan.all_nan, nan.some_nan, nan.all_black) == (True, True, False)
+    one = gradient()
+    one[3, 3, 1] = np.nan
+    assert looked_at(write(tmp_path / "one.exr", one, kind="float")).some_nan
+    grey = looked_at(write(tmp_path / "grey.png", np.full((9, 9, 3), 0.5)))
+    assert (grey.all_equal, grey.all_black) == (True, False)
+    black = looked_at(write(tmp_path / "black.png", np.zeros((9, 9, 3))))
+    assert (black.all_equal, black.all_black, black.some_nan) == (True, True, False)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif", "a.exr"])
+def test_a_truncated_picture_is_a_result_with_a_sentence(tmp_path: Path, name: str) -> None:
+    rng = np.random.default_rng(7)
+    whole = write(tmp_path / name, rng.random((120, 160, 3)), kind="half" if name == "a.exr" else "uint8")
+    content = whole.read_bytes()
+    for share in (0.1, 0.6):
+        whole.write_bytes(content[: int(len(content) * share)])
+        assert refused(whole).cause in {"picture_damaged", "not_a_picture"}
+
+
+def test_what_is_no_picture_is_not_one(tmp_path: Path) -> None:
+    for content in (b"", b"no picture", b"BLENDER-v402" + bytes(4096), os.urandom(100_000)):
+        (tmp_path / "x").write_bytes(content)
+        assert refused(tmp_path / "x").cause == "not_a_picture"
+
+
+def png(width: int, height: int, data: bytes) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_a_bomb_of_pixels_is_refused_by_its_header(tmp_path: Path) -> None:
+    (tmp_path / "bomb").write_bytes(png(60_000, 60_000, zlib.compress(bytes(1 << 20))))
+    assert refused(tmp_path / "bomb").cause in {"picture_too_large", "picture_damaged"}
+    wide = write(tmp_path / "wide.exr", np.zeros((2, 3, 3)), kind="half")
+    content = wide.read_bytes()
+    window = struct.pack("<4i", 0, 0, 2, 1)
+    assert content.count(window) == 2
+    wide.write_bytes(content.replace(window, struct.pack("<4i", 0, 0, 59_999, 59_999)))
+    assert refused(wide).cause in {"picture_too_large", "picture_damaged"}
+
+
+def test_a_bomb_within_the_pixels_is_decoded_in_bounded_memory(tmp_path: Path) -> None:
+    """2^26 black pixels, unpacked 200 MB, in 200 kB."""
+    packer = zlib.compressobj(9)
+    data = b"".join(packer.compress(bytes(1 + 3 * 8192)) for _ in range(8192)) + packer.flush()
+    (tmp_path / "bomb").write_bytes(png(8192, 8192, data))
+    assert looked_at(tmp_path / "bomb", thumbnail=True).all_black
+
+
+def test_a_decoder_that_runs_out_of_memory_or_time_is_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = write(tmp_path / "a.png", gradient(4000, 3000))
+    monkeypatch.setattr(pictures, "MEMORY_BYTES", 300 << 20)
+    assert refused(picture).cause in {"decoder_died", "picture_too_large"}
+    began = time.monotonic()
+    found = inspect(picture, seconds=0.01)
+    assert isinstance(found, Undecodable) and found.cause == "decoder_died"
+    assert time.monotonic() - began < 10
+
+
+def test_damaged_bytes_never_raise(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    for name, kind in (("a.exr", "half"), ("a.tif", "uint16"), ("a.webp", "uint8"), ("a.jpg", "uint8")):
+        content = bytearray(write(tmp_path / name, rng.random((40, 50, 3)), kind=kind).read_bytes())
+        for _ in range(4):
+            for position in rng.integers(0, len(content), 30):
+                content[position] = int(rng.integers(0, 256))
+            (tmp_path / "x").write_bytes(content)
+            found = inspect(tmp_path / "x", thumbnail=True)
+            assert isinstance(found, (Picture, Undecodable))

@@ -1,0 +1,175 @@
+"""Rivals share one farm: what is another account's is not there, by whatever way one asks for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import urllib.parse
+from typing import Any
+
+import pytest
+from farm_site import SCENE, Site, member_of
+
+DATA = b"unreleased film"
+BODIES: dict[tuple[str, str], Any] = {
+    ("PATCH", "/api/users/{user_id}"): {"disabled": True},
+    ("PATCH", "/api/projects/{project_id}"): {"status": "archived"},
+    ("PATCH", "/api/jobs/{job_id}"): {"action": "cancel"},
+    ("POST", "/api/jobs/{job_id}/retry"): {"frames": "1"},
+}
+NOT_AN_ACCOUNTS = {"/api/enterprise/instances/{instance_id}", "/api/files/{file_id}"}
+"""The first is the farm's own list, the second is for whoever has a signed address."""
+ADMINS_ONLY = {("PATCH", "/api/users/{user_id}")}
+
+
+@pytest.fixture
+def rival(site: Site) -> dict[str, str]:
+    """Ids of the first account's things: a rendered job, a project, a user, a key."""
+    job = site.submit(frame_range="1-2")
+    site.render(job["id"])
+    assert site.status(job["id"]) == "success"
+    key = site.ask("POST", "/api/auth/keys", json={"name": "pipeline"}).json()
+    return {
+        "job_id": job["id"],
+        "number": "0",
+        "project_id": site.get("/api/projects")["data"][0]["id"],
+        "user_id": site.get("/api/auth/me")["user"]["id"],
+        "key_id": key["id"],
+    }
+
+
+def addresses(site: Site) -> list[tuple[str, str]]:
+    paths = site.get("/api/openapi.json")["paths"]
+    return [
+        (method.upper(), path)
+        for path, operations in paths.items()
+        if "{" in path and path not in NOT_AN_ACCOUNTS
+        for method in operations
+    ]
+
+
+def fill(path: str, ids: dict[str, str]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda m: ids[m[1]], path)
+
+
+def plain(answer: Any, ids: dict[str, str]) -> Any:
+    """An answer without what differs from request to request."""
+    text = answer.text
+    for name, value in ids.items():
+        if len(value) > 5:
+            text = text.replace(value, name)
+    return answer.status_code, re.sub(r"req_\w+", "", text)
+
+
+def test_every_id_of_another_account_is_as_unknown_as_one_that_never_was(
+    site: Site, other: Site, rival: dict[str, str]
+) -> None:
+    member = member_of(other, "mel@rival.example")
+    nothing = {k: v if k == "number" else v[:4] + "0" * 26 for k, v in rival.items()}
+    before = site.get(f"/api/jobs/{rival['job_id']}")
+    swept = addresses(site)
+    assert {p.split("/")[2] for _, p in swept} >= {"jobs", "projects", "users", "auth"}
+    for method, path in swept:
+        body = BODIES.get((method, path))
+        for asker in (other, member):
+            more = {} if body is None else {"json": body}
+            theirs = asker.ask(method, fill(path, rival), **more)
+            unknown = asker.ask(method, fill(path, nothing), **more)
+            assert plain(theirs, rival) == plain(unknown, nothing), (method, path)
+            barred = asker is member and (method, path) in ADMINS_ONLY
+            assert theirs.status_code == (403 if barred else 404), (method, path, theirs.text)
+            assert theirs.headers["content-type"] == "application/problem+json"
+    assert site.get(f"/api/jobs/{rival['job_id']}") == before
+    assert site.get("/api/auth/me")["user"]["disabled"] is False
+
+
+def test_lists_hold_nothing_of_another_account(site: Site, other: Site, rival: dict[str, str]) -> None:
+    seen = "".join(
+        other.ask("GET", path).text
+        for path in (
+            "/api/jobs", "/api/projects?status=all", "/api/users", "/api/auth/keys", "/api/auth/me",
+            "/api/billing/current-period", "/api/billing/transactions",
+        )
+    )  # fmt: skip
+    assert not [value for value in rival.values() if len(value) > 5 and value in seen]
+    assert site.email not in seen
+
+
+def test_what_a_job_names_of_another_account_is_unknown(
+    site: Site, other: Site, rival: dict[str, str]
+) -> None:
+    site.ask("POST", "/api/projects", json={"name": "secret film"})
+    for wrong in (
+        {"project": "secret film"},
+        {"project": rival["project_id"]},
+        {"depends_on": [rival["job_id"]]},
+        {"instance_type": rival["project_id"]},
+    ):
+        answer = other.ask("POST", "/api/jobs", json=other.payload(**wrong))
+        assert answer.status_code == 422, answer.text
+        assert [e["field"] for e in answer.json()["errors"]] == list(wrong)
+        assert "secret" not in answer.json()["errors"][0]["message"]
+
+
+def test_projects_of_one_name_are_two(site: Site, other: Site) -> None:
+    made = [s.ask("POST", "/api/projects", json={"name": "dune"}) for s in (site, other)]
+    assert [m.status_code for m in made] == [201, 201]
+    assert made[0].json()["id"] != made[1].json()["id"]
+    other.ask("PATCH", f"/api/projects/{made[1].json()['id']}", json={"action": "archive"})
+    assert "dune" in {p["name"] for p in site.get("/api/projects")["data"]}
+
+
+def test_a_hash_never_opens_nor_betrays_anothers_file(site: Site, other: Site) -> None:
+    sent = site.upload(SCENE, DATA).json()
+    one = {"md5": sent["md5"], "sha256": sent["sha256"], "size": sent["size"], "path": "/mine.blend"}
+    many = {"files": [one, {"md5": "0" * 32}]}
+    no = {"exists": False, "registered": False}
+    assert other.ask("POST", "/api/uploads/md5", json=one).json() == no
+    assert other.ask("POST", "/api/uploads/md5", json=many).json() == {"files": [no, no]}
+    pins = {"upload_md5s": {SCENE: sent["md5"]}, "upload_sha256s": {SCENE: sent["sha256"]}}
+    job = other.ask("POST", "/api/jobs", json=other.payload(**pins)).json()
+    assert (job["status"], job["missing_paths"]) == ("syncing", [SCENE])
+
+
+def test_a_cursor_is_for_its_own_account_list_and_filters(site: Site, other: Site) -> None:
+    for name in ("one", "two"):
+        for account in (site, other):
+            account.ask("POST", "/api/projects", json={"name": name})
+    cursor = site.get("/api/projects?limit=1")["next_cursor"]
+    assert [p["name"] for p in site.get(f"/api/projects?cursor={cursor}")["data"]] == ["one", "two"]
+    tampered = ("B" if cursor[0] == "A" else "A") + cursor[1:]
+    for asker, path in (
+        (other, f"/api/projects?cursor={cursor}"),
+        (site, f"/api/jobs?cursor={cursor}"),
+        (site, f"/api/projects?status=all&cursor={cursor}"),
+        (site, f"/api/projects?cursor={tampered}"),
+        (site, f"/api/projects?cursor={cursor[:-4]}"),
+        (site, "/api/projects?cursor=%C3%A9"),
+    ):
+        answer = asker.ask("GET", path)
+        assert answer.status_code == 422, path
+        assert [e["field"] for e in answer.json()["errors"]] == ["cursor"]
+
+
+def test_a_signed_address_is_good_for_one_file_and_cannot_be_altered(
+    site: Site, rival: dict[str, str]
+) -> None:
+    files = site.get(f"/api/jobs/{rival['job_id']}/files")["data"]
+    urls = [urllib.parse.urlsplit(f["url"]) for f in files]
+    first, second = ((u.path, dict(urllib.parse.parse_qsl(u.query))) for u in urls)
+    anyone = dataclasses.replace(site, token="")
+    signature = first[1]["signature"]
+    flipped = ("0" if signature[0] != "0" else "1") + signature[1:]
+    altered = [
+        (second[0], first[1]),
+        (first[0], first[1] | {"expires": str(int(first[1]["expires"]) + 1)}),
+        (first[0], first[1] | {"expires": "1"}),
+        (first[0], first[1] | {"signature": flipped}),
+        (first[0], first[1] | {"signature": "é"}),
+        ("/api/files/99999999", first[1]),
+    ]
+    refused = [anyone.ask("GET", path, params=query) for path, query in altered]
+    assert {plain(a, {}) for a in refused} == {plain(refused[0], {})}
+    assert refused[0].status_code == 403
+    for method in ("PUT", "POST", "DELETE", "PATCH"):
+        assert anyone.ask(method, first[0], params=first[1]).status_code == 405
