@@ -13,8 +13,8 @@ from typing import Any
 import httpx2
 import pytest
 import sqlalchemy as sa
+from farm_site import Site
 
-from conftest import Site  # type: ignore[import-not-found]
 from framefarm.protocol import node as say
 from framefarm.server.accounts import service as accounts
 from framefarm.server.database import Database, Tx

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
+from farm_site import Site
 from pydantic import SecretStr, ValidationError
 
-from conftest import Site  # type: ignore[import-not-found]
 from framefarm.server.events.streams import Streams
 from framefarm.server.mail import sender, service
 from framefarm.server.mail.tables import mails

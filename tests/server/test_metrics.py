@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 import structlog
+from farm_site import Site
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from structlog.testing import capture_logs
-
-from conftest import Site  # type: ignore[import-not-found]
 
 NAMES = {
     "framefarm_jobs", "framefarm_sessions", "framefarm_tasks_ready", "framefarm_frames",

@@ -15,8 +15,7 @@ from urllib.parse import urlencode
 
 import pytest
 from cutting_proxy import CuttingProxy
-
-from conftest import EMAIL, PASSWORD, Farm  # type: ignore[import-not-found]
+from whole_farm import EMAIL, PASSWORD, Farm
 
 pytestmark = pytest.mark.blender
 CHROMIUM = (
