@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 import sqlalchemy as sa
-from conftest import Site  # type: ignore[import-not-found]
+from farm_site import Site
 
 from framefarm.protocol import node as say
 from framefarm.server.accounts import service as accounts

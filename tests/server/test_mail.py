@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from conftest import Site  # type: ignore[import-not-found]
+from farm_site import Site
 from pydantic import SecretStr, ValidationError
 
 from framefarm.server.events.streams import Streams

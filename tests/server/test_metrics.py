@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from conftest import Site  # type: ignore[import-not-found]
+from farm_site import Site
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr

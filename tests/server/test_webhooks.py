@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from farm_site import Site
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from conftest import Site  # type: ignore[import-not-found]
 from framefarm.core.errors import InvalidInput
 from framefarm.server.database import Tx
 from framefarm.server.events.streams import Streams

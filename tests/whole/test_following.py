@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from conftest import EMAIL, PASSWORD, Farm  # type: ignore[import-not-found]
 from cutting_proxy import CuttingProxy
+from whole_farm import EMAIL, PASSWORD, Farm
 
 pytestmark = pytest.mark.blender
 CHROMIUM = (
