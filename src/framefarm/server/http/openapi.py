@@ -108,9 +108,8 @@ def _statuses(path: str, method: str, operation: dict[str, Any]) -> set[int]:
         found.add(404)
     if method not in READ or path.endswith("/events"):
         found.add(503)
-    if method not in READ:
-        if not path.startswith("/api/auth/"):
-            found.add(409)
+    if method not in READ and not path.startswith("/api/auth/"):
+        found.add(409)
     if "requestBody" in operation:
         found |= {413, 415}
     if path in SLOWED and method not in READ:
