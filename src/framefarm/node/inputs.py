@@ -47,7 +47,7 @@ class BadInputs(FarmError):
 
 @dataclass(frozen=True)
 class Layout:
-    """A laid-out tree. `remap` pairs (path of the artist, path inside) hold for the path and all below it; the
+    """A laid-out tree. `remap` pairs (artist, inside) of paths hold for the path and all below it; the
     artist's are normalised, so `C:` and `//server` are some."""
 
     tree: Path

@@ -108,6 +108,8 @@ class Order(Message):
     """How long to render on without the farm before Blender is stopped."""
     gathering_bytes: int
     """How much may gather in staging while the farm does not answer."""
+    addons: list[str] = []
+    """Inputs that are add-ons (zips), to be installed for this session and enabled before the scene opens."""
     max_task_runtime_seconds: float | None = None
     """A task that runs longer ends as `timed_out`; None: no limit."""
     no_progress_seconds: float | None = None
