@@ -246,7 +246,7 @@ def _dependencies(blend: ThinBlend) -> tuple[list[dict[str, Any]], list[str]]:
                 if simulations.is_unwritten(usage.block):
                     continue
                 kind = _kind(block, usage)
-                stored = _text(bytes(usage.asset_path))
+                stored = _text(_raw(usage))
                 if kind is not None and stored and len(found) < MAX_DEPENDENCIES:
                     found.setdefault((stored, kind), _dependency(block, usage, kind, stored))
         except ODD_BLOCK:
@@ -264,6 +264,17 @@ def _dependency(block: Any, usage: Any, kind: str, stored: str) -> dict[str, Any
         "tiles": sorted(set(tiles)),
         "wanted_by": f"{OWNERS.get(block.code.decode(), 'data')} {_name(block)}",
     }
+
+
+def _raw(usage: Any) -> bytes:
+    """The path as it is stored. The library makes all slashes forward ones, and a UNC path relative."""
+    path = bytes(usage.asset_path)
+    field = usage.path_full_field or usage.path_dir_field
+    if path.startswith(b"//") and field is not None:
+        raw = usage.block.get(field.name.name_only, b"")
+        if raw.startswith(b"\\\\"):
+            return b"\\\\" + path[2:]
+    return path
 
 
 def _tiles(image: Any) -> list[Any]:
