@@ -110,3 +110,43 @@ def test_a_hand_out_is_bounded_and_an_empty_session_gets_work(
 
 def test_every_status_has_a_place() -> None:
     assert {str(s) for s in JobStatus} >= {"syncing", "pending", "running", "holding", "cancelling"}
+
+
+@pytest.mark.parametrize(
+    ("state", "seen", "silent", "late", "owns", "verdict"),
+    [
+        ("starting", "unknown", -1, -1, False, "keep"),
+        ("starting", "running", -1, 1, False, "end"),
+        ("rendering", "running", -1, 99, True, "keep"),
+        ("rendering", "running", 1, 99, True, "lose"),
+        ("rendering", "unknown", -1, 99, True, "keep"),
+        ("rendering", "gone", -1, -1, True, "end"),
+        ("ready", "running", 1, -1, False, "keep"),
+        ("ready", "running", 1, 1, False, "lose"),
+        ("idle", "running", 1, 1, False, "lose"),
+        ("lost", "running", 1, 1, False, "stop"),
+        ("lost", "running", 1, 1, True, "keep"),
+        ("lost", "unknown", 60, 1, True, "keep"),
+        ("lost", "unknown", 61, 1, True, "give_up"),
+        ("lost", "running", -5, 1, True, "keep"),
+        ("lost", "gone", 1, 1, True, "end"),
+        ("ended", "running", 1, 1, False, "keep"),
+    ],
+)
+def test_a_session_is_judged(state: str, seen: Any, silent: int, late: int, owns: bool, verdict: str) -> None:
+    found = rules.judge(
+        rules.SessionState(state), seen, silent_ms=silent, deadline_ms=late, owns=owns, give_up_ms=60
+    )
+    assert found == verdict
+
+
+def test_a_session_comes_back_only_from_lost_and_from_its_end_never() -> None:
+    state, event = rules.SessionState, rules.SessionEvent
+    assert rules.session_after(state.RENDERING, event.LEASE_EXPIRED) is state.LOST
+    assert rules.session_after(state.LOST, event.LATE_CALL) is state.RENDERING
+    assert rules.session_after(state.LOST, event.GONE) is state.ENDED
+    for impossible in (event.HELLO, event.HANDED_OUT, event.OUT_OF_WORK, event.LATE_CALL, event.GONE):
+        with pytest.raises(rules.Refused):
+            rules.session_after(state.ENDED, impossible)
+    with pytest.raises(rules.Refused):
+        rules.session_after(state.LOST, event.HANDED_OUT)

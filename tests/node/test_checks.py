@@ -1,4 +1,4 @@
-"""The rules that a frame's pictures are checked by, with real pictures and a decoder of the test's own."""
+"""The rules that a frame's pictures are checked by, with real pictures and the real decoder."""
 
 from __future__ import annotations
 
@@ -6,27 +6,20 @@ import math
 from pathlib import Path
 
 import pytest
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from framefarm.node.checks import Checked, Look, check_frame
+from framefarm.node.checks import Checked, check_frame
+from framefarm.node.pictures import Picture, Undecodable, inspect
 from framefarm.protocol.node import StagedFile
 
 
-def inspect(path: Path) -> Look:
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            values = list(picture.get_flattened_data()) if hasattr(picture, "get_flattened_data") else []
-            values = values or list(picture.getdata())
-            nan = all(isinstance(v, float) and math.isnan(v) for v in values)
-            return Look(*picture.size, nan, len(set(map(str, values))) == 1)
-    except (UnidentifiedImageError, OSError) as error:
-        return Look(trouble=str(error))
+def look(path: Path) -> Picture | Undecodable:
+    return inspect(path)
 
 
 def checked(tmp_path: Path, path: str, kind: str = "frame", width: int = 4, height: int = 2) -> Checked:
     file = StagedFile(path=path, staged=path, kind=kind, size=1, md5="", sha256="")  # type: ignore[arg-type]
-    return check_frame([file], tmp_path, width, height, inspect)
+    return check_frame([file], tmp_path, width, height, look)
 
 
 def picture(path: Path, size: tuple[int, int] = (4, 2)) -> Path:
@@ -41,11 +34,11 @@ def test_a_whole_picture_passes(tmp_path: Path) -> None:
     assert checked(tmp_path, "a.png") == Checked()
 
 
-def test_picture_broken_where_it_is_cut_off(tmp_path: Path) -> None:
+def test_picture_damaged_where_it_is_cut_off(tmp_path: Path) -> None:
     whole = picture(tmp_path / "a.png", (64, 36)).read_bytes()
     (tmp_path / "a.png").write_bytes(whole[:-30])
-    assert checked(tmp_path, "a.png", width=64, height=36).cause == "picture_broken"
-    assert checked(tmp_path, "a.png", "extra").cause == "picture_broken"
+    assert checked(tmp_path, "a.png", width=64, height=36).cause == "picture_damaged"
+    assert checked(tmp_path, "a.png", "extra").cause == "picture_damaged"
 
 
 def test_wrong_resolution_names_both(tmp_path: Path) -> None:
@@ -73,3 +66,23 @@ def test_uniform_picture_is_a_warning_only(tmp_path: Path, colour: str) -> None:
 def test_a_text_beside_the_pictures_is_not_looked_into(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     assert checked(tmp_path, "notes.txt", "extra") == Checked()
+
+
+def test_not_a_picture_where_the_frame_should_be(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("a long text that is no picture of any kind " * 20)
+    assert checked(tmp_path, "a.png").cause in {"not_a_picture", "picture_damaged"}
+
+
+def test_picture_too_large_is_a_warning_only(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "a.png")
+    found = checked(tmp_path, "a.png")
+    assert found.cause is None
+    assert [n.code for n in found.notes] == ["picture_too_large"]
+
+
+def test_decoder_died_is_a_warning_only(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    file = StagedFile(path="a.png", staged="a.png", kind="frame", size=1, md5="", sha256="")
+    found = check_frame([file], tmp_path, 4, 2, lambda path: inspect(path, seconds=0.001))
+    assert found.cause is None
+    assert [n.code for n in found.notes] == ["decoder_died"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from blender_desk import UID, inner_pid, inputs_of
+from blender_desk import inner_pid, inputs_of
 from one_job_farm import OneJobFarm
 
 from framefarm.core.causes import CAUSES
@@ -16,6 +16,8 @@ from framefarm.protocol import node as say
 
 pytestmark = pytest.mark.blender
 Open = Callable[..., OneJobFarm]
+UID = 72_000 + os.getpid() % 1000
+"""Of this test run alone: what is left behind is looked for by it."""
 
 
 @pytest.fixture

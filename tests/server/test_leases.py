@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from test_billing import FakeClock, books_agree
+from ulid import ULID
 
 from framefarm.protocol import node as say
+from framefarm.server import ids
 from framefarm.server.dispatch import NotLeader
 from framefarm.server.jobs.tables import job_state, tasks
 from framefarm.server.rendering.tables import attempts, frames, leases, sessions
@@ -436,9 +439,9 @@ class Nights(RuleBasedStateMachine):
     def the_books_of_the_job_agree(self) -> None:
         state = self.site.row(job_state, job_state.c.job_id == self.job)
         rows = self.site.rows(tasks, tasks.c.job_id == self.job)
-        count = Counter(t["status"] for t in rows)
+        numbers = Counter(t["status"] for t in rows)
         for status in ("pending", "running", "success", "failed", "preempted", "cancelled"):
-            assert state[f"rows_{status}"] == count[status]
+            assert state[f"rows_{status}"] == numbers[status]
         assert state["frames_done"] == len(self.site.rows(frames, frames.c.job_id == self.job))
         live = {s["id"]: s for s in self.site.rows(sessions, sessions.c.job_id == self.job)}
         tries = {a["id"]: a for a in self.site.rows(attempts, attempts.c.job_id == self.job)}
@@ -478,10 +481,14 @@ class Nights(RuleBasedStateMachine):
         self.bench.turn()
 
 
-def test_whatever_the_night_brings_no_frame_is_lost_or_done_twice(site: Site) -> None:
+def test_whatever_the_night_brings_no_frame_is_lost_or_done_twice(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = count()
+    monkeypatch.setattr(ids, "ULID", lambda: ULID.from_int(next(number)))  # so that a night can be repeated
     run_state_machine_as_test(
         lambda: Nights(site),
         settings=settings(
-            max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=15, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

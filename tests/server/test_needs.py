@@ -83,7 +83,7 @@ def test_a_sequence_without_its_first_picture_is_still_one(scenes: Path) -> None
 
 
 @pytest.mark.blender
-def test_what_a_library_lacks_is_told_apart_and_a_missing_library_is_certain(scenes: Path) -> None:
+def test_library_files_missing_is_told_apart_and_a_missing_library_is_certain(scenes: Path) -> None:
     found = look(scenes, "unc_nested", "//server/share/proj", ["tex/green.png"])
     assert found.missing == {}
     inner = "//server/share/proj/lib/unc_inner.blend"
@@ -103,7 +103,7 @@ def test_libraries_that_link_each_other_in_a_circle_end() -> None:
     assert found.aliases == [("/p/B.blend", "/p/b.blend"), ("/p/A.blend", "/p/a.blend")]
 
 
-def test_a_library_that_cannot_be_read_is_told() -> None:
+def test_library_unread_is_told() -> None:
     broken = SceneFacts("/p/b.blend", cause="unreadable_scene", message="b.blend is cut off.")
     of = {"/p/a.blend": facts("/p/a.blend", "//b.blend"), "/p/b.blend": broken}
     found = needs.look(of["/p/a.blend"], Uploads(of), lambda paths: [of[p] for p in paths])

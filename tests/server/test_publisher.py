@@ -146,6 +146,7 @@ def test_a_farm_killed_during_the_delivery_leaves_no_file_of_its_own(site: Site,
     if killed == "after the rename":
         publisher.publish(site.farm, rows)
     else:
+        folder.mkdir(parents=True)
         for row in rows:
             os.link(site.farm.store.path(row["staged"]), folder / publisher._temporary(row["staged"]))
     site.publish()

@@ -9,11 +9,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from whole_farm import Farm
 
-from conftest import Farm  # type: ignore[import-not-found]
 from framefarm.sandboxing.watch import descendants
-from framefarm.server.app import DATABASE
 from framefarm.server.farm import Keyring
+from framefarm.server.opening import DATABASE
 
 SECRET = "licence-key-of-the-studio"
 WORD = re.compile(rb"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")

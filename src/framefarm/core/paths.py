@@ -14,6 +14,8 @@ MAX_PART_BYTES = 255
 MAX_PATHS = 100_000
 Kind = Literal["posix", "drive", "unc"]
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_UNC = re.compile(r"//(?![.?]/)[^/\\]+/+[^/]+/+[^/]")
+"""A UNC path as `normalise` writes it. On Linux it would lie in the same place anyway."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _PLAIN = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,255})+\Z")
 """A POSIX path in ASCII that is normal already: what most are, and quick to see."""
@@ -76,7 +78,7 @@ def normalise(path: str) -> UploadPath:
     kind: Kind
     if _DRIVE.match(path):
         kind, prefix, rest = "drive", path[0].upper() + ":/", path[3:].replace("\\", "/")
-    elif path.startswith("\\\\"):
+    elif path.startswith("\\\\") or _UNC.match(path):
         kind, prefix, rest = "unc", "//", path[2:].replace("\\", "/")
     elif path.startswith("/"):
         kind, prefix, rest = "posix", "/", path[1:]

@@ -274,9 +274,10 @@ class Blender:
 
     def _take(self, reply: pipe.Reply) -> None:
         now = time.monotonic()
+        self._ready = True
         match reply:
             case pipe.ReadyReply():
-                self._ready = True
+                pass
             case pipe.ProgressReply(frame, fraction):
                 if self._asked and self._asked[0].frame == frame and 0 <= fraction <= 1:
                     self._events.put(Progress(frame, fraction))

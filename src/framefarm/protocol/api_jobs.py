@@ -222,6 +222,7 @@ class JobTask(BaseModel):
     attempt_count: int
     scout: bool
     reason: str | None
+    waiting_for: str | None = None
     preemptions_left: int
     retries_left: int
 

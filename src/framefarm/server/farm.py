@@ -116,5 +116,7 @@ class Farm:
     base_url: Callable[[], str] = lambda: ""
     """The farm's own address, known once it listens."""
     draining: bool = False
+    waiting: dict[str, str] = field(default_factory=dict)
+    """Job → what it waits for, in words, by the dispatcher's last look."""
     in_flight: set[tuple[str, ...]] = field(default_factory=set)
     """Idempotency keys that this process works on now."""

@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     no_progress_seconds: float = 1800.0
     """A Blender that gives no sign of life for so long is ended."""
     idle_seconds: float = 10.0
+    minimum_tenure_seconds: float = 300.0
+    """How long a session keeps its slot before it is drained, at a task's end, for work that is owed it."""
+    preemption_grace_seconds: float = 30.0
+    """How long a preempted session may go on with its frame in work before it is killed."""
     """How long a session without tasks keeps its scene open."""
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
     """`none`: Blender runs unshut, as the slot's user; for scenes that are trusted like programs."""

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from framefarm.core.errors import InvalidInput, NotFound
 from framefarm.core.frames import FrameSet
-from framefarm.core.job import JobStatus, hold_reasons, untouched_status
+from framefarm.core.job import JobFacts, JobStatus, hold_reasons, untouched_status
 from framefarm.core.money import cost_micros
 from framefarm.server.accounts.tables import users
 from framefarm.server.actor import Actor
@@ -252,10 +252,10 @@ def task_page(tx: Tx, actor: Actor, job_id: str, after: int, limit: int) -> list
     last = min(plan.task_count, after + 1 + limit)
     query = sa.select(tasks).where(tasks.c.job_id == job_id, tasks.c.number > after, tasks.c.number < last)
     rows = {r["number"]: r for r in tx.conn.execute(query).mappings()}
-    return [task_shape(job, state, plan, n, rows.get(n)) for n in range(after + 1, last)]
+    return [task_shape(tx, job, state, plan, n, rows.get(n)) for n in range(after + 1, last)]
 
 
-def task_shape(job: Any, state: Any, plan: Any, number: int, row: Any) -> dict[str, Any]:
+def task_shape(tx: Tx, job: Any, state: Any, plan: Any, number: int, row: Any) -> dict[str, Any]:
     now = facts(state)
     status = str(untouched_status(now, number)) if row is None else row["status"]
     if status == "pending" and not now.may_start:
@@ -269,9 +269,25 @@ def task_shape(job: Any, state: Any, plan: Any, number: int, row: Any) -> dict[s
         "attempt_count": row["attempt_count"] if row else 0,
         "scout": number < plan.scout_count,
         "reason": row["reason"] if row else None,
+        "waiting_for": _task_waits_for(tx, job, state, now, status, row),
         "preemptions_left": max(0, request["preemptible_retries"] - (row["preemptions"] if row else 0)),
         "retries_left": max(0, request["task_retries"] - (row["failures"] if row else 0)),
     }
+
+
+def _task_waits_for(tx: Tx, job: Any, state: Any, now: JobFacts, status: str, row: Any) -> str | None:
+    if status == "pending":
+        due_ms = row["not_before_ms"] if row else None
+        if due_ms is not None and due_ms > tx.now_ms:
+            return f"the end of a pause after it failed, {(due_ms - tx.now_ms + 999) // 1000} s"
+        return f"a free {job['instance_type_id']} machine"
+    if status != "waiting":
+        return None
+    if reasons := hold_reasons(now):
+        return "; ".join(HOLD_WORDS[r] for r in reasons)
+    if not now.may_start:
+        return _waiting_for({**state, "instance_type_id": job["instance_type_id"]}, now, [])
+    return "the scouts, which are rendered first"
 
 
 def one_task(tx: Tx, actor: Actor, job_id: str, number: int) -> dict[str, Any]:

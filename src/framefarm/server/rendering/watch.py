@@ -42,14 +42,14 @@ def settle(tx: Tx, farm: Farm, observed: Observations, led_since_ms: int) -> Set
     running = []
     for session_id, seen in (observed or {}).items():
         if session_id not in known:
-            if seen.state == "exited":
+            if seen.state in {"exited", "lost"}:
                 done.forget.append(session_id)
             else:
                 running.append(session_id)
     done.stop += running
     if running:
         ended = farmwide(sa.select(sessions)).where(sessions.c.id.in_(running))
-        done.lingering = list(tx.conn.execute(ended).mappings())
+        done.lingering += tx.conn.execute(ended).mappings()
     return done
 
 
@@ -76,6 +76,8 @@ def _one(tx: Tx, farm: Farm, row: Any, observed: Observations, led_since_ms: int
         elif state is SessionState.STARTING:
             reason, text = "not_started", "The machine did not start in time."
             done.stop.append(session_id)
+            if seen is not None:
+                done.lingering.append(row)
         else:
             reason, text = "runner_lost", GONE
         lost.lose_session(tx, session_id, reason, text)
