@@ -46,7 +46,7 @@ def test_unknown_fields_are_refused(site: Site) -> None:
         ("upload_paths", []),
         ("upload_paths", ["relative.blend"]),
         ("upload_paths", ["/film/notes.txt"]),
-        ("upload_paths", ["C:\\film\\shot.blend"]),
+        ("upload_paths", ["C:\\film\\shot.blend", "/c/film/a.png"]),
         ("scene_path", "/film/other.blend"),
         ("scout_frames", "20"),
         ("frame_range", "1-999999999999"),

@@ -10,6 +10,7 @@ MAX_ENVIRONMENT = 200
 MAX_VALUE_BYTES = 32 << 10
 MAX_ENVIRONMENT_BYTES = 256 << 10
 MAX_PATHS = 100_000
+MAX_ADDONS = 50
 
 REFUSED_PREFIXES = (
     "LD_", "PYTHON", "BLENDER_USER_", "BLENDER_SYSTEM_", "FRAMEFARM_", "GCONV_", "GLIBC_", "NSS_", "LOC",
@@ -77,6 +78,9 @@ class JobSubmission(Strict):
     resolution_percentage: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
     samples: Annotated[StrictInt, Field(ge=1, le=1_000_000)] | None = None
     notify: Notify | None = None
+    on_missing_files: Literal["warn", "hold", "fail"] = "warn"
+    on_blocked_scripts: Literal["hold", "warn", "fail"] = "hold"
+    addons: Annotated[list[StrictStr], Field(max_length=MAX_ADDONS)] = []
 
     @field_validator("job_title")
     @classmethod
@@ -184,6 +188,9 @@ class JobDetail(JobSummary):
     view_layers: list[str] | None
     resolution_percentage: int | None
     samples: int | None
+    on_missing_files: str
+    on_blocked_scripts: str
+    addons: list[str]
     output_url: str
     cause: str | None
     message: str | None

@@ -91,7 +91,7 @@ class Order(Message):
     account: str
     package: Package
     scene_path: str
-    """The scene's path as the artist's machine knows it (POSIX)."""
+    """The scene's path as the artist's machine knows it, normalised: `/a`, `C:/a`, `//server/share/a`."""
     stem: str
     """The start of every picture's name: `<stem>_<frame>.<ext>`."""
     render: RenderSettings
@@ -108,6 +108,8 @@ class Order(Message):
     """How long to render on without the farm before Blender is stopped."""
     gathering_bytes: int
     """How much may gather in staging while the farm does not answer."""
+    addons: list[str] = []
+    """Inputs that are add-ons (zips), to be installed for this session and enabled before the scene opens."""
     max_task_runtime_seconds: float | None = None
     """A task that runs longer ends as `timed_out`; None: no limit."""
     no_progress_seconds: float | None = None
@@ -115,7 +117,8 @@ class Order(Message):
 
 
 class Input(Message):
-    """One file of the job: where the scene expects it, and where its bytes are on this machine."""
+    """One file of the job: where the scene expects it, and where its bytes are on this machine. A file whose
+    name has other cases in the scene than when it was uploaded is there once for each name."""
 
     path: str
     sha256: str

@@ -102,7 +102,7 @@ def _act(tx: Tx, farm: Farm, actor: Actor, state: JobState, action: str, drain: 
     state["gate_open"] = made.gate_open
     if made.cancel and state["cancel_ms"] is None:
         state["cancel_ms"] = tx.now_ms
-        _cancel_returned(tx, state)
+        cancel_returned(tx, state, "The job was cancelled while this machine did not answer.")
     _tell_sessions(tx, farm, state["job_id"], stop=made.stop and facts.running > 0)
 
 
@@ -121,10 +121,11 @@ def _accept_dependencies(tx: Tx, state: JobState) -> None:
     state.add("depends_left", -tx.conn.execute(farmwide(sa.delete(job_dependencies)).where(row)).rowcount)
 
 
-def _cancel_returned(tx: Tx, state: JobState) -> None:
-    """Tasks that wait for another try are cancelled now; those in work when their session says so."""
+def cancel_returned(tx: Tx, state: JobState, message: str) -> None:
+    """Tasks that wait for another try are cancelled now; those in work when their session says so. `message`
+    is for attempts that nobody hears of any more."""
     waiting = (tasks.c.job_id == state["job_id"]) & (tasks.c.status == "pending")
-    fence.displace_waiting(tx, state["job_id"], "The job was cancelled while this machine did not answer.")
+    fence.displace_waiting(tx, state["job_id"], message)
     scouts = waiting & (tasks.c.number < state["scout_count"])
     state.add("scouts_ended", tx.conn.execute(sa.select(sa.func.count()).where(scouts)).scalar_one())
     count = tx.conn.execute(sa.update(tasks).where(waiting).values(status="cancelled")).rowcount

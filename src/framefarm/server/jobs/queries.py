@@ -209,6 +209,9 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
         )
     }  # fmt: skip
     answer |= {
+        "on_missing_files": request.get("on_missing_files", "warn"),
+        "on_blocked_scripts": request.get("on_blocked_scripts", "hold"),
+        "addons": request.get("addons", []),
         "scene_path": row["scene_path"],
         "output_url": row["output_url"],
         "depends_on": request.get("depends_on") or sorted(tx.conn.execute(depends).scalars()),
@@ -216,7 +219,7 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
         "message": message,
         "warnings": row["warnings"],
         "missing_paths": sorted(tx.conn.execute(missing).scalars()),
-        "scene_info": row["scene"],
+        "scene_info": row["scene"] and {k: v for k, v in row["scene"].items() if k != "aliases"},
         "average_frame_seconds": mean,
         "remaining_seconds": None if mean is None or left is None else mean * left / machines,
         "blender_release": tx.conn.execute(release).scalar_one_or_none(),

@@ -32,7 +32,7 @@ def expire(tx: Tx, session_id: str) -> bool:
         return False
     mine = Reporter(tx, session, state)
     waiting = []
-    cancel_asked = state.facts.cancel_asked
+    cancel_asked = state.facts.cancel_asked or state.facts.failed
     for attempt in list(mine.own.values()):
         task = TaskFacts(TaskStatus(attempt["task_status"]), 0, 0, attempt["losses"], 0, 0)
         if reassignable(task, cancel_asked=cancel_asked):

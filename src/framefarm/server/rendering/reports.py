@@ -21,7 +21,8 @@ from framefarm.server.database import Tx
 from framefarm.server.jobs import fence
 from framefarm.server.jobs.plans import terms_of
 from framefarm.server.jobs.state import JobState
-from framefarm.server.jobs.tables import jobs, tasks
+from framefarm.server.jobs.tables import tasks
+from framefarm.server.rendering import first_opening, told
 from framefarm.server.rendering.handout import committed
 from framefarm.server.rendering.tables import attempts, files, frames, sessions
 from framefarm.server.tenancy import farmwide
@@ -119,8 +120,9 @@ class Reporter:
         if self.session["blender"] is None:
             self.session["blender"] = event.blender
             self._update_session(blender=event.blender)
-        if event.warnings:
-            add_warnings(self.tx, self.session["job_id"], event.warnings)
+        fresh = told.add(self.tx, self.session["job_id"], event.warnings) if event.warnings else []
+        if fresh:
+            first_opening.judge(self.tx, self.session, self.state, fresh)
         return "applied"
 
     def _started(self, attempt: dict[str, Any], event: say.TaskStarted) -> say.Verdict:
@@ -149,7 +151,7 @@ class Reporter:
                 "committed_ms": tx.now_ms,
                 "render_ms": render_ms,
                 "peak_memory_bytes": event.peak_memory_bytes or None,
-                "warnings": [_note(n) for n in event.warnings] or None,
+                "warnings": [told.row(n) for n in event.warnings] or None,
             }
         )
         for file in event.files:
@@ -181,7 +183,7 @@ class Reporter:
         attempt["task_frames_done"] += 1
         self._task(attempt)["frames_done"] = attempt["task_frames_done"]
         if event.warnings:
-            add_warnings(tx, state["job_id"], event.warnings)
+            told.add(tx, state["job_id"], event.warnings)
         state.emit(
             tx, "system", "frame.done", {"frame": event.frame, "task": number, "seconds": event.seconds}
         )
@@ -192,7 +194,7 @@ class Reporter:
         self.out.attempts.pop(attempt["id"], None)
         self.out.gone.append(attempt["id"])
         task = self._task(attempt)
-        status = "cancelled" if self.state.facts.cancel_asked else "pending"
+        status = "cancelled" if self._stopped else "pending"
         self.state.move(attempt["task_number"], "running", status)
         self.gave_back = True
         task.update(status=status, attempt_id=None, given_back=True)
@@ -216,12 +218,17 @@ class Reporter:
 
     # -- ends
 
+    @property
+    def _stopped(self) -> bool:
+        """The whole job was cancelled, or has failed: nothing of it is tried again."""
+        return self.state.facts.cancel_asked or self.state.facts.failed
+
     def end(
         self, attempt: dict[str, Any], outcome: Outcome, spent_ms: int, cause: str | None, message: str | None
     ) -> None:
         """End an attempt: meter it, and put its task where the rules say."""
         state, number = self.state, attempt["task_number"]
-        cancelled = state.facts.cancel_asked
+        cancelled = self._stopped
         outcome = outcome_of(
             outcome, preempted=self.session["preempt_ms"] is not None, withdrawn=bool(state.facts.holds)
         )
@@ -370,20 +377,6 @@ def _plausible(files: list[say.StagedFile]) -> bool:
             return False
     paths, names = {f.path.casefold() for f in files}, {f.staged for f in files}
     return bool(files) and len(paths) == len(names) == len(files) and min(f.size for f in files) >= 0
-
-
-def _note(note: say.Note) -> dict[str, str]:
-    return {"code": note.code, "message": note.message, "subject": note.subject}
-
-
-def add_warnings(tx: Tx, job_id: str, notes: list[say.Note]) -> None:
-    """Add warnings to the job, each (code, subject) once, at most 200."""
-    key = jobs.c.id == job_id
-    have: list[dict[str, str]] = tx.conn.execute(farmwide(sa.select(jobs.c.warnings)).where(key)).scalar_one()
-    known = {(w["code"], w.get("subject", "")) for w in have}
-    fresh = [_note(n) for n in notes if (n.code, n.subject) not in known][: max(0, 200 - len(have))]
-    if fresh:
-        tx.conn.execute(farmwide(sa.update(jobs)).where(key).values(warnings=have + fresh))
 
 
 def end_session(

@@ -59,23 +59,24 @@ class NodeApi:
         return await self.farm.db.write(service.hello, self.farm, session, token, said)
 
     async def inputs(self, _request: Request, session: str, token: str) -> Any:
-        account, sha256 = await self.farm.db.read(service.manifest_of, self.farm, session, token)
+        found = await self.farm.db.read(service.manifest_of, self.farm, session, token)
+        account, sha256, aliases = found
 
         def gather() -> say.Inputs:
             store = self.farm.store
             entries = manifests.load(store, account, sha256)
-            return say.Inputs(
-                inputs=[
-                    say.Input(
-                        path=e.path,
-                        sha256=e.sha256,
-                        size=e.size,
-                        source=str(store.path(f"content/{account}/{e.sha256}/{e.generation}")),
-                    )
-                    for e in entries
-                    if e.sha256 is not None and e.size is not None
-                ]
-            )
+            inputs = {
+                e.path: say.Input(
+                    path=e.path,
+                    sha256=e.sha256,
+                    size=e.size,
+                    source=str(store.path(f"content/{account}/{e.sha256}/{e.generation}")),
+                )
+                for e in entries
+                if e.sha256 is not None and e.size is not None
+            }
+            again = [msgspec.structs.replace(inputs[real], path=name) for name, real in aliases]
+            return say.Inputs(inputs=[*inputs.values(), *again])
 
         return await run_in_threadpool(gather)
 
