@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from framefarm.core.frames import FrameSet
 from framefarm.core.job import Outcome, TaskFacts, TaskStatus, task_after
-from framefarm.core.money import cost_micros
+from framefarm.core.money import billed_ms, cost_micros
 from framefarm.core.paths import is_output_name
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
@@ -217,9 +217,14 @@ class Reporter:
         """End an attempt: meter it, and put its task where the rules say."""
         state, number = self.state, attempt["task_number"]
         cancelled = state.facts.cancel_asked
-        billed = min(spent_ms, self.tx.now_ms - attempt["assigned_ms"])
-        if outcome is Outcome.LOST:
-            billed = 0
+        began_ms = attempt["started_mono_ms"] or 0
+        billed = billed_ms(
+            outcome,
+            started_ms=began_ms,
+            ended_ms=began_ms + spent_ms,
+            last_commit_ms=attempt["saved_mono_ms"],
+            limit_ms=self.tx.now_ms - attempt["assigned_ms"],
+        )
         attempt.update(
             outcome=str(outcome),
             ended_ms=self.tx.now_ms,
