@@ -18,7 +18,7 @@ import structlog
 from starlette.concurrency import run_in_threadpool
 
 from framefarm.core import schedule
-from framefarm.core.job import FINISHED
+from framefarm.core.job import FINISHED, JobStatus
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Capacity, Engine, SessionSpec
@@ -156,7 +156,7 @@ class Dispatcher:
 
     def _anything(self, tx: Tx) -> bool:
         """Whether there is a session to watch or a job that could want one."""
-        live = farmwide(sa.select(sessions.c.id)).where(sessions.c.ended.is_(False)).limit(1)
+        live = farmwide(sa.select(sessions.c.id)).where(~sessions.c.ended).limit(1)
         wanting = farmwide(sa.select(job_state.c.job_id)).where(_unfinished()).limit(1)
         return any(tx.conn.execute(q).first() is not None for q in (live, wanting))
 
@@ -274,7 +274,8 @@ class Dispatcher:
 
 
 def _unfinished() -> Any:
-    return job_state.c.status.not_in([str(s) for s in FINISHED])
+    """By the statuses there are, not by those there are not: so the index serves."""
+    return job_state.c.status.in_([str(s) for s in JobStatus if s not in FINISHED])
 
 
 def _live_sessions() -> sa.Select[Any]:
@@ -284,7 +285,7 @@ def _live_sessions() -> sa.Select[Any]:
         sa.select(
             sessions, job_state.c.status.label("job_status"), held.scalar_subquery().label("held")
         ).join(job_state, job_state.c.job_id == sessions.c.job_id)
-    ).where(sessions.c.ended.is_(False))
+    ).where(~sessions.c.ended)
 
 
 def _room(capacity: list[Capacity], live: list[dict[str, Any]]) -> list[schedule.Machine]:

@@ -66,6 +66,6 @@ def _gather(tx: Tx) -> bytes:
     ):
         jobs.labels(status).set(number)
     query = farmwide(sa.select(sessions.c.state, count).group_by(sessions.c.state))
-    for state, number in tx.conn.execute(query.where(sessions.c.ended.is_(False))):
+    for state, number in tx.conn.execute(query.where(~sessions.c.ended)):
         live.labels(state).set(number)
     return generate_latest(registry)

@@ -137,7 +137,7 @@ def _tell_sessions(tx: Tx, farm: Farm, job_id: str, *, stop: bool) -> None:
     values: dict[str, Any] = {"version": sessions.c.version + 1}
     if stop:
         values["cancel"] = True
-    live = (sessions.c.job_id == job_id) & sessions.c.ended.is_(False)
+    live = (sessions.c.job_id == job_id) & ~sessions.c.ended
     tx.conn.execute(farmwide(sa.update(sessions)).where(live).values(values))
     tx.after_commit(lambda: farm.hub.wake(f"job:{job_id}", "dispatch"))
 

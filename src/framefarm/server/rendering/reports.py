@@ -23,7 +23,7 @@ from framefarm.server.jobs.plans import terms_of
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import jobs, tasks
 from framefarm.server.rendering.handout import committed
-from framefarm.server.rendering.tables import attempts, files, frames, sessions
+from framefarm.server.rendering.tables import attempts, files, frames, leases, sessions
 from framefarm.server.tenancy import farmwide
 
 FRAME_MEAN_WEIGHT = 0.2
@@ -385,7 +385,7 @@ def end_session(
     message: str | None,
     reporter: Reporter | None = None,
 ) -> None:
-    """A session is over: what it still owned goes back as the farm's loss."""
+    """A session is over: what it still owned goes back as the farm's loss. Its lease goes with it."""
     mine = reporter or Reporter(tx, session, state)
     mine.forfeit(message)
     if reporter is None:
@@ -396,3 +396,4 @@ def end_session(
         .where(sessions.c.id == session["id"])
         .values(ended=True, state="ended", ended_ms=tx.now_ms, end_reason=reason, end_message=message)
     )
+    tx.conn.execute(sa.delete(leases).where(leases.c.session_id == session["id"]))
