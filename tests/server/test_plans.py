@@ -1,4 +1,4 @@
-"""What the farm asks all the time costs what there is to do, not what was ever done: by SQLite's own plans."""
+"""What the farm asks all the time costs what there is to do, not what was ever done: SQLite says so."""
 
 from __future__ import annotations
 

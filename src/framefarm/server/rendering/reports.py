@@ -49,7 +49,6 @@ _OWNED = farmwide(
         tasks.c.failures,
         tasks.c.losses,
         tasks.c.frames_done.label("task_frames_done"),
-        tasks.c.redo,
     )
     .select_from(attempts.join(tasks, fence.OWN))
     .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
@@ -71,6 +70,8 @@ class Reporter:
         self.own = self._owned()
         self.seen: set[tuple[int, int]] = set()
         self.done: set[tuple[int, int]] = set()
+        self.known: set[int] = set()
+        """Frames that are committed at any revision."""
         self.gave_back = False
         """A task waits for another session now."""
 
@@ -164,8 +165,9 @@ class Reporter:
                 }
             )
         state.add("unpublished", len(event.files))
-        if attempt["redo"] is None:
+        if event.frame not in self.known:
             state.add("frames_done")
+            self.known.add(event.frame)
         mean = state["frame_ms"]
         state["frame_ms"] = (
             render_ms if mean is None else round(mean + FRAME_MEAN_WEIGHT * (render_ms - mean))
@@ -322,6 +324,7 @@ class Reporter:
         numbers = sorted({e.frame for e in saved})
         found = self.tx.conn.execute(_COMMITTED, {"job": self.state["job_id"], "numbers": numbers})
         self.done = {(f, r) for f, r in found}
+        self.known = {f for f, _ in self.done}
 
     def _wall(self, mono_ms: int) -> int:
         """Server time of a moment on the runner's clock, which began shortly before its hello."""
