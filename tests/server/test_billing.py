@@ -171,7 +171,7 @@ def test_charges_that_race_with_ending_attempts_miss_none_and_take_none_twice(si
     def charge() -> int:
         charges = 0
         while not rendered.is_set():
-            charges += site.farm.db.write_now(billing.charge_job, job) is not None
+            charges += site.farm.db.write_now(billing.charge_job, site.account_id, job) is not None
         return charges
 
     site.farm.db.clock_ms = itertools.count(1_800_000_000_000, 1000).__next__
