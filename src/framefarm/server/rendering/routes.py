@@ -13,13 +13,14 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from framefarm.core.errors import Conflict, FarmError, NotAuthenticated
+from framefarm.core.errors import Conflict, FarmError, NotAuthenticated, TooLarge
 from framefarm.protocol import node as say
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
 from framefarm.server.rendering import service
 
 MAX_WAIT_SECONDS = 20.0
+MAX_BODY_BYTES = 32 << 20
 
 
 class NodeApi:
@@ -44,7 +45,7 @@ class NodeApi:
         )
 
     async def hello(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await request.body(), type=say.Hello)
+        said = msgspec.json.decode(await self._body(request), type=say.Hello)
         return await self.farm.db.write(service.hello, self.farm, session, token, said)
 
     async def inputs(self, _request: Request, session: str, token: str) -> Any:
@@ -69,8 +70,9 @@ class NodeApi:
         return await run_in_threadpool(gather)
 
     async def sync(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await request.body(), type=say.Sync)
+        said = msgspec.json.decode(await self._body(request), type=say.Sync)
         farm, me = self.farm, object()
+        job = await farm.db.read(service.job_of, farm, session, token)
         older = self.held.get(session)
         self.held[session] = me
         if older is not None:
@@ -79,8 +81,7 @@ class NodeApi:
             said.wait_seconds, MAX_WAIT_SECONDS, farm.settings.lease_seconds / 3
         )
         try:
-            query = await farm.db.read(service.job_of, farm, session, token)
-            async with farm.hub.listen(f"session:{session}", f"job:{query}") as woken:
+            async with farm.hub.listen(f"session:{session}", f"job:{job}") as woken:
                 answer = await farm.db.write(service.sync, farm, session, token)
                 while answer.version == said.seen and self.held.get(session) is me and not farm.draining:
                     if not await woken.wait(deadline - time.monotonic()):
@@ -96,7 +97,7 @@ class NodeApi:
                 del self.held[session]
 
     async def report(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await request.body(), type=say.Report)
+        said = msgspec.json.decode(await self._body(request), type=say.Report)
         receipt = await self.farm.db.write(service.report, self.farm, session, token, said)
         self.heard.add(session)
         return receipt
@@ -107,6 +108,16 @@ class NodeApi:
         self.heard.clear()
         if alive:
             await self.farm.db.write(service.renew, self.farm, sorted(alive))
+
+    @staticmethod
+    async def _body(request: Request) -> bytes:
+        """Raises TooLarge: anyone may call, and no token was looked at yet."""
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        return bytes(body)
 
     def _guard(
         self, call: Callable[[Request, str, str], Awaitable[Any]]
@@ -130,6 +141,8 @@ class NodeApi:
                 return _json(401, {"detail": error.detail})
             except Conflict as error:
                 return _json(409, {"detail": error.detail} | error.facts)
+            except TooLarge as error:
+                return _json(413, {"detail": error.detail})
             except FarmError as error:
                 return _json(503, {"detail": error.detail})
 
