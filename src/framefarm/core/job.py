@@ -227,6 +227,14 @@ class TaskFacts:
     task_retries: int
 
 
+def outcome_of(said: Outcome, *, preempted: bool, withdrawn: bool) -> Outcome:
+    """How an attempt ended, as the farm sees it. In a session that is being preempted, what is given up or
+    lost was preempted, whatever its runner knew of it; not what a person's hold withdrew."""
+    if preempted and (said is Outcome.LOST or (said is Outcome.CANCELLED and not withdrawn)):
+        return Outcome.PREEMPTED
+    return said
+
+
 def task_after(
     task: TaskFacts, outcome: Outcome, *, committed_frames: int, given_back: bool = False
 ) -> TaskFacts:

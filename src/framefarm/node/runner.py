@@ -127,6 +127,8 @@ class Runner:
         match event:
             case Wanted(desired):
                 self._tell(*self.desk.take(desired, self.now_ms()))
+                if self.desk.preempted:
+                    self.reason = "preempted"
                 if self.desk.cancelled:
                     self.reason = "cancelled"
                     self._kill_blender()

@@ -21,7 +21,7 @@ PROTOCOL_VERSION = 1
 """The version a runner names in its hello. The server speaks this one and the one before."""
 
 PackageKind = Literal["bpy", "executable"]
-TaskEnd = Literal["success", "failed", "timed_out", "cancelled"]
+TaskEnd = Literal["success", "failed", "timed_out", "cancelled", "preempted"]
 Verdict = Literal["applied", "superseded", "rejected"]
 
 
@@ -150,6 +150,9 @@ class Desired(Message):
     """End when nothing is left to do; no more tasks will come."""
     cancel: bool = False
     """Stop Blender now, report what was done, end."""
+    preempt_seconds: float | None = None
+    """The slot goes to other work: end the frame in work, give the rest back as `preempted`, end. What is
+    left after that many seconds is killed. An older runner sees an empty list and a drain: much the same."""
     lease_seconds: float = 60.0
 
 
@@ -223,6 +226,7 @@ class TaskEnded(Message, tag="task_ended"):
     """The end of an attempt that began. `success` only when every frame of the order was saved.
 
     `cancelled`: given up between frames because the farm wanted it; the farm puts the rest back or not.
+    `preempted`: the same, because the slot was taken.
     """
 
     attempt: str

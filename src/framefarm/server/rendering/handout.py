@@ -39,9 +39,10 @@ def open_attempts(tx: Tx, session_id: str) -> list[Any]:
     return list(tx.conn.execute(_OPEN, {"session": session_id}).mappings())
 
 
-def desired(session: Any, facts: JobFacts, held: list[Any], lease_seconds: float) -> Desired:
+def desired(session: Any, facts: JobFacts, held: list[Any], lease_seconds: float, now_ms: int) -> Desired:
     """Everything the farm wants of this session now."""
-    wanted = [] if facts.holds or session["cancel"] else held
+    until = session["preempt_ms"]
+    wanted = [] if facts.holds or session["cancel"] or until is not None else held
     return Desired(
         version=session["version"],
         tasks=[
@@ -56,6 +57,7 @@ def desired(session: Any, facts: JobFacts, held: list[Any], lease_seconds: float
         drain=session["drain"],
         cancel=session["cancel"],
         lease_seconds=lease_seconds,
+        preempt_seconds=None if until is None else max(0.0, (until - now_ms) / 1000),
     )
 
 

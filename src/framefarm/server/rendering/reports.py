@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.frames import FrameSet
-from framefarm.core.job import Outcome, TaskFacts, TaskStatus, task_after
+from framefarm.core.job import Outcome, TaskFacts, TaskStatus, outcome_of, task_after
 from framefarm.core.money import billed_ms, cost_micros
 from framefarm.core.paths import is_output_name
 from framefarm.protocol import node as say
@@ -26,6 +26,11 @@ from framefarm.server.rendering.handout import committed
 from framefarm.server.rendering.tables import attempts, files, frames, leases, sessions
 from framefarm.server.tenancy import farmwide
 
+PREEMPTED = "Its preemptible machine was given to other work."
+NO_PREEMPTIONS_LEFT = (
+    "Its preemptible machine was given to other work, and its preemptible_retries ({}) are used up; "
+    "finished frames are kept: retry the task for the others."
+)
 FRAME_MEAN_WEIGHT = 0.2
 """Weight of the newest frame in the moving mean that sizes hand-outs."""
 
@@ -219,6 +224,11 @@ class Reporter:
         """End an attempt: meter it, and put its task where the rules say."""
         state, number = self.state, attempt["task_number"]
         cancelled = state.facts.cancel_asked
+        outcome = outcome_of(
+            outcome, preempted=self.session["preempt_ms"] is not None, withdrawn=bool(state.facts.holds)
+        )
+        if outcome is Outcome.PREEMPTED:
+            cause, message = "preempted", PREEMPTED
         began_ms = attempt["started_mono_ms"] or 0
         billed = billed_ms(
             outcome,
@@ -263,6 +273,8 @@ class Reporter:
             change.update(redo=None, cause=None, reason=None)
         elif message:
             change.update(cause=cause, reason=message)
+        if status is TaskStatus.PREEMPTED:
+            change["reason"] = NO_PREEMPTIONS_LEFT.format(terms.preemptible_retries)
         if outcome in {Outcome.FAILED, Outcome.TIMED_OUT} and status is TaskStatus.PENDING:
             change["not_before_ms"] = self.tx.now_ms + 1000 * 2 ** min(after.failures - 1, 6)
         state.move(number, "running", status)

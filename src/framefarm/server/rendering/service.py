@@ -105,7 +105,7 @@ def look(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired | None:
     facts = job_states.facts(state)
     if facts.ready and not held and not session["drain"] and not session["cancel"]:
         return None
-    return desired(session, facts, held, farm.settings.lease_seconds)
+    return desired(session, facts, held, farm.settings.lease_seconds, tx.now_ms)
 
 
 def sync(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired:
@@ -114,7 +114,7 @@ def sync(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired:
     renew(tx, farm, [session_id])
     held = _settle(tx, farm, session, state, None)
     job_states.save(tx, state)
-    return desired(session, state.facts, held, farm.settings.lease_seconds)
+    return desired(session, state.facts, held, farm.settings.lease_seconds, tx.now_ms)
 
 
 def report(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Report) -> say.Receipt:
@@ -143,7 +143,7 @@ def report(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Report) ->
     return say.Receipt(
         last_seq=session["last_seq"],
         verdicts=verdicts,
-        desired=desired(session, state.facts, held, farm.settings.lease_seconds),
+        desired=desired(session, state.facts, held, farm.settings.lease_seconds, tx.now_ms),
     )
 
 
