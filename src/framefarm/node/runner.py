@@ -11,7 +11,9 @@ import os
 import queue
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -304,6 +306,18 @@ class Runner:
             self.inbox.put(event)
 
 
+def end_with_threads(put: Callable[[object], None]) -> None:
+    """From now on a thread that fails ends the session: without its lanes a runner would keep its tasks, and
+    its lease, for ever."""
+
+    def failed(what: threading.ExceptHookArgs) -> None:
+        threading.__excepthook__(what)
+        name = what.thread.name if what.thread else "a thread"
+        put(Over(f"runner_failed: {name}: {what.exc_value!r}"))
+
+    threading.excepthook = failed
+
+
 def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
@@ -327,6 +341,7 @@ def main() -> int:
     started = {"pid": os.getpid(), "boot_id": _boot_id(), "started_ns": time.time_ns()}
     (directory / "runner.json").write_bytes(msgspec.json.encode(started))
     runner = Runner(slot)
+    end_with_threads(runner.inbox.put)
     signal.signal(signal.SIGTERM, lambda *_: runner.inbox.put(Stop()))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

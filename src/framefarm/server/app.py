@@ -34,6 +34,8 @@ from framefarm.server.webhooks import routes as webhook_routes
 from framefarm.server.webhooks.sender import Sender
 
 log = structlog.get_logger(__name__)
+AGAIN_SECONDS = 1.0
+"""How soon a loop that failed is begun anew."""
 ROUTERS = (
     account_routes.router,
     project_routes.router,
@@ -69,7 +71,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
                     lambda: mail.run(farm, lambda: followers.position),
                 ]
             loops.append(lambda: _renew_leases(farm, node_api))
-            tasks = [asyncio.create_task(loop()) for loop in loops]
+            tasks = [asyncio.create_task(_for_ever(loop)) for loop in loops]
             stack.push_async_callback(_end, tasks)
             yield
 
@@ -99,6 +101,16 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _for_ever(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A loop that fails is begun anew: a farm that answers and renders nothing helps nobody."""
+    while True:
+        try:
+            await loop()
+        except Exception:
+            log.exception("loop_failed")
+        await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def _renew_leases(farm: Farm, node_api: NodeApi) -> None:

@@ -159,7 +159,7 @@ class Dispatcher:
 
     def _anything(self, tx: Tx) -> bool:
         """Whether there is a session to watch or a job that could want one."""
-        live = farmwide(sa.select(sessions.c.id)).where(sessions.c.ended.is_(False)).limit(1)
+        live = farmwide(sa.select(sessions.c.id)).where(~sessions.c.ended).limit(1)
         wanting = farmwide(sa.select(job_state.c.job_id)).where(supply.unfinished()).limit(1)
         return any(tx.conn.execute(q).first() is not None for q in (live, wanting))
 

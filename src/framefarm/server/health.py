@@ -70,7 +70,7 @@ def _gather(tx: Tx) -> bytes:
     ):
         jobs.labels(status).set(number)
     query = farmwide(sa.select(sessions.c.state, count).group_by(sessions.c.state))
-    for state, number in tx.conn.execute(query.where(sessions.c.ended.is_(False))):
+    for state, number in tx.conn.execute(query.where(~sessions.c.ended)):
         live.labels(state).set(number)
     ready = Gauge("framefarm_tasks_ready", "Tasks that could be handed out now", registry=registry)
     unfinished = farmwide(sa.select(job_state)).where(job_state.c.status.in_(["pending", "running"]))

@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     login_hours: float = 12.0
     """How long a login lasts."""
     lease_seconds: float = 60.0
-    """A runner that has not called for so long is ended."""
+    """Tasks of a runner that has not called for so long may go to others."""
     disconnected_seconds: float | None = None
     """How long a runner renders on without the farm; default 3 × lease."""
     gathering_bytes: int = 4 * GiB

@@ -193,7 +193,7 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
     missing = farmwide(sa.select(missing_paths.c.path)).where(missing_paths.c.job_id == job_id)
     depends = farmwide(sa.select(job_dependencies.c.depends_on)).where(job_dependencies.c.job_id == job_id)
     live = farmwide(sa.select(sa.func.count()).select_from(sessions)).where(
-        sessions.c.job_id == job_id, sessions.c.ended.is_(False)
+        sessions.c.job_id == job_id, ~sessions.c.ended
     )
     release = sa.select(packages.c.release).where(packages.c.id == row["package_id"])
     mean = None if row["frame_ms"] is None else row["frame_ms"] / 1000

@@ -203,22 +203,25 @@ async def run(farm: Farm) -> None:
     """The scene reader's life: woken by submissions and uploads, else looking now and then."""
     async with farm.hub.listen("scenes") as woken:
         while True:
-            waiting: list[Any] = []
+            settled = False
             try:
-                waiting = await farm.db.read(unread)
-                for job in waiting:
-                    await _one(farm, job)
+                for job in await farm.db.read(unread):
+                    settled |= await _one(farm, job)
             except Exception:
                 log.exception("scene_reading_failed")
-                waiting = []
-            if not waiting:
+            if not settled:
                 await woken.wait(LOOK_SECONDS)
 
 
-async def _one(farm: Farm, job: Any) -> None:
+async def _one(farm: Farm, job: Any) -> bool:
+    """Whether the job went on or failed. If the farm is at fault it waits, and holds up no other job."""
     try:
         found = await run_in_threadpool(read, farm, job)
     except Unrenderable as error:
         await farm.db.write(fail, farm, job, error)
+    except Exception:
+        log.exception("scene_not_read", job=job["id"])
+        return False
     else:
         await farm.db.write(settle, farm, job, found)
+    return True

@@ -148,7 +148,7 @@ def save(tx: Tx, state: JobState, actor: str = "system") -> None:
         state.pending_events.clear()
     state.before = dict(state.values)
     if changed and status in FINISHED:
-        billing.charge_job(tx, state["job_id"])
+        billing.charge_job(tx, state["account_id"], state["job_id"])
         _tell_dependents(tx, state["job_id"], success=status is JobStatus.SUCCESS)
 
 

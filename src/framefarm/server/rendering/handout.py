@@ -24,7 +24,7 @@ _OPEN = farmwide(
     .order_by(attempts.c.assigned_ms, attempts.c.task_number)
 )
 _LIVE = farmwide(sa.select(sa.func.count()).select_from(sessions)).where(
-    sessions.c.job_id == sa.bindparam("job"), sessions.c.ended.is_(False)
+    sessions.c.job_id == sa.bindparam("job"), ~sessions.c.ended
 )
 
 _NEW_WORK = (

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from framefarm.core.frames import FrameSet
 from framefarm.core.job import Outcome, TaskFacts, TaskStatus, outcome_of, task_after
-from framefarm.core.money import cost_micros
+from framefarm.core.money import billed_ms, cost_micros
 from framefarm.core.paths import is_output_name
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
@@ -24,7 +24,7 @@ from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
 from framefarm.server.rendering import first_opening, told
 from framefarm.server.rendering.handout import committed
-from framefarm.server.rendering.tables import attempts, files, frames, sessions
+from framefarm.server.rendering.tables import attempts, files, frames, leases, sessions
 from framefarm.server.tenancy import farmwide
 
 PREEMPTED = "Its preemptible machine was given to other work."
@@ -55,7 +55,6 @@ _OWNED = farmwide(
         tasks.c.failures,
         tasks.c.losses,
         tasks.c.frames_done.label("task_frames_done"),
-        tasks.c.redo,
     )
     .select_from(attempts.join(tasks, fence.OWN))
     .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
@@ -77,6 +76,8 @@ class Reporter:
         self.own = self._owned()
         self.seen: set[tuple[int, int]] = set()
         self.done: set[tuple[int, int]] = set()
+        self.known: set[int] = set()
+        """Frames that are committed at any revision."""
         self.gave_back = False
         """A task waits for another session now."""
 
@@ -171,8 +172,9 @@ class Reporter:
                 }
             )
         state.add("unpublished", len(event.files))
-        if attempt["redo"] is None:
+        if event.frame not in self.known:
             state.add("frames_done")
+            self.known.add(event.frame)
         mean = state["frame_ms"]
         state["frame_ms"] = (
             render_ms if mean is None else round(mean + FRAME_MEAN_WEIGHT * (render_ms - mean))
@@ -234,11 +236,14 @@ class Reporter:
         )
         if outcome is Outcome.PREEMPTED:
             cause, message = "preempted", PREEMPTED
-            begun, saved = attempt["started_mono_ms"], attempt["saved_mono_ms"]
-            spent_ms = 0 if begun is None or saved is None else max(0, saved - begun)
-        billed = min(spent_ms, self.tx.now_ms - attempt["assigned_ms"])
-        if outcome is Outcome.LOST:
-            billed = 0
+        began_ms = attempt["started_mono_ms"] or 0
+        billed = billed_ms(
+            outcome,
+            started_ms=began_ms,
+            ended_ms=began_ms + spent_ms,
+            last_commit_ms=attempt["saved_mono_ms"],
+            limit_ms=self.tx.now_ms - attempt["assigned_ms"],
+        )
         attempt.update(
             outcome=str(outcome),
             ended_ms=self.tx.now_ms,
@@ -338,6 +343,7 @@ class Reporter:
         numbers = sorted({e.frame for e in saved})
         found = self.tx.conn.execute(_COMMITTED, {"job": self.state["job_id"], "numbers": numbers})
         self.done = {(f, r) for f, r in found}
+        self.known = {f for f, _ in self.done}
 
     def _wall(self, mono_ms: int) -> int:
         """Server time of a moment on the runner's clock, which began shortly before its hello."""
@@ -387,7 +393,7 @@ def end_session(
     message: str | None,
     reporter: Reporter | None = None,
 ) -> None:
-    """A session is over: what it still owned goes back as the farm's loss."""
+    """A session is over: what it still owned goes back as the farm's loss. Its lease goes with it."""
     mine = reporter or Reporter(tx, session, state)
     mine.forfeit(message)
     if reporter is None:
@@ -398,3 +404,4 @@ def end_session(
         .where(sessions.c.id == session["id"])
         .values(ended=True, state="ended", ended_ms=tx.now_ms, end_reason=reason, end_message=message)
     )
+    tx.conn.execute(sa.delete(leases).where(leases.c.session_id == session["id"]))

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from framefarm.core.errors import Conflict, FarmError, NotAuthenticated
+from framefarm.core.errors import Conflict, FarmError, NotAuthenticated, TooLarge
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
 from framefarm.server.events import progress
@@ -25,6 +25,7 @@ from framefarm.server.rendering import service
 from framefarm.server.tracing import span
 
 MAX_WAIT_SECONDS = 20.0
+MAX_BODY_BYTES = 32 << 20
 MAX_FRAME = 1_048_574
 PROGRESS_SECONDS = 1.5
 PROGRESS_CALLS_A_SECOND = 200
@@ -55,7 +56,7 @@ class NodeApi:
         )
 
     async def hello(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await request.body(), type=say.Hello)
+        said = msgspec.json.decode(await self._body(request), type=say.Hello)
         return await self.farm.db.write(service.hello, self.farm, session, token, said)
 
     async def inputs(self, _request: Request, session: str, token: str) -> Any:
@@ -81,8 +82,9 @@ class NodeApi:
         return await run_in_threadpool(gather)
 
     async def sync(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await request.body(), type=say.Sync)
+        said = msgspec.json.decode(await self._body(request), type=say.Sync)
         farm, me = self.farm, object()
+        job = await farm.db.read(service.job_of, farm, session, token)
         older = self.held.get(session)
         self.held[session] = me
         if older is not None:
@@ -90,7 +92,6 @@ class NodeApi:
         began = time.monotonic()
         longest = min(said.wait_seconds, MAX_WAIT_SECONDS, farm.settings.lease_seconds / 3)
         try:
-            job = await farm.db.read(service.job_of, farm, session, token)
             self._note_progress(session, job, said.progress)
             async with farm.hub.listen(f"session:{session}", f"job:{job}") as woken:
                 answer = await self._desired(session, token)
@@ -105,7 +106,7 @@ class NodeApi:
                 del self.held[session]
 
     async def report(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await request.body(), type=say.Report)
+        said = msgspec.json.decode(await self._body(request), type=say.Report)
         receipt = await self.farm.db.write(service.report, self.farm, session, token, said)
         self.heard.add(session)
         return receipt
@@ -141,6 +142,16 @@ class NodeApi:
         if alive or said:
             await self.farm.db.write(work)
 
+    @staticmethod
+    async def _body(request: Request) -> bytes:
+        """Raises TooLarge: anyone may call, and no token was looked at yet."""
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        return bytes(body)
+
     def _guard(
         self, call: Callable[[Request, str, str], Awaitable[Any]]
     ) -> Callable[[Request], Awaitable[Response]]:
@@ -169,6 +180,8 @@ class NodeApi:
                 return _json(401, {"detail": error.detail})
             except Conflict as error:
                 return _json(409, {"detail": error.detail} | error.facts)
+            except TooLarge as error:
+                return _json(413, {"detail": error.detail})
             except FarmError as error:
                 return _json(503, {"detail": error.detail})
 

@@ -36,7 +36,7 @@ sessions = sa.Table(
     sa.Column("last_seq", sa.Integer, nullable=False),
     sa.Column("blender", sa.Text),
     sa.Index("ix_sessions_job_id", "job_id"),
-    sa.Index(
+    sa.Index(  # for `~sessions.c.ended`; SQLite does not see that `ended IS 0` is the same
         "ix_sessions_live",
         "job_id",
         "id",
