@@ -41,13 +41,18 @@ def serve(
     """
     import uvicorn
 
-    from framefarm.server import opening, operator
+    from framefarm.server import opening, operator, tracing
     from framefarm.server.app import create_app
     from framefarm.server.logs import configure_logs
     from framefarm.server.settings import Settings
 
     settings = Settings(data=data)
     configure_logs(settings.log_level)
+    if settings.otlp_endpoint:
+        try:
+            tracing.start(settings.otlp_endpoint)
+        except ModuleNotFoundError as error:
+            _fail(f"FRAMEFARM_OTLP_ENDPOINT needs {error.name}: pip install 'framefarm[telemetry]'")
     host, _, port = listen.rpartition(":")
     if not port.isdigit() or not host:
         _fail(f"--listen {listen!r} is not HOST:PORT, as 127.0.0.1:8000")

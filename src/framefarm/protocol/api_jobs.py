@@ -33,6 +33,18 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+NotifyState = Literal["success", "failed", "cancelled", "holding"]
+
+
+class Notify(Strict):
+    """Who gets a mail when the job comes to one of these states; one mail for each, however often."""
+
+    email: Annotated[
+        list[Annotated[StrictStr, Field(min_length=3, max_length=254)]], Field(min_length=1, max_length=20)
+    ]
+    on: Annotated[list[NotifyState], Field(min_length=1, max_length=4)] = ["success", "failed", "holding"]
+
+
 class JobSubmission(Strict):
     """`POST /api/jobs`: the reference's payload, then the extensions."""
 
@@ -65,6 +77,7 @@ class JobSubmission(Strict):
     view_layers: Annotated[list[StrictStr], Field(max_length=100)] | None = None
     resolution_percentage: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
     samples: Annotated[StrictInt, Field(ge=1, le=1_000_000)] | None = None
+    notify: Notify | None = None
     on_missing_files: Literal["warn", "hold", "fail"] = "warn"
     on_blocked_scripts: Literal["hold", "warn", "fail"] = "hold"
     addons: Annotated[list[StrictStr], Field(max_length=MAX_ADDONS)] = []
@@ -142,6 +155,17 @@ class JobInput(BaseModel):
     registered_at: str | None
 
 
+class FrameInWork(BaseModel):
+    """How far a frame is that is being rendered, as its session said last; `fraction` from 0 to 1."""
+
+    frame: int
+    task: int
+    attempt: str
+    session: str
+    fraction: float
+    at: str
+
+
 class JobDetail(JobSummary):
     """Everything submitted, and where it stands."""
 
@@ -177,6 +201,8 @@ class JobDetail(JobSummary):
     average_frame_seconds: float | None
     remaining_seconds: float | None
     blender_release: str | None
+    frames_in_work: list[FrameInWork] = []
+    notify: Notify | None = None
 
 
 class DryRun(BaseModel):
@@ -245,14 +271,6 @@ class JobAttempt(BaseModel):
     price_per_hour: Money
     cost: Money
     peak_memory_bytes: int | None
-
-
-class JobEvent(BaseModel):
-    number: int
-    at: str
-    type: str
-    actor: str
-    data: dict[str, Any]
 
 
 class Page(BaseModel):

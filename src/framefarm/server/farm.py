@@ -58,7 +58,8 @@ class Hub:
         self._loop = loop
 
     def wake(self, *topics: str) -> None:
-        """Topics: `session:<id>`, `job:<id>` (its sessions), `dispatch`, `publish`, `scenes`, `billing`."""
+        """Topics: `session:<id>`, `job:<id>` (its sessions), `dispatch`, `publish`, `scenes`, `billing`,
+        `events`, `webhooks`, `mail`."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._set, topics)
 
@@ -120,3 +121,6 @@ class Farm:
     """Job → what it waits for, in words, by the dispatcher's last look."""
     in_flight: set[tuple[str, ...]] = field(default_factory=set)
     """Idempotency keys that this process works on now."""
+
+    def __post_init__(self) -> None:
+        self.db.wake = self.hub.wake

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GiB = 1 << 30
@@ -69,8 +71,39 @@ class Settings(BaseSettings):
     """A TLS proxy stands in front: no warning, and cookies for TLS only."""
     metrics_token: SecretStr | None = None
     """Bearer for `/metrics` from other machines than this one."""
+    webhook_allowed_networks: str = ""
+    """Addresses or networks, comma-separated, that webhooks may go to although they are not public."""
+    smtp_url: SecretStr | None = None
+    """`smtp://[user:password@]host[:port]` (STARTTLS where offered) or `smtps://…`; empty: no mail."""
+    mail_from: str = ""
+    """The sender of the farm's mails; needed with `smtp_url`."""
+    mail_any_address: bool = False
+    """Jobs may notify addresses that are no users of their account."""
+    otlp_endpoint: str = ""
+    """Where traces go, as `http://127.0.0.1:4318`; needs the extra `telemetry`. Empty: none are made."""
     log_level: str = "info"
     """debug, info, warning or error."""
+
+    @field_validator("webhook_allowed_networks")
+    @classmethod
+    def networks(cls, value: str) -> str:
+        for part in filter(None, map(str.strip, value.split(","))):
+            ip_network(part)
+        return value
+
+    @model_validator(mode="after")
+    def whole_mail(self) -> Self:
+        if self.smtp_url is not None:
+            url = urlsplit(self.smtp_url.get_secret_value())
+            if url.scheme not in {"smtp", "smtps"} or not url.hostname:
+                raise ValueError(
+                    "FRAMEFARM_SMTP_URL must be smtp://[user:password@]host[:port], or smtps://…"
+                )
+            if "@" not in self.mail_from:
+                raise ValueError(
+                    "FRAMEFARM_SMTP_URL needs FRAMEFARM_MAIL_FROM, the address that mails are from"
+                )
+        return self
 
     @property
     def disconnected_budget_seconds(self) -> float:

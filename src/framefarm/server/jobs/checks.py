@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from pydantic import ValidationError
 
 from framefarm.core import frames as grammar
 from framefarm.core.errors import Conflict, FieldError, InvalidInput
@@ -17,6 +18,7 @@ from framefarm.protocol.api_jobs import (
     MAX_ENVIRONMENT_BYTES,
     MAX_VALUE_BYTES,
     JobSubmission,
+    Notify,
     is_refused,
 )
 from framefarm.server import places
@@ -28,6 +30,7 @@ from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
 from framefarm.server.jobs.submitted import Submitted
 from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.mail import service as mail
 from framefarm.server.projects import service as projects
 from framefarm.server.tenancy import farmwide, scoped
 
@@ -82,6 +85,7 @@ def prepare(tx: Tx, farm: Farm, actor: Actor, submitted: Submitted) -> Prepared:
     check(lambda: _pins(pins, "upload_sha256s", said.upload_sha256s, texts), "upload_sha256s")
     depends = check(lambda: _dependencies(tx, actor, said), "depends_on")
     check(lambda: _environment(said, texts), "environment_variables")
+    check(lambda: _notify(tx, farm, account_id, said), "notify")
     addons = check(lambda: _addons(tx, account_id, said, paths), "addons")
     check.done()
     assert place is not None and paths is not None and depends is not None
@@ -93,6 +97,16 @@ def prepare(tx: Tx, farm: Farm, actor: Actor, submitted: Submitted) -> Prepared:
     )  # fmt: skip
     _warn(tx, actor, prepared)
     return prepared
+
+
+def _notify(tx: Tx, farm: Farm, account_id: str, said: JobSubmission) -> None:
+    if said.notify is None:
+        return
+    try:  # beside another bad field it is as it was sent
+        notify = Notify.model_validate(said.notify)
+    except ValidationError:
+        return  # which is told already
+    mail.check(tx, farm.settings, account_id, notify.email)
 
 
 class _Checks:

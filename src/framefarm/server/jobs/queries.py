@@ -15,11 +15,12 @@ from framefarm.server.accounts.tables import users
 from framefarm.server.actor import Actor
 from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
+from framefarm.server.events import progress
 from framefarm.server.files.tables import missing_paths
 from framefarm.server.jobs.actions import find
 from framefarm.server.jobs.plans import plan_of
 from framefarm.server.jobs.state import facts
-from framefarm.server.jobs.tables import events, job_dependencies, job_state, jobs, tasks
+from framefarm.server.jobs.tables import job_dependencies, job_state, jobs, tasks
 from framefarm.server.projects.tables import projects
 from framefarm.server.rendering.tables import attempts, files, frames, sessions
 from framefarm.server.tenancy import farmwide, scoped
@@ -204,6 +205,7 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
             "preemptible_retries", "chunk_size", "scout_frames", "render_software", "output_path",
             "environment_variables", "max_sessions", "task_retries", "max_task_runtime_seconds",
             "metadata", "hold", "scene", "camera", "view_layers", "resolution_percentage", "samples",
+            "notify",
         )
     }  # fmt: skip
     answer |= {
@@ -221,6 +223,7 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
         "average_frame_seconds": mean,
         "remaining_seconds": None if mean is None or left is None else mean * left / machines,
         "blender_release": tx.conn.execute(release).scalar_one_or_none(),
+        "frames_in_work": progress.in_work(tx, job_id),
     }
     return answer, (row["account_id"], row["manifest_sha256"])
 
@@ -452,19 +455,3 @@ def log_keys(tx: Tx, actor: Actor, job_id: str, number: int) -> list[str]:
     )
     ids = tx.conn.execute(query.order_by(attempts.c.id)).scalars()
     return [f"logs/{actor.account_id}/{i}.log" for i in ids]
-
-
-def event_page(tx: Tx, actor: Actor, job_id: str, after: int, limit: int) -> list[dict[str, Any]]:
-    find(tx, actor, job_id)
-    query = farmwide(sa.select(events)).where(events.c.job_id == job_id, events.c.number > after)
-    rows = tx.conn.execute(query.order_by(events.c.number).limit(limit)).mappings()
-    return [
-        {
-            "number": r["number"],
-            "at": iso(r["at_ms"]),
-            "type": r["type"],
-            "actor": r["actor"],
-            "data": r["data"],
-        }
-        for r in rows
-    ]

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+import structlog
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,11 +16,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from framefarm.core.errors import Conflict, FarmError, NotAuthenticated
 from framefarm.protocol import node as say
+from framefarm.server.database import Tx
+from framefarm.server.events import progress
+from framefarm.server.events.progress import Progress
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
 from framefarm.server.rendering import service
+from framefarm.server.tracing import span
 
 MAX_WAIT_SECONDS = 20.0
+MAX_FRAME = 1_048_574
+PROGRESS_SECONDS = 1.5
+PROGRESS_CALLS_A_SECOND = 200
+"""Most calls a second that come round only to tell progress; with more sessions each comes more rarely."""
 
 
 class NodeApi:
@@ -31,6 +40,8 @@ class NodeApi:
         """Session → the newest sync of it: that one is held, older ones are answered."""
         self.heard: set[str] = set()
         """Sessions that reported since their leases were last renewed."""
+        self.progress: dict[str, Progress] = {}
+        """Session → how far its frame is, as last told and not yet written down."""
 
     def router(self) -> Router:
         base = "/node/v1/sessions/{session}"
@@ -76,21 +87,18 @@ class NodeApi:
         self.held[session] = me
         if older is not None:
             farm.hub.wake(f"session:{session}")
-        deadline = time.monotonic() + min(
-            said.wait_seconds, MAX_WAIT_SECONDS, farm.settings.lease_seconds / 3
-        )
+        began = time.monotonic()
+        longest = min(said.wait_seconds, MAX_WAIT_SECONDS, farm.settings.lease_seconds / 3)
         try:
-            query = await farm.db.read(service.job_of, farm, session, token)
-            async with farm.hub.listen(f"session:{session}", f"job:{query}") as woken:
-                answer = await farm.db.write(service.sync, farm, session, token)
+            job = await farm.db.read(service.job_of, farm, session, token)
+            self._note_progress(session, job, said.progress)
+            async with farm.hub.listen(f"session:{session}", f"job:{job}") as woken:
+                answer = await self._desired(session, token)
                 while answer.version == said.seen and self.held.get(session) is me and not farm.draining:
-                    if not await woken.wait(deadline - time.monotonic()):
+                    wait = min(longest, self._progress_seconds()) if answer.tasks else longest
+                    if not await woken.wait(began + wait - time.monotonic()):
                         break
-                    seen = await farm.db.read(service.look, farm, session, token)
-                    if seen is not None:
-                        answer = seen
-                        continue
-                    answer = await farm.db.write(service.sync, farm, session, token)
+                    answer = await self._desired(session, token)
             return answer
         finally:
             if self.held.get(session) is me:
@@ -102,12 +110,36 @@ class NodeApi:
         self.heard.add(session)
         return receipt
 
+    def _progress_seconds(self) -> float:
+        """How long the call of a rendering session is held: its next one says how far its frame is."""
+        return max(PROGRESS_SECONDS, len(self.held) / PROGRESS_CALLS_A_SECOND)
+
+    async def _desired(self, session: str, token: str) -> say.Desired:
+        """What the farm wants of a session; a commit only where a hand-out may be due."""
+        self.heard.add(session)
+        seen = await self.farm.db.read(service.look, self.farm, session, token)
+        if seen is not None:
+            return seen
+        return await self.farm.db.write(service.sync, self.farm, session, token)
+
+    def _note_progress(self, session: str, job: str, said: say.Progress | None) -> None:
+        """A runner may say anything of itself: only what can be a frame and a fraction is kept."""
+        if said is not None and -MAX_FRAME <= said.frame <= MAX_FRAME and len(said.attempt) <= 100:
+            self.progress[session] = Progress(session, job, said.attempt, said.frame, said.fraction)
+
     async def renew_held(self) -> None:
-        """Renew the leases of all sessions that called here or whose call is held, in one statement."""
-        alive = self.heard | self.held.keys()
+        """Renew the leases of all sessions that called here or whose call is held, in one statement, and
+        write down how far their frames are, in the same commit."""
+        alive, said = self.heard | self.held.keys(), list(self.progress.values())
         self.heard.clear()
-        if alive:
-            await self.farm.db.write(service.renew, self.farm, sorted(alive))
+        self.progress.clear()
+
+        def work(tx: Tx) -> None:
+            service.renew(tx, self.farm, sorted(alive))
+            progress.record(tx, said)
+
+        if alive or said:
+            await self.farm.db.write(work)
 
     def _guard(
         self, call: Callable[[Request, str, str], Awaitable[Any]]
@@ -117,7 +149,13 @@ class NodeApi:
                 kind, _, token = request.headers.get("authorization", "").partition(" ")
                 if kind.lower() != "bearer" or not token:
                     raise NotAuthenticated("A session token is needed.")
-                answer = await call(request, request.path_params["session"], token)
+                session = request.path_params["session"]
+                name = f"runner {call.__name__}"
+                with (
+                    structlog.contextvars.bound_contextvars(session=session[:100]),
+                    span(name, session=session),
+                ):
+                    answer = await call(request, session, token)
                 return _json(200, answer)
             except msgspec.ValidationError as error:
                 return _json(422, {"detail": str(error)})
