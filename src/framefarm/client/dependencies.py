@@ -106,20 +106,31 @@ def find(scene: Path) -> Dependencies:
     """All files a scene needs. Raises LocalProblem if the scene itself cannot be read."""
     files: dict[Path, None] = {scene: None}
     missing: dict[str, Missing] = {}
+    blends = [scene]
     with _Opened(scene):
-        for usage in trace.deps(scene):
-            if bytes(usage.asset_path).strip(b"/.") == b"" or BLENDERS_OWN in bytes(usage.asset_path):
-                continue  # an image that was never given a file, or a brush that every Blender has
-            path = _path(usage)
-            found = [one for one in _stands_for(usage, path) if one.is_file()]
-            if not found and (other := _without_case(path)) is not None:
-                found = [one for one in _stands_for(usage, other) if one.is_file()]
-            files.update(dict.fromkeys(found))
-            if not found:
-                wanted = str(path)
-                missing.setdefault(wanted, Missing(wanted, _wanted_by(usage)))
+        for blend in blends:
+            for usage in trace.deps(blend):
+                blends += _take(usage, files, missing)
         _follow_libraries(files, missing)
     return Dependencies(tuple(files), tuple(missing.values()))
+
+
+def _take(usage: result.BlockUsage, files: dict[Path, None], missing: dict[str, Missing]) -> list[Path]:
+    """Note the files of one use, or what is missing. Returns libraries that the tracer can't follow, because
+    they have their names in another case."""
+    stored = bytes(usage.asset_path)
+    if stored.strip(b"/.") == b"" or BLENDERS_OWN in stored:
+        return []  # an image that was never given a file, or a brush that every Blender has
+    path = _path(usage)
+    found = [one for one in _stands_for(usage, path) if one.is_file()]
+    astray = []
+    if not found and (other := _without_case(path)) is not None:
+        found = [one for one in _stands_for(usage, other) if one.is_file()]
+        astray = [one for one in found if one.suffix.lower() == ".blend" and one not in files]
+    files.update(dict.fromkeys(found))
+    if not found:
+        missing.setdefault(str(path), Missing(str(path), _wanted_by(usage)))
+    return astray
 
 
 def _follow_libraries(files: dict[Path, None], missing: dict[str, Missing]) -> None:

@@ -76,14 +76,8 @@ class SceneOrder:
 
     @classmethod
     def of(cls, order: Order) -> SceneOrder:
-        return cls(
-            order.scene_path,
-            order.render,
-            order.environment,
-            order.allow_scripts,
-            order.fresh_scene_per_task,
-            order.addons,
-        )
+        scripts, history = order.allow_scripts, order.fresh_scene_per_task
+        return cls(order.scene_path, order.render, order.environment, scripts, history, order.addons)
 
 
 @dataclass
@@ -242,8 +236,7 @@ class Blender:
         if "OCIO" in remap:
             remap["OCIO"] = self._layout.inside(normalise(remap["OCIO"]).text)
         own = {"HOME": home, "TMPDIR": home, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-        own["BLENDER_USER_RESOURCES"] = f"{home}/blender"
-        return {**remap, **own}
+        return {**remap, **own, "BLENDER_USER_RESOURCES": f"{home}/blender"}
 
     # -------------------------------------------------------------------------------- talking
 
