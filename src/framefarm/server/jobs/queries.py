@@ -94,20 +94,24 @@ def listing(
     if after is not None:
         query = query.where(jobs.c.id < after)
     rows = tx.conn.execute(query.order_by(jobs.c.id.desc()).limit(limit)).mappings().all()
-    costs = _costs(tx, [r["id"] for r in rows])
-    return [_summary(row, costs.get(row["id"], 0)) for row in rows]
+    running = _running_costs(tx, [r["id"] for r in rows])
+    return [_summary(row, running.get(row["id"], 0)) for row in rows]
 
 
-def _costs(tx: Tx, job_ids: list[str]) -> dict[str, int]:
-    """Cost so far in micro-dollars, running attempts counted until now."""
-    ended = farmwide(
-        sa.select(attempts.c.job_id, sa.func.sum(attempts.c.cost_micros)).group_by(attempts.c.job_id)
-    ).where(attempts.c.job_id.in_(job_ids))
-    costs = {job: int(total or 0) for job, total in tx.conn.execute(ended)}
-    running = farmwide(sa.select(attempts)).where(
-        attempts.c.job_id.in_(job_ids), attempts.c.outcome.is_(None), attempts.c.started_ms.is_not(None)
+def _running_costs(tx: Tx, job_ids: list[str]) -> dict[str, int]:
+    """What each job's attempts in work have cost until now, micro-dollars. A job has few, in live sessions."""
+    query = farmwide(
+        sa.select(attempts.c.job_id, attempts.c.started_ms, attempts.c.price_micros)
+        .join(sessions, sessions.c.id == attempts.c.session_id)
+        .where(
+            sessions.c.job_id.in_(job_ids),
+            ~sessions.c.ended,
+            attempts.c.outcome.is_(None),
+            attempts.c.started_ms.is_not(None),
+        )
     )
-    for row in tx.conn.execute(running).mappings():
+    costs: dict[str, int] = {}
+    for row in tx.conn.execute(query).mappings():
         costs[row["job_id"]] = costs.get(row["job_id"], 0) + _running(tx, row)[1]
     return costs
 
@@ -118,7 +122,7 @@ def _running(tx: Tx, attempt: Any) -> tuple[int, int]:
     return spent, cost_micros(spent, attempt["price_micros"])
 
 
-def _summary(row: Any, cost: int) -> dict[str, Any]:
+def _summary(row: Any, running_cost: int) -> dict[str, Any]:
     now = facts(row)
     reasons = hold_reasons(now) if row["status"] == JobStatus.HOLDING else sorted(now.holds)
     task_counts = frame_counts = None
@@ -159,7 +163,7 @@ def _summary(row: Any, cost: int) -> dict[str, Any]:
         "progress": row["frames_done"] / row["frame_count"] if row["frame_count"] else 0.0,
         "frames": frame_counts,
         "tasks": task_counts,
-        "cost": money(cost),
+        "cost": money(row["cost_micros"] + running_cost),
         "created_at": iso(row["created_ms"]),
         "started_at": iso(row["started_ms"]),
         "ended_at": iso(row["ended_ms"]),
@@ -187,7 +191,7 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
     """The job, and (account, manifest SHA-256) from which its inputs are read outside the transaction."""
     find(tx, actor, job_id)
     row = tx.conn.execute(_base(actor.account_id).where(jobs.c.id == job_id)).mappings().one()
-    answer = _summary(row, _costs(tx, [job_id]).get(job_id, 0))
+    answer = _summary(row, _running_costs(tx, [job_id]).get(job_id, 0))
     request = row["request"]
     cause, message = _cause(tx, row)
     missing = farmwide(sa.select(missing_paths.c.path)).where(missing_paths.c.job_id == job_id)

@@ -252,6 +252,7 @@ class Reporter:
             billed_ms=billed,
             cost_micros=cost_micros(billed, attempt["price_micros"]),
         )
+        state.add("cost_micros", attempt["cost_micros"])
         self._change(
             attempt,
             "outcome", "ended_ms", "cause", "message", "billed_ms", "cost_micros",
