@@ -21,6 +21,7 @@ from framefarm.server.dispatch import Dispatcher
 from framefarm.server.engines.local import LocalEngine
 from framefarm.server.farm import Farm
 from framefarm.server.files import routes as file_routes
+from framefarm.server.files import thumbnails
 from framefarm.server.http import edge, openapi
 from framefarm.server.jobs import routes as job_routes
 from framefarm.server.jobs import scenes
@@ -34,6 +35,7 @@ ROUTERS = (
     project_routes.router,
     catalog_routes.router,
     file_routes.router,
+    thumbnails.router,
     job_routes.router,
     billing_routes.router,
 )

@@ -42,7 +42,11 @@ WORDS = {
 }
 READ = {"get", "head", "options"}
 SLOWED = {"/api/auth/login", "/api/uploads/file", "/api/users", "/api/users/{user_id}"}
-RESTRICTED_READS = {"/api/users", "/api/files/{file_id}"}
+RESTRICTED_READS = {
+    "/api/users",
+    "/api/files/{file_id}",
+    "/api/jobs/{job_id}/frames/{frame}/thumbnail",
+}
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",

@@ -21,7 +21,8 @@ from framefarm.server.database import Tx
 from framefarm.server.jobs import fence
 from framefarm.server.jobs.plans import terms_of
 from framefarm.server.jobs.state import JobState
-from framefarm.server.jobs.tables import jobs, tasks
+from framefarm.server.jobs.tables import tasks
+from framefarm.server.rendering import looks, notes
 from framefarm.server.rendering.handout import committed
 from framefarm.server.rendering.tables import attempts, files, frames, sessions
 from framefarm.server.tenancy import farmwide
@@ -56,7 +57,7 @@ _OWNED = farmwide(
     .order_by(attempts.c.assigned_ms, attempts.c.task_number)
 )
 _COMMITTED = farmwide(
-    sa.select(frames.c.frame, frames.c.revision).where(
+    sa.select(frames.c.frame, frames.c.revision, frames.c.look, frames.c.warnings).where(
         frames.c.job_id == sa.bindparam("job"), frames.c.frame.in_(sa.bindparam("numbers", expanding=True))
     )
 )
@@ -71,6 +72,8 @@ class Reporter:
         self.own = self._owned()
         self.seen: set[tuple[int, int]] = set()
         self.done: set[tuple[int, int]] = set()
+        self.around: list[Any] = []
+        """Rows of frames that are saved now or beside those, and were committed before."""
         self.gave_back = False
         """A task waits for another session now."""
 
@@ -85,8 +88,16 @@ class Reporter:
         if saved:
             self._find_committed(saved)
         verdicts = [self._one(event) for event in events]
+        self._judge()
         self._write()
-        return verdicts
+        drawn = [e for e in events if isinstance(e, say.FrameDrawn)]
+        if not drawn:
+            return verdicts
+        kept = looks.keep_thumbnails(self.tx, self.state["job_id"], self.session["id"], drawn)
+        return [
+            "applied" if isinstance(e, say.FrameDrawn) and (e.attempt, e.frame) in kept else verdict
+            for e, verdict in zip(events, verdicts, strict=True)
+        ]
 
     def _one(self, event: say.Event) -> say.Verdict:
         if isinstance(event, say.BlenderOpened):
@@ -98,7 +109,7 @@ class Reporter:
             end_session(self.tx, self.session, self.state, event.reason, None, self)
             return "applied"
         attempt = self.own.get(event.attempt)
-        if attempt is None:
+        if attempt is None or isinstance(event, say.FrameDrawn):
             return "superseded"
         if isinstance(event, say.TaskStarted):
             return self._started(attempt, event)
@@ -115,7 +126,8 @@ class Reporter:
             self.session["blender"] = event.blender
             self._update_session(blender=event.blender)
         if event.warnings:
-            add_warnings(self.tx, self.session["job_id"], event.warnings)
+            told = [notes.stored(n) for n in event.warnings]
+            notes.add_warnings(self.tx, self.session["job_id"], told)
         return "applied"
 
     def _started(self, attempt: dict[str, Any], event: say.TaskStarted) -> say.Verdict:
@@ -144,7 +156,8 @@ class Reporter:
                 "committed_ms": tx.now_ms,
                 "render_ms": render_ms,
                 "peak_memory_bytes": event.peak_memory_bytes or None,
-                "warnings": [_note(n) for n in event.warnings] or None,
+                "warnings": [notes.stored(n) for n in event.warnings] or None,
+                "look": looks.look_text(event.look),
             }
         )
         for file in event.files:
@@ -176,7 +189,7 @@ class Reporter:
         attempt["task_frames_done"] += 1
         self._task(attempt)["frames_done"] = attempt["task_frames_done"]
         if event.warnings:
-            add_warnings(tx, state["job_id"], event.warnings)
+            notes.add_warnings(tx, state["job_id"], [notes.stored(n) for n in event.warnings])
         state.emit(
             tx, "system", "frame.done", {"frame": event.frame, "task": number, "seconds": event.seconds}
         )
@@ -314,9 +327,21 @@ class Reporter:
         self.tx.conn.execute(farmwide(sa.update(sessions)).where(key).values(changes))
 
     def _find_committed(self, saved: list[say.FrameSaved]) -> None:
-        numbers = sorted({e.frame for e in saved})
-        found = self.tx.conn.execute(_COMMITTED, {"job": self.state["job_id"], "numbers": numbers})
-        self.done = {(f, r) for f, r in found}
+        numbers = {e.frame for e in saved}
+        whole = terms_of(self.tx, self.state["job_id"]).frames
+        for event in saved:
+            if event.look is not None and event.frame in whole:
+                numbers.update(looks.neighbours(whole, event.frame))
+        asked = {"job": self.state["job_id"], "numbers": sorted(numbers)}
+        self.around = list(self.tx.conn.execute(_COMMITTED, asked).mappings())
+        self.done = {(row["frame"], row["revision"]) for row in self.around}
+
+    def _judge(self) -> None:
+        saved, job_id = self.out.frames, self.state["job_id"]
+        if any(row["look"] for row in (*saved, *self.around)):
+            whole = terms_of(self.tx, job_id).frames
+            for warned in looks.judge(self.tx, job_id, whole, self.around, saved, self.out.files):
+                self.state.emit(self.tx, "system", "frame.warning", warned)
 
     def _wall(self, mono_ms: int) -> int:
         """Server time of a moment on the runner's clock, which began shortly before its hello."""
@@ -356,20 +381,6 @@ def _plausible(files: list[say.StagedFile]) -> bool:
             return False
     paths, names = {f.path.casefold() for f in files}, {f.staged for f in files}
     return bool(files) and len(paths) == len(names) == len(files) and min(f.size for f in files) >= 0
-
-
-def _note(note: say.Note) -> dict[str, str]:
-    return {"code": note.code, "message": note.message, "subject": note.subject}
-
-
-def add_warnings(tx: Tx, job_id: str, notes: list[say.Note]) -> None:
-    """Add warnings to the job, each (code, subject) once, at most 200."""
-    key = jobs.c.id == job_id
-    have: list[dict[str, str]] = tx.conn.execute(farmwide(sa.select(jobs.c.warnings)).where(key)).scalar_one()
-    known = {(w["code"], w.get("subject", "")) for w in have}
-    fresh = [_note(n) for n in notes if (n.code, n.subject) not in known][: max(0, 200 - len(have))]
-    if fresh:
-        tx.conn.execute(farmwide(sa.update(jobs)).where(key).values(warnings=have + fresh))
 
 
 def end_session(
