@@ -96,6 +96,8 @@ class Collector(threading.Thread):
         self._put, self._send, self._places, self._mode = put, send, places, mode
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._broken: set[str] = set()
+        self._told: set[tuple[str, int]] = set()
+        """Frames whose thumbnails are still to come."""
         self._hurry = False
         self._decoder = Decoder(places.decoder, self._drawn, mode=mode)
 
@@ -201,6 +203,8 @@ class Collector(threading.Thread):
             self._refuse(Refused(frame.attempt, frame.frame, checked.cause, checked.message or ""))
         if frame.attempt in self._broken:
             return
+        if self._places.thumbnails is not None:
+            self._told.add((frame.attempt, frame.frame))
         self._send(
             say.FrameSaved(
                 attempt=frame.attempt,
@@ -226,9 +230,10 @@ class Collector(threading.Thread):
 
     def _keep(self, drawn: _Drawn) -> None:
         """Not synced: a thumbnail that is lost with the machine is none."""
-        folder = self._places.thumbnails
-        if folder is None or drawn.attempt in self._broken:
+        folder, key = self._places.thumbnails, (drawn.attempt, drawn.frame)
+        if folder is None or key not in self._told:
             return
+        self._told.remove(key)
         try:
             thumbnail(folder, drawn.attempt, drawn.frame).write_bytes(drawn.webp)
         except OSError:  # the disk is full, or the job is deleted
