@@ -30,8 +30,8 @@ def test_every_frame_has_a_thumbnail_that_shows_it(farm: Farm) -> None:
         whole = Image.open(io.BytesIO(farm.client.get(file["url"], headers={"Authorization": ""}).content))
         assert whole.size == (640, 360)
         pairs = zip(
-            whole.convert("L").resize((16, 9)).getdata(),
-            small.convert("L").resize((16, 9)).getdata(),
+            whole.convert("L").resize((16, 9)).tobytes(),
+            small.convert("L").resize((16, 9)).tobytes(),
             strict=True,
         )
         assert max(abs(a - b) for a, b in pairs) < 24, "the same picture"
