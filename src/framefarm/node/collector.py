@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from framefarm.protocol import node as say
 from framefarm.sandboxing.box import Mode
 
 ITEMS_AT_ONCE = 32
+DRAWN_PAUSE_SECONDS = 0.25
+"""Thumbnails are told along with what comes next; if nothing does, after so long."""
 THUMBNAILS_SECONDS = 5.0
 """How long the end of a session waits for its last thumbnails."""
 
@@ -54,13 +57,6 @@ class Frame:
     height: int = 0
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    attempt: str
-    frame: int
-    webp: bytes
-
-
 @dataclass
 class _Taken:
     """A frame whose files are in staging; `asked`: each picture of it by its name in staging."""
@@ -70,7 +66,7 @@ class _Taken:
     asked: dict[str, str | Undecodable]
 
 
-_Item = Frame | say.Event | _Drawn
+_Item = Frame | say.Event
 
 
 @dataclass(frozen=True)
@@ -98,6 +94,7 @@ class Collector(threading.Thread):
         self._broken: set[str] = set()
         self._told: set[tuple[str, int]] = set()
         """Frames whose thumbnails are still to come."""
+        self._drawings: deque[tuple[tuple[str, int], bytes]] = deque()
         self._hurry = False
         self._decoder = Decoder(places.decoder, self._drawn, mode=mode)
 
@@ -111,22 +108,20 @@ class Collector(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        self._take_all()
-        self._decoder.finish(0 if self._hurry else THUMBNAILS_SECONDS)
-        self._queue.put(None)
-        self._take_all()
-
-    def _take_all(self) -> None:
-        """Until None comes."""
         last = False
         while not last:
             items, last = self._gather()
             self._take(items)
+        self._decoder.finish(0 if self._hurry else THUMBNAILS_SECONDS)
+        self._keep_drawings()
 
     def _gather(self) -> tuple[list[_Item], bool]:
-        """What is there, at least one; and whether that was the last."""
+        """What is there, nothing only if there may be thumbnails; and whether that was the last."""
         items: list[_Item] = []
-        item = self._queue.get()
+        try:
+            item = self._queue.get(timeout=DRAWN_PAUSE_SECONDS if self._told else None)
+        except queue.Empty:
+            return [], False
         while item is not None:
             items.append(item)
             if len(items) == ITEMS_AT_ONCE:
@@ -151,8 +146,6 @@ class Collector(threading.Thread):
                     self._tell(item)
                 case Refused():
                     self._refuse(item)
-                case _Drawn():
-                    self._keep(item)
                 case say.TaskEnded() if item.attempt in self._broken:
                     pass
                 case None:
@@ -161,6 +154,7 @@ class Collector(threading.Thread):
                     if isinstance(item, say.BlenderOpened):
                         self._decoder.warm()
                     self._send(item)
+        self._keep_drawings()
         if count := sum(isinstance(item, Frame) for item in items):
             self._put(Staged(count))
 
@@ -203,7 +197,8 @@ class Collector(threading.Thread):
             self._refuse(Refused(frame.attempt, frame.frame, checked.cause, checked.message or ""))
         if frame.attempt in self._broken:
             return
-        if self._places.thumbnails is not None:
+        first = seen.get(taken.files[0].staged)
+        if self._places.thumbnails is not None and isinstance(first, Picture):
             self._told.add((frame.attempt, frame.frame))
         self._send(
             say.FrameSaved(
@@ -225,18 +220,21 @@ class Collector(threading.Thread):
 
     def _drawn(self, key: object, webp: bytes) -> None:
         """From the decoder's thread."""
-        attempt, frame = cast("tuple[str, int]", key)
-        self._queue.put(_Drawn(attempt, frame, webp))
+        self._drawings.append((cast("tuple[str, int]", key), webp))
 
-    def _keep(self, drawn: _Drawn) -> None:
-        """Not synced: a thumbnail that is lost with the machine is none."""
-        folder, key = self._places.thumbnails, (drawn.attempt, drawn.frame)
-        if folder is None or key not in self._told:
-            return
-        self._told.remove(key)
-        try:
-            thumbnail(folder, drawn.attempt, drawn.frame).write_bytes(drawn.webp)
-        except OSError:  # the disk is full, or the job is deleted
-            thumbnail(folder, drawn.attempt, drawn.frame).unlink(missing_ok=True)
-            return
-        self._send(say.FrameDrawn(attempt=drawn.attempt, frame=drawn.frame, bytes=len(drawn.webp)))
+    def _keep_drawings(self) -> None:
+        """All that was asked for is told by now, or refused. Not synced: a thumbnail that is lost with the
+        machine is none."""
+        folder = self._places.thumbnails
+        while folder is not None and self._drawings:
+            (attempt, frame), webp = self._drawings.popleft()
+            if (attempt, frame) not in self._told:
+                continue
+            self._told.remove((attempt, frame))
+            path = thumbnail(folder, attempt, frame)
+            try:
+                path.write_bytes(webp)
+            except OSError:  # the disk is full, or the job is deleted
+                path.unlink(missing_ok=True)
+                continue
+            self._send(say.FrameDrawn(attempt=attempt, frame=frame, bytes=len(webp)))

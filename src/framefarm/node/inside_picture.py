@@ -184,6 +184,13 @@ def _only(strip: Any, channels: list[int]) -> Any:
     return strip[:, :, channels]
 
 
+def _within(size: int, factor: int) -> tuple[int, ...]:
+    """Which pixels of a square are looked at, in one direction of a picture that has `size`."""
+    if factor < 4 or size < factor:
+        return tuple(range(min(size, factor)))
+    return factor // 4, 3 * factor // 4
+
+
 @dataclass
 class Look:
     """What the colours of a picture are like, strip by strip."""
@@ -201,7 +208,7 @@ class Look:
     _counts: Any = field(default=None)
 
     def take(self, top: int, colours: Any, floating: bool) -> None:
-        if floating:
+        if floating and not np.isfinite(colours.sum()):
             nan = np.isnan(colours)
             self.all_nan = self.all_nan and bool(nan.all())
             self.some_nan = self.some_nan or bool(nan.any())
@@ -223,24 +230,26 @@ class Look:
         return [round(float(v), 6) for v in np.clip(self._first, -65504.0, 65504.0)]
 
     def _shrink(self, top: int, colours: Any, floating: bool) -> None:
-        """The mean of each square of `factor` pixels; what is left at the right and the bottom is dropped
-        where there is a whole square beside it."""
+        """The mean of each square of `factor` pixels, of large ones of four within; what is left at the right
+        and the bottom is dropped where there is a whole square beside it."""
         factor = -(-max(self.width, self.height) // self.most)
         across, down = max(1, self.width // factor), max(1, self.height // factor)
-        square = min(factor, self.width)
-        values = colours[:, : across * square]
+        rows = top + np.arange(colours.shape[0])
+        rows = rows[np.isin(rows % factor, _within(self.height, factor)) & (rows < down * factor)]
+        if not rows.size:
+            return
+        within = np.array(_within(self.width, factor))
+        columns = (np.arange(across)[:, None] * factor + within).ravel()
+        values = colours[rows - top][:, columns]
         if floating:
             values = np.nan_to_num(values, nan=0.0, posinf=65504.0, neginf=0.0)
-        targets = np.minimum((top + np.arange(values.shape[0])) // factor, down - 1)
-        rows, starts, counts = np.unique(targets, return_index=True, return_counts=True)
-        if factor > 1:
-            values = np.add.reduceat(values, starts, axis=0)
-            values = values.reshape(values.shape[0], across, square, -1).mean(axis=2)
+        values = values.reshape(rows.size, across, within.size, -1).mean(axis=2)
+        targets, starts, counts = np.unique(rows // factor, return_index=True, return_counts=True)
         if self._sums is None:
             self._sums = np.zeros((down, across, values.shape[2]))
             self._counts = np.zeros((down, 1, 1))
-        self._sums[rows] += values
-        self._counts[rows] += counts[:, None, None]
+        self._sums[targets] += np.add.reduceat(values, starts, axis=0)
+        self._counts[targets] += counts[:, None, None]
 
     def small(self) -> Any:
         """Rows × columns × 3, 8 bits, for a screen."""
