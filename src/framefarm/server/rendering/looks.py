@@ -36,6 +36,22 @@ def neighbours(all_frames: FrameSet, frame: int) -> list[int]:
     return [all_frames.nth(p) for p in around if 0 <= p < len(all_frames)]
 
 
+_COMMITTED = farmwide(
+    sa.select(frames.c.frame, frames.c.revision, frames.c.look, frames.c.warnings).where(
+        frames.c.job_id == sa.bindparam("job"), frames.c.frame.in_(sa.bindparam("numbers", expanding=True))
+    )
+)
+
+
+def around(tx: Tx, job_id: str, all_frames: FrameSet, saved: list[say.FrameSaved]) -> list[Any]:
+    """What was committed before of these frames and, where they can be judged, of those beside them."""
+    numbers = {e.frame for e in saved}
+    for event in saved:
+        if event.look is not None and event.frame in all_frames:
+            numbers.update(neighbours(all_frames, event.frame))
+    return list(tx.conn.execute(_COMMITTED, {"job": job_id, "numbers": sorted(numbers)}).mappings())
+
+
 def judge(
     tx: Tx,
     job_id: str,
@@ -56,8 +72,8 @@ def judge(
     for frame, row in sorted(newest.items()):
         if not row["look"] or any(w["code"] == UNIFORM for w in row["warnings"] or ()):
             continue
-        around = [_look(newest.get(n)) for n in neighbours(all_frames, frame)]
-        if not stands_out(_look(row), around):
+        beside = [_look(newest.get(n)) for n in neighbours(all_frames, frame)]
+        if not stands_out(_look(row), beside):
             continue
         is_fresh = id(row) in fresh
         path = _path(tx, job_id, row, files_saved if is_fresh else None)

@@ -56,11 +56,6 @@ _OWNED = farmwide(
     .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
     .order_by(attempts.c.assigned_ms, attempts.c.task_number)
 )
-_COMMITTED = farmwide(
-    sa.select(frames.c.frame, frames.c.revision, frames.c.look, frames.c.warnings).where(
-        frames.c.job_id == sa.bindparam("job"), frames.c.frame.in_(sa.bindparam("numbers", expanding=True))
-    )
-)
 
 
 class Reporter:
@@ -327,13 +322,8 @@ class Reporter:
         self.tx.conn.execute(farmwide(sa.update(sessions)).where(key).values(changes))
 
     def _find_committed(self, saved: list[say.FrameSaved]) -> None:
-        numbers = {e.frame for e in saved}
-        whole = terms_of(self.tx, self.state["job_id"]).frames
-        for event in saved:
-            if event.look is not None and event.frame in whole:
-                numbers.update(looks.neighbours(whole, event.frame))
-        asked = {"job": self.state["job_id"], "numbers": sorted(numbers)}
-        self.around = list(self.tx.conn.execute(_COMMITTED, asked).mappings())
+        job_id = self.state["job_id"]
+        self.around = looks.around(self.tx, job_id, terms_of(self.tx, job_id).frames, saved)
         self.done = {(row["frame"], row["revision"]) for row in self.around}
 
     def _judge(self) -> None:
