@@ -13,7 +13,7 @@ from framefarm.core.frames import FrameSet
 from framefarm.core.pictures import Look, stands_out
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
-from framefarm.server.rendering import notes
+from framefarm.server.rendering import told
 from framefarm.server.rendering.tables import attempts, files, frames
 from framefarm.server.tenancy import farmwide
 
@@ -77,16 +77,15 @@ def judge(
             continue
         is_fresh = id(row) in fresh
         path = _path(tx, job_id, row, files_saved if is_fresh else None)
-        note = {"code": UNIFORM, "message": explain(UNIFORM, {"path": path}), "subject": path}
-        warnings = [*(row["warnings"] or ()), note]
+        note = say.Note(code=UNIFORM, message=explain(UNIFORM, {"path": path}), subject=path)
+        warnings = [*(row["warnings"] or ()), told.row(note)]
         if is_fresh:
             row["warnings"] = warnings
         else:
             change = farmwide(sa.update(frames)).where(_key(job_id, row))
             tx.conn.execute(change.values(warnings=warnings))
-        made.append(note | {"frame": frame})
-    if made:
-        notes.add_warnings(tx, job_id, made)
+        told.add(tx, job_id, [note], frame)
+        made.append(told.row(note) | {"frame": frame})
     return made
 
 
@@ -143,19 +142,19 @@ def keep_thumbnails(
 ) -> set[tuple[str, int]]:
     """Write down the thumbnails of frames that attempts of this session committed, whoever owns their tasks
     by now: (attempt, frame) of each."""
-    told = {(d.attempt, d.frame): d.bytes for d in drawn if 0 < d.bytes <= MOST_THUMBNAIL_BYTES}
-    if not told:
+    said = {(d.attempt, d.frame): d.bytes for d in drawn if 0 < d.bytes <= MOST_THUMBNAIL_BYTES}
+    if not said:
         return set()
-    numbers = sorted({frame for _, frame in told})
+    numbers = sorted({frame for _, frame in said})
     found = tx.conn.execute(_MINE, {"job": job_id, "numbers": numbers, "session": session_id}).all()
-    mine = [row for row in found if (row.attempt_id, row.frame) in told]
+    mine = [row for row in found if (row.attempt_id, row.frame) in said]
     if mine:
         changes = [
             {
                 "job": job_id,
                 "number": row.frame,
                 "turn": row.revision,
-                "size": told[row.attempt_id, row.frame],
+                "size": said[row.attempt_id, row.frame],
             }
             for row in mine
         ]

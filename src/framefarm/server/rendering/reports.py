@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.frames import FrameSet
-from framefarm.core.job import Outcome, TaskFacts, TaskStatus, task_after
-from framefarm.core.money import cost_micros
+from framefarm.core.job import Outcome, TaskFacts, TaskStatus, outcome_of, task_after
+from framefarm.core.money import billed_ms, cost_micros
 from framefarm.core.paths import is_output_name
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
@@ -22,11 +22,16 @@ from framefarm.server.jobs import fence
 from framefarm.server.jobs.plans import terms_of
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
-from framefarm.server.rendering import looks, notes
+from framefarm.server.rendering import first_opening, looks, told
 from framefarm.server.rendering.handout import committed
-from framefarm.server.rendering.tables import attempts, files, frames, sessions
+from framefarm.server.rendering.tables import attempts, files, frames, leases, sessions
 from framefarm.server.tenancy import farmwide
 
+PREEMPTED = "Its preemptible machine was given to other work."
+NO_PREEMPTIONS_LEFT = (
+    "Its preemptible machine was given to other work, and its preemptible_retries ({}) are used up; "
+    "finished frames are kept: retry the task for the others."
+)
 FRAME_MEAN_WEIGHT = 0.2
 """Weight of the newest frame in the moving mean that sizes hand-outs."""
 
@@ -50,7 +55,6 @@ _OWNED = farmwide(
         tasks.c.failures,
         tasks.c.losses,
         tasks.c.frames_done.label("task_frames_done"),
-        tasks.c.redo,
     )
     .select_from(attempts.join(tasks, fence.OWN))
     .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
@@ -69,6 +73,8 @@ class Reporter:
         self.done: set[tuple[int, int]] = set()
         self.around: list[Any] = []
         """Rows of frames that are saved now or beside those, and were committed before."""
+        self.known: set[int] = set()
+        """Frames that are committed at any revision."""
         self.gave_back = False
         """A task waits for another session now."""
 
@@ -120,9 +126,9 @@ class Reporter:
         if self.session["blender"] is None:
             self.session["blender"] = event.blender
             self._update_session(blender=event.blender)
-        if event.warnings:
-            told = [notes.stored(n) for n in event.warnings]
-            notes.add_warnings(self.tx, self.session["job_id"], told)
+        fresh = told.add(self.tx, self.session["job_id"], event.warnings) if event.warnings else []
+        if fresh:
+            first_opening.judge(self.tx, self.session, self.state, fresh)
         return "applied"
 
     def _started(self, attempt: dict[str, Any], event: say.TaskStarted) -> say.Verdict:
@@ -151,7 +157,7 @@ class Reporter:
                 "committed_ms": tx.now_ms,
                 "render_ms": render_ms,
                 "peak_memory_bytes": event.peak_memory_bytes or None,
-                "warnings": [notes.stored(n) for n in event.warnings] or None,
+                "warnings": [told.row(n) for n in event.warnings] or None,
                 "look": looks.look_text(event.look),
             }
         )
@@ -172,8 +178,9 @@ class Reporter:
                 }
             )
         state.add("unpublished", len(event.files))
-        if attempt["redo"] is None:
+        if event.frame not in self.known:
             state.add("frames_done")
+            self.known.add(event.frame)
         mean = state["frame_ms"]
         state["frame_ms"] = (
             render_ms if mean is None else round(mean + FRAME_MEAN_WEIGHT * (render_ms - mean))
@@ -184,7 +191,7 @@ class Reporter:
         attempt["task_frames_done"] += 1
         self._task(attempt)["frames_done"] = attempt["task_frames_done"]
         if event.warnings:
-            notes.add_warnings(tx, state["job_id"], [notes.stored(n) for n in event.warnings])
+            told.add(tx, state["job_id"], event.warnings)
         state.emit(
             tx, "system", "frame.done", {"frame": event.frame, "task": number, "seconds": event.seconds}
         )
@@ -195,7 +202,7 @@ class Reporter:
         self.out.attempts.pop(attempt["id"], None)
         self.out.gone.append(attempt["id"])
         task = self._task(attempt)
-        status = "cancelled" if self.state.facts.cancel_asked else "pending"
+        status = "cancelled" if self._stopped else "pending"
         self.state.move(attempt["task_number"], "running", status)
         self.gave_back = True
         task.update(status=status, attempt_id=None, given_back=True)
@@ -219,15 +226,30 @@ class Reporter:
 
     # -- ends
 
+    @property
+    def _stopped(self) -> bool:
+        """The whole job was cancelled, or has failed: nothing of it is tried again."""
+        return self.state.facts.cancel_asked or self.state.facts.failed
+
     def end(
         self, attempt: dict[str, Any], outcome: Outcome, spent_ms: int, cause: str | None, message: str | None
     ) -> None:
         """End an attempt: meter it, and put its task where the rules say."""
         state, number = self.state, attempt["task_number"]
-        cancelled = state.facts.cancel_asked
-        billed = min(spent_ms, self.tx.now_ms - attempt["assigned_ms"])
-        if outcome is Outcome.LOST:
-            billed = 0
+        cancelled = self._stopped
+        outcome = outcome_of(
+            outcome, preempted=self.session["preempt_ms"] is not None, withdrawn=bool(state.facts.holds)
+        )
+        if outcome is Outcome.PREEMPTED:
+            cause, message = "preempted", PREEMPTED
+        began_ms = attempt["started_mono_ms"] or 0
+        billed = billed_ms(
+            outcome,
+            started_ms=began_ms,
+            ended_ms=began_ms + spent_ms,
+            last_commit_ms=attempt["saved_mono_ms"],
+            limit_ms=self.tx.now_ms - attempt["assigned_ms"],
+        )
         attempt.update(
             outcome=str(outcome),
             ended_ms=self.tx.now_ms,
@@ -264,6 +286,8 @@ class Reporter:
             change.update(redo=None, cause=None, reason=None)
         elif message:
             change.update(cause=cause, reason=message)
+        if status is TaskStatus.PREEMPTED:
+            change["reason"] = NO_PREEMPTIONS_LEFT.format(terms.preemptible_retries)
         if outcome in {Outcome.FAILED, Outcome.TIMED_OUT} and status is TaskStatus.PENDING:
             change["not_before_ms"] = self.tx.now_ms + 1000 * 2 ** min(after.failures - 1, 6)
         state.move(number, "running", status)
@@ -325,6 +349,7 @@ class Reporter:
         job_id = self.state["job_id"]
         self.around = looks.around(self.tx, job_id, terms_of(self.tx, job_id).frames, saved)
         self.done = {(row["frame"], row["revision"]) for row in self.around}
+        self.known = {f for f, _ in self.done}
 
     def _judge(self) -> None:
         saved, job_id = self.out.frames, self.state["job_id"]
@@ -381,7 +406,7 @@ def end_session(
     message: str | None,
     reporter: Reporter | None = None,
 ) -> None:
-    """A session is over: what it still owned goes back as the farm's loss."""
+    """A session is over: what it still owned goes back as the farm's loss. Its lease goes with it."""
     mine = reporter or Reporter(tx, session, state)
     mine.forfeit(message)
     if reporter is None:
@@ -392,3 +417,4 @@ def end_session(
         .where(sessions.c.id == session["id"])
         .values(ended=True, state="ended", ended_ms=tx.now_ms, end_reason=reason, end_message=message)
     )
+    tx.conn.execute(sa.delete(leases).where(leases.c.session_id == session["id"]))
