@@ -23,9 +23,10 @@ from framefarm.node import sandbox
 from framefarm.node.blender import Blender, SceneOrder, Seat, places
 from framefarm.node.blender_events import Exited, Failed, Opened, Progress, Saved
 from framefarm.node.blender_log import BlenderLog
+from framefarm.node.collector import Collector, Frame, Places, Refused, Staged
 from framefarm.node.desk import Desk
 from framefarm.node.inputs import BadInputs, Layout, lay_out
-from framefarm.node.lanes import Collector, Frame, Over, Refused, ReportLane, Staged, SyncLane, Wanted
+from framefarm.node.lanes import Over, ReportLane, SyncLane, Wanted
 from framefarm.node.link import Abandoned, Link, SessionOver
 from framefarm.node.sandbox import SandboxUnavailable
 from framefarm.protocol import node as say
@@ -78,8 +79,12 @@ class Runner:
         staging = Path(self.order.staging)
         staging.mkdir(parents=True, exist_ok=True)
         Path(self.order.logs).mkdir(parents=True, exist_ok=True)
-        self.reports = ReportLane(self.link, self.inbox.put, staging)
-        self.collector = Collector(self.inbox.put, self.reports.send, staging, self.order.stem)
+        thumbnails = Path(self.order.thumbnails) if self.order.thumbnails else None
+        if thumbnails is not None:
+            thumbnails.mkdir(parents=True, exist_ok=True)
+        kept = Places(staging, thumbnails, self.directory / "decoder", self.order.stem)
+        self.reports = ReportLane(self.link, self.inbox.put, staging, thumbnails or staging)
+        self.collector = Collector(self.inbox.put, self.reports.send, kept, self.slot.sandbox)
         self.sync = SyncLane(self.link, self.inbox.put, min(20.0, self.order.lease_seconds / 3))
         self.reports.start()
         try:
@@ -97,7 +102,7 @@ class Runner:
         finally:
             self._kill_blender()
             self.link.closing = True
-        self.collector.finish()
+        self.collector.finish(hurry=self.desk.cancelled)
         self.reports.send(say.SessionEnded(reason=self.reason))
         self.reports.finish(FAREWELL_SECONDS)
         return self.reason
@@ -241,7 +246,7 @@ class Runner:
         self.collector.add(
             Frame(
                 attempt, event.frame, event.directory, now, event.seconds, event.peak_memory_bytes,
-                event.notes,
+                event.notes, event.width, event.height,
             )
         )  # fmt: skip
         self._tell(*follows)
@@ -354,7 +359,7 @@ def main() -> int:
     finally:
         (directory / "ended.json").write_bytes(msgspec.json.encode({"reason": reason}))
         for entry in directory.iterdir():
-            if entry.name == "inputs" or entry.name.startswith("work-"):
+            if entry.name in {"inputs", "decoder"} or entry.name.startswith("work-"):
                 remove_tree(entry)
     return 0
 

@@ -27,6 +27,8 @@ from framefarm.server.tenancy import farmwide, scoped
 from framefarm.server.times import iso
 
 SignUrl = Callable[[Any], str]
+SignThumbnail = Callable[[str, Any], str | None]
+"""From an account and a row of `frames`."""
 HOLD_WORDS = {
     "user": "a person holds it: unhold to go on",
     "budget": "a budget holds it: raise the budget to go on",
@@ -187,7 +189,7 @@ def _waiting_for(row: Any, now: Any, reasons: list[str]) -> str | None:
     return None
 
 
-def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str, str]]:
+def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[dict[str, Any], tuple[str, str]]:
     """The job, and (account, manifest SHA-256) from which its inputs are read outside the transaction."""
     find(tx, actor, job_id)
     row = tx.conn.execute(_base(actor.account_id).where(jobs.c.id == job_id)).mappings().one()
@@ -221,7 +223,7 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
         "depends_on": request.get("depends_on") or sorted(tx.conn.execute(depends).scalars()),
         "cause": cause,
         "message": message,
-        "warnings": row["warnings"],
+        "warnings": _with_pictures(tx, row, sign),
         "missing_paths": sorted(tx.conn.execute(missing).scalars()),
         "scene_info": row["scene"] and {k: v for k, v in row["scene"].items() if k != "aliases"},
         "average_frame_seconds": mean,
@@ -230,6 +232,17 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
         "frames_in_work": progress.in_work(tx, job_id),
     }
     return answer, (row["account_id"], row["manifest_sha256"])
+
+
+def _with_pictures(tx: Tx, row: Any, sign: SignThumbnail) -> list[dict[str, Any]]:
+    """The job's warnings; those about a picture with its thumbnail."""
+    numbers = sorted({w["frame"] for w in row["warnings"] if w.get("frame") is not None})
+    if not numbers:
+        return list(row["warnings"])
+    query = farmwide(sa.select(frames)).where(frames.c.job_id == row["id"], frames.c.frame.in_(numbers))
+    newest = _newest(tx.conn.execute(query).mappings())
+    signed = {n: sign(row["account_id"], f) for n, f in newest.items()}
+    return [w | {"thumbnail": signed.get(w.get("frame"))} for w in row["warnings"]]
 
 
 def _cause(tx: Tx, row: Any) -> tuple[str | None, str | None]:
@@ -305,7 +318,7 @@ def one_task(tx: Tx, actor: Actor, job_id: str, number: int) -> dict[str, Any]:
 
 
 def frame_page(
-    tx: Tx, actor: Actor, job_id: str, after: int, limit: int, sign: SignUrl
+    tx: Tx, actor: Actor, job_id: str, after: int, limit: int, sign: SignUrl, draw: SignThumbnail
 ) -> list[dict[str, Any]]:
     """Every frame of the job in order, begun or not; positions above `after`."""
     job = find(tx, actor, job_id)
@@ -359,7 +372,7 @@ def frame_page(
                     for f in by_frame.get(frame, ())
                     if row is not None and f["revision"] == row["revision"]
                 ],
-                "thumbnail": None,
+                "thumbnail": draw(job["account_id"], row) if row else None,
                 "warnings": (row["warnings"] or []) if row else [],
                 "revision": row["revision"] if row else 0,
             }

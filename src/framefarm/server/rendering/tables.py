@@ -119,6 +119,8 @@ frames = sa.Table(
     sa.Column("render_ms", sa.Integer, nullable=False),
     sa.Column("peak_memory_bytes", sa.BigInteger),
     sa.Column("warnings", sa.JSON),
+    sa.Column("look", sa.Text),  # as core/pictures stores it; null: not known
+    sa.Column("thumbnail_bytes", sa.Integer),  # null: there is none (yet)
 )
 
 files = sa.Table(
