@@ -101,7 +101,7 @@ def listing(
 
 
 def _running_costs(tx: Tx, job_ids: list[str]) -> dict[str, int]:
-    """What each job's attempts in work have cost until now, micro-dollars. A job has few, in live sessions."""
+    """What each job's attempts in work have cost until now, micro-dollars; live sessions hold them."""
     query = farmwide(
         sa.select(attempts.c.job_id, attempts.c.started_ms, attempts.c.price_micros)
         .join(sessions, sessions.c.id == attempts.c.session_id)
