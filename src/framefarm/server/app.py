@@ -16,6 +16,7 @@ from framefarm.server import docs_page, health, operator
 from framefarm.server.accounts import routes as account_routes
 from framefarm.server.billing import routes as billing_routes
 from framefarm.server.billing import service as billing
+from framefarm.server.budgets import routes as budget_routes
 from framefarm.server.catalog import routes as catalog_routes
 from framefarm.server.dispatch import Dispatcher
 from framefarm.server.engines.local import LocalEngine
@@ -36,6 +37,7 @@ ROUTERS = (
     file_routes.router,
     job_routes.router,
     billing_routes.router,
+    budget_routes.router,
 )
 
 

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from framefarm.core import schedule
 from framefarm.core.job import FINISHED
+from framefarm.server.budgets import turn as budgets
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Capacity, Engine, SessionSpec
@@ -166,6 +167,7 @@ class Dispatcher:
         self._beat(tx)
         settled = watch.settle(tx, self.farm, observed, self.led_since_ms)
         decided = Decided(stop=settled.stop, forget=settled.forget)
+        money = budgets.take(tx, self.farm)
         live = [dict(r) for r in tx.conn.execute(_live_sessions()).mappings()]
         self._end_finished_jobs(tx, live)
         supply = _room(capacity, [*live, *settled.lingering])
@@ -182,7 +184,9 @@ class Dispatcher:
         plan = schedule.plan(demand, supply, idle, now_ms=tx.now_ms, idle_ms=idle_ms)
         wanted = {d.job: d for d in demand}
         for start in plan.start:
-            decided.start.append(self._write_session(tx, wanted[start.job], start, types))
+            spec = self._write_session(tx, wanted[start.job], start, types, money)
+            decided.start += [spec] if spec is not None else []
+        money.write_budgets()
         for session_id in plan.drain:
             self._drain(tx, session_id)
         self.available = _available(supply, types)
@@ -236,12 +240,22 @@ class Dispatcher:
         return demand, types
 
     def _write_session(
-        self, tx: Tx, demand: schedule.Demand, start: schedule.Start, types: dict[str, Any]
-    ) -> SessionSpec:
+        self,
+        tx: Tx,
+        demand: schedule.Demand,
+        start: schedule.Start,
+        types: dict[str, Any],
+        money: budgets.Turn,
+    ) -> SessionSpec | None:
+        """None where the job's budgets have no money for another session."""
         kind = types[demand.instance_type]
         price = kind["preemptible_price_micros"] if demand.preemptible else None
+        price = kind["price_micros"] if price is None else price
         token = secrets.token_urlsafe(32)
         session_id = new_id("ses")
+        may, cap_micros = money.first_slice(session_id, demand.job, price)
+        if not may:
+            return None
         tx.conn.execute(
             sa.insert(sessions).values(
                 id=session_id,
@@ -249,7 +263,8 @@ class Dispatcher:
                 job_id=demand.job,
                 instance_type_id=demand.instance_type,
                 preemptible=demand.preemptible,
-                price_micros=kind["price_micros"] if price is None else price,
+                price_micros=price,
+                cost_cap_micros=cap_micros,
                 node=start.node,
                 zone=start.zone,
                 cores=demand.slot.cores,

@@ -10,14 +10,19 @@ from alembic.config import Config
 
 from framefarm.server.accounts import tables as accounts
 from framefarm.server.billing import tables as billing
+from framefarm.server.budgets import tables as budgets
 from framefarm.server.catalog import tables as catalog
 from framefarm.server.database import metadata
 from framefarm.server.files import tables as files
 from framefarm.server.jobs import tables as jobs
 from framefarm.server.projects import tables as projects
 from framefarm.server.rendering import tables as rendering
+from framefarm.server.wrangler import tables as wrangler
 
-__all__ = ["accounts", "billing", "catalog", "files", "jobs", "metadata", "projects", "rendering", "upgrade"]
+__all__ = [
+    "accounts", "billing", "budgets", "catalog", "files", "jobs", "metadata", "projects", "rendering",
+    "upgrade", "wrangler",
+]  # fmt: skip
 
 
 def alembic_config(engine: sa.Engine | None = None) -> Config:

@@ -17,6 +17,7 @@ from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
 from framefarm.server.files.tables import missing_paths
 from framefarm.server.jobs.actions import find
+from framefarm.server.jobs.outlook import outlook
 from framefarm.server.jobs.plans import plan_of
 from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import events, job_dependencies, job_state, jobs, tasks
@@ -186,7 +187,8 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
     """The job, and (account, manifest SHA-256) from which its inputs are read outside the transaction."""
     find(tx, actor, job_id)
     row = tx.conn.execute(_base(actor.account_id).where(jobs.c.id == job_id)).mappings().one()
-    answer = _summary(row, _costs(tx, [job_id]).get(job_id, 0))
+    cost = _costs(tx, [job_id]).get(job_id, 0)
+    answer = _summary(row, cost)
     request = row["request"]
     cause, message = _cause(tx, row)
     missing = farmwide(sa.select(missing_paths.c.path)).where(missing_paths.c.job_id == job_id)
@@ -217,6 +219,7 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
         "scene_info": row["scene"],
         "average_frame_seconds": mean,
         "remaining_seconds": None if mean is None or left is None else mean * left / machines,
+        "forecast": outlook(tx, row, cost),
         "blender_release": tx.conn.execute(release).scalar_one_or_none(),
     }
     return answer, (row["account_id"], row["manifest_sha256"])

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from framefarm.core.frames import FrameSet
 from framefarm.core.job import Outcome, TaskFacts, TaskStatus, task_after
-from framefarm.core.money import cost_micros
+from framefarm.core.money import affordable_ms, cost_micros
 from framefarm.core.paths import is_output_name
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
@@ -61,6 +61,12 @@ _COMMITTED = farmwide(
     )
 )
 
+_SPENT = (
+    farmwide(sa.update(sessions))
+    .where(sessions.c.id == sa.bindparam("session"))
+    .values(spent_micros=sessions.c.spent_micros + sa.bindparam("more"))
+)
+
 
 class Reporter:
     """Applies the events of one session's report in order."""
@@ -73,6 +79,8 @@ class Reporter:
         self.done: set[tuple[int, int]] = set()
         self.gave_back = False
         """A task waits for another session now."""
+        self.spent_micros = 0
+        """What the attempts that end here cost; not in the session's row yet."""
 
     def _owned(self) -> dict[str, dict[str, Any]]:
         """The session's open attempts that still own their task, with the task's own facts."""
@@ -114,6 +122,8 @@ class Reporter:
         if self.session["blender"] is None:
             self.session["blender"] = event.blender
             self._update_session(blender=event.blender)
+            self.state.add("loads")
+            self.state.add("load_ms", max(0, self.tx.now_ms - (self.session["hello_ms"] or self.tx.now_ms)))
         if event.warnings:
             add_warnings(self.tx, self.session["job_id"], event.warnings)
         return "applied"
@@ -170,6 +180,9 @@ class Reporter:
         state["frame_ms"] = (
             render_ms if mean is None else round(mean + FRAME_MEAN_WEIGHT * (render_ms - mean))
         )
+        state.add("timed_frames")
+        state.add("timed_ms", render_ms)
+        state.add("timed_squares", float(render_ms * render_ms))
         attempt["frames_done"] += 1
         attempt["saved_mono_ms"] = event.at_ms
         self._change(attempt, "frames_done", "saved_mono_ms")
@@ -220,13 +233,23 @@ class Reporter:
         billed = min(spent_ms, self.tx.now_ms - attempt["assigned_ms"])
         if outcome is Outcome.LOST:
             billed = 0
+        cap = self.session["cost_cap_micros"]
+        if cap is not None:
+            left = cap - self.session["spent_micros"] - self.spent_micros
+            affordable = affordable_ms(left, attempt["price_micros"])
+            billed = billed if affordable is None else min(billed, affordable)
+        cost = cost_micros(billed, attempt["price_micros"])
+        self.spent_micros += cost
+        if outcome is not Outcome.LOST:
+            state.add("billed_frames", attempt["frames_done"])
+            state.add("billed_ms", billed)
         attempt.update(
             outcome=str(outcome),
             ended_ms=self.tx.now_ms,
             cause=cause,
             message=message,
             billed_ms=billed,
-            cost_micros=cost_micros(billed, attempt["price_micros"]),
+            cost_micros=cost,
         )
         self._change(
             attempt,
@@ -284,6 +307,10 @@ class Reporter:
 
     def _write(self) -> None:
         conn, out = self.tx.conn, self.out
+        if self.spent_micros:
+            self.session["spent_micros"] += self.spent_micros
+            conn.execute(_SPENT, {"session": self.session["id"], "more": self.spent_micros})
+            self.spent_micros = 0
         if out.frames:
             conn.execute(sa.insert(frames), out.frames)
             conn.execute(sa.insert(files), out.files)

@@ -34,6 +34,8 @@ sessions = sa.Table(
     sa.Column("cancel", sa.Boolean, nullable=False),
     sa.Column("last_seq", sa.Integer, nullable=False),
     sa.Column("blender", sa.Text),
+    sa.Column("spent_micros", sa.BigInteger, nullable=False, server_default="0"),  # its ended attempts
+    sa.Column("cost_cap_micros", sa.BigInteger),  # never billed above: a budget stops it there
     sa.Index("ix_sessions_job_id", "job_id"),
     sa.Index(
         "ix_sessions_live",
