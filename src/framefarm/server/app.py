@@ -28,6 +28,8 @@ from framefarm.server.jobs import scenes
 from framefarm.server.projects import routes as project_routes
 from framefarm.server.rendering import publisher
 from framefarm.server.rendering.routes import NodeApi, NodeFirst
+from framefarm.server.wrangler import acting as wrangler
+from framefarm.server.wrangler import routes as wrangler_routes
 
 log = structlog.get_logger(__name__)
 ROUTERS = (
@@ -38,6 +40,7 @@ ROUTERS = (
     job_routes.router,
     billing_routes.router,
     budget_routes.router,
+    wrangler_routes.router,
 )
 
 
@@ -57,6 +60,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
                     lambda: publisher.run(farm),
                     lambda: scenes.run(farm),
                     lambda: billing.run(farm),
+                    lambda: wrangler.run(farm, dispatcher.must_lead),
                     lambda: _renew_leases(farm, node_api),
                 ]
                 tasks = [asyncio.create_task(loop()) for loop in loops]

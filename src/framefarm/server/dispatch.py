@@ -151,6 +151,12 @@ class Dispatcher:
             self._grant_full_leases(tx)
         tx.conn.execute(sa.update(leaders).where(mine).values(ticked_ms=tx.now_ms))
 
+    def must_lead(self, tx: Tx) -> None:
+        """For the leader's other loops: raises NotLeader; nobody takes the lead before this one commits."""
+        mine = (leaders.c.name == "dispatcher") & (leaders.c.epoch == self.epoch)
+        if tx.conn.execute(sa.select(leaders.c.epoch).where(mine).with_for_update(read=True)).first() is None:
+            raise NotLeader
+
     def _grant_full_leases(self, tx: Tx) -> None:
         until = tx.now_ms + round(self.farm.settings.lease_seconds * 1000)
         tx.conn.execute(sa.update(leases).where(leases.c.expires_ms < until).values(expires_ms=until))
