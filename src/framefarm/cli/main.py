@@ -28,7 +28,8 @@ def build(asked_for: str | None = None) -> typer.Typer:
     app.callback()(_options)
     artist.register(app)
     standing.register(app)
-    if asked_for in {part.name for part in [*app.registered_commands, *app.registered_groups]}:
+    groups = {group.name for group in app.registered_groups}
+    if asked_for in groups | {command.name for command in app.registered_commands}:
         return app
     its_own = {module: names for module, names in OPERATOR_COMMANDS.items() if asked_for in names}
     for module, commands in (its_own or OPERATOR_COMMANDS).items():

@@ -103,11 +103,11 @@ def forecast(
         nothing = Span(0.0, 0.0, 0.0)
         return Forecast(0, sums.timed_frames, at_work, nothing, nothing)
     mean = sums.timed_ms / sums.timed_frames
-    billed = sums.billed_ms / sums.billed_frames if sums.billed_frames else mean
+    billed = max(0, sums.billed_ms - sums.load_ms) / sums.billed_frames if sums.billed_frames else mean
     beside = max(0.0, billed - mean)  # what a frame costs beside its rendering
     whole = render.plus(beside * frames_left)
     loading = 0.0 if warm or not sums.loads else sums.load_ms / sums.loads
     rounds = math.ceil(frames_left / at_work) * at_work / frames_left  # the last round may be uneven
     seconds = whole.times(rounds / at_work / 1000).plus(loading / 1000)
-    cost = whole.times(price_micros_per_hour / MS_PER_HOUR)
+    cost = whole.plus(loading * at_work).times(price_micros_per_hour / MS_PER_HOUR)
     return Forecast(frames_left, sums.timed_frames, at_work, seconds, cost)
