@@ -34,6 +34,11 @@ def cost_micros(billed_ms: int, price_micros_per_hour: int) -> int:
     return whole
 
 
+def affordable_ms(micros: int, price_micros_per_hour: int) -> int | None:
+    """The longest time that costs no more than `micros`; None where time is free."""
+    return max(0, micros) * MS_PER_HOUR // price_micros_per_hour if price_micros_per_hour else None
+
+
 def billed_ms(
     outcome: str, *, started_ms: int, ended_ms: int, last_commit_ms: int | None, limit_ms: int
 ) -> int:

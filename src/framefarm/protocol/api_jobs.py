@@ -170,6 +170,31 @@ class FrameInWork(BaseModel):
     at: str
 
 
+class SecondsSpan(BaseModel):
+    """`low` to `high` holds the truth about 8 times in 10; both null while fewer than 2 frames are done."""
+
+    expected: float
+    low: float | None
+    high: float | None
+
+
+class MoneySpan(BaseModel):
+    expected: Money
+    low: Money | None
+    high: Money | None
+
+
+class Forecast(BaseModel):
+    """What the rest of an unfinished job will take, judged by its own frames that are done."""
+
+    frames_left: int
+    based_on_frames: int
+    machines: int
+    seconds_left: SecondsSpan | None
+    cost_left: MoneySpan | None
+    total_cost: MoneySpan | None
+
+
 class JobDetail(JobSummary):
     """Everything submitted, and where it stands."""
 
@@ -204,6 +229,7 @@ class JobDetail(JobSummary):
     scene_info: dict[str, Any] | None
     average_frame_seconds: float | None
     remaining_seconds: float | None
+    forecast: Forecast | None
     blender_release: str | None
     frames_in_work: list[FrameInWork] = []
     notify: Notify | None = None

@@ -193,6 +193,8 @@ def complete(tx: Tx, farm: Farm, job_ids: list[str]) -> None:
             whole = manifests.complete(tx, farm.store, job)
             mine = jobs.c.id == job_id
             tx.conn.execute(farmwide(sa.update(jobs)).where(mine).values(manifest_sha256=whole))
+        if left < state["missing"]:
+            state["arrived_ms"] = tx.now_ms
         state["missing"] = left
         job_states.save(tx, state)
     if job_ids:
