@@ -261,7 +261,7 @@ class Reporter:
             billed_ms(
                 outcome,
                 started_ms=began_ms,
-                ended_ms=began_ms + spent_ms,
+                ended_ms=max(began_ms + spent_ms, attempt["saved_mono_ms"] or 0),
                 last_commit_ms=attempt["saved_mono_ms"],
                 limit_ms=self.tx.now_ms - attempt["assigned_ms"],
             ),
