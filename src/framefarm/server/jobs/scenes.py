@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from framefarm.server.tenancy import farmwide
 log = structlog.get_logger(__name__)
 LOOK_SECONDS = 10.0
 READ_SECONDS = 60.0
+REST_SECONDS = 60.0
+"""How long a job waits whose scene the farm could not even try to read."""
 EXACT = frozenset({"image", "library", "font", "sound", "movie"})
 """Kinds of dependencies whose path is one file."""
 
@@ -37,12 +41,12 @@ class Unrenderable(Exception):
         super().__init__(self.message)
 
 
-def unread(tx: Tx) -> list[Any]:
-    """Jobs whose inputs are there and whose scene was not read yet."""
-    query = farmwide(
-        sa.select(jobs, packages.c.release.label("release"), packages.c.id.label("package"))
-        .join(job_state, job_state.c.job_id == jobs.c.id)
-        .join(packages, packages.c.id == jobs.c.package_id)
+def unread(tx: Tx, resting: Collection[str] = ()) -> list[Any]:
+    """Of each account the oldest job whose inputs are there and whose scene was not read yet, `resting` ones
+    left out: scenes of one account that take long keep no other waiting for more than one of them.
+    """
+    waiting = farmwide(
+        sa.select(sa.func.min(jobs.c.id)).join(job_state, job_state.c.job_id == jobs.c.id)
     ).where(
         job_state.c.scene_read.is_(False),
         job_state.c.missing == 0,
@@ -50,6 +54,13 @@ def unread(tx: Tx) -> list[Any]:
         job_state.c.cancel_ms.is_(None),
         jobs.c.deleted_ms.is_(None),
     )
+    if resting:
+        waiting = waiting.where(jobs.c.id.not_in(resting))
+    query = farmwide(
+        sa.select(jobs, packages.c.release.label("release"), packages.c.id.label("package")).join(
+            packages, packages.c.id == jobs.c.package_id
+        )
+    ).where(jobs.c.id.in_(waiting.group_by(jobs.c.account_id)))
     return list(tx.conn.execute(query.order_by(jobs.c.id).limit(20)).mappings())
 
 
@@ -167,21 +178,33 @@ def complete(tx: Tx, farm: Farm, job_ids: list[str]) -> None:
 
 async def run(farm: Farm) -> None:
     """The scene reader's life: woken by submissions and uploads, else looking now and then."""
+    resting: dict[str, float] = {}
     async with farm.hub.listen("scenes") as woken:
         while True:
             waiting: list[Any] = []
+            resting = {job: until for job, until in resting.items() if until > time.monotonic()}
             try:
-                waiting = await farm.db.read(unread)
-                for job in waiting:
-                    await _one(farm, job)
+                waiting = await farm.db.read(unread, list(resting))
             except Exception:
                 log.exception("scene_reading_failed")
-                waiting = []
+            for job in waiting:
+                if not await _one(farm, job):
+                    resting[job["id"]] = time.monotonic() + REST_SECONDS
             if not waiting:
                 await woken.wait(LOOK_SECONDS)
 
 
-async def _one(farm: Farm, job: Any) -> None:
+async def _one(farm: Farm, job: Any) -> bool:
+    """False where the farm itself failed; that job is tried again later, and holds up no other."""
+    try:
+        await _read_one(farm, job)
+    except Exception:
+        log.exception("scene_reading_failed", job=job["id"])
+        return False
+    return True
+
+
+async def _read_one(farm: Farm, job: Any) -> None:
     try:
         found = await run_in_threadpool(read, farm, job)
     except Unrenderable as error:

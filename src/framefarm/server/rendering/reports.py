@@ -217,7 +217,7 @@ class Reporter:
         """End an attempt: meter it, and put its task where the rules say."""
         state, number = self.state, attempt["task_number"]
         cancelled = state.facts.cancel_asked
-        billed = min(spent_ms, self.tx.now_ms - attempt["assigned_ms"])
+        billed = max(0, min(spent_ms, self.tx.now_ms - attempt["assigned_ms"]))
         if outcome is Outcome.LOST:
             billed = 0
         attempt.update(
