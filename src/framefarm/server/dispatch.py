@@ -208,7 +208,11 @@ class Dispatcher:
         types = {r["id"]: r for r in tx.conn.execute(sa.select(instance_types)).mappings()}
         query = farmwide(
             sa.select(
-                job_state, jobs.c.created_ms, jobs.c.instance_type_id, jobs.c.preemptible, jobs.c.request
+                job_state,
+                jobs.c.created_ms,
+                jobs.c.instance_type_id,
+                jobs.c.preemptible,
+                jobs.c.request["max_sessions"].as_integer().label("max_sessions"),
             ).join(jobs, jobs.c.id == job_state.c.job_id)
         ).where(_unfinished(), jobs.c.deleted_ms.is_(None))
         demand = []
@@ -228,7 +232,7 @@ class Dispatcher:
                     preemptible=row["preemptible"],
                     slot=schedule.Slot(kind["cores"], kind["memory_bytes"], kind["gpu_count"]),
                     ready=ready,
-                    max_sessions=row["request"].get("max_sessions"),
+                    max_sessions=row["max_sessions"],
                     sessions=len(mine),
                     starting=sum(s["held"] == 0 and s["state"] != "lost" for s in mine),
                 )

@@ -13,13 +13,16 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from framefarm.core.errors import Conflict, FarmError, NotAuthenticated
+from framefarm.core.errors import Conflict, FarmError, NotAuthenticated, TooLarge
 from framefarm.protocol import node as say
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
+from framefarm.server.http.edge import STRANGERS_BYTES
 from framefarm.server.rendering import service
 
 MAX_WAIT_SECONDS = 20.0
+MAX_BODY_BYTES = 256 << 20
+"""Of a report: what a machine has gathered while the farm did not answer."""
 
 
 class NodeApi:
@@ -44,7 +47,7 @@ class NodeApi:
         )
 
     async def hello(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await request.body(), type=say.Hello)
+        said = msgspec.json.decode(await self._body(request, session, token), type=say.Hello)
         return await self.farm.db.write(service.hello, self.farm, session, token, said)
 
     async def inputs(self, _request: Request, session: str, token: str) -> Any:
@@ -69,8 +72,9 @@ class NodeApi:
         return await run_in_threadpool(gather)
 
     async def sync(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await request.body(), type=say.Sync)
+        said = msgspec.json.decode(await self._body(request, session, token), type=say.Sync)
         farm, me = self.farm, object()
+        job_id = await farm.db.read(service.job_of, farm, session, token)
         older = self.held.get(session)
         self.held[session] = me
         if older is not None:
@@ -79,8 +83,7 @@ class NodeApi:
             said.wait_seconds, MAX_WAIT_SECONDS, farm.settings.lease_seconds / 3
         )
         try:
-            query = await farm.db.read(service.job_of, farm, session, token)
-            async with farm.hub.listen(f"session:{session}", f"job:{query}") as woken:
+            async with farm.hub.listen(f"session:{session}", f"job:{job_id}") as woken:
                 answer = await farm.db.write(service.sync, farm, session, token)
                 while answer.version == said.seen and self.held.get(session) is me and not farm.draining:
                     if not await woken.wait(deadline - time.monotonic()):
@@ -96,10 +99,23 @@ class NodeApi:
                 del self.held[session]
 
     async def report(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await request.body(), type=say.Report)
+        said = msgspec.json.decode(await self._body(request, session, token), type=say.Report)
         receipt = await self.farm.db.write(service.report, self.farm, session, token, said)
         self.heard.add(session)
         return receipt
+
+    async def _body(self, request: Request, session: str, token: str) -> bytes:
+        """Bounded, and beyond a little only of a session that is known."""
+        body = bytearray()
+        known = False
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+            if len(body) > STRANGERS_BYTES and not known:
+                await self.farm.db.read(service.job_of, self.farm, session, token)
+                known = True
+        return bytes(body)
 
     async def renew_held(self) -> None:
         """Renew the leases of all sessions that called here or whose call is held, in one statement."""
@@ -130,6 +146,8 @@ class NodeApi:
                 return _json(401, {"detail": error.detail})
             except Conflict as error:
                 return _json(409, {"detail": error.detail} | error.facts)
+            except TooLarge as error:
+                return _json(413, {"detail": error.detail})
             except FarmError as error:
                 return _json(503, {"detail": error.detail})
 
