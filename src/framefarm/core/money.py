@@ -8,7 +8,7 @@ from typing import TypedDict
 
 MS_PER_HOUR = 3_600_000
 MICROS = 1_000_000
-_AMOUNT = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,6}))?\Z")
+_AMOUNT = re.compile(r"(-?)([0-9]{1,10})(?:\.([0-9]{1,6}))?\Z")
 
 _WHOLE = frozenset({"success", "failed", "cancelled", "timed_out"})
 
@@ -61,7 +61,9 @@ def parse_amount(text: str) -> int:
     """`"12.50"` → 12_500_000 micro-dollars, exactly. Raises ValueError."""
     found = _AMOUNT.match(text.strip())
     if found is None:
-        raise ValueError(f"{text[:40]!r} is not an amount such as 12.50 (at most six decimals)")
+        raise ValueError(
+            f"{text[:40]!r} is not an amount such as 12.50 (below ten billion, at most six decimals)"
+        )
     micros = int(found[2]) * MICROS + int((found[3] or "").ljust(6, "0"))
     return -micros if found[1] else micros
 

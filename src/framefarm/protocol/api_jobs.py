@@ -17,8 +17,13 @@ REFUSED_PREFIXES = (
     "MALLOC_", "XDG_", "LIBGL_", "MESA_", "VK_", "__EGL_", "__GLX_", "NVIDIA_",
 )  # fmt: skip
 REFUSED_NAMES = {"PATH", "HOME", "SHELL", "BASH_ENV", "ENV", "IFS", "TMPDIR", "CUDA_VISIBLE_DEVICES"}
+MAX_BLENDER_NAME = 255
 NAME = Annotated[StrictStr, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
 Title = Annotated[StrictStr, Field(min_length=1, max_length=200)]
+Value = Annotated[StrictStr, Field(max_length=MAX_ENVIRONMENT_BYTES)]
+JobId = Annotated[StrictStr, Field(max_length=100)]
+BlenderName = Annotated[StrictStr, Field(max_length=MAX_BLENDER_NAME)]
+Pins = Annotated[dict[StrictStr, StrictStr], Field(max_length=MAX_PATHS)]
 
 
 def is_refused(name: str) -> bool:
@@ -60,21 +65,21 @@ class JobSubmission(Strict):
     render_software: Literal["", "cycles", "eevee", "workbench"] = "cycles"
     output_path: Annotated[StrictStr, Field(min_length=1, max_length=4096)]
     upload_paths: Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_PATHS)]
-    environment_variables: Annotated[dict[NAME, StrictStr], Field(max_length=MAX_ENVIRONMENT)] = {}
+    environment_variables: Annotated[dict[NAME, Value], Field(max_length=MAX_ENVIRONMENT)] = {}
 
     priority: Annotated[StrictInt, Field(ge=0, le=100)] = 50
     scene_path: StrictStr | None = None
-    upload_md5s: dict[StrictStr, StrictStr] = {}
-    upload_sha256s: dict[StrictStr, StrictStr] = {}
+    upload_md5s: Pins = {}
+    upload_sha256s: Pins = {}
     hold: StrictBool = False
     max_sessions: Annotated[StrictInt, Field(ge=1, le=100_000)] | None = None
     task_retries: Annotated[StrictInt, Field(ge=0, le=100)] = 2
     max_task_runtime_seconds: Annotated[StrictInt, Field(ge=1, le=30 * 24 * 3600)] | None = None
-    depends_on: Annotated[list[StrictStr], Field(max_length=1000)] = []
+    depends_on: Annotated[list[JobId], Field(max_length=1000)] = []
     metadata: Annotated[dict[StrictStr, StrictStr], Field(max_length=100)] = {}
-    scene: StrictStr | None = None
-    camera: StrictStr | None = None
-    view_layers: Annotated[list[StrictStr], Field(max_length=100)] | None = None
+    scene: BlenderName | None = None
+    camera: BlenderName | None = None
+    view_layers: Annotated[list[BlenderName], Field(max_length=100)] | None = None
     resolution_percentage: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
     samples: Annotated[StrictInt, Field(ge=1, le=1_000_000)] | None = None
     notify: Notify | None = None

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from framefarm import __version__
 from framefarm.server import docs_page, health, operator
 from framefarm.server.accounts import routes as account_routes
+from framefarm.server.accounts.callers import who_calls
 from framefarm.server.billing import routes as billing_routes
 from framefarm.server.billing import service as billing
 from framefarm.server.budgets import routes as budget_routes
@@ -99,7 +100,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
         app.include_router(router)
     app.include_router(health.router)
     docs_page.install(app)
-    edge.install(app)
+    edge.install(app, who_calls)
     openapi.install(app)
     app.add_middleware(NodeFirst, router=node_api.router())
     return app
