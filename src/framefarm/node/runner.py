@@ -180,6 +180,7 @@ class Runner:
         if due.first:
             self._announce()
         self.fresh = False
+        self._note(attempt=due.attempt, frame=due.frame)
         self.blender.render(due.frame)
 
     def _start_blender(self) -> None:
@@ -277,6 +278,19 @@ class Runner:
         self.desk.cancelled = True
         self.desk.tasks.clear()
         self.reports.send(say.SessionFailed(cause=cause, message=message))
+
+    def _note(self, *, attempt: str, frame: int) -> None:
+        """One line in runner.log for each frame begun, and how long the farm had been silent then: what a
+        machine did, told by the machine."""
+        silent_ms = round(self.link.silent_seconds * 1000)
+        line = {
+            "begins": frame,
+            "attempt": attempt,
+            "at_ms": time.time_ns() // 1_000_000,
+            "silent_ms": silent_ms,
+        }
+        with contextlib.suppress(OSError):  # the disk may be full
+            os.write(1, msgspec.json.encode(line) + b"\n")
 
     def _tell(self, *events: say.Event) -> None:
         """By way of the collector, so that a task's end follows its frames."""
