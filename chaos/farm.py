@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class Farm:
             try:
                 fresh.write_text(self.proxy.address)
                 fresh.replace(endpoint)
-            except OSError:  # the disk is full
+            except OSError:  # the disk is full: try again
                 fresh.unlink(missing_ok=True)
                 return False
         return True
@@ -168,15 +168,23 @@ class Farm:
         return found
 
 
-def descendants() -> Iterator[psutil.Process]:
-    """All that this program started, directly or not, and that still runs. Orphans come back to us."""
+def reap(keep: int | None = None) -> None:
+    """Bury the orphans that ended; they came back to us. `keep` is somebody's own child."""
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
+            if process.pid != keep and process.status() == psutil.STATUS_ZOMBIE:
+                os.waitpid(process.pid, os.WNOHANG)
+
+
+def descendants() -> list[psutil.Process]:
+    """All that this program started, directly or not, and that still runs."""
+    reap()
+    found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if process.status() == psutil.STATUS_ZOMBIE:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(process.pid, os.WNOHANG)
-            else:
-                yield process
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def make_scene(path: Path) -> bytes:

@@ -124,6 +124,7 @@ def _through(options: argparse.Namespace, data: Path, night: Night, begun: float
     night.storm_seconds = time.monotonic() - begun
     say("the storm is over: what was begun is finished")
     artist.stop()
+    night.violations["the server never ends by itself"] = storm.deaths
     night.struck, night.made, night.again = storm.struck, artist.made, artist.again
     if artist.trouble:
         night.violations["artists are answered"] = [artist.trouble]

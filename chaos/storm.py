@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import count
 
 import psutil
-from farm import DISCONNECTED_SECONDS, LEASE_SECONDS, Farm, until
+from farm import DISCONNECTED_SECONDS, LEASE_SECONDS, Farm, reap, until
 from proxy import CUTS, Proxy
 
 BLOWS = {
@@ -47,6 +47,11 @@ class Storm:
         self._blows = {blow: weight for blow, weight in BLOWS.items() if fill or blow[0] != "fill"}
         self._trap: tuple[str, float] | None = None
         self._ballast = farm.data / "ballast"
+        self._away = False
+        """The server is down because it was struck."""
+        self._looked = 0.0
+        self.deaths: list[str] = []
+        """When the server ended by itself though the disk was not full."""
 
     @property
     def kills(self) -> int:
@@ -64,7 +69,7 @@ class Storm:
             heapq.heappop(self._later)[2]()
         self.proxy.mend()
         if not self.farm.up:
-            self.farm.start()
+            self._start()
         until(self.farm.ready, "the farm is ready after the storm")
 
     def _rest(self, seconds: float) -> None:
@@ -76,9 +81,25 @@ class Storm:
             if self.farm.up:
                 self.farm.settle()
             self._look_at_trap(now)
+            if now - self._looked > 1:
+                self._looked = now
+                self._supervise()
             if now >= end:
                 return
             time.sleep(0.02)
+
+    def _supervise(self) -> None:
+        """What the system does: bury the dead, and start a service again that has ended."""
+        reap(keep=self.farm.process.pid if self.farm.process else None)
+        if not self.farm.up and not self._away:
+            if not self._ballast.exists():
+                self.deaths.append("the server ended by itself, and the disk was not full")
+            self.say("the server has ended by itself and is started again")
+            self._start()
+
+    def _start(self) -> None:
+        self._away = False
+        self.farm.start()
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._later, (time.monotonic() + seconds, next(self._number), action))
@@ -127,12 +148,13 @@ class Storm:
         away = rng.uniform(0, 1.5)
         if rng.random() < 0.15:  # longer than a lease, perhaps than any runner works on alone
             away = rng.uniform(LEASE_SECONDS, 1.3 * DISCONNECTED_SECONDS)
+        self._away = True
         farm.process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGTERM)
         if how != "kill":
             farm.process.send_signal(signal.SIGCONT)
         farm.process.wait(30)
         self._count(how, "server", f"server, away for {away:.1f} s")
-        self._after(away, lambda: None if farm.up else farm.start())
+        self._after(away, lambda: None if farm.up else self._start())
 
     def _cut(self) -> None:
         if self.proxy.cut_as is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framefarm.node.link import Abandoned, Link, OutOfStep, SessionOver
-from framefarm.node.outputs import OutputRejected, collect, sync_directory
+from framefarm.node.outputs import OutputRejected, collect, not_stored, sync_directory
 from framefarm.protocol import node as say
 
 EVENTS_PER_REPORT = 64
@@ -207,11 +207,24 @@ class Collector(threading.Thread):
                     warnings=list(item.notes),
                 )
             )
-        for folder in folders:
-            sync_directory(folder)
         if folders:
-            sync_directory(self._staging)
+            told = self._durable(folders, told)
         for event in told:
             self._send(event)
         if count:
             self._put(Staged(count))
+
+    def _durable(self, folders: set[Path], told: list[say.Event]) -> list[say.Event]:
+        """Sync the folders; what of `told` may be told then."""
+        try:
+            for folder in (*folders, self._staging):
+                sync_directory(folder)
+            return told
+        except (OSError, OutputRejected) as error:
+            why = error if isinstance(error, OutputRejected) else not_stored(error, "a frame's folder")
+        saved = [e for e in told if isinstance(e, say.FrameSaved)]
+        self._broken |= {e.attempt for e in saved}
+        for event in saved:
+            self._put(Refused(event.attempt, event.frame, why.cause, why.detail))
+        untold = (say.FrameSaved, say.TaskEnded)
+        return [e for e in told if not (isinstance(e, untold) and e.attempt in self._broken)]

@@ -71,7 +71,9 @@ class Link:
         body = msgspec.json.encode(said) if said is not None else None
         since = time.monotonic()
         while True:
-            status, answer = self._once(method, name, body, timeout_seconds)
+            # A cut cable tells nobody: a call that waits longer than the budget would outlast it.
+            left = max(1.0, self._patience() - self.silent_seconds)
+            status, answer = self._once(method, name, body, min(timeout_seconds, left))
             if status == 200:
                 self.last_answer = time.monotonic()
                 return msgspec.json.decode(answer, type=kind)

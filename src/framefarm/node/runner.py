@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import queue
@@ -74,19 +75,17 @@ class Runner:
         self.desk.runtime_ms = _milliseconds(self.order.max_task_runtime_seconds)
         self.desk.silence_ms = _milliseconds(self.order.no_progress_seconds)
         staging = Path(self.order.staging)
-        staging.mkdir(parents=True, exist_ok=True)
-        Path(self.order.logs).mkdir(parents=True, exist_ok=True)
         self.reports = ReportLane(self.link, self.inbox.put, staging)
         self.collector = Collector(self.inbox.put, self.reports.send, staging, self.order.stem)
         self.sync = SyncLane(self.link, self.inbox.put, min(20.0, self.order.lease_seconds / 3))
         self.reports.start()
         try:
             self.layout = self._prepare()
-        except (BadInputs, SandboxUnavailable) as error:
-            message = explain("machine_unfit", {"what": error.detail})
-            self.reports.send(say.SessionFailed(cause="machine_unfit", message=message))
+        except (BadInputs, SandboxUnavailable, OSError) as error:
+            cause, message = _machines_fault(error)
+            self.reports.send(say.SessionFailed(cause=cause, message=message))
             self.reports.finish(FAREWELL_SECONDS)
-            return f"machine_unfit: {error.detail}"
+            return f"machine_unfit: {message}"
         self.collector.start()
         self.sync.start()
         try:
@@ -106,6 +105,8 @@ class Runner:
             raise SandboxUnavailable(why)
         if not os.path.exists(self.order.package.path):
             raise SandboxUnavailable(f"Blender is not at {self.order.package.path} any more.")
+        for folder in (self.order.staging, self.order.logs):
+            Path(folder).mkdir(parents=True, exist_ok=True)
         inputs = self.link.inputs().inputs
         reserved = places(self.order.package)
         return lay_out(inputs, self.directory / "inputs", self.slot.sandbox, reserved)
@@ -187,8 +188,8 @@ class Runner:
         self._begin()
         self.generation += 1
         work = self.directory / f"work-{self.generation}"
-        work.mkdir(mode=0o755)
         try:
+            work.mkdir(mode=0o755)
             self.blender = Blender(
                 Seat.of(self.slot),
                 self.order.package,
@@ -198,8 +199,8 @@ class Runner:
                 self.inbox,  # type: ignore[arg-type]
                 self.log.write,
             )
-        except SandboxUnavailable as error:
-            self._unfit("machine_unfit", explain("machine_unfit", {"what": error.detail}))
+        except (SandboxUnavailable, OSError) as error:
+            self._unfit(*_machines_fault(error))
             return
         self._open_scene(self.blender)
 
@@ -316,6 +317,16 @@ class Runner:
             self.inbox.put(event)
 
 
+def _machines_fault(error: BadInputs | SandboxUnavailable | OSError) -> tuple[str, str]:
+    """Why nothing can be rendered here: (cause, message)."""
+    if not isinstance(error, OSError):
+        return "machine_unfit", explain("machine_unfit", {"what": error.detail})
+    what = f"{error.strerror or error}: {error.filename}" if error.filename else str(error.strerror or error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk_full", explain("disk_full", {"what": what})
+    return "machine_unfit", explain("machine_unfit", {"what": f"{what}."})
+
+
 def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
@@ -349,7 +360,8 @@ def main() -> int:
         reason = f"runner_failed: {error!r}"
         raise
     finally:
-        (directory / "ended.json").write_bytes(msgspec.json.encode({"reason": reason}))
+        with contextlib.suppress(OSError):  # the disk may be full; what is there is still removed
+            (directory / "ended.json").write_bytes(msgspec.json.encode({"reason": reason}))
         for entry in directory.iterdir():
             if entry.name == "inputs" or entry.name.startswith("work-"):
                 remove_tree(entry)
