@@ -8,6 +8,7 @@ every invariant holds; otherwise the data directory is kept. docs/chaos.md tells
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import random
@@ -133,6 +134,8 @@ def _through(options: argparse.Namespace, data: Path, night: Night, begun: float
     _still_held(artist, night)
     until(lambda: not os.listdir(data / "sessions"), "the last session ends", 60)
     until(lambda: not farm.readers(), "the scene reader ends")
+    with contextlib.suppress(TimeoutError):  # what is left then is told below
+        until(lambda: not list(data.glob("store/staging/*/*")), "staging is swept", 30)
     farm.stop()
     witness.stop()
     proxy.close()

@@ -25,7 +25,7 @@ from framefarm.server.http import edge, openapi
 from framefarm.server.jobs import routes as job_routes
 from framefarm.server.jobs import scenes
 from framefarm.server.projects import routes as project_routes
-from framefarm.server.rendering import publisher
+from framefarm.server.rendering import leftovers, publisher
 from framefarm.server.rendering.routes import NodeApi, NodeFirst
 
 log = structlog.get_logger(__name__)
@@ -53,6 +53,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
                 loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
                     dispatcher.run,
                     lambda: publisher.run(farm),
+                    lambda: leftovers.run(farm),
                     lambda: scenes.run(farm),
                     lambda: billing.run(farm),
                     lambda: _renew_leases(farm, node_api),
