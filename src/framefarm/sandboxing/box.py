@@ -31,6 +31,7 @@ from framefarm.core import causes
 from framefarm.sandboxing import syscalls
 from framefarm.sandboxing.errors import SandboxUnavailable
 from framefarm.sandboxing.limits import Limits, Quota, disk_facts, is_root, memory_facts
+from framefarm.sandboxing.strays import end_strays
 from framefarm.sandboxing.watch import Watch
 
 Mode = Literal["bubblewrap", "none"]
@@ -178,6 +179,8 @@ class Process:
         self.pid = child.pid
         if status is not None:
             self._inner = _inner_pidfd(status)
+            if self._inner is None:
+                end_strays()
         self._limits = limits
         self._watch: Watch | None = None
         if limits.memory_bytes is not None or limits.quotas:

@@ -10,6 +10,7 @@ import ntpath
 import os
 import posixpath
 import re
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,7 +117,7 @@ def read_scenes(
     facts: list[SceneFacts] = []
     for start in range(0, len(blends), FILES_AT_ONCE):
         left = max(0.0, deadline - time.monotonic())
-        facts += _read(blends[start : start + FILES_AT_ONCE], left, file_limit_seconds, sandbox)
+        facts += _read(blends[start : start + FILES_AT_ONCE], left, file_limit_seconds, sandbox, tries=2)
     return facts
 
 
@@ -145,8 +146,10 @@ def _normal(path: str, windows: bool) -> str:
 
 
 def _read(
-    blends: Sequence[tuple[str, Path]], seconds: float, file_seconds: float, sandbox: Mode
+    blends: Sequence[tuple[str, Path]], seconds: float, file_seconds: float, sandbox: Mode, *, tries: int
 ) -> list[SceneFacts]:
+    """`tries`: a reader that was killed from outside is no fault of the file it was at: one more looks."""
+    began = time.monotonic()
     opened = [_open(content) for _, content in blends]
     try:
         order = {
@@ -169,9 +172,15 @@ def _read(
                 os.close(descriptor)
     lines = answer.output.split(b"\n")[:-1]
     facts = [_facts(path, line) for (path, _), line in zip(blends, lines, strict=False)]
+    rest = blends[len(facts) :]
+    left = seconds - (time.monotonic() - began)
+    killed = answer.code in {-signal.SIGKILL, 128 + signal.SIGKILL}
+    if rest and killed and answer.in_time and tries > 1 and left > 0:
+        log.warning("scene_reader_killed", files_left=len(rest))
+        return facts + _read(rest, left, file_seconds, sandbox, tries=tries - 1)
     # One that never ends takes those behind it along: they have the same time limit.
     why = "could not be looked into" if answer.in_time else f"could not be looked into within {seconds:.0f} s"
-    return facts + [_unreadable(path, why) for path, _ in blends[len(facts) :]]
+    return facts + [_unreadable(path, why) for path, _ in rest]
 
 
 def _open(content: Path) -> int | None:
