@@ -109,14 +109,12 @@ def not_begun_again(books: Books, begun: Iterable[Begun]) -> Iterator[str]:
             for revision, committed_ms, _ in commits[attempt["job_id"], frame]:
                 if revision >= attempt["revision"] and committed_ms < attempt["assigned_ms"]:
                     yield f"{attempt['id']} was handed frame {frame}, which was committed before"
+    job_of = dict(tuple(r) for r in books.all("SELECT id, job_id FROM sessions"))
     for one in begun:
-        # Without a row it was given back unbegun or never known: then its machine was not connected, or the
-        # farm believed it. Either way what it began is not to have been committed before.
-        attempt = attempts.get(one.attempt)
-        if attempt is None or one.silent_ms >= LEASE_SECONDS * 1000:
+        if one.silent_ms >= LEASE_SECONDS * 1000:
             continue
-        for revision, committed_ms, by in commits[attempt["job_id"], one.frame]:
-            if revision >= attempt["revision"] and committed_ms < one.at_ms:
+        for revision, committed_ms, by in commits[job_of[one.session], one.frame]:
+            if revision >= one.revision and committed_ms < one.at_ms:
                 yield (
                     f"{one.attempt} began frame {one.frame} {one.at_ms - committed_ms} ms after {by} had"
                     f" committed it; the farm had been silent to it for {one.silent_ms} ms"

@@ -14,8 +14,10 @@ from pathlib import Path
 class Begun:
     """A frame that a machine began. `silent_ms`: how long the farm had not answered it then."""
 
+    session: str
     attempt: str
     frame: int
+    revision: int
     at_ms: int
     silent_ms: int
 
@@ -61,6 +63,15 @@ class Witness(threading.Thread):
     def _take(self, session: str, line: bytes) -> None:
         try:
             said = json.loads(line)
-            self.begun.append(Begun(said["attempt"], said["begins"], said["at_ms"], said["silent_ms"]))
+            self.begun.append(
+                Begun(
+                    session,
+                    said["attempt"],
+                    said["begins"],
+                    said["revision"],
+                    said["at_ms"],
+                    said["silent_ms"],
+                )
+            )
         except (ValueError, KeyError, TypeError):
             self.crashes.append(f"{session}: {line.decode(errors='replace')}")

@@ -181,7 +181,7 @@ class Runner:
         if due.first:
             self._announce()
         self.fresh = False
-        self._note(attempt=due.attempt, frame=due.frame)
+        self._note_begin(due.frame)
         self.blender.render(due.frame)
 
     def _start_blender(self) -> None:
@@ -280,15 +280,17 @@ class Runner:
         self.desk.tasks.clear()
         self.reports.send(say.SessionFailed(cause=cause, message=message))
 
-    def _note(self, *, attempt: str, frame: int) -> None:
+    def _note_begin(self, frame: int) -> None:
         """One line in runner.log for each frame begun, and how long the farm had been silent then: what a
         machine did, told by the machine."""
-        silent_ms = round(self.link.silent_seconds * 1000)
+        task = self.desk.current
+        assert task is not None
         line = {
             "begins": frame,
-            "attempt": attempt,
+            "attempt": task.order.attempt,
+            "revision": task.order.revision,
             "at_ms": time.time_ns() // 1_000_000,
-            "silent_ms": silent_ms,
+            "silent_ms": round(self.link.silent_seconds * 1000),
         }
         with contextlib.suppress(OSError):  # the disk may be full
             os.write(1, msgspec.json.encode(line) + b"\n")

@@ -99,27 +99,35 @@ def run_module(
             os.close(descriptor)
 
 
-@functools.cache
 def unready() -> str | None:
-    """Why our own Python can't run in a sandbox on this machine, in one sentence; None if it can."""
+    """Why our own Python can't run in a sandbox on this machine, in one sentence; None if it can.
+
+    Only that it can is remembered: a try that was killed, or starved on a busy machine, says nothing of the
+    next one.
+    """
     try:
-        answer = run_module(
-            "framefarm.sandboxing.inside",
-            {},
-            [],
-            seconds=20,
-            cpu_seconds=10,
-            memory_bytes=1 << 30,
-            answer_bytes=4096,
-        )
+        _try_once()
     except SandboxUnavailable as error:
         return error.detail
-    if answer.output.strip() == b"ready":
-        return None
-    return (
-        f"{sys.executable} does not run in the sandbox (code {answer.code}): "
-        "every user must be able to read its environment and the farm's programs."
+    return None
+
+
+@functools.cache
+def _try_once() -> None:
+    answer = run_module(
+        "framefarm.sandboxing.inside",
+        {},
+        [],
+        seconds=20,
+        cpu_seconds=10,
+        memory_bytes=1 << 30,
+        answer_bytes=4096,
     )
+    if answer.output.strip() != b"ready":
+        raise SandboxUnavailable(
+            f"{sys.executable} does not run in the sandbox (code {answer.code}): "
+            "every user must be able to read its environment and the farm's programs."
+        )
 
 
 def _shut_in(
