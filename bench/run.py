@@ -3,6 +3,7 @@
 overhead   5,000 one-frame tasks on 2 slots with an instant stand-in for Blender, all else real
 scene      24 one-frame tasks beside two plain Blenders, and beside one Blender process per frame
 huge       a job of 1,000,000 frames beside one of 1,000; submitting 10,000 paths
+follow     frame saved to 100 clients of the job's event stream
 server     memory and processor of an idle server; growth while a large file arrives
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 
 import httpx2
 import psutil
+from follow import CLIENTS, delays_ms
 
 from framefarm.node.runtimes import installed
 from framefarm.server import operator
@@ -30,7 +32,7 @@ from framefarm.server import operator
 HERE = Path(__file__).resolve().parent
 FRAMEFARM = str(Path(sys.executable).with_name("framefarm"))
 LOGIN = {"email": "bench@studio.example", "password": "bench-password"}
-NAMES = ("overhead", "scene", "huge", "server")
+NAMES = ("overhead", "scene", "huge", "follow", "server")
 
 
 class Farm:
@@ -259,6 +261,39 @@ def _actions(farm: Farm, frames: int, turn: int, times: dict[str, list[float]]) 
     timed("list jobs", lambda: farm.client.get("/api/jobs").raise_for_status())
     timed("list frames", lambda: farm.client.get(f"/api/jobs/{job}/frames").raise_for_status())
     timed("cancel", lambda: patch("cancel"))
+
+
+def follow(_options: argparse.Namespace) -> None:
+    frames = 200
+    with a_farm() as farm:
+        a_scene(farm.data / "scene.blend")
+        farm.upload("/bench/scene.blend", (farm.data / "scene.blend").read_bytes())
+        farm.register("blender-9-9", "executable", str(HERE / "fake/fake_instant_blender.py"), "9.9.0")
+        median, late, worst, cpu = [], [], [], []
+        process = psutil.Process(farm.process.pid)
+        for turn in range(3):
+            job = farm.submit(
+                frame_range=f"1-{frames}", blender_version="blender-9-9", output_path=f"gs://renders/{turn}",
+                hold=True, environment_variables={"FAKE_FRAME_SECONDS": "0.1"},
+            )  # fmt: skip
+
+            def go(job: str = job) -> None:
+                farm.client.patch(f"/api/jobs/{job}", json={"action": "unhold"}).raise_for_status()
+
+            before, begun = process.cpu_times(), time.perf_counter()
+            token = farm.client.headers["Authorization"]
+            folder = farm.data / "buckets/renders" / str(turn)
+            found = delays_ms(str(farm.client.base_url), token, job, frames, folder, go)
+            after = process.cpu_times()
+            spent = after.user + after.system - before.user - before.system
+            cpu.append(spent / (time.perf_counter() - begun) * 100)
+            median.append(statistics.median(found))
+            late.append(found[int(len(found) * 0.99)])
+            worst.append(found[-1])
+    row(f"frame saved to client, {CLIENTS} clients, median", median, "ms")
+    row("99th percentile", late, "ms", "goal 100")
+    row("worst", worst, "ms")
+    row("the server's processor meanwhile", cpu, "% core", "20 frames a second in all")
 
 
 def server(_options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import sys
+import time
 import zlib
 
 
@@ -23,6 +24,7 @@ for line in farm.makefile("rb"):
     if asked["do"] == "open":
         farm.sendall(b'{"is": "opened", "blender": "0.0.0"}\n')
     elif asked["do"] == "render":
+        time.sleep(float(os.environ.get("FAKE_FRAME_SECONDS", "0")))
         os.mkdir(asked["directory"])
         fd = os.open(f"{asked['directory']}/{asked['picture']}.png", os.O_WRONLY | os.O_CREAT, 0o644)
         os.write(fd, PICTURE)

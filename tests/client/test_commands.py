@@ -129,12 +129,34 @@ def test_every_option_of_submit_reaches_the_job(farm: FakeFarm, blends: Path) ->
         "--task-retries": (["0"], "task_retries", 0),
         "--max-task-runtime": (["60"], "max_task_runtime_seconds", 60),
         "--depends-on": (["job_0"], "depends_on", ["job_0"]),
+        "--on-missing-files": (["fail"], "on_missing_files", "fail"),
+        "--on-blocked-scripts": (["warn"], "on_blocked_scripts", "warn"),
     }
     words = [word for option, (values, _, _) in given.items() for word in (option, *values)]
     done = run("submit", str(blends / "shot.blend"), "--no-trace", *words)
     assert done.exit_code == 0, done.stderr
     assert {name: farm.job[name] for _, name, _ in given.values()} == {n: v for _, n, v in given.values()}
     assert farm.job["upload_paths"] == [str(blends / "shot.blend")]
+
+
+@pytest.mark.blender
+def test_addons_and_a_colour_configuration_with_its_luts_are_sent_along(
+    farm: FakeFarm, blends: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "luts").mkdir()
+    text = "search_path: luts\nx: !<FileTransform> {src: a.spi1d}\ny: !<FileTransform> {src: b}\n"
+    for name, content in {"config.ocio": text, "luts/a.spi1d": "", "luts/other": "", "tint.zip": ""}.items():
+        (tmp_path / name).write_text(content)
+    words = ["--no-trace", "--env", f"OCIO={tmp_path}/config.ocio", "--addon", str(tmp_path / "tint.zip")]
+    done = run("submit", str(blends / "shot.blend"), *words)
+    assert done.exit_code == 0, done.stderr
+    names = ["tint.zip", "config.ocio", "luts/a.spi1d", "luts/other"]
+    assert farm.job["upload_paths"] == [str(blends / "shot.blend"), *(str(tmp_path / n) for n in names)]
+    assert farm.job["addons"] == [str(tmp_path / "tint.zip")]
+    assert (
+        f"{tmp_path}/luts/b does not exist; colour configuration config.ocio wants it."
+        in done.stderr.replace("\n", "")
+    )
 
 
 def test_a_scene_that_is_not_there_is_an_error_before_anything_is_sent(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from framefarm.client import LocalProblem, dependencies
+from framefarm.node import runtimes
 
+PATH_SCENES = Path(__file__).parents[1] / "node" / "make_path_scenes.py"
 TEXTURES = ["plain.png", "sea_009.png", "sea_010.png", "sea_011.png", "middle.png", "deep.png"]
 TILES = ["skin.1001.png", "skin.1002.png", "skin.1011.png"]
 
@@ -79,3 +84,43 @@ def test_folders_given_by_hand_become_their_files(tmp_path: Path) -> None:
     assert found == [tmp_path / "3", tmp_path / "a" / "1", tmp_path / "a" / "b" / "2"]
     with pytest.raises(LocalProblem, match="nothing-there"):
         dependencies.expand([tmp_path / "nothing-there"])
+
+
+@pytest.fixture(scope="module")
+def path_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    blender = next(b for b in runtimes.installed() if b.id == "blender-4-2")
+    folder = tmp_path_factory.mktemp("path-scenes")
+    command = [blender.path, str(PATH_SCENES), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return folder
+
+
+@pytest.mark.blender
+@pytest.mark.parametrize(
+    ("scene", "wanted"),
+    [
+        ("case", ["tex/blue.png"]),
+        ("relative", ["../proj/tex/blue.png"]),
+        ("row", ["row/row_0001.png", "row/row_0002.png", "row/row_0003.png"]),
+        ("tiles", ["tiles/skin.1001.png"]),
+        ("cased_nested", ["lib/cased_outer.blend", "lib/cased_inner.blend", "tex/green.png"]),
+    ],
+)
+def test_files_are_found_as_windows_stored_them_and_in_other_cases(
+    path_scenes: Path, tmp_path: Path, scene: str, wanted: list[str]
+) -> None:
+    folder = tmp_path / "proj"
+    shutil.copytree(path_scenes, folder)
+    found = dependencies.find(folder / f"{scene}.blend")
+    assert found.missing == ()
+    assert sorted(found.files[1:]) == sorted(Path(os.path.normpath(folder / name)) for name in wanted)
+
+
+@pytest.mark.blender
+@pytest.mark.parametrize(
+    ("scene", "named"),
+    [("drive_absolute", "C:/proj/tex/red.png"), ("unc_absolute", "\\\\server\\share\\proj\\tex\\red.png")],
+)
+def test_a_windows_path_is_missing_here_and_named_as_it_is(path_scenes: Path, scene: str, named: str) -> None:
+    (missing,) = dependencies.find(path_scenes / f"{scene}.blend").missing
+    assert missing.path.replace("\\", "/").endswith(named.replace("\\", "/"))

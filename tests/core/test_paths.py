@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framefarm.core.errors import FieldError
-from framefarm.core.paths import MAX_PATHS, normalise, normalise_all, relative_parts
+from framefarm.core.paths import MAX_PATHS, normalise, normalise_all, place, relative_parts, top
 
 
 def problems(paths: list[str]) -> list[FieldError]:
@@ -22,6 +22,9 @@ def problems(paths: list[str]) -> list[FieldError]:
         ("c:\\a\\b.blend", "drive", "C:/a/b.blend"),
         ("C:/a/b", "drive", "C:/a/b"),
         ("\\\\srv\\share\\x", "unc", "//srv/share/x"),
+        ("//srv/share/x", "unc", "//srv/share/x"),
+        ("//srv/x", "posix", "/srv/x"),
+        ("///srv/share/x", "posix", "/srv/share/x"),
     ],
 )
 def test_paths_are_normalised(given_path: str, kind: str, text: str) -> None:
@@ -37,10 +40,13 @@ def test_what_is_no_path_is_refused(path: str) -> None:
         normalise(path)
 
 
-@given(st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=5))
-def test_normalising_twice_changes_nothing(parts: list[str]) -> None:
+@given(
+    st.sampled_from(["/", "//", "c:\\", "C:/", "\\\\"]),
+    st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=5),
+)
+def test_normalising_twice_changes_nothing(start: str, parts: list[str]) -> None:
     try:
-        once = normalise("/" + "/".join(parts))
+        once = normalise(start + "/".join(parts))
     except ValueError:
         return
     assert normalise(once.text) == once
@@ -154,3 +160,41 @@ def test_a_safe_name_stays_below_its_folder(name: str) -> None:
 def test_more_names_that_are_not_safe(name: str) -> None:
     with pytest.raises(ValueError):
         relative_parts(name)
+
+
+part = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=6)
+names = st.sampled_from(["a", "A", "b", "c", "C", "usr", "etc", "inputs", "lib", "é", "ß", "İ"])
+starts = st.sampled_from(["/", "C:\\", "d:/", "\\\\srv\\", "\\\\usr\\", "\\\\c\\", "//c/"])
+rivals = st.lists(st.tuples(starts, st.lists(names | part, min_size=1, max_size=4)), max_size=8)
+
+
+@given(rivals)
+def test_no_two_accepted_paths_lie_in_one_place_or_in_each_other(drawn: list[tuple[str, list[str]]]) -> None:
+    texts, errors = normalise_all([start + "/".join(parts) for start, parts in drawn])
+    if errors:
+        return
+    there = [tuple(place(text).split("/")) for text in texts]
+    for i, one in enumerate(there):
+        assert one[0] == "" and not {"", ".", ".."} & set(one[1:])
+        assert not any(i != j and one == other[: len(one)] for j, other in enumerate(there))
+    assert all(text.startswith(top(text)) and place(text).startswith(top(place(text))) for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "there", "start"),
+    [
+        ("/a/b", "/a/b", "/a"),
+        ("C:/a/b", "/c/a/b", "C:"),
+        ("//srv/share/a", "/srv/share/a", "//srv"),
+        ("/a", "/a", "/a"),
+    ],
+)
+def test_a_windows_path_lies_where_blender_on_linux_looks(text: str, there: str, start: str) -> None:
+    assert (place(text), top(text)) == (there, start)
+
+
+@pytest.mark.parametrize(
+    "paths", [["C:/a/x", "/c/b"], ["\\\\nas\\f\\x", "/nas/y/z"], ["//c/share/x", "C:/share/x"]]
+)
+def test_kinds_of_paths_that_would_share_a_place_are_refused(paths: list[str]) -> None:
+    assert problems(paths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,11 +56,14 @@ class Desk:
         sandbox: Mode = "bubblewrap",
         allow_scripts: bool = False,
         gpus: int = 0,
+        addons: Sequence[str] = (),
     ) -> Blender:
         work = self.work()
         work.mkdir(mode=0o755, exist_ok=True)
         settings = settings or RenderSettings()
-        order = SceneOrder(f"{at}/{scene}.blend", settings, environment or {}, allow_scripts, play_history)
+        order = SceneOrder(
+            f"{at}/{scene}.blend", settings, environment or {}, allow_scripts, play_history, addons
+        )
         seat = Seat((min(os.sched_getaffinity(0)),), UID, sandbox, gpus=gpus)
         layout = layout or self.layout(at, sandbox)
         blender = Blender(

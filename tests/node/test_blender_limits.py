@@ -51,4 +51,4 @@ def test_a_scene_that_needs_more_memory_than_the_slot_has_says_peak_and_limit(
             blender.render(1)
         event = desk.events.get(timeout=60)
     assert event.cause == "out_of_memory", (event, desk.printed.decode()[-2000:])
-    assert "GiB; this machine has 0.7 GiB for it: choose a larger instance type" in event.message
+    assert "Blender used 0.7 GiB, and this machine has 0.7 GiB for it" in event.message

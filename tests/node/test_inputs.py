@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.node.inputs import BadInputs, Layout, lay_out
+from framefarm.core.paths import normalise_all
+from framefarm.node.inputs import SYSTEM_PLACES, BadInputs, Layout, lay_out
 from framefarm.node.sandbox import Bind
 from framefarm.protocol.node import Input
 
@@ -133,3 +134,50 @@ def test_nothing_is_ever_laid_outside_the_tree(
         layout = Layout(folder / "tree")
     assert {p.name for p in folder.iterdir()} == {"source", "tree"}
     assert all(Path(b.source).is_relative_to(folder / "tree") for b in layout.binds)
+
+
+def test_windows_paths_lie_where_blender_looks_for_them(tmp_path: Path) -> None:
+    paths = ["C:/proj/a.blend", "D:/tex/b.png", "//srv/share/c.png", "//usr/share/d.png"]
+    layout = lay_out([stored(tmp_path / "store", path) for path in paths], tmp_path / "tree")
+    assert [layout.inside(path) for path in paths] == [
+        "/c/proj/a.blend", "/d/tex/b.png", "/srv/share/c.png", "/inputs/usr/share/d.png",
+    ]  # fmt: skip
+    targets = {bind.target: bind.source.removeprefix(str(tmp_path)) for bind in layout.binds}
+    assert targets == {
+        "/c": "/tree/c", "/d": "/tree/d", "/srv": "/tree/srv", "/\\\\srv": "/tree/srv",
+        "/\\\\usr": "/tree/usr", "/inputs": "/tree",
+    }  # fmt: skip
+    bare = lay_out([stored(tmp_path / "more", path) for path in paths], tmp_path / "bare", "none")
+    assert bare.inside("C:/proj/a.blend") == f"{tmp_path}/bare/c/proj/a.blend"
+    assert bare.inside("//usr/share/d.png") == f"{tmp_path}/bare/usr/share/d.png"
+
+
+names = st.sampled_from(
+    ["usr", "etc", "run", "tmp", "output", "inputs", "lib64", "proc", "opt", "c", "film", "a"]
+)
+starts = st.sampled_from(["/", "C:/", "//"])
+
+
+@given(st.lists(st.tuples(starts, st.lists(names, min_size=3, max_size=5)), min_size=1, max_size=8))
+def test_every_accepted_input_has_a_place_of_its_own_and_no_system_place_is_covered(
+    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, list[str]]]
+) -> None:
+    paths, errors = normalise_all([start + "/".join(parts) for start, parts in drawn])
+    if errors:
+        return
+    folder = tmp_path_factory.mktemp("layout")
+    items = [stored(folder / "store", path, path.encode()) for path in paths]
+    layout = lay_out(items, folder / "tree", reserved=["/opt/python"])
+    inside = [layout.inside(path) for path in paths]
+    assert len(set(inside)) == len(inside)
+    for place in inside:
+        assert place.startswith("/inputs/") or not place.startswith(
+            ("/usr/", "/etc/", "/run/", "/tmp/", "/output/", "/lib", "/proc/", "/opt/")
+        )
+    assert not {b.target for b in layout.binds} & {"/", *SYSTEM_PLACES} - {"/inputs"}
+    seen = sorted(layout.binds, key=lambda bind: len(bind.target), reverse=True)
+    for path, place in zip(paths, inside, strict=True):
+        bind = next(b for b in seen if place.startswith(b.target + "/"))
+        real = Path(bind.source + place.removeprefix(bind.target))
+        assert real.read_text() == path
+        assert real.resolve().is_relative_to(folder / "tree")

@@ -81,6 +81,31 @@ def test_a_runner_cannot_bill_more_time_than_has_passed(site: Site) -> None:
     assert site.row(attempts)["billed_ms"] == 5
 
 
+def test_a_preempted_attempt_is_billed_until_its_last_committed_frame(site: Site) -> None:
+    """A second in work, of which the first frame took 300 ms; what was lost of the second is free."""
+    clock = FakeClock(site)
+    job = site.submit(frame_range="1-2", chunk_size=2)["id"]
+    runner = site.runner(job)
+    (task,) = runner.sync().tasks
+    runner.report(runner.started(task))
+    clock.now_ms += 1000
+    runner.clock_ms = 300
+    runner.report(runner.saved(task, 1))
+    runner.clock_ms = 0
+    runner.report(runner.ended(task, "preempted", ms=1000))
+    assert site.row(attempts, attempts.c.outcome == "preempted")["billed_ms"] == 300
+
+
+def test_a_clock_that_is_set_back_while_a_task_renders_stops_no_report(site: Site) -> None:
+    clock = FakeClock(site)
+    job = site.submit(frame_range="1")["id"]
+    runner = site.runner(job)
+    (task,) = runner.sync().tasks
+    clock.now_ms -= HOUR_MS
+    assert runner.render(task, ms=1000).verdicts == ["applied"] * 3
+    assert site.row(attempts)["billed_ms"] == 0
+
+
 def test_what_the_farm_lost_costs_nothing(site: Site) -> None:
     clock = FakeClock(site)
     runner = site.runner(site.submit(frame_range="1")["id"])
@@ -146,7 +171,7 @@ def test_charges_that_race_with_ending_attempts_miss_none_and_take_none_twice(si
     def charge() -> int:
         charges = 0
         while not rendered.is_set():
-            charges += site.farm.db.write_now(billing.charge_job, job) is not None
+            charges += site.farm.db.write_now(billing.charge_job, site.account_id, job) is not None
         return charges
 
     site.farm.db.clock_ms = itertools.count(1_800_000_000_000, 1000).__next__

@@ -46,7 +46,7 @@ def test_unknown_fields_are_refused(site: Site) -> None:
         ("upload_paths", []),
         ("upload_paths", ["relative.blend"]),
         ("upload_paths", ["/film/notes.txt"]),
-        ("upload_paths", ["C:\\film\\shot.blend"]),
+        ("upload_paths", ["C:\\film\\shot.blend", "/c/film/a.png"]),
         ("scene_path", "/film/other.blend"),
         ("scout_frames", "20"),
         ("frame_range", "1-999999999999"),
@@ -199,6 +199,44 @@ def test_chosen_frames_rendered_again_get_a_next_revision(site: Site) -> None:
     found = sorted((f["frame"], f["revision"]) for f in site.rows(frames))
     assert found == [(1, 0), (2, 0), (2, 1), (3, 0), (4, 0), (5, 0), (5, 1), (6, 0)]
     assert site.row(job_state)["frames_done"] == 6
+
+
+def test_a_done_frame_of_a_failed_task_rendered_again_brings_the_missing_ones_along(site: Site) -> None:
+    """No job is a success while frames of it were never rendered."""
+    job = site.submit(frame_range="1-4", chunk_size=4, task_retries=0)["id"]
+    runner = site.runner(job)
+    (task,) = runner.sync().tasks
+    saved = [runner.saved(task, frame) for frame in (1, 2)]
+    runner.report(runner.started(task), *saved, runner.ended(task, "failed", message="No memory."))
+    assert site.ask("POST", f"/api/jobs/{job}/retry", json={"frames": "2"}).status_code == 200
+    assert runner.render_all() == [2, 3, 4]
+    site.publish()
+    answer = site.get(f"/api/jobs/{job}")
+    assert (answer["status"], answer["frames"]) == ("success", {"total": 4, "done": 4, "left": 0})
+    found = sorted((f["frame"], f["revision"]) for f in site.rows(frames))
+    assert found == [(1, 0), (2, 0), (2, 1), (3, 1), (4, 1)]
+
+
+def test_frames_asked_for_are_rendered_again_beside_those_that_were_never_done(site: Site) -> None:
+    job = site.submit(frame_range="1-3", chunk_size=3, task_retries=0)["id"]
+    runner = site.runner(job)
+    (task,) = runner.sync().tasks
+    runner.report(runner.started(task), runner.saved(task, 1), runner.ended(task, "failed", message="No."))
+    assert site.ask("POST", f"/api/jobs/{job}/retry", json={"frames": "1-2"}).status_code == 200
+    assert runner.render_all() == [1, 2, 3]
+    assert site.row(job_state)["frames_done"] == 3
+
+
+def test_a_redo_that_failed_is_retried_with_what_it_still_lacks(site: Site) -> None:
+    job = site.submit(frame_range="1-3", chunk_size=3, task_retries=0)["id"]
+    site.render(job)
+    assert site.ask("POST", f"/api/jobs/{job}/retry", json={"frames": "1-2"}).status_code == 200
+    runner = site.runner(job)
+    (task,) = runner.sync().tasks
+    runner.report(runner.started(task), runner.saved(task, 1), runner.ended(task, "failed", message="No."))
+    assert site.ask("POST", f"/api/jobs/{job}/retry", json={"frames": "3"}).status_code == 200
+    assert runner.render_all() == [2, 3]
+    assert site.row(job_state)["frames_done"] == 3
 
 
 def test_frames_that_are_not_the_jobs_cannot_be_retried(site: Site) -> None:

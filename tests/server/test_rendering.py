@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import httpx2
 import msgspec
 import pytest
 from farm_site import Site
@@ -11,7 +13,8 @@ from farm_site import Site
 from framefarm.core.errors import Conflict, NotAuthenticated
 from framefarm.protocol import node as say
 from framefarm.server.jobs.tables import job_state, tasks
-from framefarm.server.rendering import service
+from framefarm.server.rendering import routes, service
+from framefarm.server.rendering.routes import NodeApi
 from framefarm.server.rendering.tables import attempts, files, frames
 
 
@@ -161,6 +164,31 @@ def test_a_wrong_token_is_refused(site: Site) -> None:
     runner.token = "guessed"
     with pytest.raises(NotAuthenticated):
         runner.sync()
+
+
+def call(api: NodeApi, name: str, body: bytes) -> int:
+    """A runner's call with a token that is none; the status."""
+
+    async def post() -> int:
+        transport = httpx2.ASGITransport(app=api.router())
+        async with httpx2.AsyncClient(transport=transport, base_url="http://farm") as client:
+            headers = {"Authorization": "Bearer guessed"}
+            answer = await client.post(f"/node/v1/sessions/ses_1/{name}", content=body, headers=headers)
+            return answer.status_code
+
+    return asyncio.run(post())
+
+
+def test_a_strangers_sync_ends_no_sessions_call(site: Site) -> None:
+    api, mine = NodeApi(site.farm), object()
+    api.held["ses_1"] = mine
+    assert call(api, "sync", b'{"seen": 0, "wait_seconds": 0}') == 401
+    assert api.held == {"ses_1": mine}
+
+
+def test_a_strangers_body_is_not_read_without_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "MAX_BODY_BYTES", 1000)
+    assert call(NodeApi(site.farm), "reports", b" " * 1001) == 413
 
 
 def test_many_machines_share_a_job_and_no_frame_is_rendered_twice(site: Site) -> None:

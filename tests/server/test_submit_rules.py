@@ -14,7 +14,7 @@ from farm_site import SCENE, Site, a_farm, a_site, md5
 
 from framefarm.protocol.api_jobs import JobSubmission
 from framefarm.server import places
-from framefarm.server.accounts.tables import audit
+from framefarm.server.accounts.tables import accounts, audit
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
 from framefarm.server.jobs.tables import events, job_state, jobs
@@ -145,8 +145,20 @@ REFUSED: list[Any] = [
     ("paths-twice", {"upload_paths": [SCENE, SCENE]}, "upload_paths[1]", "same file"),
     ("paths-twice-normalised", {"upload_paths": [SCENE, "/film/./shot.blend"]}, "upload_paths[1]", "same"),
     ("paths-parent", {"upload_paths": [SCENE, SCENE + "/x"]}, "upload_paths", "both a file and a folder"),
-    ("paths-drive", {"upload_paths": ["C:\\film\\shot.blend"]}, "upload_paths", "POSIX"),
-    ("paths-unc", {"upload_paths": ["\\\\nas\\film\\shot.blend"]}, "upload_paths", "POSIX"),
+    (
+        "paths-drive-and-its-place",
+        {"upload_paths": ["C:\\a.blend", "/c/b"]},
+        "upload_paths",
+        "one kind of path",
+    ),
+    ("paths-unc-and-its-place", {"upload_paths": ["/n/f/a", "\\\\n\\f\\a.blend"]}, "upload_paths", "of path"),
+    ("missing-word", {"on_missing_files": "ignore"}, "on_missing_files", "'hold'"),
+    ("missing-null", {"on_missing_files": None}, "on_missing_files", "'warn'"),
+    ("scripts-word", {"on_blocked_scripts": "run"}, "on_blocked_scripts", "'fail'"),
+    ("addons-text", {"addons": "/a.zip"}, "addons", "list"),
+    ("addons-number", {"addons": [1]}, "addons[0]", "text"),
+    ("addons-51", {"addons": [f"/{i}.zip" for i in range(51)]}, "addons", "at most 50"),
+    ("addons-not-allowed", {"upload_paths": [SCENE, "/a.zip"], "addons": ["/a.zip"]}, "addons", "operator"),
     ("paths-too-many", {"upload_paths": [f"/{i}.blend" for i in range(100_001)]}, "upload_paths", "100000"),
     ("paths-no-blend", {"upload_paths": ["/film/notes.txt"]}, "upload_paths", ".blend"),
     ("env-list", {"environment_variables": []}, "environment_variables", "object"),
@@ -237,7 +249,7 @@ REQUIRED = (
     "output_path",
     "upload_paths",
 )
-LATER = ("notify", "webhooks", "budget", "on_missing_files", "on_blocked_scripts", "addons", "chunksize")
+LATER = ("notify", "webhooks", "budget", "chunksize")
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -337,6 +349,17 @@ ACCEPTED: list[Any] = [
     ("software-workbench", {"render_software": "workbench"}, {"render_software": "workbench"}),
     ("software-of-the-scene", {"render_software": ""}, {"render_software": ""}),
     ("output-bucket", {"output_path": "gs://renders/a//b/"}, {"output_url": "gs://renders/a/b"}),
+    (
+        "paths-drive",
+        {"upload_paths": ["c:\\film\\shot.blend"]},
+        {"upload_paths": ["C:/film/shot.blend"], "scene_path": "C:/film/shot.blend"},
+    ),
+    (
+        "paths-unc-scene-in-other-case",
+        {"upload_paths": ["\\\\nas\\f\\Shot.blend"], "scene_path": "\\\\NAS\\f\\shot.BLEND"},
+        {"upload_paths": ["//nas/f/Shot.blend"], "scene_path": "//nas/f/Shot.blend"},
+    ),
+    ("missing-and-scripts", {"on_missing_files": "fail", "on_blocked_scripts": "warn"}, {}),
     ("paths-normalised", {"upload_paths": ["/film/./a.blend"]}, {"upload_paths": ["/film/a.blend"]}),
     (
         "scene-of-two",
@@ -380,9 +403,28 @@ def test_what_is_left_out_has_the_documented_defaults(site: Site) -> None:
         "render_software": "cycles", "environment_variables": {}, "priority": 50, "hold": False,
         "max_sessions": None, "task_retries": 2, "max_task_runtime_seconds": None, "depends_on": [],
         "metadata": {}, "scene": None, "camera": None, "view_layers": None, "resolution_percentage": None,
-        "samples": None,
+        "samples": None, "on_missing_files": "warn", "on_blocked_scripts": "hold", "addons": [],
     }  # fmt: skip
     assert {name: job[name] for name in defaults} == defaults
+
+
+def test_addons_are_of_the_uploads_and_for_accounts_whose_scripts_may_run(site: Site) -> None:
+    fields = {"upload_paths": ["C:\\a.blend", "C:\\tools\\Tint.zip"], "addons": ["c:/tools/tint.zip"]}
+    assert error(post(site, **fields))["field"] == "addons"
+    allow(site)
+    assert accepted(site, **fields)["addons"] == ["C:/tools/Tint.zip"]
+    found = error(post(site, upload_paths=[SCENE], addons=["/tools/tint.zip"]))
+    assert (found["field"], found["message"]) == ("addons[0]", "must be one of upload_paths")
+    assert error(post(site, upload_paths=[SCENE], addons=["tint.zip"]))["field"] == "addons[0]"
+
+
+def allow(site: Site) -> None:
+    def yes(tx: Tx) -> None:
+        tx.conn.execute(
+            sa.update(accounts).where(accounts.c.id == site.account_id).values(allow_scripts=True)
+        )
+
+    site.farm.db.write_now(yes)
 
 
 def test_a_disabled_instance_type_is_as_unknown_to_members(site: Site) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from farm_site import Site
 
-from conftest import Site
 from framefarm.core.causes import CAUSES
 from framefarm.node import runtimes
 from framefarm.server.catalog.tables import packages

@@ -51,6 +51,7 @@ class Farm:
             "FRAMEFARM_ADMIN_EMAIL": EMAIL,
             "FRAMEFARM_ADMIN_PASSWORD": PASSWORD,
             "FRAMEFARM_LEASE_SECONDS": "3",
+            "FRAMEFARM_DISCONNECTED_SECONDS": "60",
             **{f"FRAMEFARM_{name.upper()}": value for name, value in settings.items()},
         }
         self.process: subprocess.Popen[bytes] | None = None

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -40,16 +40,26 @@ def serve(
     SIGTERM stops the farm, not its renders: they go on, and the next start takes them back.
     """
     import uvicorn
+    from pydantic import ValidationError
+    from sqlalchemy.exc import OperationalError
 
-    from framefarm.server import opening, operator
+    from framefarm.server import opening, operator, tracing
     from framefarm.server.app import create_app
     from framefarm.server.logs import configure_logs
     from framefarm.server.settings import Settings
 
-    settings = Settings(data=data)
+    try:
+        settings = Settings(data=data)
+    except ValidationError as error:
+        _fail("; ".join(_setting(bad) for bad in error.errors()))
     configure_logs(settings.log_level)
+    if settings.otlp_endpoint:
+        try:
+            tracing.start(settings.otlp_endpoint)
+        except ModuleNotFoundError as error:
+            _fail(f"FRAMEFARM_OTLP_ENDPOINT needs {error.name}: pip install 'framefarm[telemetry]'")
     host, _, port = listen.rpartition(":")
-    if not port.isdigit() or not host:
+    if not host or not port.isdecimal() or int(port) > 65_535:
         _fail(f"--listen {listen!r} is not HOST:PORT, as 127.0.0.1:8000")
     with contextlib.ExitStack() as stack:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,7 +72,10 @@ def serve(
         except OSError as error:
             _fail(f"cannot listen on {listen}: {error.strerror or error}")
         stack.callback(sock.close)
-        farm = opening.open_farm(settings)
+        try:
+            farm = opening.open_farm(settings)
+        except OperationalError as error:
+            _fail(f"cannot open the database: {error.orig}")
         stack.callback(farm.db.close)
         address = _address(sock)
         farm.base_url = lambda: settings.public_url or address
@@ -180,6 +193,11 @@ def stop(
     sys.stdout.write("stopped\n" if pid is not None else "no farm was running\n")
 
 
-def _fail(sentence: str) -> None:
+def _setting(bad: Any) -> str:
+    """What is wrong with a setting, without its value: that may be a secret."""
+    return f"FRAMEFARM_{'.'.join(map(str, bad['loc'])).upper()}: {bad['msg']}"
+
+
+def _fail(sentence: str) -> NoReturn:
     sys.stderr.write(f"framefarm: {sentence}\n")
     raise typer.Exit(1)

@@ -105,6 +105,20 @@ def submit(
     depends_on: Annotated[
         list[str] | None, typer.Option("--depends-on", metavar="ID", help="Wait for this job; repeatable.")
     ] = None,
+    on_missing_files: Annotated[
+        str | None,
+        typer.Option("--on-missing-files", help="warn, hold or fail, if a file is missing. [default: warn]"),
+    ] = None,
+    on_blocked_scripts: Annotated[
+        str | None,
+        typer.Option(
+            "--on-blocked-scripts", help="hold, warn or fail, if scripts are not run. [default: hold]"
+        ),
+    ] = None,
+    addon: Annotated[
+        list[Path] | None,
+        typer.Option("--addon", metavar="ZIP", help="Add-on or extension to enable; repeatable."),
+    ] = None,
     no_trace: Annotated[
         bool, typer.Option("--no-trace", help="Send SCENE and FILES only; do not look for dependencies.")
     ] = False,
@@ -125,7 +139,13 @@ def submit(
     with command(as_json) as out, farm_at(url) as farm:
         whole = Path(os.path.abspath(scene))
         facts = dependencies.read_scene(whole)
-        paths, missing = _inputs(whole, files or [], trace=not no_trace)
+        addons = dependencies.expand(addon or [])
+        variables = pairs(env or [], "--env")
+        paths, missing = _inputs(whole, [*(files or []), *addons], trace=not no_trace)
+        if (config := Path(os.path.abspath(variables.get("OCIO", "")))).is_file():
+            variables["OCIO"] = str(config)
+            colours = dependencies.colours(config)
+            paths, missing = list(dict.fromkeys([*paths, *colours.files])), (*missing, *colours.missing)
         _warn_of_missing(out, missing)
         chosen = _instance(farm, instance, preemptible)
         payload: dict[str, Any] = {
@@ -140,7 +160,7 @@ def submit(
             "render_software": engine,
             "output_path": output or f"{as_folder(project)}/{as_folder(whole.stem)}",
             "upload_paths": [str(path) for path in paths],
-            "environment_variables": pairs(env or [], "--env"),
+            "environment_variables": variables,
             "scene_path": str(whole),
             "metadata": pairs(metadata or [], "--metadata"),
             "hold": hold,
@@ -156,6 +176,9 @@ def submit(
                 view_layers=view_layer,
                 resolution_percentage=resolution_percentage,
                 samples=samples,
+                on_missing_files=on_missing_files,
+                on_blocked_scripts=on_blocked_scripts,
+                addons=[str(path) for path in addons] or None,
             ),
         }
         hashed = _hash(out, paths)

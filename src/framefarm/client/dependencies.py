@@ -20,6 +20,7 @@ from blender_asset_tracer.blendfile import exceptions
 from blender_asset_tracer.trace import blocks2assets, result
 
 from framefarm.client.errors import LocalProblem
+from framefarm.core import ocio
 
 BROKEN_FILE = (
     exceptions.BlendFileError,
@@ -39,6 +40,8 @@ BROKEN_FILE = (
 )
 """What the tracer raises on a damaged file: its own errors, and whatever its parsing trips over."""
 
+BLENDERS_OWN = b"/datafiles/assets/"
+_CLIP_SEQUENCE = 1
 _TILES = {"<UDIM>": r"1\d{3}", "<UVTILE>": r"u\d+_v\d+"}
 
 logging.getLogger("blender_asset_tracer").addHandler(logging.NullHandler())
@@ -103,17 +106,31 @@ def find(scene: Path) -> Dependencies:
     """All files a scene needs. Raises LocalProblem if the scene itself cannot be read."""
     files: dict[Path, None] = {scene: None}
     missing: dict[str, Missing] = {}
+    blends = [scene]
     with _Opened(scene):
-        for usage in trace.deps(scene):
-            if bytes(usage.asset_path).strip(b"/.") == b"":
-                continue  # an image that was never given a file
-            found = [path for path in _stands_for(usage) if path.is_file()]
-            files.update(dict.fromkeys(found))
-            if not found:
-                wanted = str(usage.abspath)
-                missing.setdefault(wanted, Missing(wanted, _wanted_by(usage)))
+        for blend in blends:
+            for usage in trace.deps(blend):
+                blends += _take(usage, files, missing)
         _follow_libraries(files, missing)
     return Dependencies(tuple(files), tuple(missing.values()))
+
+
+def _take(usage: result.BlockUsage, files: dict[Path, None], missing: dict[str, Missing]) -> list[Path]:
+    """Note the files of one use, or what is missing. Returns libraries that the tracer can't follow, because
+    they have their names in another case."""
+    stored = bytes(usage.asset_path)
+    if stored.strip(b"/.") == b"" or BLENDERS_OWN in stored:
+        return []  # an image that was never given a file, or a brush that every Blender has
+    path = _path(usage)
+    found = [one for one in _stands_for(usage, path) if one.is_file()]
+    astray = []
+    if not found and (other := _without_case(path)) is not None:
+        found = [one for one in _stands_for(usage, other) if one.is_file()]
+        astray = [one for one in found if one.suffix.lower() == ".blend" and one not in files]
+    files.update(dict.fromkeys(found))
+    if not found:
+        missing.setdefault(str(path), Missing(str(path), _wanted_by(usage)))
+    return astray
 
 
 def _follow_libraries(files: dict[Path, None], missing: dict[str, Missing]) -> None:
@@ -123,7 +140,11 @@ def _follow_libraries(files: dict[Path, None], missing: dict[str, Missing]) -> N
     for library in todo:
         for block in blendfile.open_cached(library).find_blocks_from_code(b"LI"):
             for usage in blocks2assets.library(block):
-                path = Path(usage.abspath)
+                path = _path(usage)
+                if not path.is_file():
+                    path = _without_case(path) or path
+                if BLENDERS_OWN in bytes(usage.asset_path):
+                    continue
                 if not path.is_file():
                     missing.setdefault(str(path), Missing(str(path), _wanted_by(usage)))
                 elif path not in files:
@@ -145,14 +166,72 @@ def expand(given: Iterable[Path]) -> list[Path]:
     return list(files)
 
 
-def _stands_for(usage: result.BlockUsage) -> Iterator[Path]:
+def colours(config: Path) -> Dependencies:
+    """What an OpenColorIO configuration needs: itself, the files that it names, and all in the folders below
+    it where it looks for them. Raises LocalProblem if it cannot be read."""
+    whole = Path(os.path.abspath(config))
+    try:
+        folders, names = ocio.wanted(whole.read_text(errors="replace"))
+    except OSError as error:
+        raise LocalProblem(f"{config} cannot be read: {error.strerror}.") from None
+    places = [whole.parent / folder.replace("\\", "/") for folder in folders]
+    files: dict[Path, None] = {whole: None}
+    missing: dict[str, Missing] = {}
+    for name in names:
+        spots = [place / name.replace("\\", "/") for place in places]
+        found = next((spot for spot in spots if spot.is_file()), None)
+        if found is None:
+            missing.setdefault(str(spots[0]), Missing(str(spots[0]), f"colour configuration {whole.name}"))
+        else:
+            files[Path(os.path.abspath(found))] = None
+    for place in places:
+        if place != whole.parent and place.is_relative_to(whole.parent) and place.is_dir():
+            files.update(dict.fromkeys(expand([place])))
+    return Dependencies(tuple(files), tuple(missing.values()))
+
+
+def _path(usage: result.BlockUsage) -> Path:
+    """Where the scene expects it. The tracer takes a UNC path for one relative to the scene."""
+    if bytes(usage.asset_path).startswith(b"//") and usage.path_full_field is not None:
+        stored = usage.block.get(usage.path_full_field.name.name_only, b"")
+        if stored.startswith(b"\\\\"):
+            return Path(stored.decode("utf-8", "surrogateescape"))
+    return Path(usage.abspath)
+
+
+def _without_case(path: Path) -> Path | None:
+    """The only path that differs from `path` in case alone, up to its name; None if there is none."""
+    found = Path(path.anchor)
+    for number, part in enumerate(path.parts[1:], 2):
+        last = number == len(path.parts)
+        if (found / part).exists() or (last and any(token in part for token in _TILES)):
+            found /= part
+            continue
+        try:
+            fits = [name for name in os.listdir(found) if name.lower() == part.lower()]
+        except OSError:
+            return None
+        if len(fits) != 1 and not last:
+            return None
+        found /= fits[0] if len(fits) == 1 else part
+    return found
+
+
+def _is_many(usage: result.BlockUsage) -> bool:
+    """Whether it may be several files; the tracer takes movie clips and cache files for single ones."""
+    block = usage.block
+    if block.code == b"MC":
+        return bool(block.get(b"source", 0) == _CLIP_SEQUENCE)
+    return bool(usage.is_sequence) or (block.code == b"CF" and bool(block.get(b"is_sequence", 0)))
+
+
+def _stands_for(usage: result.BlockUsage, path: Path) -> Iterator[Path]:
     """The files that exist for one use: one, a numbered sequence, tiles, a pattern, or a cache folder."""
-    path = Path(usage.abspath)
     tile = next((token for token in _TILES if token in path.name), None)
     if tile is not None:
         before, after = path.name.split(tile, 1)
-        yield from _siblings(path, re.escape(before) + _TILES[tile] + re.escape(after))
-    elif not usage.is_sequence:
+        yield from _siblings(path, re.escape(before) + _TILES[tile] + re.escape(after), re.IGNORECASE)
+    elif not _is_many(usage):
         yield path
     elif "*" in path.name:
         yield from (
@@ -167,12 +246,12 @@ def _stands_for(usage: result.BlockUsage) -> Iterator[Path]:
         yield path
 
 
-def _siblings(path: Path, pattern: str) -> list[Path]:
+def _siblings(path: Path, pattern: str, flags: int = 0) -> list[Path]:
     try:
         names = sorted(os.listdir(path.parent))
     except OSError:
         return []
-    return [path.parent / name for name in names if re.fullmatch(pattern, name)]
+    return [path.parent / name for name in names if re.fullmatch(pattern, name, flags)]
 
 
 def _wanted_by(usage: result.BlockUsage) -> str:

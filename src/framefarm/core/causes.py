@@ -66,6 +66,15 @@ _FAILURES = [
     Cause("newer_file", "Saved by a newer Blender", "{file} was saved by Blender {saved}, which is newer than"
           " the Blender {blender} asked for.",
           "Choose a newer blender_version, or save the file for the older one.", _S),
+    Cause("missing_files", "Files missing", "The scene wants {count} that the job does not have: {named}.",
+          "Upload them and submit again, or let the job go on without: on_missing_files warn.", _P),
+    Cause("scripts_blocked", "Scripts not allowed",
+          "The scene holds scripts or drivers that this farm does not run, and the job said to fail then.",
+          "Bake what they do, or ask the farm's operator to allow scripts for your account.", _P),
+    Cause("bad_addon", "Add-on refused", "The add-on {file} cannot be installed: {what}.",
+          "Upload the zip as its maker ships it.", _P),
+    Cause("addon_failed", "Add-on failed", "The add-on {file} could not be enabled: {what}.",
+          "Choose the version of it that fits this Blender.", _P),
     Cause("bad_frames", "Frames do not fit", "The frames asked for do not fit the scene: {what}.",
           "Submit again with other frames.", _P),
     # What is to be rendered
@@ -152,8 +161,14 @@ _FAILURES = [
 ]  # fmt: skip
 
 _WARNINGS = [
-    Cause("missing_file", "File missing", "The scene wants {path}, which was not uploaded or does not exist.",
+    Cause("missing_file", "File missing", "The scene wants {path}{wanted_by}, which was not uploaded.",
           "Upload it with the job, or take it out of the scene.", _P, True),
+    Cause("library_files_missing", "Files of a library missing",
+          "The linked library {path} names {files} that the job does not have: {named}.",
+          "Nothing, if the scene does not use them; Blender tells when it opens the scene.", _P, True),
+    Cause("library_unread", "Library cannot be read",
+          "The linked library {path} could not be looked into: {what}.",
+          "Save it again and upload it.", _S, True),
     Cause("blocked_scripts", "Scripts not run",
           "The scene holds scripts or drivers that this farm does not run; the picture may differ.",
           "Bake what they do, or ask the farm's operator to allow scripts for your account.", _S, True),

@@ -76,7 +76,7 @@ class JobFacts:
     depends_left: int
     cancel_asked: bool
     failed: bool
-    """The whole job failed before it could render (an unreadable scene, say)."""
+    """The whole job failed (an unreadable scene, say): what still runs is being stopped."""
     pending: int
     running: int
     success: int
@@ -133,7 +133,7 @@ def job_status(job: JobFacts) -> JobStatus:
     if job.cancel_asked:
         return JobStatus.CANCELLING if job.running or job.unpublished else JobStatus.CANCELLED
     if job.failed:
-        return JobStatus.FAILED
+        return JobStatus.RUNNING if job.running else JobStatus.FAILED
     if job.task_count is not None and job.untouched == 0 and not job.pending and not job.running:
         if job.failures or job.preempted:
             return JobStatus.FAILED
@@ -225,6 +225,14 @@ class TaskFacts:
     losses: int
     preemptible_retries: int
     task_retries: int
+
+
+def outcome_of(said: Outcome, *, preempted: bool, withdrawn: bool) -> Outcome:
+    """How an attempt ended, as the farm sees it. In a session that is being preempted, what is given up or
+    lost was preempted, whatever its runner knew of it; not what a person's hold withdrew."""
+    if preempted and (said is Outcome.LOST or (said is Outcome.CANCELLED and not withdrawn)):
+        return Outcome.PREEMPTED
+    return said
 
 
 def task_after(

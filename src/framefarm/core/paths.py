@@ -14,6 +14,8 @@ MAX_PART_BYTES = 255
 MAX_PATHS = 100_000
 Kind = Literal["posix", "drive", "unc"]
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_UNC = re.compile(r"//(?![.?]/)[^/\\]+/+[^/]+/+[^/]")
+"""A UNC path as `normalise` writes it. On Linux it would lie in the same place anyway."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _PLAIN = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,255})+\Z")
 """A POSIX path in ASCII that is normal already: what most are, and quick to see."""
@@ -42,7 +44,26 @@ class UploadPath:
     @property
     def key(self) -> str:
         """What makes it the same file: Windows ignores case."""
-        return self.text if self.kind == "posix" else self.text.casefold()
+        return self.text if self.kind == "posix" else place(self.text).casefold()
+
+
+def place(text: str) -> str:
+    """Where a normalised path lies on a render machine: where Blender on Linux looks for it by itself.
+
+    `/a/b` there, `C:/a/b` at `/c/a/b`, `//server/share/a` at `/server/share/a`.
+    """
+    if text.startswith("//"):
+        return text[1:]
+    if text.startswith("/"):
+        return text
+    return f"/{text[0].lower()}{text[2:]}"
+
+
+def top(text: str) -> str:
+    """The start of a normalised path that stands for the top folder of its place: `/a`, `C:`, `//server`."""
+    start = 2 if text.startswith("//") else 1
+    end = text.find("/", start)
+    return text if end < 0 else text[:end]
 
 
 def normalise(path: str) -> UploadPath:
@@ -57,7 +78,7 @@ def normalise(path: str) -> UploadPath:
     kind: Kind
     if _DRIVE.match(path):
         kind, prefix, rest = "drive", path[0].upper() + ":/", path[3:].replace("\\", "/")
-    elif path.startswith("\\\\"):
+    elif path.startswith("\\\\") or _UNC.match(path):
         kind, prefix, rest = "unc", "//", path[2:].replace("\\", "/")
     elif path.startswith("/"):
         kind, prefix, rest = "posix", "/", path[1:]
@@ -86,6 +107,7 @@ def normalise_all(paths: Sequence[str], field: str = "upload_paths") -> tuple[li
         return [], [FieldError(field, f"must be 1 to {MAX_PATHS} paths", len(paths))]
     texts: list[str] = []
     seen: dict[str, str] = {}
+    foreign: dict[str, str] = {}
     for index, path in enumerate(paths):
         if len(path) <= MAX_PATH_BYTES and _PLAIN.match(path):
             text = key = path
@@ -96,6 +118,8 @@ def normalise_all(paths: Sequence[str], field: str = "upload_paths") -> tuple[li
                 errors.append(FieldError(f"{field}[{index}]", str(error), path[:200]))
                 continue
             text, key = normal.text, normal.key
+            if normal.kind != "posix":
+                foreign.setdefault(top(place(text)), path)
         texts.append(text)
         if key in seen:
             errors.append(
@@ -103,6 +127,10 @@ def normalise_all(paths: Sequence[str], field: str = "upload_paths") -> tuple[li
             )
         else:
             seen[key] = path
+    tops = {top(text): text for text in texts if is_posix(text)} if foreign else {}
+    for shared in foreign.keys() & tops.keys():
+        sentence = f"would lie in the same place as {foreign[shared][:200]}: use one kind of path"
+        errors.append(FieldError(field, sentence, tops[shared][:200]))
     # No path has a NUL: with it for the slash, whatever lies in a folder comes right after the folder.
     folder = ""
     for key in sorted(seen, key=lambda k: k.replace("/", "\0")):

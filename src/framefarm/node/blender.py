@@ -15,11 +15,12 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from framefarm.core.causes import explain, is_machines
+from framefarm.core.paths import normalise
 from framefarm.node import pipe
 from framefarm.node.blender_events import (
     OPENED_MARK,
@@ -39,7 +40,7 @@ from framefarm.protocol.node import Order, Package, RenderSettings, Slot
 from framefarm.sandboxing.limits import Limits
 from framefarm.sandboxing.uids import Claim
 
-DRIVER = ("inside_blender.py", "inside_scene.py", "inside_frame.py", "inside_outputs.py")
+DRIVER = tuple(f"inside_{part}.py" for part in ("blender", "scene", "files", "addons", "frame", "outputs"))
 
 OCIO_TROUBLE = (b"OpenColorIO Error", b"fallback mode for management", b"could not load OCIO", b"OCIO Error")
 
@@ -70,12 +71,13 @@ class SceneOrder:
     allow_scripts: bool = False
     play_history: bool = False
     """Step through the frames before the first one asked for: simulations depend on them."""
+    addons: Sequence[str] = ()
+    """Inputs that are add-ons, to be enabled before the scene opens."""
 
     @classmethod
     def of(cls, order: Order) -> SceneOrder:
-        return cls(
-            order.scene_path, order.render, order.environment, order.allow_scripts, order.fresh_scene_per_task
-        )
+        scripts, history = order.allow_scripts, order.fresh_scene_per_task
+        return cls(order.scene_path, order.render, order.environment, scripts, history, order.addons)
 
 
 @dataclass
@@ -147,6 +149,7 @@ class Blender:
                 play_history=self._order.play_history,
                 output=self._inside_output,
                 gpus=self._seat.gpus,
+                addons=[self._layout.inside(addon) for addon in self._order.addons],
             )
         )
 
@@ -231,9 +234,9 @@ class Blender:
         home = "/tmp" if inside else str(self._work / "tmp")  # noqa: S108
         remap = {**self._order.environment}
         if "OCIO" in remap:
-            remap["OCIO"] = self._layout.inside(remap["OCIO"])
+            remap["OCIO"] = self._layout.inside(normalise(remap["OCIO"]).text)
         own = {"HOME": home, "TMPDIR": home, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-        return {**remap, **own}
+        return {**remap, **own, "BLENDER_USER_RESOURCES": f"{home}/blender"}
 
     # -------------------------------------------------------------------------------- talking
 

@@ -44,6 +44,8 @@ class Desk:
     version: int = 0
     drain: bool = False
     cancelled: bool = False
+    preempted: bool = False
+    """The slot goes to other work."""
     waiting: int = 0
     """Saved frames that are not staged yet."""
     most_waiting: int = 2
@@ -70,7 +72,8 @@ class Desk:
         if wanted.version < self.version or self.cancelled:
             return []
         self.version = wanted.version
-        self.drain = self.drain or wanted.drain
+        self.preempted = self.preempted or wanted.preempt_seconds is not None
+        self.drain = self.drain or wanted.drain or self.preempted
         said: list[say.Event] = []
         listed = {t.attempt for t in wanted.tasks}
         for attempt in [a for a in self.tasks if a not in listed]:
@@ -90,8 +93,12 @@ class Desk:
             return [say.TaskReleased(attempt=attempt)]
         task.left.clear()
         if task.in_work is None:
-            return [self._end(task, "cancelled", now_ms)]
+            return [self._end(task, self._given_up, now_ms)]
         return []
+
+    @property
+    def _given_up(self) -> say.TaskEnd:
+        return "preempted" if self.preempted else "cancelled"
 
     def next(self, now_ms: int) -> Render | None:
         """The next frame to render, if Blender is free and the collector keeps up."""
@@ -119,7 +126,7 @@ class Desk:
         if task.left:
             return attempt, []
         whole = frame == task.order.frames[-1]
-        return attempt, [self._end(task, "success" if whole else "cancelled", now_ms)]
+        return attempt, [self._end(task, "success" if whole else self._given_up, now_ms)]
 
     def staged(self, count: int = 1) -> None:
         self.waiting -= count
@@ -192,7 +199,7 @@ class Desk:
                 del self.tasks[task.order.attempt]
                 said.append(say.TaskReleased(attempt=task.order.attempt))
             else:
-                said.append(self._end(task, "cancelled", now_ms))
+                said.append(self._end(task, self._given_up, now_ms))
         return said
 
     def _end(

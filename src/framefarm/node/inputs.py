@@ -4,12 +4,17 @@ The tree mirrors the artist's paths: `/projects/film/a.blend` is `<tree>/project
 folders are bound read-only at their original places, so a scene finds its files without being changed, and
 the files of this machine at those places are neither seen nor touched. What would lie in a place that
 belongs to the system or to the farm appears below `/inputs` instead, and the scene is told.
+
+Windows' paths lie where Blender on Linux looks for them, also while it loads libraries: `C:/a` at `/c/a`,
+and a UNC path `//server/share/a` at `/server/share/a`, with that folder a second time as `/\\\\server`
+(docs/decisions/0014).
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable, Sequence
@@ -17,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from framefarm.core.errors import FarmError
+from framefarm.core.paths import place, top
 from framefarm.node.sandbox import INSIDE, OUTPUT, Bind, Mode
 from framefarm.protocol.node import Input
 
@@ -29,6 +35,7 @@ SYSTEM_PLACES = (
 )  # fmt: skip
 
 _MOST_BINDS = 200  # bwrap's time grows with the square
+_ABSOLUTE = re.compile(r"/|[A-Z]:/")
 _FICLONE = 0x40049409
 
 
@@ -40,7 +47,8 @@ class BadInputs(FarmError):
 
 @dataclass(frozen=True)
 class Layout:
-    """A laid-out tree. `remap` pairs (artist's path, path inside) hold for the path and all below it."""
+    """A laid-out tree. `remap` pairs (artist, inside) of paths hold for the path and all below it; the
+    artist's are normalised, so `C:` and `//server` are some."""
 
     tree: Path
     binds: tuple[Bind, ...] = ()
@@ -66,18 +74,22 @@ def lay_out(
     """
     tree.mkdir(mode=0o755)
     tops = _placed(inputs, [*SYSTEM_PLACES, *reserved])
+    theirs = {top(item.path): top(place(item.path)) for item in inputs}
     folders = {str(tree)}
     for item in inputs:
-        target = f"{tree}{item.path}"
+        target = f"{tree}{place(item.path)}"
         _make_folder(target.rpartition("/")[0], folders)
         if target in folders:
             raise BadInputs(f"The input {item.path} is also the folder of another input.")
         _link(item, target)
     if mode == "none":
-        return Layout(tree, (), tuple((top, f"{tree}{top}") for top in tops))
-    binds = [Bind(f"{tree}{top}", top) for top, inside in tops.items() if inside == top]
-    remap = [(top, inside) for top, inside in tops.items() if inside != top]
-    if remap:
+        return Layout(tree, (), tuple((known, f"{tree}{mine}") for known, mine in theirs.items()))
+    binds = [Bind(f"{tree}{mine}", mine) for mine, inside in tops.items() if inside == mine]
+    # Blender makes `\\server\share` `\\server/share` and takes that as relative: to `/`, where it runs.
+    servers = [known for known in theirs if known.startswith("//")][:_MOST_BINDS]
+    binds += [Bind(f"{tree}{known[1:]}", "/\\\\" + known[2:]) for known in servers]
+    remap = [(known, tops[mine]) for known, mine in theirs.items() if tops[mine] != known]
+    if any(inside != mine for mine, inside in tops.items()):
         # The whole tree, so that paths relative to a moved scene lead where they did.
         binds.append(Bind(str(tree), REMAPPED))
     return Layout(tree, tuple(binds), tuple(remap))
@@ -88,19 +100,19 @@ def _placed(inputs: Iterable[Input], taken: list[str]) -> dict[str, str]:
     tops: dict[str, str] = {}
     for item in inputs:
         _check_path(item.path)
-        first, _, rest = item.path[1:].partition("/")
-        top = f"/{first}"
-        if tops.get(top) == top or (top in tops and rest):
+        first, _, rest = place(item.path)[1:].partition("/")
+        mine = f"/{first}"
+        if tops.get(mine) == mine or (mine in tops and rest):
             continue
         free = bool(rest) and not first.startswith("lib") and len(tops) < _MOST_BINDS
-        free = free and not any(place == top or place.startswith(top + "/") for place in taken)
-        tops[top] = top if free else REMAPPED + top
+        free = free and not any(other == mine or other.startswith(mine + "/") for other in taken)
+        tops[mine] = mine if free else REMAPPED + mine
     return tops
 
 
 def _check_path(path: str) -> None:
-    parts = path.split("/")
-    good = path.startswith("/") and len(parts) > 1 and "\0" not in path
+    parts = place(path).split("/") if _ABSOLUTE.match(path) else [path]
+    good = len(parts) > 1 and "\0" not in path
     good = good and all(part not in ("", ".", "..") for part in parts[1:])
     if not good or any(len(os.fsencode(part)) > 255 for part in parts):
         raise BadInputs(f"The input path {path[:200]!r} is not an absolute, plain path.")

@@ -1,19 +1,18 @@
 """Inside the sandbox: open the scene, find its files, make it what the job asks for, check it."""
 
 import errno
-import glob
 import gzip
 import os
 import re
 import sys
 
 import bpy
+import inside_addons
+import inside_files
 from inside_blender import Failure
 
-MAX_MISSING = 100
 GPU_KINDS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")
 PROBE_BYTES = 64 << 10
-BLENDERS_OWN = "/datafiles/assets/"  # brushes that 4.3 and later link from the artist's installation
 
 
 class OpenedScene:
@@ -75,15 +74,16 @@ def open_scene(request):
     opened = OpenedScene(request)
     check_output(request["output"])
     listen()
+    inside_addons.enable(request["addons"])
     _load(opened, request["scene"], request["allow_scripts"])
-    _remap(request["remap"])
+    inside_files.remap(request["remap"])
     _choose_scene(opened, request["render"]["scene"])
     _override(opened, request["render"])
     _processors(opened.scene, request["threads"])
     _graphics(opened.scene, request["gpus"])
     _picture_format(opened)
     _check_camera(opened.scene)
-    _note_missing(opened, request["remap"])
+    inside_files.note_missing(opened, request["remap"])
     opened.notes += script_notes()
     opened.first_frame = opened.scene.frame_start
     return opened
@@ -141,75 +141,6 @@ def _check_version(name, saved):
     """4.2 opens a file of 4.5 and drops what it does not know, which is a wrong picture."""
     if saved is not None and tuple(saved) > bpy.app.version[:2]:
         raise Failure("newer_file", file=name, saved=f"{saved[0]}.{saved[1]}", blender=version())
-
-
-# --------------------------------------------------------------------------------------- files
-
-
-def _remap(table):
-    """Point what the scene expects in a place that it can't have at where it is."""
-    if not table:
-        return
-    done = set()
-    while True:  # a library that is found brings libraries of its own
-        lost = [lib for lib in bpy.data.libraries if lib.name_full not in done]
-        if not lost:
-            break
-        for library in lost:
-            done.add(library.name_full)
-            found = _found(library.filepath, library.parent, table)
-            if found:
-                library.filepath = found
-                library.reload()
-    for block, name in _path_owners():
-        found = _found(getattr(block, name), getattr(block, "library", None), table)
-        if found:
-            setattr(block, name, found)
-
-
-def _path_owners():
-    kinds = ("images", "fonts", "sounds", "movieclips", "cache_files", "volumes", "texts")
-    for kind in kinds:
-        for block in getattr(bpy.data, kind):
-            if getattr(block, "filepath", "") and not getattr(block, "packed_file", None):
-                yield block, "filepath"
-    for scene in bpy.data.scenes:
-        editor = scene.sequence_editor
-        strips = getattr(editor, "strips_all", getattr(editor, "sequences_all", ())) if editor else ()
-        for strip in strips:
-            for name in ("filepath", "directory"):
-                if getattr(strip, name, ""):
-                    yield strip, name
-
-
-def _found(path, library, table):
-    """Where `path` was moved to, if it was; else None."""
-    if not path or path.startswith("<"):
-        return None
-    absolute = os.path.normpath(bpy.path.abspath(path, library=library))
-    for old, new in table:
-        if (absolute + "/").startswith(old + "/"):
-            moved = new + absolute[len(old) :]
-            return moved if exists(moved) else None
-    return None
-
-
-def exists(path):
-    tokens = re.sub(r"<UDIM>|<UVTILE>", "*", glob.escape(path))
-    return os.path.exists(path) or ("*" in tokens and bool(glob.glob(tokens)))
-
-
-def _note_missing(opened, table):
-    wanted = {os.path.normpath(path) for path in bpy.utils.blend_paths(absolute=True)}
-    missing = sorted(path for path in wanted if BLENDERS_OWN not in path and not exists(path))
-    for path in missing[:MAX_MISSING]:
-        for old, new in table:
-            tree = new[: -len(old)]
-            if path.startswith(tree + "/"):
-                path = path[len(tree) :]  # as the artist knows it
-        opened.note("missing_file", path, path=path)
-    if len(missing) > MAX_MISSING:
-        opened.note("missing_file", path=f"{len(missing) - MAX_MISSING} further files")
 
 
 # ----------------------------------------------------------------------------- what is rendered

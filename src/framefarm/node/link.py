@@ -79,7 +79,7 @@ class Link:
                 return msgspec.json.decode(answer, type=kind)
             if status == 409 and name == "reports":
                 raise OutOfStep(msgspec.json.decode(answer, type=say.Gap).expected)
-            if status in {401, 404, 409, 410, 422}:
+            if status in {401, 404, 409, 410, 413, 422}:
                 raise SessionOver(f"{name}: {status} {answer[:300].decode(errors='replace')}")
             # 5xx and no answer at all: the farm restarts, drains, or its disk is full.
             if self.closing or self.silent_seconds > self._patience():

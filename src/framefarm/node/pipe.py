@@ -5,7 +5,8 @@ The program gets the number of a connected stream socket as its last argument (`
 
     runner → Blender
     {"do": "open", "scene": PATH, "remap": [[OLD, NEW], …], "render": {RenderSettings}, "threads": N,
-     "allow_scripts": false, "play_history": false, "output": "/output", "gpus": 0}
+     "allow_scripts": false, "play_history": false, "output": "/output", "gpus": 0,
+     "addons": []}
                                                                              first, and to open afresh
     {"do": "render", "frame": 7, "directory": "/output/12", "picture": "picture_0007"}
     {"do": "close"}                                                          end, politely
@@ -46,6 +47,7 @@ class OpenScene(msgspec.Struct, tag_field="do", tag="open", frozen=True):
     play_history: bool
     output: str
     gpus: int = 0
+    addons: list[str] = []
 
 
 class RenderFrame(msgspec.Struct, tag_field="do", tag="render", frozen=True):

@@ -12,7 +12,9 @@ import os
 import queue
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -126,6 +128,8 @@ class Runner:
         match event:
             case Wanted(desired):
                 self._tell(*self.desk.take(desired, self.now_ms()))
+                if self.desk.preempted:
+                    self.reason = "preempted"
                 if self.desk.cancelled:
                     self.reason = "cancelled"
                     self._kill_blender()
@@ -329,6 +333,18 @@ def _machines_fault(error: BadInputs | SandboxUnavailable | OSError) -> tuple[st
     return "machine_unfit", explain("machine_unfit", {"what": f"{what}."})
 
 
+def end_with_threads(put: Callable[[object], None]) -> None:
+    """From now on a thread that fails ends the session: without its lanes a runner would keep its tasks, and
+    its lease, for ever."""
+
+    def failed(what: threading.ExceptHookArgs) -> None:
+        threading.__excepthook__(what)
+        name = what.thread.name if what.thread else "a thread"
+        put(Over(f"runner_failed: {name}: {what.exc_value!r}"))
+
+    threading.excepthook = failed
+
+
 def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
@@ -352,6 +368,7 @@ def main() -> int:
     started = {"pid": os.getpid(), "boot_id": _boot_id(), "started_ns": time.time_ns()}
     (directory / "runner.json").write_bytes(msgspec.json.encode(started))
     runner = Runner(slot)
+    end_with_threads(runner.inbox.put)
     signal.signal(signal.SIGTERM, lambda *_: runner.inbox.put(Stop()))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

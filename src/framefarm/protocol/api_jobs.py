@@ -10,6 +10,7 @@ MAX_ENVIRONMENT = 200
 MAX_VALUE_BYTES = 32 << 10
 MAX_ENVIRONMENT_BYTES = 256 << 10
 MAX_PATHS = 100_000
+MAX_ADDONS = 50
 
 REFUSED_PREFIXES = (
     "LD_", "PYTHON", "BLENDER_USER_", "BLENDER_SYSTEM_", "FRAMEFARM_", "GCONV_", "GLIBC_", "NSS_", "LOC",
@@ -30,6 +31,18 @@ class Strict(BaseModel):
     """Requests: no coercion, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+NotifyState = Literal["success", "failed", "cancelled", "holding"]
+
+
+class Notify(Strict):
+    """Who gets a mail when the job comes to one of these states; one mail for each, however often."""
+
+    email: Annotated[
+        list[Annotated[StrictStr, Field(min_length=3, max_length=254)]], Field(min_length=1, max_length=20)
+    ]
+    on: Annotated[list[NotifyState], Field(min_length=1, max_length=4)] = ["success", "failed", "holding"]
 
 
 class JobSubmission(Strict):
@@ -64,6 +77,10 @@ class JobSubmission(Strict):
     view_layers: Annotated[list[StrictStr], Field(max_length=100)] | None = None
     resolution_percentage: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
     samples: Annotated[StrictInt, Field(ge=1, le=1_000_000)] | None = None
+    notify: Notify | None = None
+    on_missing_files: Literal["warn", "hold", "fail"] = "warn"
+    on_blocked_scripts: Literal["hold", "warn", "fail"] = "hold"
+    addons: Annotated[list[StrictStr], Field(max_length=MAX_ADDONS)] = []
 
     @field_validator("job_title")
     @classmethod
@@ -138,6 +155,17 @@ class JobInput(BaseModel):
     registered_at: str | None
 
 
+class FrameInWork(BaseModel):
+    """How far a frame is that is being rendered, as its session said last; `fraction` from 0 to 1."""
+
+    frame: int
+    task: int
+    attempt: str
+    session: str
+    fraction: float
+    at: str
+
+
 class JobDetail(JobSummary):
     """Everything submitted, and where it stands."""
 
@@ -160,6 +188,9 @@ class JobDetail(JobSummary):
     view_layers: list[str] | None
     resolution_percentage: int | None
     samples: int | None
+    on_missing_files: str
+    on_blocked_scripts: str
+    addons: list[str]
     output_url: str
     cause: str | None
     message: str | None
@@ -170,6 +201,8 @@ class JobDetail(JobSummary):
     average_frame_seconds: float | None
     remaining_seconds: float | None
     blender_release: str | None
+    frames_in_work: list[FrameInWork] = []
+    notify: Notify | None = None
 
 
 class DryRun(BaseModel):
@@ -215,6 +248,7 @@ class JobTask(BaseModel):
     attempt_count: int
     scout: bool
     reason: str | None
+    waiting_for: str | None = None
     preemptions_left: int
     retries_left: int
 
@@ -237,14 +271,6 @@ class JobAttempt(BaseModel):
     price_per_hour: Money
     cost: Money
     peak_memory_bytes: int | None
-
-
-class JobEvent(BaseModel):
-    number: int
-    at: str
-    type: str
-    actor: str
-    data: dict[str, Any]
 
 
 class Page(BaseModel):

@@ -21,7 +21,7 @@ PROTOCOL_VERSION = 1
 """The version a runner names in its hello. The server speaks this one and the one before."""
 
 PackageKind = Literal["bpy", "executable"]
-TaskEnd = Literal["success", "failed", "timed_out", "cancelled"]
+TaskEnd = Literal["success", "failed", "timed_out", "cancelled", "preempted"]
 Verdict = Literal["applied", "superseded", "rejected"]
 
 
@@ -91,7 +91,7 @@ class Order(Message):
     account: str
     package: Package
     scene_path: str
-    """The scene's path as the artist's machine knows it (POSIX)."""
+    """The scene's path as the artist's machine knows it, normalised: `/a`, `C:/a`, `//server/share/a`."""
     stem: str
     """The start of every picture's name: `<stem>_<frame>.<ext>`."""
     render: RenderSettings
@@ -108,6 +108,8 @@ class Order(Message):
     """How long to render on without the farm before Blender is stopped."""
     gathering_bytes: int
     """How much may gather in staging while the farm does not answer."""
+    addons: list[str] = []
+    """Inputs that are add-ons (zips), to be installed for this session and enabled before the scene opens."""
     max_task_runtime_seconds: float | None = None
     """A task that runs longer ends as `timed_out`; None: no limit."""
     no_progress_seconds: float | None = None
@@ -115,7 +117,8 @@ class Order(Message):
 
 
 class Input(Message):
-    """One file of the job: where the scene expects it, and where its bytes are on this machine."""
+    """One file of the job: where the scene expects it, and where its bytes are on this machine. A file whose
+    name has other cases in the scene than when it was uploaded is there once for each name."""
 
     path: str
     sha256: str
@@ -150,6 +153,9 @@ class Desired(Message):
     """End when nothing is left to do; no more tasks will come."""
     cancel: bool = False
     """Stop Blender now, report what was done, end."""
+    preempt_seconds: float | None = None
+    """The slot goes to other work: end the frame in work, give the rest back as `preempted`, end. What is
+    left after that many seconds is killed. An older runner sees an empty list and a drain: much the same."""
     lease_seconds: float = 60.0
 
 
@@ -223,6 +229,7 @@ class TaskEnded(Message, tag="task_ended"):
     """The end of an attempt that began. `success` only when every frame of the order was saved.
 
     `cancelled`: given up between frames because the farm wanted it; the farm puts the rest back or not.
+    `preempted`: the same, because the slot was taken.
     """
 
     attempt: str

@@ -19,22 +19,31 @@ from framefarm.server.billing import service as billing
 from framefarm.server.catalog import routes as catalog_routes
 from framefarm.server.dispatch import Dispatcher
 from framefarm.server.engines.local import LocalEngine
+from framefarm.server.events import routes as event_routes
+from framefarm.server.events import streams
 from framefarm.server.farm import Farm
 from framefarm.server.files import routes as file_routes
 from framefarm.server.http import edge, openapi
 from framefarm.server.jobs import routes as job_routes
 from framefarm.server.jobs import scenes
+from framefarm.server.mail import sender as mail
 from framefarm.server.projects import routes as project_routes
 from framefarm.server.rendering import leftovers, publisher
 from framefarm.server.rendering.routes import NodeApi, NodeFirst
+from framefarm.server.webhooks import routes as webhook_routes
+from framefarm.server.webhooks.sender import Sender
 
 log = structlog.get_logger(__name__)
+AGAIN_SECONDS = 1.0
+"""How soon a loop that failed is begun anew."""
 ROUTERS = (
     account_routes.router,
     project_routes.router,
     catalog_routes.router,
     file_routes.router,
     job_routes.router,
+    event_routes.router,
+    webhook_routes.router,
     billing_routes.router,
 )
 
@@ -42,24 +51,29 @@ ROUTERS = (
 def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
     """The ASGI application; with an engine it also runs the dispatcher and the farm's own loops."""
     node_api = NodeApi(farm)
+    followers = streams.Streams(farm)
     dispatcher = Dispatcher(farm, engine, f"pid-{os.getpid()}") if engine is not None else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         farm.hub.attach(asyncio.get_running_loop())
         async with contextlib.AsyncExitStack() as stack:
+            loops: list[Callable[[], Coroutine[Any, Any, None]]] = [followers.run]
             if dispatcher is not None:
                 await stack.enter_async_context(operator.serve_control(farm))
-                loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
+                loops += [
                     dispatcher.run,
                     lambda: publisher.run(farm),
                     lambda: leftovers.run(farm),
                     lambda: scenes.run(farm),
                     lambda: billing.run(farm),
-                    lambda: _renew_leases(farm, node_api),
+                    lambda: streams.run_trim(farm),
+                    Sender(farm, lambda: followers.position).run,
+                    lambda: mail.run(farm, lambda: followers.position),
                 ]
-                tasks = [asyncio.create_task(loop()) for loop in loops]
-                stack.push_async_callback(_end, tasks)
+            loops.append(lambda: _renew_leases(farm, node_api))
+            tasks = [asyncio.create_task(_for_ever(loop)) for loop in loops]
+            stack.push_async_callback(_end, tasks)
             yield
 
     app = FastAPI(
@@ -72,6 +86,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.farm = farm
+    app.state.streams = followers
     app.state.available = (lambda: dispatcher.available) if dispatcher is not None else dict
     for router in ROUTERS:
         app.include_router(router)
@@ -87,6 +102,16 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _for_ever(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A loop that fails is begun anew: a farm that answers and renders nothing helps nobody."""
+    while True:
+        try:
+            await loop()
+        except Exception:
+            log.exception("loop_failed")
+        await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def _renew_leases(farm: Farm, node_api: NodeApi) -> None:

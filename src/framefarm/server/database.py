@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -21,6 +22,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.pool import QueuePool
+
+from framefarm.server.measures import COMMIT_SECONDS
+from framefarm.server.tracing import span
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,6 +56,8 @@ class Tx:
     conn: sa.Connection
     now_ms: int
     after: list[Callable[[], None]] = field(default_factory=list)
+    topics: set[str] = field(default_factory=set)
+    """Of the hub: who waits for these is woken once this is committed, however many units said so."""
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Run `action` (quick, must not raise) in the database's thread once the commit is durable."""
@@ -65,6 +71,8 @@ Work = Callable[Concatenate[Tx, P], T]
 class _Unit:
     work: Callable[[Tx], Any]
     future: Future[Any]
+    context: Context
+    """Of the caller: what is logged inside carries its request's id."""
 
 
 class Database:
@@ -74,6 +82,8 @@ class Database:
         self.url = sa.make_url(url)
         self.clock_ms = clock_ms
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.wake: Callable[..., None] = lambda *topics: None
+        """Where the topics of committed units go; called in the database's thread."""
         self._closed = False
         if self.is_sqlite:
             self.engine = _sqlite_engine(self.url, "BEGIN IMMEDIATE", size=1)
@@ -93,12 +103,13 @@ class Database:
 
     async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(tx, …)` in a transaction of its own; returns once it is durable."""
-        return await asyncio.wrap_future(self.submit(work, *args, **kwargs))
+        with span("write", work=getattr(work, "__name__", "")):
+            return await asyncio.wrap_future(self.submit(work, *args, **kwargs))
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(tx, …)` over one snapshot; it must not write."""
         return await asyncio.wrap_future(
-            self._readers.submit(self._run_read, lambda tx: work(tx, *args, **kwargs))
+            self._readers.submit(copy_context().run, self._run_read, lambda tx: work(tx, *args, **kwargs))
         )
 
     # -- for threads
@@ -109,9 +120,9 @@ class Database:
             raise RuntimeError("the database is closed")
         if self.is_sqlite:
             future: Future[T] = Future()
-            self._queue.put(_Unit(lambda tx: work(tx, *args, **kwargs), future))
+            self._queue.put(_Unit(lambda tx: work(tx, *args, **kwargs), future, copy_context()))
             return future
-        return self._readers.submit(self._run_own, lambda tx: work(tx, *args, **kwargs))
+        return self._readers.submit(copy_context().run, self._run_own, lambda tx: work(tx, *args, **kwargs))
 
     def write_now(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` and wait for it. Not from the event loop."""
@@ -145,12 +156,15 @@ class Database:
                 with self.engine.begin() as conn:
                     tx = Tx(conn, self.clock_ms())
                     result = work(tx)
+                    began = time.perf_counter()
+                COMMIT_SECONDS.observe(time.perf_counter() - began)
             except sa.exc.OperationalError as error:
                 # A deadlock or a serialization failure is PostgreSQL's way of saying "again".
                 if attempt == 5 or getattr(error.orig, "sqlstate", None) not in {"40001", "40P01"}:
                     raise
                 continue
             _run_after(tx.after)
+            self._wake(tx.topics)
             return result
         raise AssertionError("unreachable")
 
@@ -178,23 +192,29 @@ class Database:
     def _commit_together(self, conn: sa.Connection, units: list[_Unit]) -> None:
         done: list[tuple[_Unit, Any, BaseException | None]] = []
         after: list[Callable[[], None]] = []
+        topics: set[str] = set()
+        began = 0.0
         try:
             with conn.begin():
                 for unit in units:
                     tx = Tx(conn, self.clock_ms())
                     conn.exec_driver_sql("SAVEPOINT unit")
                     try:
-                        result = unit.work(tx)
+                        result = unit.context.run(unit.work, tx)
                     except BaseException as error:
                         conn.exec_driver_sql("ROLLBACK TO unit")
                         done.append((unit, None, error))
                     else:
                         done.append((unit, result, None))
                         after.extend(tx.after)
+                        topics |= tx.topics
                     conn.exec_driver_sql("RELEASE unit")
+                began = time.perf_counter()
+            COMMIT_SECONDS.observe(time.perf_counter() - began)
         except BaseException as error:
-            done, after = [(unit, None, error) for unit in units], []
+            done, after, topics = [(unit, None, error) for unit in units], [], set()
         _run_after(after)
+        self._wake(topics)
         for unit, result, failure in done:
             if not unit.future.set_running_or_notify_cancel():
                 continue  # nobody waits any more; what was committed stays so
@@ -202,6 +222,10 @@ class Database:
                 unit.future.set_exception(failure)
             else:
                 unit.future.set_result(result)
+
+    def _wake(self, topics: set[str]) -> None:
+        if topics:
+            self.wake(*topics)
 
 
 def _run_after(actions: list[Callable[[], None]]) -> None:

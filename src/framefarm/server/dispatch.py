@@ -11,6 +11,7 @@ import math
 import secrets
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,15 +20,14 @@ from starlette.concurrency import run_in_threadpool
 
 from framefarm.core import schedule
 from framefarm.core.job import FINISHED
-from framefarm.server.catalog.tables import instance_types
+from framefarm.server import supply
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Capacity, Engine, SessionSpec
 from framefarm.server.farm import Farm
 from framefarm.server.ids import new_id
-from framefarm.server.jobs.state import facts
-from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.jobs.tables import job_state
 from framefarm.server.rendering import lost, watch
-from framefarm.server.rendering.tables import attempts, leaders, leases, sessions
+from framefarm.server.rendering.tables import leaders, leases, sessions
 from framefarm.server.tenancy import farmwide
 
 log = structlog.get_logger(__name__)
@@ -61,6 +61,9 @@ class Dispatcher:
         """Sessions written before that and unknown to the engine were never started."""
         self.available: dict[str, int] = {}
         """Instance type → sessions that could start now; for the catalogue."""
+        self.paused_since_ms = 0
+        self.paused_until_ms: int | None = None
+        """When the next paused task is due."""
         self.stopping: dict[str, asyncio.Task[None]] = {}
         """Sessions that the engine is ending now: that may take its grace, and the leader must not wait."""
 
@@ -156,8 +159,8 @@ class Dispatcher:
 
     def _anything(self, tx: Tx) -> bool:
         """Whether there is a session to watch or a job that could want one."""
-        live = farmwide(sa.select(sessions.c.id)).where(sessions.c.ended.is_(False)).limit(1)
-        wanting = farmwide(sa.select(job_state.c.job_id)).where(_unfinished()).limit(1)
+        live = farmwide(sa.select(sessions.c.id)).where(~sessions.c.ended).limit(1)
+        wanting = farmwide(sa.select(job_state.c.job_id)).where(supply.unfinished()).limit(1)
         return any(tx.conn.execute(q).first() is not None for q in (live, wanting))
 
     # -- a tick's transaction
@@ -166,31 +169,58 @@ class Dispatcher:
         self._beat(tx)
         settled = watch.settle(tx, self.farm, observed, self.led_since_ms)
         decided = Decided(stop=settled.stop, forget=settled.forget)
-        live = [dict(r) for r in tx.conn.execute(_live_sessions()).mappings()]
+        live = [dict(r) for r in tx.conn.execute(supply.live_sessions()).mappings()]
         self._end_finished_jobs(tx, live)
-        supply = _room(capacity, [*live, *settled.lingering])
-        demand, types = self._demand(tx, live)
-        idle = [
-            schedule.Idle(
-                s["id"], s["job_id"], s["idle_since_ms"], s["node"],
-                schedule.Slot(s["cores"], s["memory_bytes"], s["gpus"]),
-            )
-            for s in live
-            if s["state"] in {"ready", "idle"} and s["idle_since_ms"] is not None and not s["drain"]
-        ]  # fmt: skip
-        idle_ms = round(self.farm.settings.idle_seconds * 1000)
-        plan = schedule.plan(demand, supply, idle, now_ms=tx.now_ms, idle_ms=idle_ms)
+        free = supply.room(capacity, [*live, *settled.lingering])
+        totals = [c.total for c in capacity]
+        demand, types = supply.demand(tx, live)
+        held = supply.slots_held(live)
+        settings = self.farm.settings
+        plan = schedule.plan(
+            demand,
+            free,
+            held,
+            now_ms=tx.now_ms,
+            idle_ms=round(settings.idle_seconds * 1000),
+            tenure_ms=round(settings.minimum_tenure_seconds * 1000),
+            totals=totals,
+        )
         wanted = {d.job: d for d in demand}
         for start in plan.start:
             decided.start.append(self._write_session(tx, wanted[start.job], start, types))
         for session_id in plan.drain:
             self._drain(tx, session_id)
-        self.available = _available(supply, types)
-        if plan.next_ms is not None:
-            decided.pause_seconds = max(0.0, (plan.next_ms - tx.now_ms) / 1000)
+        for session_id in plan.preempt:
+            self._preempt(tx, session_id)
+        overdue = [s["id"] for s in live if s["preempt_ms"] is not None and s["preempt_ms"] <= tx.now_ms]
+        decided.stop += [s for s in overdue if s not in decided.stop]
+        self._wake_paused(tx)
+        self.available = supply.available(free, types)
+        self.farm.waiting = supply.waiting(live, free, totals, [wanted[j] for j in plan.unmet])
+        moments = [plan.next_ms, self.paused_until_ms, *(s["preempt_ms"] for s in live)]
+        due = [m for m in moments if m is not None and m > tx.now_ms]
+        if due:
+            decided.pause_seconds = (min(due) - tx.now_ms) / 1000
+        if plan.preempt:
+            decided.pause_seconds = min(decided.pause_seconds, settings.preemption_grace_seconds)
         if plan.unmet and settled.stop:
-            decided.pause_seconds = LINGER_SECONDS
+            decided.pause_seconds = min(decided.pause_seconds, LINGER_SECONDS)
         return decided
+
+    def _wake_paused(self, tx: Tx) -> None:
+        """Tasks that pause after a failure: those that are due are told to idle sessions of their job."""
+        if self.paused_until_ms is not None and self.paused_until_ms <= tx.now_ms:
+            since, self.paused_since_ms = self.paused_since_ms, tx.now_ms
+            for job_id in supply.due(tx, since):
+                tx.after_commit(partial(self.farm.hub.wake, f"job:{job_id}"))
+        self.paused_until_ms = supply.next_due(tx)
+
+    def _preempt(self, tx: Tx, session_id: str) -> None:
+        """Its slot goes to on-demand work: it has the grace for its frame in work."""
+        until = tx.now_ms + round(self.farm.settings.preemption_grace_seconds * 1000)
+        change = {"drain": True, "preempt_ms": until, "version": sessions.c.version + 1}
+        tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session_id).values(change))
+        tx.after_commit(lambda: self.farm.hub.wake(f"session:{session_id}"))
 
     def _end_finished_jobs(self, tx: Tx, live: list[dict[str, Any]]) -> None:
         """Sessions of jobs that need none any more are drained at once."""
@@ -203,37 +233,6 @@ class Dispatcher:
         change = {"drain": True, "version": sessions.c.version + 1}
         tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session_id).values(change))
         tx.after_commit(lambda: self.farm.hub.wake(f"session:{session_id}"))
-
-    def _demand(self, tx: Tx, live: list[dict[str, Any]]) -> tuple[list[schedule.Demand], dict[str, Any]]:
-        types = {r["id"]: r for r in tx.conn.execute(sa.select(instance_types)).mappings()}
-        query = farmwide(
-            sa.select(
-                job_state, jobs.c.created_ms, jobs.c.instance_type_id, jobs.c.preemptible, jobs.c.request
-            ).join(jobs, jobs.c.id == job_state.c.job_id)
-        ).where(_unfinished(), jobs.c.deleted_ms.is_(None))
-        demand = []
-        for row in tx.conn.execute(query).mappings():
-            ready = facts(row).ready
-            if not ready:
-                continue
-            mine = [s for s in live if s["job_id"] == row["job_id"] and not s["drain"]]
-            kind = types[row["instance_type_id"]]
-            demand.append(
-                schedule.Demand(
-                    job=row["job_id"],
-                    account=row["account_id"],
-                    priority=row["priority"],
-                    created_ms=row["created_ms"],
-                    instance_type=row["instance_type_id"],
-                    preemptible=row["preemptible"],
-                    slot=schedule.Slot(kind["cores"], kind["memory_bytes"], kind["gpu_count"]),
-                    ready=ready,
-                    max_sessions=row["request"].get("max_sessions"),
-                    sessions=len(mine),
-                    starting=sum(s["held"] == 0 and s["state"] != "lost" for s in mine),
-                )
-            )
-        return demand, types
 
     def _write_session(
         self, tx: Tx, demand: schedule.Demand, start: schedule.Start, types: dict[str, Any]
@@ -271,45 +270,3 @@ class Dispatcher:
         return SessionSpec(
             session_id, token, start.node, start.zone, slot.cores, slot.memory_bytes, slot.gpus
         )
-
-
-def _unfinished() -> Any:
-    return job_state.c.status.not_in([str(s) for s in FINISHED])
-
-
-def _live_sessions() -> sa.Select[Any]:
-    held = sa.select(sa.func.count()).select_from(attempts)
-    held = farmwide(held).where(attempts.c.session_id == sessions.c.id, attempts.c.outcome.is_(None))
-    return farmwide(
-        sa.select(
-            sessions, job_state.c.status.label("job_status"), held.scalar_subquery().label("held")
-        ).join(job_state, job_state.c.job_id == sessions.c.job_id)
-    ).where(sessions.c.ended.is_(False))
-
-
-def _room(capacity: list[Capacity], live: list[dict[str, Any]]) -> list[schedule.Machine]:
-    """What machines have, minus every live session, observed or not."""
-    room = []
-    for machine in capacity:
-        total = machine.total
-        mine = [s for s in live if s["node"] == total.node]
-        room.append(
-            schedule.Machine(
-                total.node,
-                total.zone,
-                total.cores - sum(s["cores"] for s in mine),
-                total.memory_bytes - sum(s["memory_bytes"] for s in mine),
-                total.gpus - sum(s["gpus"] for s in mine),
-            )
-        )
-    return room
-
-
-def _available(supply: list[schedule.Machine], types: dict[str, Any]) -> dict[str, int]:
-    def count(kind: Any) -> int:
-        return sum(
-            max(0, min(m.cores // kind["cores"], m.memory_bytes // max(1, kind["memory_bytes"])))
-            for m in supply
-        )
-
-    return {type_id: count(kind) for type_id, kind in types.items()}

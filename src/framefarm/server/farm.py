@@ -58,7 +58,8 @@ class Hub:
         self._loop = loop
 
     def wake(self, *topics: str) -> None:
-        """Topics: `session:<id>`, `job:<id>` (its sessions), `dispatch`, `publish`, `scenes`, `billing`."""
+        """Topics: `session:<id>`, `job:<id>` (its sessions), `dispatch`, `publish`, `scenes`, `billing`,
+        `events`, `webhooks`, `mail`."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._set, topics)
 
@@ -116,5 +117,10 @@ class Farm:
     base_url: Callable[[], str] = lambda: ""
     """The farm's own address, known once it listens."""
     draining: bool = False
+    waiting: dict[str, str] = field(default_factory=dict)
+    """Job → what it waits for, in words, by the dispatcher's last look."""
     in_flight: set[tuple[str, ...]] = field(default_factory=set)
     """Idempotency keys that this process works on now."""
+
+    def __post_init__(self) -> None:
+        self.db.wake = self.hub.wake

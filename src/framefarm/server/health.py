@@ -14,9 +14,12 @@ from starlette.responses import JSONResponse
 from framefarm.core.errors import NotAllowed
 from framefarm.server.database import Tx
 from framefarm.server.http.request import farm_of
+from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state
-from framefarm.server.rendering.tables import sessions
+from framefarm.server.measures import REGISTRY
+from framefarm.server.rendering.tables import files, sessions
 from framefarm.server.tenancy import farmwide
+from framefarm.server.webhooks import service as webhooks
 
 router = APIRouter(include_in_schema=False)
 
@@ -57,6 +60,7 @@ def _from_loopback(request: Request) -> bool:
 
 
 def _gather(tx: Tx) -> bytes:
+    """What the database says now, and then what this process has measured."""
     registry = CollectorRegistry()
     jobs = Gauge("framefarm_jobs", "Jobs by status", ["status"], registry=registry)
     live = Gauge("framefarm_sessions", "Live sessions by state", ["state"], registry=registry)
@@ -66,6 +70,14 @@ def _gather(tx: Tx) -> bytes:
     ):
         jobs.labels(status).set(number)
     query = farmwide(sa.select(sessions.c.state, count).group_by(sessions.c.state))
-    for state, number in tx.conn.execute(query.where(sessions.c.ended.is_(False))):
+    for state, number in tx.conn.execute(query.where(~sessions.c.ended)):
         live.labels(state).set(number)
-    return generate_latest(registry)
+    ready = Gauge("framefarm_tasks_ready", "Tasks that could be handed out now", registry=registry)
+    unfinished = farmwide(sa.select(job_state)).where(job_state.c.status.in_(["pending", "running"]))
+    ready.set(sum(facts(row).ready for row in tx.conn.execute(unfinished).mappings()))
+    queue = Gauge("framefarm_publish_queue", "Committed files not yet at their place", registry=registry)
+    unpublished = farmwide(sa.select(count).select_from(files)).where(files.c.published_ms.is_(None))
+    queue.set(tx.conn.execute(unpublished).scalar_one())
+    hooks = Gauge("framefarm_webhook_queue", "Webhook deliveries that wait", registry=registry)
+    hooks.set(webhooks.queued(tx))
+    return generate_latest(registry) + generate_latest(REGISTRY)

@@ -12,12 +12,18 @@ from framefarm.server.accounts import tables as accounts
 from framefarm.server.billing import tables as billing
 from framefarm.server.catalog import tables as catalog
 from framefarm.server.database import metadata
+from framefarm.server.events import tables as events
 from framefarm.server.files import tables as files
 from framefarm.server.jobs import tables as jobs
+from framefarm.server.mail import tables as mail
 from framefarm.server.projects import tables as projects
 from framefarm.server.rendering import tables as rendering
+from framefarm.server.webhooks import tables as webhooks
 
-__all__ = ["accounts", "billing", "catalog", "files", "jobs", "metadata", "projects", "rendering", "upgrade"]
+__all__ = [
+    "accounts", "billing", "catalog", "events", "files", "jobs", "mail", "metadata", "projects", "rendering",
+    "upgrade", "webhooks",
+]  # fmt: skip
 
 
 def alembic_config(engine: sa.Engine | None = None) -> Config:

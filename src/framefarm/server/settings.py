@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 GiB = 1 << 30
@@ -34,7 +36,7 @@ class Settings(BaseSettings):
     login_hours: float = 12.0
     """How long a login lasts."""
     lease_seconds: float = 60.0
-    """A runner that has not called for so long is ended."""
+    """Tasks of a runner that has not called for so long may go to others."""
     disconnected_seconds: float | None = None
     """How long a runner renders on without the farm; default 3 × lease."""
     gathering_bytes: int = 4 * GiB
@@ -44,6 +46,10 @@ class Settings(BaseSettings):
     no_progress_seconds: float = 1800.0
     """A Blender that gives no sign of life for so long is ended."""
     idle_seconds: float = 10.0
+    minimum_tenure_seconds: float = 300.0
+    """How long a session keeps its slot before it is drained, at a task's end, for work that is owed it."""
+    preemption_grace_seconds: float = 30.0
+    """How long a preempted session may go on with its frame in work before it is killed."""
     """How long a session without tasks keeps its scene open."""
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
     """`none`: Blender runs unshut, as the slot's user; for scenes that are trusted like programs."""
@@ -65,8 +71,39 @@ class Settings(BaseSettings):
     """A TLS proxy stands in front: no warning, and cookies for TLS only."""
     metrics_token: SecretStr | None = None
     """Bearer for `/metrics` from other machines than this one."""
+    webhook_allowed_networks: str = ""
+    """Addresses or networks, comma-separated, that webhooks may go to although they are not public."""
+    smtp_url: SecretStr | None = None
+    """`smtp://[user:password@]host[:port]` (STARTTLS where offered) or `smtps://…`; empty: no mail."""
+    mail_from: str = ""
+    """The sender of the farm's mails; needed with `smtp_url`."""
+    mail_any_address: bool = False
+    """Jobs may notify addresses that are no users of their account."""
+    otlp_endpoint: str = ""
+    """Where traces go, as `http://127.0.0.1:4318`; needs the extra `telemetry`. Empty: none are made."""
     log_level: str = "info"
     """debug, info, warning or error."""
+
+    @field_validator("webhook_allowed_networks")
+    @classmethod
+    def networks(cls, value: str) -> str:
+        for part in filter(None, map(str.strip, value.split(","))):
+            ip_network(part)
+        return value
+
+    @model_validator(mode="after")
+    def whole_mail(self) -> Self:
+        if self.smtp_url is not None:
+            url = urlsplit(self.smtp_url.get_secret_value())
+            if url.scheme not in {"smtp", "smtps"} or not url.hostname:
+                raise ValueError(
+                    "FRAMEFARM_SMTP_URL must be smtp://[user:password@]host[:port], or smtps://…"
+                )
+            if "@" not in self.mail_from:
+                raise ValueError(
+                    "FRAMEFARM_SMTP_URL needs FRAMEFARM_MAIL_FROM, the address that mails are from"
+                )
+        return self
 
     @property
     def disconnected_budget_seconds(self) -> float:

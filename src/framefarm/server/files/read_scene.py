@@ -1,4 +1,5 @@
-"""The program that looks into .blend files: `python -m framefarm.server.files.read_scene`.
+"""The program that looks into .blend files: `python -m framefarm.server.files.read_scene`. Also into colour
+configurations (`.ocio`).
 
 It runs by itself, shut in (see `reader.py`, which starts it, and `sandboxing.inside`). Its order is
 `{"files": [{"path", "descriptor"}], "file_seconds"}`; it answers one line of JSON per file, in order, in the
@@ -17,11 +18,13 @@ from typing import IO, Any
 from blender_asset_tracer import blendfile, cdefs
 from blender_asset_tracer.trace import blocks2assets
 
+from framefarm.core import ocio
 from framefarm.sandboxing import inside
 from framefarm.server.files import simulations
 from framefarm.server.files.thin_blend import NotReadable, ThinBlend, listbase
 
 MAX_DEPENDENCIES = 100_000
+MAX_OCIO_BYTES = 16 << 20
 OB_CAMERA = 11
 
 # R_IMF_IMTYPE_… of DNA_scene_types.h → the names in `bpy.types.ImageFormatSettings.file_format`
@@ -62,6 +65,20 @@ KINDS = {
     "VO": "volume",
     "LA": "light",
     "OB": "cache",
+}
+MOVIE_CLIP_SEQUENCE = 1
+OWNERS = {
+    "CF": "cache file",
+    "IM": "image",
+    "LA": "light",
+    "LI": "library",
+    "MC": "movie clip",
+    "ME": "mesh",
+    "OB": "object",
+    "SC": "sequencer of scene",
+    "SO": "sound",
+    "VF": "font",
+    "VO": "volume",
 }
 IMAGE_KINDS = {cdefs.IMA_SRC_SEQUENCE: "sequence", cdefs.IMA_SRC_MOVIE: "movie", cdefs.IMA_SRC_TILED: "tiles"}
 
@@ -109,6 +126,8 @@ def _answer(path: str, file: IO[bytes] | None) -> dict[str, Any]:
     try:
         if file is None:
             raise NotReadable("is not there")
+        if name.lower().endswith(".ocio"):
+            return {"path": path, **colours(file)}
         return {"path": path, **read(file, name)}
     except NotReadable as error:
         reason = str(error)
@@ -139,6 +158,15 @@ def read(file: IO[bytes], name: str) -> dict[str, Any]:
         "dependencies": dependencies,
         "unread_blocks": unread,
     }
+
+
+def colours(file: IO[bytes]) -> dict[str, Any]:
+    """What an OpenColorIO configuration names: its search path, and the files looked for there."""
+    raw = file.read(MAX_OCIO_BYTES + 1)
+    if len(raw) > MAX_OCIO_BYTES:
+        raise NotReadable(f"is larger than {MAX_OCIO_BYTES >> 20} MiB")
+    search_path, files = ocio.wanted(raw.decode("utf-8", "replace"))
+    return {"search_path": search_path, "luts": files}
 
 
 # -------------------------------------------------------------------------------------- scenes
@@ -218,13 +246,46 @@ def _dependencies(blend: ThinBlend) -> tuple[list[dict[str, Any]], list[str]]:
                 if simulations.is_unwritten(usage.block):
                     continue
                 kind = _kind(block, usage)
-                stored = _text(bytes(usage.asset_path))
+                stored = _text(_raw(usage))
                 if kind is not None and stored and len(found) < MAX_DEPENDENCIES:
-                    found.setdefault((stored, kind), {"stored_path": stored, "kind": kind})
+                    found.setdefault((stored, kind), _dependency(block, usage, kind, stored))
         except ODD_BLOCK:
             if len(unread) < 100:
                 unread.append(_name(block))
     return list(found.values()), unread
+
+
+def _dependency(block: Any, usage: Any, kind: str, stored: str) -> dict[str, Any]:
+    tiles = [int(t[b"tile_number"]) for t in _tiles(usage.block)] if kind == "tiles" else []
+    return {
+        "stored_path": stored,
+        "kind": kind,
+        "many": bool(usage.is_sequence) or kind == "tiles" or _is_sequence(usage.block),
+        "tiles": sorted(set(tiles)),
+        "wanted_by": f"{OWNERS.get(block.code.decode(), 'data')} {_name(block)}",
+    }
+
+
+def _raw(usage: Any) -> bytes:
+    """The path as it is stored. The library makes all slashes forward ones, and a UNC path relative."""
+    path = bytes(usage.asset_path)
+    field = usage.path_full_field or usage.path_dir_field
+    if path.startswith(b"//") and field is not None:
+        raw = usage.block.get(field.name.name_only, b"")
+        if raw.startswith(b"\\\\"):
+            return b"\\\\" + path[2:]
+    return path
+
+
+def _tiles(image: Any) -> list[Any]:
+    return list(listbase(_pointer(image, (b"tiles", b"first")), 10_000))
+
+
+def _is_sequence(block: Any) -> bool:
+    """Of cache files and movie clips, which the library takes for single files."""
+    if block.code == b"MC":
+        return bool(block.get(b"source", 0) == MOVIE_CLIP_SEQUENCE)
+    return block.code == b"CF" and bool(block.get(b"is_sequence", 0))
 
 
 def _kind(block: Any, usage: Any) -> str | None:

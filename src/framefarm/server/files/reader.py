@@ -73,6 +73,12 @@ class Dependency(msgspec.Struct, frozen=True):
     stored_path: str
     kind: str
     path: str = ""
+    many: bool = False
+    """It may stand for several files."""
+    tiles: list[int] = []
+    """The UDIM tiles that the scene wants, if it says so."""
+    wanted_by: str = ""
+    """The data-block that names it, for a person."""
 
 
 class SceneFacts(msgspec.Struct, frozen=True):
@@ -86,6 +92,10 @@ class SceneFacts(msgspec.Struct, frozen=True):
     dependencies: list[Dependency] = []
     unread_blocks: list[str] = []
     """Data-blocks that could not be looked into; their dependencies are unknown."""
+    search_path: list[str] = []
+    """Of a colour configuration (`.ocio`): folders, absolute or seen from its own folder."""
+    luts: list[str] = []
+    """Of a colour configuration: files that it wants from these folders."""
     cause: str | None = None
     message: str | None = None
 

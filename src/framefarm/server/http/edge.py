@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import secrets
+import time
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +16,10 @@ from framefarm.core.errors import FarmError, InvalidInput, TooLarge, Unavailable
 from framefarm.server.farm import Farm
 from framefarm.server.http import errors
 from framefarm.server.http.errors import of_error, unexpected
+from framefarm.server.measures import HTTP_SECONDS
+from framefarm.server.tracing import span
+
+log = structlog.get_logger(__name__)
 
 SMALLEST, LARGEST = -(1 << 63), (1 << 63) - 1
 STREAMED = frozenset({"/api/uploads/file"})
@@ -33,11 +39,22 @@ class Edge:
         request_id = f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["id"] = request_id
 
+        began = time.perf_counter()
+
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                _measure(scope, message["status"], time.perf_counter() - began)
             await send(message)
 
+        with (
+            structlog.contextvars.bound_contextvars(request_id=request_id),
+            span(scope["method"], request_id=request_id) as here,
+        ):
+            await self._pass(scope, receive, stamped)
+            here.name(f"{scope['method']} {getattr(scope.get('route'), 'path', 'none')}")
+
+    async def _pass(self, scope: Scope, receive: Receive, stamped: Send) -> None:
         request = Request(scope, receive)
         try:
             if self.farm.draining and scope["method"] not in {"GET", "HEAD", "OPTIONS"}:
@@ -74,6 +91,16 @@ class Edge:
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
         return receive
+
+
+def _measure(scope: Scope, status: int, seconds: float) -> None:
+    """Count the request under its route's pattern, never under what stood in it, and log changes."""
+    route = getattr(scope.get("route"), "path", "none")
+    HTTP_SECONDS.labels(scope["method"], route, f"{status // 100}xx").observe(seconds)
+    quiet = scope["method"] in {"GET", "HEAD", "OPTIONS"} and status < 500
+    (log.debug if quiet else log.info)(
+        "request", method=scope["method"], path=scope["path"], status=status, ms=round(seconds * 1000, 1)
+    )
 
 
 def check_json(body: bytes) -> None:

@@ -42,7 +42,13 @@ WORDS = {
 }
 READ = {"get", "head", "options"}
 SLOWED = {"/api/auth/login", "/api/uploads/file", "/api/users", "/api/users/{user_id}"}
-RESTRICTED_READS = {"/api/users", "/api/files/{file_id}"}
+RESTRICTED_READS = {
+    "/api/users",
+    "/api/files/{file_id}",
+    "/api/webhooks",
+    "/api/webhooks/{webhook_id}",
+    "/api/webhooks/{webhook_id}/deliveries",
+}
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -57,6 +63,7 @@ ONCE = {
     "/api/projects",
     "/api/uploads/md5",
     "/api/users",
+    "/api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
 }
 
 
@@ -99,10 +106,10 @@ def _statuses(path: str, method: str, operation: dict[str, Any]) -> set[int]:
         found.add(403)
     if "{" in path:
         found.add(404)
-    if method not in READ:
+    if method not in READ or path.endswith("/events"):
         found.add(503)
-        if not path.startswith("/api/auth/"):
-            found.add(409)
+    if method not in READ and not path.startswith("/api/auth/"):
+        found.add(409)
     if "requestBody" in operation:
         found |= {413, 415}
     if path in SLOWED and method not in READ:

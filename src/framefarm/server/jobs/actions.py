@@ -102,7 +102,7 @@ def _act(tx: Tx, farm: Farm, actor: Actor, state: JobState, action: str, drain: 
     state["gate_open"] = made.gate_open
     if made.cancel and state["cancel_ms"] is None:
         state["cancel_ms"] = tx.now_ms
-        _cancel_returned(tx, state)
+        cancel_returned(tx, state, "The job was cancelled while this machine did not answer.")
     _tell_sessions(tx, farm, state["job_id"], stop=made.stop and facts.running > 0)
 
 
@@ -121,10 +121,11 @@ def _accept_dependencies(tx: Tx, state: JobState) -> None:
     state.add("depends_left", -tx.conn.execute(farmwide(sa.delete(job_dependencies)).where(row)).rowcount)
 
 
-def _cancel_returned(tx: Tx, state: JobState) -> None:
-    """Tasks that wait for another try are cancelled now; those in work when their session says so."""
+def cancel_returned(tx: Tx, state: JobState, message: str) -> None:
+    """Tasks that wait for another try are cancelled now; those in work when their session says so. `message`
+    is for attempts that nobody hears of any more."""
     waiting = (tasks.c.job_id == state["job_id"]) & (tasks.c.status == "pending")
-    fence.displace_waiting(tx, state["job_id"], "The job was cancelled while this machine did not answer.")
+    fence.displace_waiting(tx, state["job_id"], message)
     scouts = waiting & (tasks.c.number < state["scout_count"])
     state.add("scouts_ended", tx.conn.execute(sa.select(sa.func.count()).where(scouts)).scalar_one())
     count = tx.conn.execute(sa.update(tasks).where(waiting).values(status="cancelled")).rowcount
@@ -137,7 +138,7 @@ def _tell_sessions(tx: Tx, farm: Farm, job_id: str, *, stop: bool) -> None:
     values: dict[str, Any] = {"version": sessions.c.version + 1}
     if stop:
         values["cancel"] = True
-    live = (sessions.c.job_id == job_id) & sessions.c.ended.is_(False)
+    live = (sessions.c.job_id == job_id) & ~sessions.c.ended
     tx.conn.execute(farmwide(sa.update(sessions)).where(live).values(values))
     tx.after_commit(lambda: farm.hub.wake(f"job:{job_id}", "dispatch"))
 
@@ -188,7 +189,9 @@ def retry_task(tx: Tx, farm: Farm, actor: Actor, job_id: str, number: int) -> li
     plan = plan_of(job)
     if plan is None or not 0 <= number < plan.task_count:
         raise NotFound(f"Job {job_id} has no task {number}.")
-    if number not in _failed(tx, job_id) or state["cancel_ms"] is not None:
+    key = (tasks.c.job_id == job_id) & (tasks.c.number == number)
+    status = tx.conn.execute(sa.select(tasks.c.status).where(key)).scalar_one_or_none()
+    if status not in {TaskStatus.FAILED, TaskStatus.PREEMPTED} or state["cancel_ms"] is not None:
         raise Conflict("Only a failed or preempted task can be retried.", state=state["status"])
     _again(tx, state, number)
     return _retried(tx, farm, actor, state, plan, [number])
@@ -247,11 +250,12 @@ def _redo(tx: Tx, state: JobState, plan: Any, spec: str) -> list[int]:
         except (KeyError, ValueError):
             raise InvalidInput.of("frames", f"frame {frame} is not one of the job's", spec[:200]) from None
     for number, wanted in by_task.items():
-        _redo_task(tx, state, number, wanted)
+        _redo_task(tx, state, plan, number, wanted)
     return sorted(by_task)
 
 
-def _redo_task(tx: Tx, state: JobState, number: int, wanted: list[int]) -> None:
+def _redo_task(tx: Tx, state: JobState, plan: Any, number: int, wanted: list[int]) -> None:
+    """These frames at the next revision, and with them those that the task still lacks."""
     key = (tasks.c.job_id == state["job_id"]) & (tasks.c.number == number)
     task = tx.conn.execute(sa.select(tasks).where(key)).mappings().one_or_none()
     if task is None or task["status"] == "running":
@@ -262,13 +266,9 @@ def _redo_task(tx: Tx, state: JobState, number: int, wanted: list[int]) -> None:
         frames.c.task_number == number,
         frames.c.revision >= task["revision"],
     )
-    open_frames: set[int] = set()
-    committed = set(tx.conn.execute(done).scalars())
+    lacking: set[int] = set()
     if task["status"] != "success":
-        base = FrameSet.from_text(task["redo"]) if task["redo"] else None
-        open_frames = set(base or ()) - committed
-        if base is None and not set(wanted) <= committed:
-            _again(tx, state, number)
-            return
-    redo = FrameSet.of(sorted(open_frames | set(wanted)))
+        due = FrameSet.from_text(task["redo"]) if task["redo"] else plan.frames_of(number)
+        lacking = set(due).difference(tx.conn.execute(done).scalars())
+    redo = FrameSet.of(sorted(lacking.union(wanted)))
     _again(tx, state, number, revision=task["revision"] + 1, redo=redo.to_text())

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from pydantic import ValidationError
 
 from framefarm.core import frames as grammar
 from framefarm.core.errors import Conflict, FieldError, InvalidInput
 from framefarm.core.frames import FrameSet, FrameSpecError, Pick
-from framefarm.core.paths import is_posix, normalise, normalise_all
+from framefarm.core.paths import normalise, normalise_all
 from framefarm.protocol.api_jobs import (
     MAX_ENVIRONMENT_BYTES,
     MAX_VALUE_BYTES,
     JobSubmission,
+    Notify,
     is_refused,
 )
 from framefarm.server import places
+from framefarm.server.accounts.tables import accounts
 from framefarm.server.actor import Actor
 from framefarm.server.catalog import service as catalog
 from framefarm.server.database import Tx
@@ -27,8 +30,9 @@ from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
 from framefarm.server.jobs.submitted import Submitted
 from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.mail import service as mail
 from framefarm.server.projects import service as projects
-from framefarm.server.tenancy import scoped
+from framefarm.server.tenancy import farmwide, scoped
 
 T = TypeVar("T")
 REUSED_TOLD = 100
@@ -55,6 +59,7 @@ class Prepared:
     snapshot: manifests.Snapshot
     warnings: list[dict[str, str]] = field(default_factory=list)
     manifest_sha256: str = ""
+    addons: list[str] = field(default_factory=list)
 
 
 def prepare(tx: Tx, farm: Farm, actor: Actor, submitted: Submitted) -> Prepared:
@@ -80,15 +85,28 @@ def prepare(tx: Tx, farm: Farm, actor: Actor, submitted: Submitted) -> Prepared:
     check(lambda: _pins(pins, "upload_sha256s", said.upload_sha256s, texts), "upload_sha256s")
     depends = check(lambda: _dependencies(tx, actor, said), "depends_on")
     check(lambda: _environment(said, texts), "environment_variables")
+    check(lambda: _notify(tx, farm, account_id, said), "notify")
+    addons = check(lambda: _addons(tx, account_id, said, paths), "addons")
     check.done()
     assert place is not None and paths is not None and depends is not None
     snapshot = manifests.snapshot(tx, account_id, actor.user_id, paths, pins)
     prepared = Prepared(
         said, project, instance, package, place, paths, pins, scene_path,
         None if isinstance(frames, Pick) else frames, scouts or _EMPTY, depends, snapshot,
+        addons=addons or [],
     )  # fmt: skip
     _warn(tx, actor, prepared)
     return prepared
+
+
+def _notify(tx: Tx, farm: Farm, account_id: str, said: JobSubmission) -> None:
+    if said.notify is None:
+        return
+    try:  # beside another bad field it is as it was sent
+        notify = Notify.model_validate(said.notify)
+    except ValidationError:
+        return  # which is told already
+    mail.check(tx, farm.settings, account_id, notify.email)
 
 
 class _Checks:
@@ -159,10 +177,6 @@ def _paths(said: JobSubmission) -> list[str]:
     """The upload paths, normalised, in their order."""
     paths, errors = normalise_all(said.upload_paths)
     _refuse(errors)
-    foreign = next((p for p in paths if not is_posix(p)), None)
-    if foreign is not None:
-        sentence = "Windows paths are stored, but not yet on this farm's machines: use POSIX paths"
-        errors.append(FieldError("upload_paths", sentence, foreign))
     if said.scene_path is None and not any(p.lower().endswith(".blend") for p in paths):
         sentence = "none of them is a .blend: upload the scene, or name it in scene_path"
         errors.append(FieldError("upload_paths", sentence, paths[0]))
@@ -175,13 +189,41 @@ def _scene(said: JobSubmission, paths: list[str] | None) -> str | None:
     if said.scene_path is None:
         blends = [p for p in paths or () if p.lower().endswith(".blend")]
         return blends[0] if len(blends) == 1 else None
+    return _one_of(paths, said.scene_path, "scene_path")
+
+
+def _one_of(paths: Collection[str] | None, given: str, field: str) -> str:
+    """The upload path that `given` names; where `paths` could not be read, `given` normalised."""
     try:
-        scene = normalise(said.scene_path).text
+        wanted = normalise(given)
     except ValueError as error:
-        raise InvalidInput.of("scene_path", str(error), said.scene_path) from None
-    if paths is not None and scene not in paths:
-        raise InvalidInput.of("scene_path", "must be one of upload_paths", said.scene_path)
-    return scene
+        raise InvalidInput.of(field, str(error), given[:200]) from None
+    if paths is None or wanted.text in paths:
+        return wanted.text
+    if wanted.kind != "posix":  # Windows ignores case
+        for path in paths:
+            if path.lower() == wanted.text.lower():
+                return path
+    raise InvalidInput.of(field, "must be one of upload_paths", given[:200])
+
+
+def _addons(tx: Tx, account_id: str, said: JobSubmission, paths: Collection[str] | None) -> list[str]:
+    """The add-ons' upload paths. Enabling one runs its code."""
+    if not said.addons:
+        return []
+    account = sa.select(accounts.c.allow_scripts).where(accounts.c.id == account_id)
+    if not tx.conn.execute(farmwide(account)).scalar_one():
+        sentence = "an add-on is code, and this account's jobs may not run any: ask the farm's operator"
+        raise InvalidInput.of("addons", sentence, said.addons[0][:200])
+    errors: list[FieldError] = []
+    found: list[str] = []
+    for index, given in enumerate(said.addons):
+        try:
+            found.append(_one_of(paths, given, f"addons[{index}]"))
+        except InvalidInput as bad:
+            errors += bad.errors
+    _refuse(errors)
+    return list(dict.fromkeys(found))
 
 
 def _pins(
@@ -227,10 +269,9 @@ def _environment(said: JobSubmission, texts: Mapping[str, str] | None) -> None:
     if sum(len(n) + len(v.encode()) for n, v in variables.items()) > MAX_ENVIRONMENT_BYTES:
         sentence = f"all names and values together must have at most {MAX_ENVIRONMENT_BYTES >> 10} KiB"
         errors.append(FieldError("environment_variables", sentence, len(variables)))
-    ocio = variables.get("OCIO")
-    if ocio is not None and texts is not None and ocio not in texts.values():
-        errors.append(FieldError("environment_variables.OCIO", "must name one of upload_paths", ocio))
     _refuse(errors)
+    if "OCIO" in variables and texts is not None:
+        _one_of(texts.values(), variables["OCIO"], "environment_variables.OCIO")
 
 
 def _dependencies(tx: Tx, actor: Actor, said: JobSubmission) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
@@ -14,12 +15,12 @@ from framefarm.server.jobs.tables import jobs
 from framefarm.server.tenancy import farmwide
 
 KEPT = 1024
+"""Most jobs whose terms are kept."""
 
 
 @lru_cache(maxsize=512)
 def _plan(frames: str, scouts: str, chunk_size: int) -> TaskPlan:
-    empty = FrameSet.from_text("") if not scouts else FrameSet.from_text(scouts)
-    return TaskPlan(FrameSet.from_text(frames), empty, chunk_size)
+    return TaskPlan(FrameSet.from_text(frames), FrameSet.from_text(scouts), chunk_size)
 
 
 def plan_of(job: Any) -> TaskPlan | None:
@@ -37,7 +38,8 @@ class Terms:
     task_retries: int
 
 
-_terms: dict[str, Terms] = {}
+_terms: WeakKeyDictionary[sa.Engine, dict[str, Terms]] = WeakKeyDictionary()
+"""By the database that they were read from, then by job."""
 _TERMS = farmwide(sa.select(jobs.c.frames, jobs.c.scouts, jobs.c.chunk_size, jobs.c.request)).where(
     jobs.c.id == sa.bindparam("job_id")
 )
@@ -45,13 +47,14 @@ _TERMS = farmwide(sa.select(jobs.c.frames, jobs.c.scouts, jobs.c.chunk_size, job
 
 def terms_of(tx: Tx, job_id: str) -> Terms:
     """The job's terms, read once per process. Only for a job that has tasks."""
-    known = _terms.get(job_id)
+    mine = _terms.setdefault(tx.conn.engine, {})
+    known = mine.get(job_id)
     if known is None:
         row = tx.conn.execute(_TERMS, {"job_id": job_id}).mappings().one()
         plan, request = plan_of(row), row["request"]
         assert plan is not None
         known = Terms(plan, row["chunk_size"], request["preemptible_retries"], request["task_retries"])
-        if len(_terms) >= KEPT:
-            _terms.clear()
-        _terms[job_id] = known
+        if len(mine) >= KEPT:
+            mine.clear()
+        mine[job_id] = known
     return known

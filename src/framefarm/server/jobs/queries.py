@@ -9,17 +9,18 @@ import sqlalchemy as sa
 
 from framefarm.core.errors import InvalidInput, NotFound
 from framefarm.core.frames import FrameSet
-from framefarm.core.job import JobStatus, hold_reasons, untouched_status
+from framefarm.core.job import JobFacts, JobStatus, hold_reasons, untouched_status
 from framefarm.core.money import cost_micros
 from framefarm.server.accounts.tables import users
 from framefarm.server.actor import Actor
 from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
+from framefarm.server.events import progress
 from framefarm.server.files.tables import missing_paths
 from framefarm.server.jobs.actions import find
 from framefarm.server.jobs.plans import plan_of
 from framefarm.server.jobs.state import facts
-from framefarm.server.jobs.tables import events, job_dependencies, job_state, jobs, tasks
+from framefarm.server.jobs.tables import job_dependencies, job_state, jobs, tasks
 from framefarm.server.projects.tables import projects
 from framefarm.server.rendering.tables import attempts, files, frames, sessions
 from framefarm.server.tenancy import farmwide, scoped
@@ -192,7 +193,7 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
     missing = farmwide(sa.select(missing_paths.c.path)).where(missing_paths.c.job_id == job_id)
     depends = farmwide(sa.select(job_dependencies.c.depends_on)).where(job_dependencies.c.job_id == job_id)
     live = farmwide(sa.select(sa.func.count()).select_from(sessions)).where(
-        sessions.c.job_id == job_id, sessions.c.ended.is_(False)
+        sessions.c.job_id == job_id, ~sessions.c.ended
     )
     release = sa.select(packages.c.release).where(packages.c.id == row["package_id"])
     mean = None if row["frame_ms"] is None else row["frame_ms"] / 1000
@@ -204,9 +205,13 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
             "preemptible_retries", "chunk_size", "scout_frames", "render_software", "output_path",
             "environment_variables", "max_sessions", "task_retries", "max_task_runtime_seconds",
             "metadata", "hold", "scene", "camera", "view_layers", "resolution_percentage", "samples",
+            "notify",
         )
     }  # fmt: skip
     answer |= {
+        "on_missing_files": request.get("on_missing_files", "warn"),
+        "on_blocked_scripts": request.get("on_blocked_scripts", "hold"),
+        "addons": request.get("addons", []),
         "scene_path": row["scene_path"],
         "output_url": row["output_url"],
         "depends_on": request.get("depends_on") or sorted(tx.conn.execute(depends).scalars()),
@@ -214,10 +219,11 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
         "message": message,
         "warnings": row["warnings"],
         "missing_paths": sorted(tx.conn.execute(missing).scalars()),
-        "scene_info": row["scene"],
+        "scene_info": row["scene"] and {k: v for k, v in row["scene"].items() if k != "aliases"},
         "average_frame_seconds": mean,
         "remaining_seconds": None if mean is None or left is None else mean * left / machines,
         "blender_release": tx.conn.execute(release).scalar_one_or_none(),
+        "frames_in_work": progress.in_work(tx, job_id),
     }
     return answer, (row["account_id"], row["manifest_sha256"])
 
@@ -249,10 +255,10 @@ def task_page(tx: Tx, actor: Actor, job_id: str, after: int, limit: int) -> list
     last = min(plan.task_count, after + 1 + limit)
     query = sa.select(tasks).where(tasks.c.job_id == job_id, tasks.c.number > after, tasks.c.number < last)
     rows = {r["number"]: r for r in tx.conn.execute(query).mappings()}
-    return [task_shape(job, state, plan, n, rows.get(n)) for n in range(after + 1, last)]
+    return [task_shape(tx, job, state, plan, n, rows.get(n)) for n in range(after + 1, last)]
 
 
-def task_shape(job: Any, state: Any, plan: Any, number: int, row: Any) -> dict[str, Any]:
+def task_shape(tx: Tx, job: Any, state: Any, plan: Any, number: int, row: Any) -> dict[str, Any]:
     now = facts(state)
     status = str(untouched_status(now, number)) if row is None else row["status"]
     if status == "pending" and not now.may_start:
@@ -266,9 +272,25 @@ def task_shape(job: Any, state: Any, plan: Any, number: int, row: Any) -> dict[s
         "attempt_count": row["attempt_count"] if row else 0,
         "scout": number < plan.scout_count,
         "reason": row["reason"] if row else None,
+        "waiting_for": _task_waits_for(tx, job, state, now, status, row),
         "preemptions_left": max(0, request["preemptible_retries"] - (row["preemptions"] if row else 0)),
         "retries_left": max(0, request["task_retries"] - (row["failures"] if row else 0)),
     }
+
+
+def _task_waits_for(tx: Tx, job: Any, state: Any, now: JobFacts, status: str, row: Any) -> str | None:
+    if status == "pending":
+        due_ms = row["not_before_ms"] if row else None
+        if due_ms is not None and due_ms > tx.now_ms:
+            return f"the end of a pause after it failed, {(due_ms - tx.now_ms + 999) // 1000} s"
+        return f"a free {job['instance_type_id']} machine"
+    if status != "waiting":
+        return None
+    if reasons := hold_reasons(now):
+        return "; ".join(HOLD_WORDS[r] for r in reasons)
+    if not now.may_start:
+        return _waiting_for({**state, "instance_type_id": job["instance_type_id"]}, now, [])
+    return "the scouts, which are rendered first"
 
 
 def one_task(tx: Tx, actor: Actor, job_id: str, number: int) -> dict[str, Any]:
@@ -433,19 +455,3 @@ def log_keys(tx: Tx, actor: Actor, job_id: str, number: int) -> list[str]:
     )
     ids = tx.conn.execute(query.order_by(attempts.c.id)).scalars()
     return [f"logs/{actor.account_id}/{i}.log" for i in ids]
-
-
-def event_page(tx: Tx, actor: Actor, job_id: str, after: int, limit: int) -> list[dict[str, Any]]:
-    find(tx, actor, job_id)
-    query = farmwide(sa.select(events)).where(events.c.job_id == job_id, events.c.number > after)
-    rows = tx.conn.execute(query.order_by(events.c.number).limit(limit)).mappings()
-    return [
-        {
-            "number": r["number"],
-            "at": iso(r["at_ms"]),
-            "type": r["type"],
-            "actor": r["actor"],
-            "data": r["data"],
-        }
-        for r in rows
-    ]

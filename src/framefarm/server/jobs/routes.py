@@ -71,7 +71,15 @@ async def list_jobs(
         after=after[0] if after else None,
         limit=paging.limit + 1,
     )
+    rows = [_in_words(farm_of(request), row) for row in rows]
     return paging.page("jobs", filters, actor, rows, lambda row: [row["id"]])
+
+
+def _in_words(farm: Farm, job: dict[str, Any]) -> dict[str, Any]:
+    """The dispatcher knows best what a job without a machine waits for."""
+    if job["status"] in {"pending", "running"} and job["id"] in farm.waiting:
+        job["waiting_for"] = farm.waiting[job["id"]]
+    return job
 
 
 def _ms(moment: datetime | None) -> int | None:
@@ -132,7 +140,7 @@ async def get_job(request: Request, actor: Caller, job_id: JobId) -> Any:
     farm = farm_of(request)
     answer, (account, manifest) = await farm.db.read(queries.detail, actor, job_id)
     entries = await run_in_threadpool(lambda: list(manifests.load(farm.store, account, manifest)))
-    return _with_inputs(answer, entries)
+    return _in_words(farm, _with_inputs(answer, entries))
 
 
 @router.patch(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,10 +15,14 @@ from framefarm.core import frames as grammar
 from framefarm.core import packages as blenders
 from framefarm.core.causes import explain
 from framefarm.core.frames import FrameSet, FrameSpecError, Pick, Run, TaskPlan
+from framefarm.core.paths import normalise
+from framefarm.core.wanted import Uploads
 from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests, reader
+from framefarm.server.files.reader import SceneFacts
+from framefarm.server.jobs import needs
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_state, jobs
 from framefarm.server.tenancy import farmwide
@@ -25,8 +30,8 @@ from framefarm.server.tenancy import farmwide
 log = structlog.get_logger(__name__)
 LOOK_SECONDS = 10.0
 READ_SECONDS = 60.0
-EXACT = frozenset({"image", "library", "font", "sound", "movie"})
-"""Kinds of dependencies whose path is one file."""
+TOLD = 5
+"""Most missing files named in one sentence."""
 
 
 class Unrenderable(Exception):
@@ -55,37 +60,64 @@ def unread(tx: Tx) -> list[Any]:
 
 def read(farm: Farm, job: Any) -> dict[str, Any]:
     """Read the job's scene files in their sandbox; what `settle` writes down."""
-    account = job["account_id"]
+    account, request = job["account_id"], job["request"]
     entries = list(manifests.load(farm.store, account, job["manifest_sha256"]))
-    blends: list[tuple[str, Path]] = [
-        (e.path, farm.store.path(f"content/{account}/{e.sha256}/{e.generation}"))
-        for e in entries
-        if e.path.lower().endswith(".blend") or e.path == job["scene_path"]
-    ]
-    if job["scene_path"] is not None:
-        blends = [b for b in blends if b[0] == job["scene_path"]]
-    found = reader.read_scenes(blends, READ_SECONDS, sandbox=farm.settings.sandbox)
+    deadline = time.monotonic() + READ_SECONDS
+    at = {e.path: farm.store.path(f"content/{account}/{e.sha256}/{e.generation}") for e in entries}
+
+    known: dict[str, SceneFacts] = {}
+
+    def reading(paths: Sequence[str]) -> list[SceneFacts]:
+        fresh = [(p, at[p]) for p in paths if p not in known]
+        left = max(0.0, deadline - time.monotonic())
+        if fresh:
+            found = reader.read_scenes(fresh, left, sandbox=farm.settings.sandbox)
+            known.update({facts.path: facts for facts in found})
+        return [known[p] for p in paths]
+
     warnings: list[dict[str, str]] = []
-    chosen = found[0]
-    if len(found) > 1:
-        linked = {library.path for facts in found for library in facts.libraries}
-        free = [facts for facts in found if facts.path not in linked]
-        chosen = (free or found)[0]
-        if len(free) != 1:
-            text = f"Several files could be the scene; {chosen.path} was taken. Name it in scene_path."
-            warnings.append({"code": "scene_guessed", "message": text, "subject": chosen.path})
+    chosen = _choose(job, reading, list(at), warnings)
     if chosen.cause is not None:
         raise Unrenderable(chosen.cause, chosen.message or f"{chosen.path} cannot be read.")
     if not blenders.opens(chosen.blender_version, job["release"]):
         raise Unrenderable(
             "newer_file", file=chosen.path, saved=chosen.blender_version, blender=job["release"]
         )
-    have = {e.path for e in entries}
-    for missing in chosen.dependencies:
-        if missing.kind in EXACT and missing.path not in have:
-            text = explain("missing_file", {"path": missing.path})
-            warnings.append({"code": "missing_file", "message": text, "subject": missing.path})
-    return _frames(job, chosen, warnings)
+    uploads = Uploads(at)
+    found = needs.look(chosen, uploads, reading)
+    if colours := request["environment_variables"].get("OCIO"):
+        config = normalise(colours).text
+        [facts] = reading([config])
+        found.missing |= needs.look_at_colours(config, facts, uploads)
+    asked = request.get("on_missing_files", "warn")
+    if found.missing and asked == "fail":
+        raise lacking(list(found.missing))
+    settled = _frames(job, chosen, warnings + found.warnings())
+    settled["scene"]["aliases"] = found.aliases
+    return settled | {"hold": bool(found.missing) and asked == "hold"}
+
+
+def lacking(paths: Sequence[str]) -> Unrenderable:
+    """The job's failure for files that its scene wants and nobody uploaded."""
+    count = f"{len(paths)} file{'s' if len(paths) > 1 else ''}"
+    named = ", ".join(paths[:TOLD]) + (", …" if len(paths) > TOLD else "")
+    return Unrenderable("missing_files", count=count, named=named)
+
+
+def _choose(
+    job: Any, reading: needs.Reading, paths: Sequence[str], warnings: list[dict[str, str]]
+) -> SceneFacts:
+    """The scene: the one named, else the only .blend that no other links."""
+    if job["scene_path"] is not None:
+        return reading([job["scene_path"]])[0]
+    found = reading([p for p in paths if p.lower().endswith(".blend")])
+    linked = {library.path for facts in found for library in facts.libraries}
+    free = [facts for facts in found if facts.path not in linked]
+    chosen = (free or found)[0]
+    if len(found) > 1 and len(free) != 1:
+        text = explain("scene_guessed", {"path": chosen.path})
+        warnings.append({"code": "scene_guessed", "message": text, "subject": chosen.path})
+    return chosen
 
 
 def _frames(job: Any, chosen: reader.SceneFacts, warnings: list[dict[str, str]]) -> dict[str, Any]:
@@ -129,12 +161,14 @@ def settle(tx: Tx, farm: Farm, job: Any, found: dict[str, Any]) -> None:
     )
     key = jobs.c.id == job["id"]
     have = tx.conn.execute(farmwide(sa.select(jobs.c.warnings)).where(key)).scalar_one()
-    values = found | {"warnings": have + found["warnings"]}
+    values = {k: v for k, v in found.items() if k != "hold"} | {"warnings": have + found["warnings"]}
     tx.conn.execute(farmwide(sa.update(jobs)).where(key).values(values))
     state["scene_read"] = True
     state["task_count"] = plan.task_count
     state["scout_count"] = plan.scout_count
     state["frame_count"] = len(FrameSet.from_text(found["frames"]))
+    if found.get("hold"):
+        job_states.add_hold(state, "rule")
     state.emit(tx, "system", "job.scene_read", {"frames": state["frame_count"], "tasks": plan.task_count})
     job_states.save(tx, state)
     tx.after_commit(lambda: farm.hub.wake("dispatch"))
@@ -169,22 +203,25 @@ async def run(farm: Farm) -> None:
     """The scene reader's life: woken by submissions and uploads, else looking now and then."""
     async with farm.hub.listen("scenes") as woken:
         while True:
-            waiting: list[Any] = []
+            settled = False
             try:
-                waiting = await farm.db.read(unread)
-                for job in waiting:
-                    await _one(farm, job)
+                for job in await farm.db.read(unread):
+                    settled |= await _one(farm, job)
             except Exception:
                 log.exception("scene_reading_failed")
-                waiting = []
-            if not waiting:
+            if not settled:
                 await woken.wait(LOOK_SECONDS)
 
 
-async def _one(farm: Farm, job: Any) -> None:
+async def _one(farm: Farm, job: Any) -> bool:
+    """Whether the job went on or failed. If the farm is at fault it waits, and holds up no other job."""
     try:
         found = await run_in_threadpool(read, farm, job)
     except Unrenderable as error:
         await farm.db.write(fail, farm, job, error)
+    except Exception:
+        log.exception("scene_not_read", job=job["id"])
+        return False
     else:
         await farm.db.write(settle, farm, job, found)
+    return True

@@ -17,6 +17,7 @@ from framefarm.core.job import FINISHED, JobFacts, JobStatus, TaskStatus, hold_r
 from framefarm.server.billing import service as billing
 from framefarm.server.database import Tx
 from framefarm.server.jobs.tables import events, job_dependencies, job_state
+from framefarm.server.measures import FRAMES
 from framefarm.server.tenancy import farmwide
 
 COLUMNS = tuple(c.name for c in job_state.columns)
@@ -141,10 +142,13 @@ def save(tx: Tx, state: JobState, actor: str = "system") -> None:
         tx.conn.execute(_update(tuple(changes)), changes | {"job": state["job_id"]})
     if state.pending_events:
         tx.conn.execute(sa.insert(events), state.pending_events)
+        tx.topics.add("events")
+        if frames := sum(e["type"] == "frame.done" for e in state.pending_events):
+            tx.after_commit(lambda: FRAMES.inc(frames))
         state.pending_events.clear()
     state.before = dict(state.values)
     if changed and status in FINISHED:
-        billing.charge_job(tx, state["job_id"])
+        billing.charge_job(tx, state["account_id"], state["job_id"])
         _tell_dependents(tx, state["job_id"], success=status is JobStatus.SUCCESS)
 
 

@@ -32,6 +32,7 @@ def store(tx: Tx, farm: Farm, actor: Actor, prepared: Prepared) -> str:
     manifests.record(tx, actor.account_id, prepared.manifest_sha256, prepared.snapshot.entries)
     manifests.mark_used(tx, actor.user_id, prepared.paths)
     request = said.model_dump(exclude={"upload_paths", "upload_md5s", "upload_sha256s"})
+    request["addons"] = prepared.addons
     missing = prepared.snapshot.missing
     plan = _plan(prepared)
     tx.conn.execute(

@@ -116,4 +116,5 @@ events = sa.Table(
     sa.Column("type", sa.Text, nullable=False),
     sa.Column("data", sa.JSON, nullable=False),
     sa.UniqueConstraint("job_id", "number"),
+    sa.Index("ix_events_account_id_id", "account_id", "id"),
 )

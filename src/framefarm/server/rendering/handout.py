@@ -24,7 +24,7 @@ _OPEN = farmwide(
     .order_by(attempts.c.assigned_ms, attempts.c.task_number)
 )
 _LIVE = farmwide(sa.select(sa.func.count()).select_from(sessions)).where(
-    sessions.c.job_id == sa.bindparam("job"), sessions.c.ended.is_(False)
+    sessions.c.job_id == sa.bindparam("job"), ~sessions.c.ended
 )
 
 _NEW_WORK = (
@@ -39,9 +39,10 @@ def open_attempts(tx: Tx, session_id: str) -> list[Any]:
     return list(tx.conn.execute(_OPEN, {"session": session_id}).mappings())
 
 
-def desired(session: Any, facts: JobFacts, held: list[Any], lease_seconds: float) -> Desired:
+def desired(session: Any, facts: JobFacts, held: list[Any], lease_seconds: float, now_ms: int) -> Desired:
     """Everything the farm wants of this session now."""
-    wanted = [] if facts.holds or session["cancel"] else held
+    until = session["preempt_ms"]
+    wanted = [] if facts.holds or session["cancel"] or until is not None else held
     return Desired(
         version=session["version"],
         tasks=[
@@ -56,6 +57,7 @@ def desired(session: Any, facts: JobFacts, held: list[Any], lease_seconds: float
         drain=session["drain"],
         cancel=session["cancel"],
         lease_seconds=lease_seconds,
+        preempt_seconds=None if until is None else max(0.0, (until - now_ms) / 1000),
     )
 
 

@@ -25,14 +25,14 @@ def expire(tx: Tx, session_id: str) -> bool:
     """Its lease has run out: its tasks may go to others, it keeps those that nobody takes. False if it has
     renewed its lease after all."""
     session, state = _locked(tx, session_id)
+    if SessionState(session["state"]) in {SessionState.STARTING, SessionState.LOST, SessionState.ENDED}:
+        return False
     lease = sa.select(leases.c.expires_ms).where(leases.c.session_id == session_id)
-    expires_ms = tx.conn.execute(lease).scalar_one()
-    known = {SessionState.STARTING, SessionState.LOST, SessionState.ENDED}
-    if SessionState(session["state"]) in known or expires_ms >= tx.now_ms:
+    if tx.conn.execute(lease).scalar_one() >= tx.now_ms:
         return False
     mine = Reporter(tx, session, state)
     waiting = []
-    cancel_asked = state.facts.cancel_asked
+    cancel_asked = state.facts.cancel_asked or state.facts.failed
     for attempt in list(mine.own.values()):
         task = TaskFacts(TaskStatus(attempt["task_status"]), 0, 0, attempt["losses"], 0, 0)
         if reassignable(task, cancel_asked=cancel_asked):

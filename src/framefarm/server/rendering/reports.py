@@ -13,19 +13,25 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.frames import FrameSet
-from framefarm.core.job import Outcome, TaskFacts, TaskStatus, task_after
-from framefarm.core.money import cost_micros
+from framefarm.core.job import Outcome, TaskFacts, TaskStatus, outcome_of, task_after
+from framefarm.core.money import billed_ms, cost_micros
 from framefarm.core.paths import is_output_name
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
 from framefarm.server.jobs import fence
 from framefarm.server.jobs.plans import terms_of
 from framefarm.server.jobs.state import JobState
-from framefarm.server.jobs.tables import jobs, tasks
+from framefarm.server.jobs.tables import tasks
+from framefarm.server.rendering import first_opening, told
 from framefarm.server.rendering.handout import committed
-from framefarm.server.rendering.tables import attempts, files, frames, sessions
+from framefarm.server.rendering.tables import attempts, files, frames, leases, sessions
 from framefarm.server.tenancy import farmwide
 
+PREEMPTED = "Its preemptible machine was given to other work."
+NO_PREEMPTIONS_LEFT = (
+    "Its preemptible machine was given to other work, and its preemptible_retries ({}) are used up; "
+    "finished frames are kept: retry the task for the others."
+)
 FRAME_MEAN_WEIGHT = 0.2
 """Weight of the newest frame in the moving mean that sizes hand-outs."""
 
@@ -49,7 +55,6 @@ _OWNED = farmwide(
         tasks.c.failures,
         tasks.c.losses,
         tasks.c.frames_done.label("task_frames_done"),
-        tasks.c.redo,
     )
     .select_from(attempts.join(tasks, fence.OWN))
     .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
@@ -71,6 +76,8 @@ class Reporter:
         self.own = self._owned()
         self.seen: set[tuple[int, int]] = set()
         self.done: set[tuple[int, int]] = set()
+        self.known: set[int] = set()
+        """Frames that are committed at any revision."""
         self.gave_back = False
         """A task waits for another session now."""
 
@@ -114,8 +121,9 @@ class Reporter:
         if self.session["blender"] is None:
             self.session["blender"] = event.blender
             self._update_session(blender=event.blender)
-        if event.warnings:
-            add_warnings(self.tx, self.session["job_id"], event.warnings)
+        fresh = told.add(self.tx, self.session["job_id"], event.warnings) if event.warnings else []
+        if fresh:
+            first_opening.judge(self.tx, self.session, self.state, fresh)
         return "applied"
 
     def _started(self, attempt: dict[str, Any], event: say.TaskStarted) -> say.Verdict:
@@ -144,7 +152,7 @@ class Reporter:
                 "committed_ms": tx.now_ms,
                 "render_ms": render_ms,
                 "peak_memory_bytes": event.peak_memory_bytes or None,
-                "warnings": [_note(n) for n in event.warnings] or None,
+                "warnings": [told.row(n) for n in event.warnings] or None,
             }
         )
         for file in event.files:
@@ -164,8 +172,9 @@ class Reporter:
                 }
             )
         state.add("unpublished", len(event.files))
-        if attempt["redo"] is None:
+        if event.frame not in self.known:
             state.add("frames_done")
+            self.known.add(event.frame)
         mean = state["frame_ms"]
         state["frame_ms"] = (
             render_ms if mean is None else round(mean + FRAME_MEAN_WEIGHT * (render_ms - mean))
@@ -176,7 +185,7 @@ class Reporter:
         attempt["task_frames_done"] += 1
         self._task(attempt)["frames_done"] = attempt["task_frames_done"]
         if event.warnings:
-            add_warnings(tx, state["job_id"], event.warnings)
+            told.add(tx, state["job_id"], event.warnings)
         state.emit(
             tx, "system", "frame.done", {"frame": event.frame, "task": number, "seconds": event.seconds}
         )
@@ -187,7 +196,7 @@ class Reporter:
         self.out.attempts.pop(attempt["id"], None)
         self.out.gone.append(attempt["id"])
         task = self._task(attempt)
-        status = "cancelled" if self.state.facts.cancel_asked else "pending"
+        status = "cancelled" if self._stopped else "pending"
         self.state.move(attempt["task_number"], "running", status)
         self.gave_back = True
         task.update(status=status, attempt_id=None, given_back=True)
@@ -211,15 +220,30 @@ class Reporter:
 
     # -- ends
 
+    @property
+    def _stopped(self) -> bool:
+        """The whole job was cancelled, or has failed: nothing of it is tried again."""
+        return self.state.facts.cancel_asked or self.state.facts.failed
+
     def end(
         self, attempt: dict[str, Any], outcome: Outcome, spent_ms: int, cause: str | None, message: str | None
     ) -> None:
         """End an attempt: meter it, and put its task where the rules say."""
         state, number = self.state, attempt["task_number"]
-        cancelled = state.facts.cancel_asked
-        billed = min(spent_ms, self.tx.now_ms - attempt["assigned_ms"])
-        if outcome is Outcome.LOST:
-            billed = 0
+        cancelled = self._stopped
+        outcome = outcome_of(
+            outcome, preempted=self.session["preempt_ms"] is not None, withdrawn=bool(state.facts.holds)
+        )
+        if outcome is Outcome.PREEMPTED:
+            cause, message = "preempted", PREEMPTED
+        began_ms = attempt["started_mono_ms"] or 0
+        billed = billed_ms(
+            outcome,
+            started_ms=began_ms,
+            ended_ms=began_ms + spent_ms,
+            last_commit_ms=attempt["saved_mono_ms"],
+            limit_ms=self.tx.now_ms - attempt["assigned_ms"],
+        )
         attempt.update(
             outcome=str(outcome),
             ended_ms=self.tx.now_ms,
@@ -256,6 +280,8 @@ class Reporter:
             change.update(redo=None, cause=None, reason=None)
         elif message:
             change.update(cause=cause, reason=message)
+        if status is TaskStatus.PREEMPTED:
+            change["reason"] = NO_PREEMPTIONS_LEFT.format(terms.preemptible_retries)
         if outcome in {Outcome.FAILED, Outcome.TIMED_OUT} and status is TaskStatus.PENDING:
             change["not_before_ms"] = self.tx.now_ms + 1000 * 2 ** min(after.failures - 1, 6)
         state.move(number, "running", status)
@@ -317,6 +343,7 @@ class Reporter:
         numbers = sorted({e.frame for e in saved})
         found = self.tx.conn.execute(_COMMITTED, {"job": self.state["job_id"], "numbers": numbers})
         self.done = {(f, r) for f, r in found}
+        self.known = {f for f, _ in self.done}
 
     def _wall(self, mono_ms: int) -> int:
         """Server time of a moment on the runner's clock, which began shortly before its hello."""
@@ -358,20 +385,6 @@ def _plausible(files: list[say.StagedFile]) -> bool:
     return bool(files) and len(paths) == len(names) == len(files) and min(f.size for f in files) >= 0
 
 
-def _note(note: say.Note) -> dict[str, str]:
-    return {"code": note.code, "message": note.message, "subject": note.subject}
-
-
-def add_warnings(tx: Tx, job_id: str, notes: list[say.Note]) -> None:
-    """Add warnings to the job, each (code, subject) once, at most 200."""
-    key = jobs.c.id == job_id
-    have: list[dict[str, str]] = tx.conn.execute(farmwide(sa.select(jobs.c.warnings)).where(key)).scalar_one()
-    known = {(w["code"], w.get("subject", "")) for w in have}
-    fresh = [_note(n) for n in notes if (n.code, n.subject) not in known][: max(0, 200 - len(have))]
-    if fresh:
-        tx.conn.execute(farmwide(sa.update(jobs)).where(key).values(warnings=have + fresh))
-
-
 def end_session(
     tx: Tx,
     session: dict[str, Any],
@@ -380,7 +393,7 @@ def end_session(
     message: str | None,
     reporter: Reporter | None = None,
 ) -> None:
-    """A session is over: what it still owned goes back as the farm's loss."""
+    """A session is over: what it still owned goes back as the farm's loss. Its lease goes with it."""
     mine = reporter or Reporter(tx, session, state)
     mine.forfeit(message)
     if reporter is None:
@@ -391,3 +404,4 @@ def end_session(
         .where(sessions.c.id == session["id"])
         .values(ended=True, state="ended", ended_ms=tx.now_ms, end_reason=reason, end_message=message)
     )
+    tx.conn.execute(sa.delete(leases).where(leases.c.session_id == session["id"]))

@@ -7,19 +7,29 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+import structlog
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from framefarm.core.errors import Conflict, FarmError, NotAuthenticated
+from framefarm.core.errors import Conflict, FarmError, NotAuthenticated, TooLarge
 from framefarm.protocol import node as say
+from framefarm.server.database import Tx
+from framefarm.server.events import progress
+from framefarm.server.events.progress import Progress
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
 from framefarm.server.rendering import service
+from framefarm.server.tracing import span
 
 MAX_WAIT_SECONDS = 20.0
+MAX_BODY_BYTES = 32 << 20
+MAX_FRAME = 1_048_574
+PROGRESS_SECONDS = 1.5
+PROGRESS_CALLS_A_SECOND = 200
+"""Most calls a second that come round only to tell progress; with more sessions each comes more rarely."""
 
 
 class NodeApi:
@@ -31,6 +41,8 @@ class NodeApi:
         """Session → the newest sync of it: that one is held, older ones are answered."""
         self.heard: set[str] = set()
         """Sessions that reported since their leases were last renewed."""
+        self.progress: dict[str, Progress] = {}
+        """Session → how far its frame is, as last told and not yet written down."""
 
     def router(self) -> Router:
         base = "/node/v1/sessions/{session}"
@@ -44,69 +56,101 @@ class NodeApi:
         )
 
     async def hello(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await request.body(), type=say.Hello)
+        said = msgspec.json.decode(await self._body(request), type=say.Hello)
         return await self.farm.db.write(service.hello, self.farm, session, token, said)
 
     async def inputs(self, _request: Request, session: str, token: str) -> Any:
-        account, sha256 = await self.farm.db.read(service.manifest_of, self.farm, session, token)
+        found = await self.farm.db.read(service.manifest_of, self.farm, session, token)
+        account, sha256, aliases = found
 
         def gather() -> say.Inputs:
             store = self.farm.store
             entries = manifests.load(store, account, sha256)
-            return say.Inputs(
-                inputs=[
-                    say.Input(
-                        path=e.path,
-                        sha256=e.sha256,
-                        size=e.size,
-                        source=str(store.path(f"content/{account}/{e.sha256}/{e.generation}")),
-                    )
-                    for e in entries
-                    if e.sha256 is not None and e.size is not None
-                ]
-            )
+            inputs = {
+                e.path: say.Input(
+                    path=e.path,
+                    sha256=e.sha256,
+                    size=e.size,
+                    source=str(store.path(f"content/{account}/{e.sha256}/{e.generation}")),
+                )
+                for e in entries
+                if e.sha256 is not None and e.size is not None
+            }
+            again = [msgspec.structs.replace(inputs[real], path=name) for name, real in aliases]
+            return say.Inputs(inputs=[*inputs.values(), *again])
 
         return await run_in_threadpool(gather)
 
     async def sync(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await request.body(), type=say.Sync)
+        said = msgspec.json.decode(await self._body(request), type=say.Sync)
         farm, me = self.farm, object()
+        job = await farm.db.read(service.job_of, farm, session, token)
         older = self.held.get(session)
         self.held[session] = me
         if older is not None:
             farm.hub.wake(f"session:{session}")
-        deadline = time.monotonic() + min(
-            said.wait_seconds, MAX_WAIT_SECONDS, farm.settings.lease_seconds / 3
-        )
+        began = time.monotonic()
+        longest = min(said.wait_seconds, MAX_WAIT_SECONDS, farm.settings.lease_seconds / 3)
         try:
-            query = await farm.db.read(service.job_of, farm, session, token)
-            async with farm.hub.listen(f"session:{session}", f"job:{query}") as woken:
-                answer = await farm.db.write(service.sync, farm, session, token)
+            self._note_progress(session, job, said.progress)
+            async with farm.hub.listen(f"session:{session}", f"job:{job}") as woken:
+                answer = await self._desired(session, token)
                 while answer.version == said.seen and self.held.get(session) is me and not farm.draining:
-                    if not await woken.wait(deadline - time.monotonic()):
+                    wait = min(longest, self._progress_seconds()) if answer.tasks else longest
+                    if not await woken.wait(began + wait - time.monotonic()):
                         break
-                    seen = await farm.db.read(service.look, farm, session, token)
-                    if seen is not None:
-                        answer = seen
-                        continue
-                    answer = await farm.db.write(service.sync, farm, session, token)
+                    answer = await self._desired(session, token)
             return answer
         finally:
             if self.held.get(session) is me:
                 del self.held[session]
 
     async def report(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await request.body(), type=say.Report)
+        said = msgspec.json.decode(await self._body(request), type=say.Report)
         receipt = await self.farm.db.write(service.report, self.farm, session, token, said)
         self.heard.add(session)
         return receipt
 
+    def _progress_seconds(self) -> float:
+        """How long the call of a rendering session is held: its next one says how far its frame is."""
+        return max(PROGRESS_SECONDS, len(self.held) / PROGRESS_CALLS_A_SECOND)
+
+    async def _desired(self, session: str, token: str) -> say.Desired:
+        """What the farm wants of a session; a commit only where a hand-out may be due."""
+        self.heard.add(session)
+        seen = await self.farm.db.read(service.look, self.farm, session, token)
+        if seen is not None:
+            return seen
+        return await self.farm.db.write(service.sync, self.farm, session, token)
+
+    def _note_progress(self, session: str, job: str, said: say.Progress | None) -> None:
+        """A runner may say anything of itself: only what can be a frame and a fraction is kept."""
+        if said is not None and -MAX_FRAME <= said.frame <= MAX_FRAME and len(said.attempt) <= 100:
+            self.progress[session] = Progress(session, job, said.attempt, said.frame, said.fraction)
+
     async def renew_held(self) -> None:
-        """Renew the leases of all sessions that called here or whose call is held, in one statement."""
-        alive = self.heard | self.held.keys()
+        """Renew the leases of all sessions that called here or whose call is held, in one statement, and
+        write down how far their frames are, in the same commit."""
+        alive, said = self.heard | self.held.keys(), list(self.progress.values())
         self.heard.clear()
-        if alive:
-            await self.farm.db.write(service.renew, self.farm, sorted(alive))
+        self.progress.clear()
+
+        def work(tx: Tx) -> None:
+            service.renew(tx, self.farm, sorted(alive))
+            progress.record(tx, said)
+
+        if alive or said:
+            await self.farm.db.write(work)
+
+    @staticmethod
+    async def _body(request: Request) -> bytes:
+        """Raises TooLarge: anyone may call, and no token was looked at yet."""
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        return bytes(body)
 
     def _guard(
         self, call: Callable[[Request, str, str], Awaitable[Any]]
@@ -116,7 +160,13 @@ class NodeApi:
                 kind, _, token = request.headers.get("authorization", "").partition(" ")
                 if kind.lower() != "bearer" or not token:
                     raise NotAuthenticated("A session token is needed.")
-                answer = await call(request, request.path_params["session"], token)
+                session = request.path_params["session"]
+                name = f"runner {call.__name__}"
+                with (
+                    structlog.contextvars.bound_contextvars(session=session[:100]),
+                    span(name, session=session),
+                ):
+                    answer = await call(request, session, token)
                 return _json(200, answer)
             except msgspec.ValidationError as error:
                 return _json(422, {"detail": str(error)})
@@ -130,6 +180,8 @@ class NodeApi:
                 return _json(401, {"detail": error.detail})
             except Conflict as error:
                 return _json(409, {"detail": error.detail} | error.facts)
+            except TooLarge as error:
+                return _json(413, {"detail": error.detail})
             except FarmError as error:
                 return _json(503, {"detail": error.detail})
 

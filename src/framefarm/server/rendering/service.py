@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -67,6 +68,7 @@ def hello(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Hello) -> s
             samples=request.get("samples"),
         ),
         environment=request["environment_variables"],
+        addons=request.get("addons", []),
         fresh_scene_per_task=bool((job["scene"] or {}).get("unbaked_simulations")),
         allow_scripts=tx.conn.execute(allow).scalar_one(),
         staging=str(farm.store.path(f"staging/{job['account_id']}")),
@@ -79,14 +81,17 @@ def hello(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Hello) -> s
     )
 
 
-def manifest_of(tx: Tx, farm: Farm, session_id: str, token: str) -> tuple[str, str]:
-    """(account, manifest SHA-256) of the session's job, for the inputs call."""
+def manifest_of(
+    tx: Tx, farm: Farm, session_id: str, token: str
+) -> tuple[str, str, Sequence[tuple[str, str]]]:
+    """(account, manifest SHA-256, aliases) of the session's job, for the inputs call. An alias is another
+    name, by which the scene knows an input, and that input's path."""
     session = _session(tx, farm, session_id, token)
-    query = farmwide(sa.select(jobs.c.account_id, jobs.c.manifest_sha256)).where(
+    query = farmwide(sa.select(jobs.c.account_id, jobs.c.manifest_sha256, jobs.c.scene)).where(
         jobs.c.id == session["job_id"]
     )
     row = tx.conn.execute(query).one()
-    return row.account_id, row.manifest_sha256
+    return row.account_id, row.manifest_sha256, (row.scene or {}).get("aliases", ())
 
 
 def job_of(tx: Tx, farm: Farm, session_id: str, token: str) -> str:
@@ -105,7 +110,7 @@ def look(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired | None:
     facts = job_states.facts(state)
     if facts.ready and not held and not session["drain"] and not session["cancel"]:
         return None
-    return desired(session, facts, held, farm.settings.lease_seconds)
+    return desired(session, facts, held, farm.settings.lease_seconds, tx.now_ms)
 
 
 def sync(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired:
@@ -114,7 +119,7 @@ def sync(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired:
     renew(tx, farm, [session_id])
     held = _settle(tx, farm, session, state, None)
     job_states.save(tx, state)
-    return desired(session, state.facts, held, farm.settings.lease_seconds)
+    return desired(session, state.facts, held, farm.settings.lease_seconds, tx.now_ms)
 
 
 def report(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Report) -> say.Receipt:
@@ -143,7 +148,7 @@ def report(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Report) ->
     return say.Receipt(
         last_seq=session["last_seq"],
         verdicts=verdicts,
-        desired=desired(session, state.facts, held, farm.settings.lease_seconds),
+        desired=desired(session, state.facts, held, farm.settings.lease_seconds, tx.now_ms),
     )
 
 

@@ -32,10 +32,11 @@ sessions = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),  # of its desired state
     sa.Column("drain", sa.Boolean, nullable=False),
     sa.Column("cancel", sa.Boolean, nullable=False),
+    sa.Column("preempt_ms", sa.BigInteger),  # its slot is taken: the deadline, then it is killed
     sa.Column("last_seq", sa.Integer, nullable=False),
     sa.Column("blender", sa.Text),
     sa.Index("ix_sessions_job_id", "job_id"),
-    sa.Index(
+    sa.Index(  # for `~sessions.c.ended`; SQLite does not see that `ended IS 0` is the same
         "ix_sessions_live",
         "job_id",
         "id",

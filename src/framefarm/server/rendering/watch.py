@@ -35,7 +35,7 @@ def settle(tx: Tx, farm: Farm, observed: Observations, led_since_ms: int) -> Set
     """Judge every session. Those written before `led_since_ms` and unknown to the engine never started."""
     done = Settled()
     query = sa.select(sessions, leases.c.expires_ms).join(leases, leases.c.session_id == sessions.c.id)
-    rows = tx.conn.execute(farmwide(query).where(sessions.c.ended.is_(False))).mappings().all()
+    rows = tx.conn.execute(farmwide(query).where(~sessions.c.ended)).mappings().all()
     for row in rows:
         _one(tx, farm, row, observed, led_since_ms, done)
     known = {row["id"] for row in rows}

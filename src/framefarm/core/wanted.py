@@ -1,0 +1,155 @@
+"""Which uploaded files a path of a scene stands for: one, tiles, a numbered sequence, a pattern or a folder.
+
+Artists' machines often ignore case, render machines do not: a name that fits no upload exactly is taken for
+the only one that it fits without case. Text only, no I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from framefarm.core.paths import normalise
+
+TILES = {"<UDIM>": r"(1\d{3})", "<UVTILE>": r"(u\d+_v\d+)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`missing` are the names that no upload fits, or that several fit without case."""
+
+    files: tuple[tuple[str, str], ...] = ()
+    """(as the scene names it, as it was uploaded)."""
+    missing: tuple[str, ...] = ()
+
+    @property
+    def aliases(self) -> tuple[tuple[str, str], ...]:
+        """The files whose two names differ, in case alone."""
+        return tuple(pair for pair in self.files if pair[0] != pair[1])
+
+
+@dataclass
+class Uploads:
+    """A job's upload paths, normalised, to be looked up."""
+
+    paths: Iterable[str]
+    _exact: set[str] = field(default_factory=set)
+    _folded: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    _sorted: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._exact.update(self.paths)
+        for path in self._exact:
+            self._folded[fold(path)].append(path)
+        self._sorted = sorted(self._folded)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._exact
+
+    def find(self, path: str, *, many: bool = False, tiles: Sequence[int] = ()) -> Found:
+        """What an absolute path with forward slashes stands for. `many`: it may stand for several files;
+        `tiles`: the UDIM tiles that are wanted, if they are known."""
+        folder, _, name = path.rpartition("/")
+        token = next((t for t in TILES if t in name), None)
+        if token is not None:
+            before, _, after = name.partition(token)
+            found = self._siblings(folder, (before, after), TILES[token])
+            if token != "<UDIM>" or not tiles:
+                return found or Found(missing=(path,))
+            wanted = {f"{folder}/{before}{tile}{after}" for tile in tiles}
+            files = tuple(pair for pair in found.files if pair[0] in wanted) if found else ()
+            return Found(files, tuple(sorted(wanted - {name for name, _ in files})))
+        if many:
+            return self._many(path, folder, name) or self._one(path)
+        return self._one(path)
+
+    def _many(self, path: str, folder: str, name: str) -> Found | None:
+        if "*" in name:
+            return self._siblings(folder, name.split("*"), "(.*)") or Found(missing=(path,))
+        if below := self._below(path):
+            return below
+        stem, dot, extension = name.rpartition(".")
+        if not dot:
+            stem, extension = name, ""
+        if digits := re.search(r"\d+\Z", stem):
+            return self._siblings(folder, (stem[: digits.start()], dot + extension), r"(\d+)")
+        return None
+
+    def _one(self, path: str) -> Found:
+        real = self._real(path)
+        return Found(missing=(path,)) if real is None else Found(((path, real),))
+
+    def _real(self, path: str) -> str | None:
+        if path in self._exact:
+            return path
+        fits = self._folded.get(fold(path), ())
+        return fits[0] if len(fits) == 1 else None
+
+    def _siblings(self, folder: str, literal: Sequence[str], hole: str) -> Found | None:
+        """The files of `folder` whose names are the literal parts with what fits `hole` in between."""
+        pattern = re.compile(hole.join(re.escape(fold(part)) for part in literal) + r"\Z")
+        start = fold(folder) + "/"
+        names: dict[str, list[str]] = {}
+        for folded, real in self._starting(start):
+            fits = None if "/" in folded[len(start) :] else pattern.match(folded, len(start))
+            if fits is not None:
+                name = literal[0]
+                for group, part in enumerate(literal[1:], 1):
+                    name += real[fits.start(group) : fits.end(group)] + part
+                names.setdefault(f"{folder}/{name}", []).append(real)
+        return self._all(names)
+
+    def _below(self, folder: str) -> Found | None:
+        start = fold(folder) + "/"
+        names: dict[str, list[str]] = {}
+        for _, real in self._starting(start):
+            names.setdefault(f"{folder}/{real[len(start) :]}", []).append(real)
+        return self._all(names)
+
+    def _starting(self, start: str) -> Iterable[tuple[str, str]]:
+        for index in range(bisect_left(self._sorted, start), len(self._sorted)):
+            folded = self._sorted[index]
+            if not folded.startswith(start):
+                return
+            for real in self._folded[folded]:
+                yield folded, real
+
+    def _all(self, names: Mapping[str, Sequence[str]]) -> Found | None:
+        files = [(n, n if n in self._exact else reals[0]) for n, reals in names.items()
+                 if n in self._exact or len(reals) == 1]  # fmt: skip
+        return Found(tuple(files)) if files else None
+
+
+def fold(text: str) -> str:
+    """`text` without case, of the same length."""
+    folded = text.lower()
+    if len(folded) == len(text):
+        return folded
+    return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def placeable(pairs: Iterable[tuple[str, str]], paths: Iterable[str]) -> list[tuple[str, str]]:
+    """The aliases that can lie beside the uploads: none is one of them, their folder, or in one of them."""
+    files = set(paths)
+    folders = {folder for path in files for folder in _folders(path)}
+    kept = []
+    for alias, real in pairs:
+        try:
+            plain = normalise(alias).text == alias
+        except ValueError:
+            continue
+        above = list(_folders(alias))
+        if not plain or alias in files or alias in folders or not files.isdisjoint(above):
+            continue
+        files.add(alias)
+        folders.update(above)
+        kept.append((alias, real))
+    return kept
+
+
+def _folders(path: str) -> Iterable[str]:
+    while (path := path.rpartition("/")[0]) not in ("", "/"):
+        yield path

@@ -1,0 +1,92 @@
+"""`/api/events` and `/api/jobs/{id}/events`: server-sent events, resumable with `Last-Event-ID`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from framefarm.server.accounts.callers import Caller
+from framefarm.server.actor import Actor
+from framefarm.server.events.service import Kind, last_event_id
+from framefarm.server.events.streams import Stream, Streams
+
+router = APIRouter(tags=["events"])
+LastEventId = Annotated[
+    str | None,
+    Header(
+        alias="Last-Event-ID", description="The id of the last event that was seen; EventSource sends it."
+    ),
+]
+Follow = Annotated[bool, Query(description="false: send what is there, and end.")]
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A stream of events that goes on until the client leaves.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+class EventStream(StreamingResponse):
+    """A stream that leaves its reader whichever way it ends. Headers are sent at once.
+
+    FastAPI's own event response encodes each event once per client; here it comes encoded from the reader.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, streams: Streams, stream: Stream, *, follow: bool) -> None:
+        headers = {
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+            "X-Content-Type-Options": "nosniff",
+        }
+        super().__init__(streams.body(stream, follow=follow), headers=headers)
+        self._streams, self._stream = streams, stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._stream.scope:
+                await super().__call__(scope, receive, send)
+        finally:
+            self._streams.remove(self._stream)
+
+
+async def _answer(
+    request: Request, kind: Kind, key: str, actor: Actor, seen: str | None, follow: bool
+) -> EventStream:
+    streams: Streams = request.app.state.streams
+    stream = await streams.open(kind, key, actor, last_event_id(seen))
+    return EventStream(streams, stream, follow=follow)
+
+
+@router.get(
+    "/api/events",
+    response_class=EventStream,
+    status_code=200,
+    responses=ANSWERS,
+    summary="Follow what happens to all jobs of your account, as server-sent events",
+)
+async def follow_account(
+    request: Request, actor: Caller, seen: LastEventId = None, follow: Follow = True
+) -> Any:
+    return await _answer(request, "account", actor.account_id, actor, seen, follow)
+
+
+@router.get(
+    "/api/jobs/{job_id}/events",
+    response_class=EventStream,
+    status_code=200,
+    responses=ANSWERS,
+    summary="Follow what happens to a job, as server-sent events, from its first event on",
+)
+async def follow_job(
+    request: Request,
+    actor: Caller,
+    job_id: Annotated[str, Path(max_length=100)],
+    seen: LastEventId = None,
+    follow: Follow = True,
+) -> Any:
+    return await _answer(request, "job", job_id, actor, seen, follow)

@@ -1,0 +1,100 @@
+"""Sends mails over SMTP, again and again for a day. Rows decide; a restart loses nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+import smtplib
+import ssl
+from collections.abc import Callable
+from email.message import EmailMessage
+from urllib.parse import unquote, urlsplit
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+
+from framefarm.server.farm import Farm
+from framefarm.server.mail import service
+from framefarm.server.measures import MAILS
+
+log = structlog.get_logger(__name__)
+AT_ONCE = 20
+LOOK_SECONDS = 10.0
+SECONDS = 30.0
+"""For each step of a conversation with the SMTP server."""
+
+
+def send(url: str, message: EmailMessage) -> None:
+    """Hand a mail to the SMTP server. Raises SMTPException, OSError.
+
+    A password goes over TLS only, except to this machine itself.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    context = ssl.create_default_context()
+    server: smtplib.SMTP
+    if parts.scheme == "smtps":
+        server = smtplib.SMTP_SSL(host, parts.port or 465, timeout=SECONDS, context=context)
+    else:
+        server = smtplib.SMTP(host, parts.port or 25, timeout=SECONDS)
+    with server:
+        server.ehlo()
+        safe = parts.scheme == "smtps" or _is_loopback(host)
+        if parts.scheme == "smtp" and server.has_extn("starttls"):
+            server.starttls(context=context)
+            server.ehlo()
+            safe = True
+        if parts.username is not None:
+            if not safe:
+                raise smtplib.SMTPException("the server offers no TLS: the password is not sent to it")
+            server.login(unquote(parts.username), unquote(parts.password or ""))
+        server.send_message(message)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def run(farm: Farm, position: Callable[[], int | None]) -> None:
+    """The mailer's life: woken by events. Without FRAMEFARM_SMTP_URL it has nothing to do."""
+    if farm.settings.smtp_url is None:
+        return
+    async with farm.hub.listen("mail") as woken:
+        while True:
+            pause = LOOK_SECONDS
+            try:
+                pause = await round_(farm, position())
+            except Exception:
+                log.exception("mail_failed")
+            await woken.wait(pause)
+
+
+async def round_(farm: Farm, up_to: int | None) -> float:
+    """Write down new mails and send what is due; returns in how many seconds to look again."""
+    assert farm.settings.smtp_url is not None
+    if up_to is not None and await farm.db.read(service.any_new, up_to):
+        while await farm.db.write(service.plan, up_to):
+            pass
+    due, later_ms = await farm.db.write(service.take, AT_ONCE)
+    for row in due:
+        message = service.compose(row, farm.settings.mail_from, farm.base_url())
+        error, final = None, False
+        try:
+            await run_in_threadpool(send, farm.settings.smtp_url.get_secret_value(), message)
+        except (smtplib.SMTPException, OSError) as failure:
+            error, final = f"{type(failure).__name__}: {failure}"[:300], _is_final(failure)
+            log.warning("mail_not_sent", job=row["job_id"], state=row["state"], error=error, final=final)
+        await farm.db.write(service.settle, row, error, final=final)
+        MAILS.labels("sent" if error is None else "refused").inc()
+    if due:
+        return 0.0
+    return LOOK_SECONDS if later_ms is None else max(0.05, (later_ms - farm.db.clock_ms()) / 1000)
+
+
+def _is_final(failure: Exception) -> bool:
+    """Whether the server said 5xx to every recipient: no later try will be taken either."""
+    if isinstance(failure, smtplib.SMTPRecipientsRefused):
+        return all(code >= 500 for code, _ in failure.recipients.values())
+    return False

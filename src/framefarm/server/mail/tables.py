@@ -1,0 +1,27 @@
+"""One row for each mail: a job and a state it came to."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from framefarm.server.database import metadata
+
+mails = sa.Table(
+    "mails",
+    metadata,
+    sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("state", sa.Text, primary_key=True),
+    sa.Column("account_id", sa.Text, nullable=False),
+    sa.Column("event_id", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),  # pending | sent | failed
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("next_ms", sa.BigInteger, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Index(
+        "ix_mails_pending",
+        "next_ms",
+        sqlite_where=sa.text("status = 'pending'"),
+        postgresql_where=sa.text("status = 'pending'"),
+    ),
+)

@@ -1,0 +1,38 @@
+"""Warnings that machines tell of, as the job keeps them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from framefarm.protocol import node as say
+from framefarm.server.database import Tx
+from framefarm.server.jobs.tables import jobs
+from framefarm.server.tenancy import farmwide
+
+MOST = 200
+"""Warnings that a job keeps."""
+
+
+def add(tx: Tx, job_id: str, notes: list[say.Note]) -> list[say.Note]:
+    """Add warnings to the job, each (code, subject) once, at most MOST. Returns those that were new; a code
+    that the job does not have yet always finds room."""
+    key = jobs.c.id == job_id
+    have: list[dict[str, str]] = tx.conn.execute(farmwide(sa.select(jobs.c.warnings)).where(key)).scalar_one()
+    known = {(w["code"], w.get("subject", "")) for w in have}
+    codes = {w["code"] for w in have}
+    fresh: list[say.Note] = []
+    room = MOST - len(have)
+    for note in notes:
+        if (note.code, note.subject) not in known and (room > len(fresh) or note.code not in codes):
+            known.add((note.code, note.subject))
+            codes.add(note.code)
+            fresh.append(note)
+    if fresh:
+        values = have + [row(n) for n in fresh]
+        tx.conn.execute(farmwide(sa.update(jobs)).where(key).values(warnings=values))
+    return fresh
+
+
+def row(note: say.Note) -> dict[str, str]:
+    """As it is kept with a job or frame."""
+    return {"code": note.code, "message": note.message, "subject": note.subject}

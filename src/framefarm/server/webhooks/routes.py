@@ -1,0 +1,105 @@
+"""`/api/webhooks`: an account's admins say where its events are sent, and look at how that went."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from framefarm.core.errors import InvalidInput
+from framefarm.protocol.api_webhooks import (
+    Delivery,
+    DeliveryPage,
+    NewWebhook,
+    Webhook,
+    WebhookChange,
+    WebhookPage,
+    WebhookWithSecret,
+)
+from framefarm.server.accounts.callers import Admin
+from framefarm.server.farm import Farm
+from framefarm.server.http.idempotency import command
+from framefarm.server.http.paging import Paging
+from framefarm.server.http.request import farm_of
+from framefarm.server.webhooks import addresses, service
+
+router = APIRouter(prefix="/api/webhooks", tags=["webhooks"])
+Id = Annotated[str, Path(max_length=100)]
+
+
+async def _check(farm: Farm, url: str) -> None:
+    """Raises InvalidInput for what is no address, can't be resolved, or leads into a private network."""
+    host, port = addresses.check_url(url)
+    allowed = addresses.networks(farm.settings.webhook_allowed_networks)
+    try:
+        await addresses.resolve(host, port, allowed)
+    except addresses.Forbidden as error:
+        text = f"{error}; the operator may allow it in FRAMEFARM_WEBHOOK_ALLOWED_NETWORKS"
+        raise InvalidInput.of("url", text, url[:200]) from None
+    except (OSError, UnicodeError):
+        raise InvalidInput.of("url", f"the name {host} can't be resolved", url[:200]) from None
+
+
+@router.get("", response_model=WebhookPage, summary="The account's webhooks")
+async def list_webhooks(request: Request, actor: Admin, paging: Paging) -> Any:
+    after = paging.after("webhooks", [], actor)
+    start = after[0] if after else ""
+    rows = await farm_of(request).db.read(service.listing, actor, start, paging.limit + 1)
+    return paging.page("webhooks", [], actor, rows, lambda row: [row["id"]])
+
+
+@router.post(
+    "", status_code=201, response_model=WebhookWithSecret, summary="Add a webhook; its secret is shown once"
+)
+async def add_webhook(request: Request, actor: Admin, said: NewWebhook) -> Any:
+    farm = farm_of(request)
+    await _check(farm, said.url)
+    # No Idempotency-Key: its answer would be kept, and the secret in it.
+    return await farm.db.write(service.create, farm.keys, actor, said)
+
+
+@router.get("/{webhook_id}", response_model=Webhook, summary="One webhook")
+async def get_webhook(request: Request, actor: Admin, webhook_id: Id) -> Any:
+    return await farm_of(request).db.read(service.one, actor, webhook_id)
+
+
+@router.patch("/{webhook_id}", response_model=WebhookWithSecret, summary="Change a webhook, or its secret")
+async def change_webhook(request: Request, actor: Admin, webhook_id: Id, said: WebhookChange) -> Any:
+    farm = farm_of(request)
+    if said.url is not None:
+        await _check(farm, said.url)
+    return await farm.db.write(service.change, farm.keys, actor, webhook_id, said)
+
+
+@router.delete("/{webhook_id}", status_code=204, summary="Remove a webhook and its deliveries")
+async def delete_webhook(request: Request, actor: Admin, webhook_id: Id) -> Response:
+    await farm_of(request).db.write(service.delete, actor, webhook_id)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/{webhook_id}/deliveries",
+    response_model=DeliveryPage,
+    summary="What was sent to a webhook, newest first",
+)
+async def list_deliveries(
+    request: Request,
+    actor: Admin,
+    paging: Paging,
+    webhook_id: Id,
+    status: Annotated[Literal["pending", "delivered", "failed"] | None, Query()] = None,
+) -> Any:
+    filters = [webhook_id, status]
+    after = paging.after("deliveries", filters, actor)
+    before = after[0] if after else None
+    read = farm_of(request).db.read
+    rows = await read(service.delivery_page, actor, webhook_id, status, before, paging.limit + 1)
+    answer = paging.page("deliveries", filters, actor, rows, lambda row: [row[0]])
+    return answer | {"data": [delivery for _, delivery in answer["data"]]}
+
+
+@router.post(
+    "/{webhook_id}/deliveries/{delivery_id}/resend", response_model=Delivery, summary="Send a delivery again"
+)
+async def send_again(request: Request, actor: Admin, webhook_id: Id, delivery_id: Id) -> Response:
+    return await command(request, actor, None, service.send_again, actor, webhook_id, delivery_id)

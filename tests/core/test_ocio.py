@@ -1,0 +1,48 @@
+"""What a colour configuration names."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from framefarm.core.ocio import wanted
+
+CONFIG = """ocio_profile_version: 1
+
+search_path: "luts:filmic:C:/shared/luts"
+roles:
+  default: linear
+colorspaces:
+  - !<ColorSpace>
+    name: a
+    to_reference: !<FileTransform> {src: srgb.spi1d, interpolation: linear}
+    from_reference: !<GroupTransform>
+      children:
+        - !<FileTransform> {interpolation: best, src: "film look.cube"}
+        - !<FileTransform> {src: $SHOT.cube, interpolation: best}
+"""
+
+
+def test_search_path_and_files_are_found() -> None:
+    assert wanted(CONFIG) == (["luts", "filmic", "C:/shared/luts"], ["srgb.spi1d", "film look.cube"])
+
+
+@pytest.mark.parametrize(
+    ("text", "folders"),
+    [
+        ("search_path: luts\n", ["luts"]),
+        ("search_path:\n  - luts\n  - 'more luts'\nroles:\n", ["luts", "more luts"]),
+        ("search_path: $ROOT:luts", ["luts"]),
+        ("search_path:\nroles:\n  - x\n", [""]),
+        ("", [""]),
+    ],
+)
+def test_a_search_path_may_be_written_in_each_form(text: str, folders: list[str]) -> None:
+    assert wanted(text) == (folders, [])
+
+
+@given(st.text())
+def test_any_text_is_read(text: str) -> None:
+    folders, files = wanted("search_path: " + text)
+    assert folders and all("$" not in name for name in folders + files)

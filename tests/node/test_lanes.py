@@ -1,0 +1,35 @@
+"""The runner's threads: none dies unheard."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from framefarm.node.lanes import Collector, Frame, Over
+from framefarm.node.runner import end_with_threads
+
+
+@pytest.fixture
+def inbox() -> Iterator[queue.SimpleQueue[object]]:
+    before = threading.excepthook
+    put: queue.SimpleQueue[object] = queue.SimpleQueue()
+    end_with_threads(put.put)
+    yield put
+    threading.excepthook = before
+
+
+def test_a_collector_that_fails_ends_the_session(tmp_path: Path, inbox: queue.SimpleQueue[object]) -> None:
+    """Its staging is no folder: a fault that nobody foresaw."""
+    staging = tmp_path / "staging"
+    staging.touch()
+    collector = Collector(inbox.put, lambda event: None, staging, "shot")
+    collector.start()
+    collector.add(Frame("a", 1, tmp_path, 0, 0.0, 0, ()))
+    over = inbox.get(timeout=60)
+    assert isinstance(over, Over)
+    assert over.reason.startswith("runner_failed: collector: NotADirectoryError")
+    collector.finish()

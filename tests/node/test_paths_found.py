@@ -1,0 +1,109 @@
+"""The right texture is found, wherever its artist's machine kept it: the pixels prove it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+from blender_desk import Desk, inputs_of
+from PIL import Image
+
+from framefarm.node import outputs
+from framefarm.node.inputs import lay_out
+
+pytestmark = pytest.mark.blender
+RED, GREEN, BLUE, NONE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 255)
+DRIVE, UNC, POSIX, MOVED = "C:/proj", "//server/share/proj", "/projects/film/proj", "/etc/proj"
+
+ALIASES = {
+    "LIB/Cased_Outer.blend": "lib/cased_outer.blend",
+    "LIB/CASED_inner.blend": "lib/cased_inner.blend",
+    "Tex/green.png": "tex/green.png",
+}
+"""What tests/server/test_needs.py sees the farm give for cased_nested.blend."""
+
+
+@pytest.fixture(scope="session")
+def path_scenes(bpy_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("path-scenes")
+    script = Path(__file__).with_name("make_path_scenes.py")
+    subprocess.run([bpy_python, script, folder], check=True, capture_output=True)
+    return folder
+
+
+def colour(desk: Desk, frame: int) -> tuple[int, ...]:
+    saved = desk.saved()
+    [file] = outputs.collect(saved.directory, desk.folder / "staging", "x", frame)
+    picture = Image.open(desk.folder / "staging" / file.staged).convert("RGB")
+    seen = {picture.getpixel((x, y)) for x in range(16) for y in range(16)}
+    assert len(seen) == 1
+    return seen.pop()  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("scene", "at", "frame", "wanted"),
+    [
+        ("drive_absolute", DRIVE, 1, RED),
+        ("unc_absolute", UNC, 1, RED),
+        ("moved_absolute", MOVED, 1, RED),
+        ("drive_nested", DRIVE, 1, GREEN),
+        ("unc_nested", UNC, 1, GREEN),
+        ("moved_nested", MOVED, 1, GREEN),
+        ("relative", DRIVE, 1, BLUE),
+        ("relative", UNC, 1, BLUE),
+        ("relative", POSIX, 1, BLUE),
+        ("relative", "//usr/share/proj", 1, BLUE),
+        ("case", DRIVE, 1, BLUE),
+        ("case", POSIX, 1, BLUE),
+        ("row", DRIVE, 2, GREEN),
+        ("row", POSIX, 3, BLUE),
+        ("tiles", DRIVE, 1, BLUE),
+        ("tiles", MOVED, 1, BLUE),
+    ],
+)
+def test_the_picture_has_the_colour_of_the_texture(
+    desk: Desk, path_scenes: Path, scene: str, at: str, frame: int, wanted: tuple[int, int, int]
+) -> None:
+    layout = lay_out(inputs_of(path_scenes, at), desk.folder / "tree")
+    blender = desk.start(scene, layout=layout, at=at)
+    blender.open_scene()
+    blender.render(frame)
+    assert [(n.code, n.subject) for n in desk.opened().notes] == []
+    assert colour(desk, frame) == wanted
+
+
+@pytest.mark.parametrize("at", [DRIVE, UNC, POSIX])
+def test_libraries_that_are_named_in_other_cases_are_found_by_the_aliases_that_the_farm_gives(
+    desk: Desk, path_scenes: Path, at: str
+) -> None:
+    inputs = inputs_of(path_scenes, at)
+    for alias, real in ALIASES.items():
+        [item] = [i for i in inputs if i.path == f"{at}/{real}"]
+        inputs.append(msgspec.structs.replace(item, path=f"{at}/{alias}"))
+    blender = desk.start("cased_nested", layout=lay_out(inputs, desk.folder / "tree"), at=at)
+    blender.open_scene()
+    blender.render(1)
+    assert desk.opened().notes == ()
+    assert colour(desk, 1) == GREEN
+
+
+@pytest.mark.parametrize(
+    ("scene", "at", "known_as"),
+    [
+        ("drive_absolute", DRIVE, "C:/proj/tex/red.png"),
+        ("drive_absolute", POSIX, "C:/proj/tex/red.png"),
+        ("unc_absolute", UNC, "//server/share/proj/tex/red.png"),
+        ("moved_absolute", MOVED, "/etc/proj/tex/red.png"),
+    ],
+)
+def test_a_missing_texture_is_named_as_the_artist_knows_it(
+    desk: Desk, path_scenes: Path, scene: str, at: str, known_as: str
+) -> None:
+    inputs = [i for i in inputs_of(path_scenes, at) if not i.path.endswith("red.png")]
+    blender = desk.start(scene, layout=lay_out(inputs, desk.folder / "tree"), at=at)
+    blender.open_scene()
+    blender.render(1)
+    assert [(n.code, n.subject) for n in desk.opened().notes] == [("missing_file", known_as)]
+    assert colour(desk, 1) == NONE

@@ -1,0 +1,64 @@
+"""The farm's own loops go on, whatever befell them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from farm_site import SCENE, Site
+
+from framefarm.server import app
+from framefarm.server.farm import Farm
+from framefarm.server.jobs import scenes
+from framefarm.server.jobs.tables import job_state
+
+
+def test_a_loop_that_fails_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "AGAIN_SECONDS", 0.0)
+    starts: list[int] = []
+
+    async def main() -> None:
+        works = asyncio.Event()
+
+        async def loop() -> None:
+            starts.append(len(starts))
+            if len(starts) == 1:
+                raise ConnectionError("the database was away")
+            works.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(app._for_ever(loop))
+        await asyncio.wait_for(works.wait(), 60)
+        await app._end([task])
+        assert task.cancelled()
+
+    asyncio.run(main())
+    assert starts == [0, 1]
+
+
+def test_a_scene_that_the_farm_cannot_read_holds_up_no_other(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its manifest is on a disk that fails, say."""
+    assert site.upload().status_code == 200
+    first, other = (site.ask("POST", "/api/jobs", json=site.payload()).json()["id"] for _ in range(2))
+    found = {"scene_path": SCENE, "frames": "1-9", "scouts": "", "scene": {"path": SCENE}, "warnings": []}
+
+    def read(_farm: Farm, job: Any) -> dict[str, Any]:
+        if job["id"] == first:
+            raise OSError("the disk fails")
+        return found
+
+    monkeypatch.setattr(scenes, "read", read)
+
+    async def main() -> None:
+        site.farm.hub.attach(asyncio.get_running_loop())
+        async with site.farm.hub.listen("dispatch") as settled:
+            task = asyncio.create_task(scenes.run(site.farm))
+            assert await settled.wait(60)
+            await app._end([task])
+
+    asyncio.run(main())
+    assert site.row(job_state, job_state.c.job_id == other)["scene_read"]
+    assert not site.row(job_state, job_state.c.job_id == first)["scene_read"]

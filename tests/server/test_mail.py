@@ -1,0 +1,196 @@
+"""Mails of a job's states, through a real SMTP server on loopback."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import socket
+from collections.abc import Iterator
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+from farm_site import Site
+from pydantic import SecretStr, ValidationError
+
+from framefarm.server.events.streams import Streams
+from framefarm.server.mail import sender, service
+from framefarm.server.mail.tables import mails
+from framefarm.server.settings import Settings
+
+ME = "ada@studio.example"
+
+
+class Inbox:
+    """Takes mails, or refuses them with what `refuse` says."""
+
+    def __init__(self) -> None:
+        self.got: list[EmailMessage] = []
+        self.to: list[list[str]] = []
+        self.refuse: str | None = None
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
+        if self.refuse is not None:
+            return self.refuse
+        message = email.message_from_bytes(envelope.content, policy=email.policy.default)
+        assert isinstance(message, EmailMessage)
+        self.got.append(message)
+        self.to.append(envelope.rcpt_tos)
+        return "250 taken"
+
+
+@pytest.fixture
+def inbox(site: Site) -> Iterator[Inbox]:
+    box = Inbox()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Controller(box, hostname="127.0.0.1", port=port)
+    server.start()
+    try:
+        site.farm.settings.smtp_url = SecretStr(f"smtp://127.0.0.1:{port}")
+        site.farm.settings.mail_from = "Framefarm <farm@studio.example>"
+        yield box
+    finally:
+        server.stop()
+
+
+def turn(site: Site) -> None:
+    """Rounds of the mailer until nothing is due now."""
+
+    async def rounds() -> None:
+        position = await Streams(site.farm).up_to_date()
+        while await sender.round_(site.farm, position) == 0.0:
+            pass
+
+    site.loop.run(rounds())
+
+
+def act(site: Site, job: str, action: str) -> None:
+    assert site.ask("PATCH", f"/api/jobs/{job}", json={"action": action}).status_code == 200
+
+
+def test_a_mail_is_sent_once_for_each_state_that_was_asked_for(site: Site, inbox: Inbox) -> None:
+    job = site.submit(job_title="Shot 7 é", notify={"email": [ME], "on": ["holding", "success"]})["id"]
+    assert site.get(f"/api/jobs/{job}")["notify"] == {"email": [ME], "on": ["holding", "success"]}
+    quiet = site.submit(job_title="quiet")["id"]
+    for _ in range(2):
+        act(site, job, "hold")
+        act(site, quiet, "hold")
+        turn(site)
+        act(site, job, "unhold")
+        turn(site)
+    site.render(job)
+    assert site.status(job) == "success"
+    turn(site)
+    turn(site)
+    assert [m["Subject"] for m in inbox.got] == ["Shot 7 é is holding", "Shot 7 é is done"]
+    assert inbox.to == [[ME], [ME]]
+    assert job in inbox.got[0].get_content()
+    assert "Why: user" in inbox.got[0].get_content()
+    assert {r["status"] for r in site.rows(mails)} == {"sent"}
+
+
+def test_a_mail_that_was_refused_for_now_is_sent_later_and_lost_by_no_restart(
+    site: Site, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "PAUSES_SECONDS", (3600,))
+    job = site.submit(notify={"email": [ME], "on": ["holding"]})["id"]
+    act(site, job, "hold")
+    inbox.refuse = "451 try again"
+    turn(site)
+    (row,) = site.rows(mails)
+    assert (row["status"], row["attempts"]) == ("pending", 1)
+    assert "451" in row["error"]
+    inbox.refuse = None
+    turn(site)
+    assert inbox.got == []
+    clock = site.farm.db.clock_ms
+    monkeypatch.setattr(site.farm.db, "clock_ms", lambda: clock() + 3_601_000)
+    turn(site)
+    assert len(inbox.got) == 1
+
+
+def test_no_title_begins_a_header(site: Site, inbox: Inbox) -> None:
+    row = {
+        "title": "x\r\nBcc: eve@rival.example\r\n\r\nbody", "state": "failed", "job_id": "job_1",
+        "event": {"data": {"message": "It\r\n.\r\nfailed"}}, "request": {"notify": {"email": [ME]}},
+    }  # fmt: skip
+    message = service.compose(row, "farm@studio.example", "http://farm")
+    sender.send(site.farm.settings.smtp_url.get_secret_value(), message)
+    (got,) = inbox.got
+    assert got["Bcc"] is None
+    assert got["Subject"] == "x Bcc: eve@rival.example body has failed"
+    assert inbox.to == [[ME]]
+    refused = site.ask("POST", "/api/jobs", json=site.payload(job_title="x\nBcc: e@r.example"))
+    assert refused.status_code == 422
+
+
+def test_without_smtp_settings_notify_is_refused_in_clear_words(site: Site) -> None:
+    answer = site.ask("POST", "/api/jobs", json=site.payload(notify={"email": [ME]}))
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "notify"
+    assert "FRAMEFARM_SMTP_URL" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "notify",
+    [
+        {}, {"email": []}, {"email": ["no address"]}, {"email": ["eve@rival.example"]}, {"email": ME},
+        {"email": [ME], "on": ["running"]}, {"email": [ME], "on": []}, {"email": [ME], "x": 1},
+        {"email": [ME + "\r\nBcc: e@r.example"]}, {"email": [ME] * 21},
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("inbox")
+def test_notify_is_strict_and_writes_to_users_of_the_account_only(
+    site: Site, other: Site, notify: dict[str, Any]
+) -> None:
+    answer = site.ask("POST", "/api/jobs", json=site.payload(notify=notify))
+    assert answer.status_code == 422, answer.text
+    assert all(e["field"].startswith("notify") for e in answer.json()["errors"])
+
+
+@pytest.mark.usefixtures("inbox")
+def test_the_operator_may_allow_other_addresses(site: Site) -> None:
+    site.upload()
+    site.farm.settings.mail_any_address = True
+    answer = site.ask("POST", "/api/jobs", json=site.payload(notify={"email": ["client@film.example"]}))
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["notify"]["on"] == ["success", "failed", "holding"]
+
+
+def test_a_password_does_not_travel_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    class Plain:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+        def __enter__(self) -> Plain:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def ehlo(self) -> None: ...
+        def has_extn(self, _name: str) -> bool:
+            return False
+
+        def login(self, *_: str) -> None:
+            said.append("password")
+
+    monkeypatch.setattr(sender.smtplib, "SMTP", Plain)
+    with pytest.raises(sender.smtplib.SMTPException, match="no TLS"):
+        sender.send("smtp://u:p@mail.example", EmailMessage())
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"smtp_url": "http://x"}, {"smtp_url": "smtp://mail.example"},
+        {"smtp_url": "smtp://", "mail_from": "a@b.c"},
+        {"webhook_allowed_networks": "10.0.0.0/8, nonsense"},
+    ],
+)  # fmt: skip
+def test_settings_that_can_not_work_are_refused_at_the_start(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**wrong)  # type: ignore[arg-type]
