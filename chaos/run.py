@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,8 @@ from witness import Witness
 
 DISK_MIB = 512
 FINISH_SECONDS = 240.0
+KEPT = "kept"
+INTERRUPTED = 130
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -67,19 +70,19 @@ def _outside(options: argparse.Namespace) -> int:
     report = base / "report.md"
     if options.report and report.exists():
         shutil.copyfile(report, options.report)
-    if code == 0:
+    if code in {0, INTERRUPTED}:
         shutil.rmtree(base)
     else:
-        print(f"the farm's data is kept in {base}", flush=True)
+        print(f"the farm's data is kept in {base / KEPT}", flush=True)
     return code
 
 
 def _night(options: argparse.Namespace) -> int:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGTERM, _interrupt)
-    data = options.base / "farm"
-    data.mkdir(mode=0o700)
     own_disk = os.geteuid() == 0
+    data = options.base / ("farm" if own_disk else KEPT)
+    data.mkdir(mode=0o700)
     if own_disk:
         size = f"size={DISK_MIB}m,mode=0700"
         subprocess.run(["mount", "-t", "tmpfs", "-o", size, "chaos", data], check=True)
@@ -88,8 +91,11 @@ def _night(options: argparse.Namespace) -> int:
     night = Night(options.kills, options.seed, own_disk)
     try:
         _through(options, data, night, begun)
-    except TimeoutError as error:
-        night.violations["the farm comes through"] = [str(error)]
+    except Exception as error:
+        traceback.print_exc()
+        night.violations["the night comes to its end"] = [str(error) or repr(error)]
+    except KeyboardInterrupt:
+        return INTERRUPTED
     finally:
         _end_all()
     night.seconds = time.monotonic() - begun
@@ -97,11 +103,8 @@ def _night(options: argparse.Namespace) -> int:
     (options.base / "report.md").write_text(as_markdown(night))
     if night.clean:
         return 0
-    if own_disk:
-        shutil.copytree(data, options.base / "kept", symlinks=True, ignore=shutil.ignore_patterns("*.sock"))
-        subprocess.run(["umount", data], check=False)
-        data.rmdir()
-        (options.base / "kept").rename(data)
+    if own_disk:  # it goes with our mounts
+        shutil.copytree(data, options.base / KEPT, symlinks=True, ignore=shutil.ignore_patterns("*.sock"))
     return 1
 
 

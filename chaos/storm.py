@@ -29,7 +29,7 @@ BLOWS = {
     ("fill", "disk"): 1,
     ("restart", "server"): 1,
 }
-PAUSE_SECONDS = (0.3, 3.7)
+PAUSE_SECONDS = (0.2, 2.2)
 TRAP_SECONDS = 15.0
 """How long to wait for a scene to be read."""
 
