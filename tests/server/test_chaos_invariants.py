@@ -27,7 +27,7 @@ def night(tmp_path: Path) -> Iterator[tuple[Site, Known]]:
         fields = site.payload(frame_range="1-4", chunk_size=2, job_title="chaos 0", output_path="chaos/0")
         said = site.submit(**fields)
         site.render(said["id"])
-        farm.db.write_now(billing.charge_job, said["id"])
+        farm.db.write_now(billing.charge_job, site.account_id, said["id"])
         farm.db.write_now(billing.post, site.account_id, "credit", 5, "a gift", "operator")
         known = Known(said["id"], "chaos 0", FrameSet.of([1, 2, 3, 4]), said["priority"], status="success")
         yield site, known
