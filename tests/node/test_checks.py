@@ -6,20 +6,19 @@ import math
 from pathlib import Path
 
 import pytest
+from looking import inspect
 from PIL import Image
 
 from framefarm.node.checks import Checked, check_frame
-from framefarm.node.pictures import Picture, Undecodable, inspect
-from framefarm.protocol.node import StagedFile
+from framefarm.node.pictures import SECONDS
+from framefarm.protocol.node import Look, StagedFile
 
 
-def look(path: Path) -> Picture | Undecodable:
-    return inspect(path)
-
-
-def checked(tmp_path: Path, path: str, kind: str = "frame", width: int = 4, height: int = 2) -> Checked:
+def checked(
+    tmp_path: Path, path: str, kind: str = "frame", width: int = 4, height: int = 2, seconds: float = SECONDS
+) -> Checked:
     file = StagedFile(path=path, staged=path, kind=kind, size=1, md5="", sha256="")  # type: ignore[arg-type]
-    return check_frame([file], tmp_path, width, height, look)
+    return check_frame([file], width, height, lambda f: inspect(tmp_path / f.staged, seconds=seconds)[0])
 
 
 def picture(path: Path, size: tuple[int, int] = (4, 2)) -> Path:
@@ -31,7 +30,7 @@ def picture(path: Path, size: tuple[int, int] = (4, 2)) -> Path:
 
 def test_a_whole_picture_passes(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
-    assert checked(tmp_path, "a.png") == Checked()
+    assert checked(tmp_path, "a.png") == Checked(look=Look(colour=None))
 
 
 def test_picture_damaged_where_it_is_cut_off(tmp_path: Path) -> None:
@@ -55,12 +54,10 @@ def test_all_nan_fails(tmp_path: Path) -> None:
     assert checked(tmp_path, "a.tif").cause == "all_nan"
 
 
-@pytest.mark.parametrize("colour", ["black", "white"])
-def test_uniform_picture_is_a_warning_only(tmp_path: Path, colour: str) -> None:
+@pytest.mark.parametrize(("colour", "value"), [("black", 0.0), ("white", 1.0)])
+def test_one_colour_is_told_and_judged_elsewhere(tmp_path: Path, colour: str, value: float) -> None:
     Image.new("RGB", (4, 2), colour).save(tmp_path / "a.png")
-    found = checked(tmp_path, "a.png")
-    assert found.cause is None
-    assert [(n.code, n.subject) for n in found.notes] == [("uniform_picture", "a.png")]
+    assert checked(tmp_path, "a.png") == Checked(look=Look(colour=[value] * 3))
 
 
 def test_a_text_beside_the_pictures_is_not_looked_into(tmp_path: Path) -> None:
@@ -82,7 +79,17 @@ def test_picture_too_large_is_a_warning_only(tmp_path: Path) -> None:
 
 def test_decoder_died_is_a_warning_only(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
-    file = StagedFile(path="a.png", staged="a.png", kind="frame", size=1, md5="", sha256="")
-    found = check_frame([file], tmp_path, 4, 2, lambda path: inspect(path, seconds=0.001))
+    found = checked(tmp_path, "a.png", seconds=0.001)
     assert found.cause is None
     assert [n.code for n in found.notes] == ["decoder_died"]
+
+
+def test_of_two_eyes_the_first_is_the_frames_look(tmp_path: Path) -> None:
+    picture(tmp_path / "a_L.png")
+    Image.new("RGB", (4, 2)).save(tmp_path / "a_R.png")
+    files = [
+        StagedFile(path=name, staged=name, kind="frame", size=1, md5="", sha256="")
+        for name in ("a_L.png", "a_R.png")
+    ]
+    found = check_frame(files, 4, 2, lambda f: inspect(tmp_path / f.staged)[0])
+    assert found == Checked(look=Look(colour=None))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from framefarm.node.blender_log import BlenderLog
-from framefarm.node.lanes import Collector, Frame, Refused
+from framefarm.node.collector import Collector, Frame, Places, Refused
 from framefarm.protocol import node as say
 
 
@@ -25,7 +25,8 @@ def test_a_log_that_cannot_be_written_is_dropped_and_goes_on_later(tmp_path: Pat
 def collector(staging: Path) -> tuple[Collector, queue.SimpleQueue[Any], list[say.Event]]:
     told: list[say.Event] = []
     heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    made = Collector(heard.put, told.append, staging, "film")
+    places = Places(staging, None, staging.with_name("decoder"), "film")
+    made = Collector(heard.put, told.append, places, "none")
     made.start()
     return made, heard, told
 
@@ -40,7 +41,7 @@ def test_a_staging_folder_that_cannot_be_made_refuses_the_frame(tmp_path: Path) 
     (tmp_path / "staging").write_bytes(b"no folder")
     made, heard, told = collector(tmp_path / "staging")
     made.add(saved(tmp_path / "1"))
-    made.finish()
+    made.finish(hurry=True)
     refused = heard.get_nowait()
     assert isinstance(refused, Refused)
     assert (refused.cause, refused.frame) == ("staging_failed", 7)
@@ -53,11 +54,11 @@ def test_a_staging_folder_that_cannot_be_synced_refuses_the_frames_in_it(
     def full(folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("framefarm.node.lanes.sync_directory", full)
+    monkeypatch.setattr("framefarm.node.collector.sync_directory", full)
     made, heard, told = collector(tmp_path / "staging")
     made.add(saved(tmp_path / "1"))
     made.add(say.TaskEnded(attempt="att_1", outcome="success", started_ms=0, ended_ms=1))
-    made.finish()
+    made.finish(hurry=True)
     refused = heard.get_nowait()
     assert isinstance(refused, Refused)
     assert refused.cause == "disk_full"

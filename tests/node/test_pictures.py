@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import struct
 import time
 import zlib
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import OpenImageIO as oiio
+import psutil
 import pytest
+from looking import Looking, inspect
 from PIL import Image
 
 from framefarm.node import pictures
-from framefarm.node.pictures import Picture, Undecodable, inspect
+from framefarm.node.pictures import Picture, Undecodable
 from framefarm.sandboxing.box import Mode
 
 
@@ -36,14 +39,22 @@ def gradient(width: int = 64, height: int = 36, channels: int = 3) -> np.ndarray
     return np.broadcast_to(across * 0.7 + down * 0.3, (height, width, channels)).copy()
 
 
-def looked_at(path: Path, **options: object) -> Picture:
-    found = inspect(path, **options)  # type: ignore[arg-type]
+def looked_at(path: Path) -> Picture:
+    return drawn(path)[0]
+
+
+def drawn(path: Path, mode: Mode = "bubblewrap") -> tuple[Picture, Image.Image]:
+    found, webp = inspect(path, mode=mode)
     assert isinstance(found, Picture), found
-    return found
+    assert webp is not None
+    small = Image.open(io.BytesIO(webp))
+    assert small.format == "WEBP" and max(small.size) <= 480
+    return found, small
 
 
 def refused(path: Path) -> Undecodable:
-    found = inspect(path)
+    found, webp = inspect(path)
+    assert webp is None
     assert isinstance(found, Undecodable), found
     assert found.message.endswith(".") and "\n" not in found.message
     return found
@@ -65,22 +76,32 @@ def test_each_kind_of_picture_is_decoded_and_measured(
     tmp_path: Path, name: str, kind: str, format_name: str
 ) -> None:
     staged = write(tmp_path / name, gradient(), kind=kind).rename(tmp_path / "7.0")  # staged: no ending
-    found = looked_at(staged, thumbnail=True)
+    found, small = drawn(staged)
     assert (found.format, found.width, found.height, found.channels) == (format_name, 64, 36, 3)
     assert (found.kind, found.parts) == (kind, 1)
-    assert not (found.all_nan or found.some_nan or found.all_equal or found.all_black)
-    assert found.thumbnail is not None
-    with Image.open(io.BytesIO(found.thumbnail)) as small:
-        assert (small.format, small.size) == ("WEBP", (64, 36))
-        assert small.getpixel((1, 1))[0] < small.getpixel((62, 34))[0]  # type: ignore[index]
+    assert not (found.all_nan or found.some_nan or found.colour)
+    assert small.size == (64, 36)
+    assert small.getpixel((1, 1))[0] < small.getpixel((62, 34))[0]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("mode", ["bubblewrap", "none"])
 def test_a_large_picture_has_a_small_thumbnail(tmp_path: Path, mode: Mode) -> None:
-    found = looked_at(write(tmp_path / "a.png", gradient(1921, 1080)), thumbnail=True, mode=mode)
-    assert found.thumbnail is not None
-    with Image.open(io.BytesIO(found.thumbnail)) as small:
-        assert max(small.size) <= 480 and small.size[0] > 380
+    _, small = drawn(write(tmp_path / "a.png", gradient(1921, 1080)), mode)
+    assert small.size == (384, 216)
+    assert small.getpixel((1, 1))[0] < small.getpixel((382, 214))[0]  # type: ignore[index]
+
+
+def test_a_tall_picture_has_a_small_thumbnail(tmp_path: Path) -> None:
+    assert drawn(write(tmp_path / "a.exr", gradient(300, 4000), kind="half"))[1].size == (33, 444)
+
+
+def test_high_dynamic_range_is_tone_mapped(tmp_path: Path) -> None:
+    values = np.full((20, 30, 3), 0.18)
+    values[:, 15:] = 40.0
+    values[10:, :15] = np.nan
+    _, small = drawn(write(tmp_path / "a.exr", values, kind="half"))
+    grey, bright, nothing = (small.convert("L").getpixel(at) for at in ((5, 3), (22, 10), (5, 16)))
+    assert abs(grey - 118) < 6 and bright > 250 and nothing < 6  # type: ignore[operator]
 
 
 def test_a_multilayer_exr_is_judged_by_its_combined_pass(tmp_path: Path) -> None:
@@ -88,19 +109,21 @@ def test_a_multilayer_exr_is_judged_by_its_combined_pass(tmp_path: Path) -> None
     values = np.zeros((20, 30, 8))
     values[:, :, 4:] = gradient(30, 20, 4)
     found = looked_at(write(tmp_path / "a.exr", values, names, "half"))
-    assert (found.channels, found.all_black, found.all_equal) == (8, True, True)
+    assert (found.channels, found.colour) == (8, (0, 0, 0))
 
 
 def test_a_picture_of_nothing_says_so(tmp_path: Path) -> None:
-    nan = looked_at(write(tmp_path / "nan.exr", np.full((9, 9, 3), np.nan), kind="float"), thumbnail=True)
-    assert (nan.all_nan, nan.some_nan, nan.all_black) == (True, True, False)
+    nan = looked_at(write(tmp_path / "nan.exr", np.full((9, 9, 3), np.nan), kind="float"))
+    assert (nan.all_nan, nan.some_nan, nan.colour) == (True, True, None)
     one = gradient()
     one[3, 3, 1] = np.nan
     assert looked_at(write(tmp_path / "one.exr", one, kind="float")).some_nan
     grey = looked_at(write(tmp_path / "grey.png", np.full((9, 9, 3), 0.5)))
-    assert (grey.all_equal, grey.all_black) == (True, False)
+    assert grey.colour == pytest.approx((0.5, 0.5, 0.5), abs=0.01)
     black = looked_at(write(tmp_path / "black.png", np.zeros((9, 9, 3))))
-    assert (black.all_equal, black.all_black, black.some_nan) == (True, True, False)
+    assert (black.colour, black.some_nan) == ((0, 0, 0), False)
+    endless = looked_at(write(tmp_path / "inf.exr", np.full((9, 9, 3), np.inf), kind="float"))
+    assert endless.colour == (65504, 65504, 65504)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif", "a.exr"])
@@ -143,7 +166,7 @@ def test_a_bomb_within_the_pixels_is_decoded_in_bounded_memory(tmp_path: Path) -
     packer = zlib.compressobj(9)
     data = b"".join(packer.compress(bytes(1 + 3 * 8192)) for _ in range(8192)) + packer.flush()
     (tmp_path / "bomb").write_bytes(png(8192, 8192, data))
-    assert looked_at(tmp_path / "bomb", thumbnail=True).all_black
+    assert looked_at(tmp_path / "bomb").colour == (0, 0, 0)
 
 
 def test_a_decoder_that_runs_out_of_memory_or_time_is_a_result(
@@ -153,9 +176,52 @@ def test_a_decoder_that_runs_out_of_memory_or_time_is_a_result(
     monkeypatch.setattr(pictures, "MEMORY_BYTES", 300 << 20)
     assert refused(picture).cause in {"decoder_died", "picture_too_large"}
     began = time.monotonic()
-    found = inspect(picture, seconds=0.01)
+    found, _ = inspect(picture, seconds=0.01)
     assert isinstance(found, Undecodable) and found.cause == "decoder_died"
     assert time.monotonic() - began < 10
+
+
+def test_a_killed_decoder_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+    picture = write(tmp_path / "a.png", gradient(2000, 1500))
+    looking = Looking(tmp_path / "decoder")
+    decoder = looking.decoder
+    try:
+        names = [decoder.ask(n, picture, thumbnail=True) for n in range(6)]
+        assert isinstance(decoder.answer(names[0]), Picture)
+        killed = decoder.pid
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        assert all(isinstance(decoder.answer(name), Picture) for name in names[1:])
+        looking.wait(5)  # at most the thumbnail of the first waits for the next picture
+        assert decoder.pid not in {None, killed}
+        psutil.Process(decoder.pid).kill()
+        last = decoder.ask(6, picture, thumbnail=True)
+        assert isinstance(decoder.answer(last), Picture)
+    finally:
+        decoder.finish(60)
+    assert sorted(looking.drawn) == list(range(7))
+    assert not (tmp_path / "decoder").exists()
+
+
+def test_decoder_died_of_a_picture_twice_and_the_next_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen and not crashed: no library that we ship crashes on demand."""
+    whole = write(tmp_path / "a.png", gradient())
+    looking = Looking(tmp_path / "decoder", seconds=0.5)
+    decoder = looking.decoder
+    try:
+        assert isinstance(decoder.answer(decoder.ask(1, whole)), Picture | Undecodable)
+        assert decoder.pid is not None
+        inner = psutil.Process(decoder.pid).children(recursive=True)[-1]
+        inner.suspend()
+        found = decoder.answer(decoder.ask(2, whole))
+        assert isinstance(found, Undecodable) and found.cause == "decoder_died"
+        decoder._seconds = 60
+        assert isinstance(decoder.answer(decoder.ask(3, whole)), Picture)
+        assert not inner.is_running()
+    finally:
+        decoder.finish(0)
 
 
 def test_damaged_bytes_never_raise(tmp_path: Path) -> None:
@@ -166,5 +232,5 @@ def test_damaged_bytes_never_raise(tmp_path: Path) -> None:
             for position in rng.integers(0, len(content), 30):
                 content[position] = int(rng.integers(0, 256))
             (tmp_path / "x").write_bytes(content)
-            found = inspect(tmp_path / "x", thumbnail=True)
+            found, _ = inspect(tmp_path / "x")
             assert isinstance(found, (Picture, Undecodable))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from typing import Any
 
 import httpx2
 import msgspec
 import pytest
+import sqlalchemy as sa
+import structlog
 from farm_site import Site
 
 from framefarm.core.errors import Conflict, NotAuthenticated

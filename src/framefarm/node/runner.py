@@ -24,9 +24,10 @@ from framefarm.node import sandbox
 from framefarm.node.blender import Blender, SceneOrder, Seat, places
 from framefarm.node.blender_events import Exited, Failed, Opened, Progress, Saved
 from framefarm.node.blender_log import BlenderLog
+from framefarm.node.collector import Collector, Frame, Places, Refused, Staged
 from framefarm.node.desk import Desk
 from framefarm.node.inputs import BadInputs, Layout, lay_out
-from framefarm.node.lanes import Collector, Frame, Over, Refused, ReportLane, Staged, SyncLane, Wanted
+from framefarm.node.lanes import Over, ReportLane, SyncLane, Wanted
 from framefarm.node.link import Abandoned, Link, SessionOver
 from framefarm.node.sandbox import SandboxUnavailable
 from framefarm.protocol import node as say
@@ -77,8 +78,10 @@ class Runner:
         self.desk.runtime_ms = _milliseconds(self.order.max_task_runtime_seconds)
         self.desk.silence_ms = _milliseconds(self.order.no_progress_seconds)
         staging = Path(self.order.staging)
-        self.reports = ReportLane(self.link, self.inbox.put, staging)
-        self.collector = Collector(self.inbox.put, self.reports.send, staging, self.order.stem)
+        thumbnails = Path(self.order.thumbnails) if self.order.thumbnails else None
+        kept = Places(staging, thumbnails, self.directory / "decoder", self.order.stem)
+        self.reports = ReportLane(self.link, self.inbox.put, staging, thumbnails or staging)
+        self.collector = Collector(self.inbox.put, self.reports.send, kept, self.slot.sandbox)
         self.sync = SyncLane(self.link, self.inbox.put, min(20.0, self.order.lease_seconds / 3))
         self.reports.start()
         try:
@@ -96,7 +99,7 @@ class Runner:
         finally:
             self._kill_blender()
             self.link.closing = True
-        self.collector.finish()
+        self.collector.finish(hurry=self.desk.cancelled)
         self.reports.send(say.SessionEnded(reason=self.reason))
         self.reports.finish(FAREWELL_SECONDS)
         return self.reason
@@ -107,7 +110,7 @@ class Runner:
             raise SandboxUnavailable(why)
         if not os.path.exists(self.order.package.path):
             raise SandboxUnavailable(f"Blender is not at {self.order.package.path} any more.")
-        for folder in (self.order.staging, self.order.logs):
+        for folder in filter(None, (self.order.staging, self.order.logs, self.order.thumbnails)):
             Path(folder).mkdir(parents=True, exist_ok=True)
         inputs = self.link.inputs().inputs
         reserved = places(self.order.package)
@@ -243,7 +246,7 @@ class Runner:
         self.collector.add(
             Frame(
                 attempt, event.frame, event.directory, now, event.seconds, event.peak_memory_bytes,
-                event.notes,
+                event.notes, event.width, event.height,
             )
         )  # fmt: skip
         self._tell(*follows)
@@ -382,7 +385,7 @@ def main() -> int:
         with contextlib.suppress(OSError):  # the disk may be full; what is there is still removed
             (directory / "ended.json").write_bytes(msgspec.json.encode({"reason": reason}))
         for entry in directory.iterdir():
-            if entry.name == "inputs" or entry.name.startswith("work-"):
+            if entry.name in {"inputs", "decoder"} or entry.name.startswith("work-"):
                 remove_tree(entry)
     return 0
 

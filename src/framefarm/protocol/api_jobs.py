@@ -121,6 +121,10 @@ class Warning_(BaseModel):
     code: str
     message: str
     subject: str = ""
+    frame: int | None = None
+    """The frame it is about, if it is a picture that is to be looked at."""
+    thumbnail: str | None = None
+    """Its thumbnail, as that of the frame."""
 
 
 class JobSummary(BaseModel):
@@ -235,7 +239,7 @@ class JobFrame(BaseModel):
     attempt: str | None
     seconds: float | None
     files: list[JobFile]
-    thumbnail: None = None
+    thumbnail: str | None = None
     warnings: list[Warning_]
     revision: int
 

@@ -112,6 +112,8 @@ class Order(Message):
     """Inputs that are add-ons (zips), to be installed for this session and enabled before the scene opens."""
     max_task_runtime_seconds: float | None = None
     """A task that runs longer ends as `timed_out`; None: no limit."""
+    thumbnails: str = ""
+    """Folder for thumbnails, `<thumbnails>/<attempt>-<frame>.webp`; empty: none are wanted."""
     no_progress_seconds: float | None = None
     """A Blender that gives no sign of life for so long is ended, its task `timed_out`; None: no limit."""
 
@@ -212,6 +214,14 @@ class TaskStarted(Message, tag="task_started"):
     at_ms: int
 
 
+class Look(Message):
+    """What a frame's first picture is like."""
+
+    colour: list[float] | None = None
+    """The one that every pixel has, as the file has it (black is 0, for 8 bits white is 1); null if there
+    are several."""
+
+
 class FrameSaved(Message, tag="frame_saved"):
     """A frame is rendered and its files are durable in staging."""
 
@@ -223,6 +233,17 @@ class FrameSaved(Message, tag="frame_saved"):
     peak_memory_bytes: int = 0
     """The most resident memory of Blender and its children during this frame."""
     warnings: list[Note] = []
+    look: Look | None = None
+    """None: it could not be looked at."""
+
+
+class FrameDrawn(Message, tag="frame_drawn"):
+    """A saved frame's thumbnail lies in the order's folder. Said when there was time for it: after the frame,
+    perhaps after its task, before the session's end."""
+
+    attempt: str
+    frame: int
+    bytes: int
 
 
 class TaskEnded(Message, tag="task_ended"):
@@ -265,7 +286,16 @@ class SessionEnded(Message, tag="session_ended"):
     reason: str
 
 
-Event = BlenderOpened | TaskStarted | FrameSaved | TaskEnded | TaskReleased | SessionFailed | SessionEnded
+Event = (
+    BlenderOpened
+    | TaskStarted
+    | FrameSaved
+    | FrameDrawn
+    | TaskEnded
+    | TaskReleased
+    | SessionFailed
+    | SessionEnded
+)
 
 
 class Report(Message):

@@ -1,4 +1,4 @@
-"""The start of every module that `python.run_module` runs: imports little, so that it starts in a blink."""
+"""The start of every module that runs in the second sandbox: imports little, so that it starts in a blink."""
 
 from __future__ import annotations
 

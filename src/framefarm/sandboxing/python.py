@@ -76,15 +76,8 @@ def run_module(
         cpu_seconds=max(1, cpu_seconds),
         address_bytes=memory_bytes,
     )
-    whole = {
-        "order": dict(order),
-        "cpu_seconds": limits.cpu_seconds,
-        "memory_bytes": memory_bytes,
-        "uid": NOBODY,
-        "file_bytes": file_bytes,
-        "open_files": max([2, *files]) + 8 + open_files if open_files else 0,
-    }
-    asked = memory_file("order", json.dumps(whole).encode())
+    own_files = max([2, *files]) + 8 + open_files if open_files else 0
+    asked = order_file(order, limits, own_files)
     # Held open by us alone: its end is the module's end, even if we are killed before bubblewrap has
     # asked the kernel to be told of that.
     life, ours = os.pipe()
@@ -92,11 +85,24 @@ def run_module(
     try:
         if mode == "none":
             return _plain(program, [asked, life, *files], deadline, answer_bytes)
-        seen = (*_programs(), *binds)
+        seen = (*programs(), *binds)
         return _shut_in(program, [asked, life, *files], seen, limits, deadline, answer_bytes)
     finally:
         for descriptor in (asked, life, ours):
             os.close(descriptor)
+
+
+def order_file(order: Mapping[str, Any], limits: Limits, open_files: int) -> int:
+    """A descriptor from which `inside.begin` reads what is asked, and the limits it sets itself."""
+    whole = {
+        "order": dict(order),
+        "cpu_seconds": limits.cpu_seconds,
+        "memory_bytes": limits.address_bytes,
+        "uid": NOBODY,
+        "file_bytes": limits.file_bytes,
+        "open_files": open_files,
+    }
+    return memory_file("order", json.dumps(whole).encode())
 
 
 def unready() -> str | None:
@@ -188,7 +194,7 @@ def _read(descriptor: int, deadline: float, most_bytes: int) -> tuple[bytes, boo
 
 
 @functools.cache
-def _programs() -> tuple[Bind, ...]:
+def programs() -> tuple[Bind, ...]:
     """Our Python, its packages and our own code, where they are, except what /usr has anyway."""
     places: list[Path] = []
     for name in (sys.base_prefix, sys.prefix, os.path.dirname(framefarm.__file__)):

@@ -23,6 +23,7 @@ from framefarm.server.events import routes as event_routes
 from framefarm.server.events import streams
 from framefarm.server.farm import Farm
 from framefarm.server.files import routes as file_routes
+from framefarm.server.files import thumbnails
 from framefarm.server.http import edge, openapi
 from framefarm.server.jobs import routes as job_routes
 from framefarm.server.jobs import scenes
@@ -41,6 +42,7 @@ ROUTERS = (
     project_routes.router,
     catalog_routes.router,
     file_routes.router,
+    thumbnails.router,
     job_routes.router,
     event_routes.router,
     webhook_routes.router,

@@ -175,39 +175,19 @@ def current_period(tx: Tx, account_id: str) -> dict[str, Any]:
     start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     end = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
     start_ms, end_ms = round(start.timestamp() * 1000), round(end.timestamp() * 1000)
-    query = scoped(
-        sa.select(
-            attempts,
-            jobs.c.title,
-            projects.c.name.label("project"),
-            instance_types.c.cores,
-            instance_types.c.gpu_count,
-            instance_types.c.price_micros.label("on_demand_micros"),
-        )
-        .join(jobs, jobs.c.id == attempts.c.job_id)
-        .join(projects, projects.c.id == jobs.c.project_id)
-        .join(instance_types, instance_types.c.id == attempts.c.instance_type_id),
-        attempts,
-        account_id,
-    ).where(
-        attempts.c.assigned_ms < end_ms, (attempts.c.ended_ms >= start_ms) | attempts.c.ended_ms.is_(None)
-    )
     total = core_ms = gpu_ms = frames = saved = unposted = 0
     by: dict[str, dict[str, int]] = {n: defaultdict(int) for n in ("project", "job", "instance")}
     titles: dict[str, str] = {}
-    for row in tx.conn.execute(query.execution_options(yield_per=1000)).mappings():
-        billed, cost = row["billed_ms"], row["cost_micros"]
-        if row["outcome"] is None:
-            billed = max(0, tx.now_ms - row["started_ms"]) if row["started_ms"] is not None else 0
-            cost = cost_micros(billed, row["price_micros"])
+    for row in [*_ended(tx, account_id, start_ms, end_ms), *_in_work(tx, account_id)]:
+        cost = row["cost"]
         total += cost
-        core_ms += billed * row["cores"]
-        gpu_ms += billed * row["gpu_count"]
-        frames += row["frames_done"]
-        if row["charge_id"] is None:
+        core_ms += row["billed"] * row["cores"]
+        gpu_ms += row["billed"] * row["gpu_count"]
+        frames += row["frames"]
+        if row["unposted"]:
             unposted += cost
         if row["preemptible"]:
-            saved += max(0, cost_micros(billed, row["on_demand_micros"]) - cost)
+            saved += max(0, cost_micros(row["billed"], row["on_demand_micros"]) - cost)
         by["project"][row["project"]] += cost
         by["job"][row["job_id"]] += cost
         by["instance"][row["instance_type_id"]] += cost
@@ -225,3 +205,50 @@ def current_period(tx: Tx, account_id: str) -> dict[str, Any]:
         "titles": titles,
         "balance": balance(tx, account_id),
     }
+
+
+GROUP = (
+    attempts.c.job_id,
+    jobs.c.title,
+    projects.c.name.label("project"),
+    attempts.c.instance_type_id,
+    instance_types.c.cores,
+    instance_types.c.gpu_count,
+    instance_types.c.price_micros.label("on_demand_micros"),
+    attempts.c.preemptible,
+    attempts.c.charge_id.is_(None).label("unposted"),
+)
+
+
+def _with_jobs(query: sa.Select[Any]) -> sa.Select[Any]:
+    return (
+        query.join(jobs, jobs.c.id == attempts.c.job_id)
+        .join(projects, projects.c.id == jobs.c.project_id)
+        .join(instance_types, instance_types.c.id == attempts.c.instance_type_id)
+    )
+
+
+def _ended(tx: Tx, account_id: str, start_ms: int, end_ms: int) -> list[dict[str, Any]]:
+    """Sums of the attempts that ended in [start, end), one row for each job, machine and price."""
+    sums = (
+        sa.func.sum(attempts.c.billed_ms).label("billed"),
+        sa.func.sum(attempts.c.cost_micros).label("cost"),
+        sa.func.sum(attempts.c.frames_done).label("frames"),
+    )
+    mine = scoped(sa.select(*GROUP, *sums).select_from(attempts), attempts, account_id)
+    query = _with_jobs(mine).where(attempts.c.ended_ms >= start_ms, attempts.c.ended_ms < end_ms)
+    plain = [c.element if isinstance(c, sa.Label) else c for c in GROUP]
+    rows = tx.conn.execute(query.group_by(*plain)).mappings()
+    return [dict(r) | {name: int(r[name]) for name in ("billed", "cost", "frames")} for r in rows]
+
+
+def _in_work(tx: Tx, account_id: str) -> list[dict[str, Any]]:
+    """The attempts in work, billed until now."""
+    columns = (attempts.c.started_ms, attempts.c.price_micros, attempts.c.frames_done.label("frames"))
+    mine = scoped(sa.select(*GROUP, *columns).select_from(attempts), attempts, account_id)
+    query = _with_jobs(mine).where(attempts.c.ended_ms.is_(None), attempts.c.started_ms.is_not(None))
+    rows = []
+    for row in tx.conn.execute(query).mappings():
+        billed = max(0, tx.now_ms - row["started_ms"])
+        rows.append(dict(row) | {"billed": billed, "cost": cost_micros(billed, row["price_micros"])})
+    return rows

@@ -45,6 +45,7 @@ SLOWED = {"/api/auth/login", "/api/uploads/file", "/api/users", "/api/users/{use
 RESTRICTED_READS = {
     "/api/users",
     "/api/files/{file_id}",
+    "/api/jobs/{job_id}/frames/{frame}/thumbnail",
     "/api/webhooks",
     "/api/webhooks/{webhook_id}",
     "/api/webhooks/{webhook_id}/deliveries",

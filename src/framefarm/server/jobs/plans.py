@@ -33,6 +33,7 @@ class Terms:
     """What a hand-out and a report need to know of a job; none of it changes once its scene was read."""
 
     plan: TaskPlan
+    frames: FrameSet
     chunk_size: int
     preemptible_retries: int
     task_retries: int
@@ -53,7 +54,13 @@ def terms_of(tx: Tx, job_id: str) -> Terms:
         row = tx.conn.execute(_TERMS, {"job_id": job_id}).mappings().one()
         plan, request = plan_of(row), row["request"]
         assert plan is not None
-        known = Terms(plan, row["chunk_size"], request["preemptible_retries"], request["task_retries"])
+        known = Terms(
+            plan,
+            FrameSet.from_text(row["frames"]),
+            row["chunk_size"],
+            request["preemptible_retries"],
+            request["task_retries"],
+        )
         if len(mine) >= KEPT:
             mine.clear()
         mine[job_id] = known

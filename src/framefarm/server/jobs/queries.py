@@ -27,6 +27,8 @@ from framefarm.server.tenancy import farmwide, scoped
 from framefarm.server.times import iso
 
 SignUrl = Callable[[Any], str]
+SignThumbnail = Callable[[str, Any], str | None]
+"""From an account and a row of `frames`."""
 HOLD_WORDS = {
     "user": "a person holds it: unhold to go on",
     "budget": "a budget holds it: raise the budget to go on",
@@ -94,20 +96,24 @@ def listing(
     if after is not None:
         query = query.where(jobs.c.id < after)
     rows = tx.conn.execute(query.order_by(jobs.c.id.desc()).limit(limit)).mappings().all()
-    costs = _costs(tx, [r["id"] for r in rows])
-    return [_summary(row, costs.get(row["id"], 0)) for row in rows]
+    running = _running_costs(tx, [r["id"] for r in rows])
+    return [_summary(row, running.get(row["id"], 0)) for row in rows]
 
 
-def _costs(tx: Tx, job_ids: list[str]) -> dict[str, int]:
-    """Cost so far in micro-dollars, running attempts counted until now."""
-    ended = farmwide(
-        sa.select(attempts.c.job_id, sa.func.sum(attempts.c.cost_micros)).group_by(attempts.c.job_id)
-    ).where(attempts.c.job_id.in_(job_ids))
-    costs = {job: int(total or 0) for job, total in tx.conn.execute(ended)}
-    running = farmwide(sa.select(attempts)).where(
-        attempts.c.job_id.in_(job_ids), attempts.c.outcome.is_(None), attempts.c.started_ms.is_not(None)
+def _running_costs(tx: Tx, job_ids: list[str]) -> dict[str, int]:
+    """What each job's attempts in work have cost until now, micro-dollars; live sessions hold them."""
+    query = farmwide(
+        sa.select(attempts.c.job_id, attempts.c.started_ms, attempts.c.price_micros)
+        .join(sessions, sessions.c.id == attempts.c.session_id)
+        .where(
+            sessions.c.job_id.in_(job_ids),
+            ~sessions.c.ended,
+            attempts.c.outcome.is_(None),
+            attempts.c.started_ms.is_not(None),
+        )
     )
-    for row in tx.conn.execute(running).mappings():
+    costs: dict[str, int] = {}
+    for row in tx.conn.execute(query).mappings():
         costs[row["job_id"]] = costs.get(row["job_id"], 0) + _running(tx, row)[1]
     return costs
 
@@ -118,7 +124,7 @@ def _running(tx: Tx, attempt: Any) -> tuple[int, int]:
     return spent, cost_micros(spent, attempt["price_micros"])
 
 
-def _summary(row: Any, cost: int) -> dict[str, Any]:
+def _summary(row: Any, running_cost: int) -> dict[str, Any]:
     now = facts(row)
     reasons = hold_reasons(now) if row["status"] == JobStatus.HOLDING else sorted(now.holds)
     task_counts = frame_counts = None
@@ -159,7 +165,7 @@ def _summary(row: Any, cost: int) -> dict[str, Any]:
         "progress": row["frames_done"] / row["frame_count"] if row["frame_count"] else 0.0,
         "frames": frame_counts,
         "tasks": task_counts,
-        "cost": money(cost),
+        "cost": money(row["cost_micros"] + running_cost),
         "created_at": iso(row["created_ms"]),
         "started_at": iso(row["started_ms"]),
         "ended_at": iso(row["ended_ms"]),
@@ -183,11 +189,11 @@ def _waiting_for(row: Any, now: Any, reasons: list[str]) -> str | None:
     return None
 
 
-def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str, str]]:
+def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[dict[str, Any], tuple[str, str]]:
     """The job, and (account, manifest SHA-256) from which its inputs are read outside the transaction."""
     find(tx, actor, job_id)
     row = tx.conn.execute(_base(actor.account_id).where(jobs.c.id == job_id)).mappings().one()
-    answer = _summary(row, _costs(tx, [job_id]).get(job_id, 0))
+    answer = _summary(row, _running_costs(tx, [job_id]).get(job_id, 0))
     request = row["request"]
     cause, message = _cause(tx, row)
     missing = farmwide(sa.select(missing_paths.c.path)).where(missing_paths.c.job_id == job_id)
@@ -217,7 +223,7 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
         "depends_on": request.get("depends_on") or sorted(tx.conn.execute(depends).scalars()),
         "cause": cause,
         "message": message,
-        "warnings": row["warnings"],
+        "warnings": _with_pictures(tx, row, sign),
         "missing_paths": sorted(tx.conn.execute(missing).scalars()),
         "scene_info": row["scene"] and {k: v for k, v in row["scene"].items() if k != "aliases"},
         "average_frame_seconds": mean,
@@ -226,6 +232,17 @@ def detail(tx: Tx, actor: Actor, job_id: str) -> tuple[dict[str, Any], tuple[str
         "frames_in_work": progress.in_work(tx, job_id),
     }
     return answer, (row["account_id"], row["manifest_sha256"])
+
+
+def _with_pictures(tx: Tx, row: Any, sign: SignThumbnail) -> list[dict[str, Any]]:
+    """The job's warnings; those about a picture with its thumbnail."""
+    numbers = sorted({w["frame"] for w in row["warnings"] if w.get("frame") is not None})
+    if not numbers:
+        return list(row["warnings"])
+    query = farmwide(sa.select(frames)).where(frames.c.job_id == row["id"], frames.c.frame.in_(numbers))
+    newest = _newest(tx.conn.execute(query).mappings())
+    signed = {n: sign(row["account_id"], f) for n, f in newest.items()}
+    return [w | {"thumbnail": signed.get(w.get("frame"))} for w in row["warnings"]]
 
 
 def _cause(tx: Tx, row: Any) -> tuple[str | None, str | None]:
@@ -301,7 +318,7 @@ def one_task(tx: Tx, actor: Actor, job_id: str, number: int) -> dict[str, Any]:
 
 
 def frame_page(
-    tx: Tx, actor: Actor, job_id: str, after: int, limit: int, sign: SignUrl
+    tx: Tx, actor: Actor, job_id: str, after: int, limit: int, sign: SignUrl, draw: SignThumbnail
 ) -> list[dict[str, Any]]:
     """Every frame of the job in order, begun or not; positions above `after`."""
     job = find(tx, actor, job_id)
@@ -355,7 +372,7 @@ def frame_page(
                     for f in by_frame.get(frame, ())
                     if row is not None and f["revision"] == row["revision"]
                 ],
-                "thumbnail": None,
+                "thumbnail": draw(job["account_id"], row) if row else None,
                 "warnings": (row["warnings"] or []) if row else [],
                 "revision": row["revision"] if row else 0,
             }

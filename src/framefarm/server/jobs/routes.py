@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from framefarm.protocol.api_jobs import (
@@ -30,7 +32,7 @@ from framefarm.server.accounts.callers import Caller
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
-from framefarm.server.files import manifests
+from framefarm.server.files import manifests, thumbnails
 from framefarm.server.files.routes import sign_file
 from framefarm.server.http.idempotency import command, recall
 from framefarm.server.http.paging import Paging
@@ -117,7 +119,7 @@ async def submit_job(
 
 def _submit(tx: Tx, farm: Farm, actor: Actor, prepared: checks.Prepared) -> dict[str, Any]:
     job_id = submit.store(tx, farm, actor, prepared)
-    answer, _ = queries.detail(tx, actor, job_id)
+    answer, _ = queries.detail(tx, actor, job_id, partial(thumbnails.sign, farm))
     return _with_inputs(answer, prepared.snapshot.entries)
 
 
@@ -138,7 +140,9 @@ def _with_inputs(answer: dict[str, Any], entries: list[manifests.Entry]) -> dict
 @router.get("/{job_id}", response_model=JobDetail, summary="Get detailed information about a single job")
 async def get_job(request: Request, actor: Caller, job_id: JobId) -> Any:
     farm = farm_of(request)
-    answer, (account, manifest) = await farm.db.read(queries.detail, actor, job_id)
+    answer, (account, manifest) = await farm.db.read(
+        queries.detail, actor, job_id, partial(thumbnails.sign, farm)
+    )
     entries = await run_in_threadpool(lambda: list(manifests.load(farm.store, account, manifest)))
     return _in_words(farm, _with_inputs(answer, entries))
 
@@ -156,7 +160,8 @@ async def change_job(request: Request, actor: Caller, job_id: JobId, said: JobCh
 async def delete_job(request: Request, actor: Caller, job_id: JobId) -> Response:
     farm = farm_of(request)
     await farm.db.write(actions.delete, farm, actor, job_id)
-    return Response(status_code=204)
+    drawn = BackgroundTask(thumbnails.remove, farm, actor.account_id, job_id)
+    return Response(status_code=204, background=drawn)
 
 
 @router.post("/{job_id}/retry", response_model=Retried, summary="Retry all failed tasks, or some frames")
@@ -252,7 +257,13 @@ async def list_frames(request: Request, actor: Caller, paging: Paging, job_id: J
     after = paging.after("frames", [job_id], actor)
     start = after[0] if after else -1
     rows = await farm.db.read(
-        queries.frame_page, actor, job_id, start, paging.limit + 1, lambda row: sign_file(farm, row)
+        queries.frame_page,
+        actor,
+        job_id,
+        start,
+        paging.limit + 1,
+        lambda row: sign_file(farm, row),
+        partial(thumbnails.sign, farm),
     )
     position = {row["frame"]: start + 1 + i for i, row in enumerate(rows)}
     return paging.page("frames", [job_id], actor, rows, lambda row: [position[row["frame"]]])

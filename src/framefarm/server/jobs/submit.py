@@ -95,7 +95,7 @@ def store(tx: Tx, farm: Farm, actor: Actor, prepared: Prepared) -> str:
 
 COUNTERS = (
     "rows_pending", "rows_running", "rows_success", "rows_failed", "rows_preempted", "rows_cancelled",
-    "scouts_ended", "frames_done", "unpublished",
+    "scouts_ended", "frames_done", "cost_micros", "unpublished",
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ jobs = sa.Table(
     sa.Column("scene", sa.JSON),  # what the reader found
     sa.Column("warnings", sa.JSON, nullable=False),
     sa.Index("ix_jobs_account_id_id", "account_id", "id"),
+    sa.Index("ix_jobs_output_url", "output_url"),
 )
 
 job_state = sa.Table(
@@ -59,6 +60,7 @@ job_state = sa.Table(
     sa.Column("rows_cancelled", sa.Integer, nullable=False),
     sa.Column("scouts_ended", sa.Integer, nullable=False),
     sa.Column("frames_done", sa.Integer, nullable=False),
+    sa.Column("cost_micros", sa.BigInteger, nullable=False, server_default=sa.text("0")),  # ended attempts
     sa.Column("unpublished", sa.Integer, nullable=False),  # files committed, not yet at output_path
     sa.Column("event_number", sa.Integer, nullable=False),
     sa.Column("frame_ms", sa.Integer),  # a moving mean of render time per frame

@@ -197,7 +197,9 @@ def _mark_replaced(tx: Tx, job_id: str, mine: list[Any]) -> None:
     if tx.conn.execute(others.limit(1)).first() is None:
         return
     same = files.c.job_id.in_(others) & files.c.path.in_([r["path"] for r in mine])
-    change = farmwide(sa.update(files)).where(same, files.c.published_ms.is_not(None))
+    change = farmwide(sa.update(files)).where(
+        same, files.c.published_ms.is_not(None), files.c.replaced_by.is_(None)
+    )
     tx.conn.execute(change.values(replaced_by=job_id))
 
 

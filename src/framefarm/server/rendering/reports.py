@@ -22,7 +22,7 @@ from framefarm.server.jobs import fence
 from framefarm.server.jobs.plans import terms_of
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
-from framefarm.server.rendering import first_opening, told
+from framefarm.server.rendering import first_opening, looks, told
 from framefarm.server.rendering.handout import committed
 from framefarm.server.rendering.tables import attempts, files, frames, leases, sessions
 from framefarm.server.tenancy import farmwide
@@ -60,11 +60,6 @@ _OWNED = farmwide(
     .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
     .order_by(attempts.c.assigned_ms, attempts.c.task_number)
 )
-_COMMITTED = farmwide(
-    sa.select(frames.c.frame, frames.c.revision).where(
-        frames.c.job_id == sa.bindparam("job"), frames.c.frame.in_(sa.bindparam("numbers", expanding=True))
-    )
-)
 
 
 class Reporter:
@@ -76,6 +71,8 @@ class Reporter:
         self.own = self._owned()
         self.seen: set[tuple[int, int]] = set()
         self.done: set[tuple[int, int]] = set()
+        self.around: list[Any] = []
+        """Rows of frames that are saved now or beside those, and were committed before."""
         self.known: set[int] = set()
         """Frames that are committed at any revision."""
         self.gave_back = False
@@ -92,8 +89,16 @@ class Reporter:
         if saved:
             self._find_committed(saved)
         verdicts = [self._one(event) for event in events]
+        self._judge()
         self._write()
-        return verdicts
+        drawn = [e for e in events if isinstance(e, say.FrameDrawn)]
+        if not drawn:
+            return verdicts
+        kept = looks.keep_thumbnails(self.tx, self.state["job_id"], self.session["id"], drawn)
+        return [
+            "applied" if isinstance(e, say.FrameDrawn) and (e.attempt, e.frame) in kept else verdict
+            for e, verdict in zip(events, verdicts, strict=True)
+        ]
 
     def _one(self, event: say.Event) -> say.Verdict:
         if isinstance(event, say.BlenderOpened):
@@ -105,7 +110,7 @@ class Reporter:
             end_session(self.tx, self.session, self.state, event.reason, None, self)
             return "applied"
         attempt = self.own.get(event.attempt)
-        if attempt is None:
+        if attempt is None or isinstance(event, say.FrameDrawn):
             return "superseded"
         if isinstance(event, say.TaskStarted):
             return self._started(attempt, event)
@@ -153,6 +158,7 @@ class Reporter:
                 "render_ms": render_ms,
                 "peak_memory_bytes": event.peak_memory_bytes or None,
                 "warnings": [told.row(n) for n in event.warnings] or None,
+                "look": looks.look_text(event.look),
             }
         )
         for file in event.files:
@@ -252,6 +258,7 @@ class Reporter:
             billed_ms=billed,
             cost_micros=cost_micros(billed, attempt["price_micros"]),
         )
+        state.add("cost_micros", attempt["cost_micros"])
         self._change(
             attempt,
             "outcome", "ended_ms", "cause", "message", "billed_ms", "cost_micros",
@@ -340,10 +347,17 @@ class Reporter:
         self.tx.conn.execute(farmwide(sa.update(sessions)).where(key).values(changes))
 
     def _find_committed(self, saved: list[say.FrameSaved]) -> None:
-        numbers = sorted({e.frame for e in saved})
-        found = self.tx.conn.execute(_COMMITTED, {"job": self.state["job_id"], "numbers": numbers})
-        self.done = {(f, r) for f, r in found}
+        job_id = self.state["job_id"]
+        self.around = looks.around(self.tx, job_id, terms_of(self.tx, job_id).frames, saved)
+        self.done = {(row["frame"], row["revision"]) for row in self.around}
         self.known = {f for f, _ in self.done}
+
+    def _judge(self) -> None:
+        saved, job_id = self.out.frames, self.state["job_id"]
+        if any(row["look"] for row in (*saved, *self.around)):
+            whole = terms_of(self.tx, job_id).frames
+            for warned in looks.judge(self.tx, job_id, whole, self.around, saved, self.out.files):
+                self.state.emit(self.tx, "system", "frame.warning", warned)
 
     def _wall(self, mono_ms: int) -> int:
         """Server time of a moment on the runner's clock, which began shortly before its hello."""

@@ -14,6 +14,7 @@ from framefarm.server.accounts.tables import accounts
 from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
+from framefarm.server.files import thumbnails
 from framefarm.server.jobs import fence
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_state, jobs
@@ -73,6 +74,7 @@ def hello(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Hello) -> s
         allow_scripts=tx.conn.execute(allow).scalar_one(),
         staging=str(farm.store.path(f"staging/{job['account_id']}")),
         logs=str(farm.store.path(f"logs/{job['account_id']}")),
+        thumbnails=str(farm.store.path(thumbnails.folder(job["account_id"], job["id"]))),
         lease_seconds=farm.settings.lease_seconds,
         disconnected_seconds=farm.settings.disconnected_budget_seconds,
         gathering_bytes=farm.settings.gathering_bytes,

@@ -90,6 +90,7 @@ attempts = sa.Table(
     sa.Column("peak_memory_bytes", sa.BigInteger),
     sa.Column("charge_id", sa.Text),  # the ledger transaction that posted it
     sa.Index("ix_attempts_job_id_task_number", "job_id", "task_number"),
+    sa.Index("ix_attempts_account_id_ended_ms", "account_id", "ended_ms"),
     sa.Index(
         "ix_attempts_open",
         "session_id",
@@ -118,6 +119,8 @@ frames = sa.Table(
     sa.Column("render_ms", sa.Integer, nullable=False),
     sa.Column("peak_memory_bytes", sa.BigInteger),
     sa.Column("warnings", sa.JSON),
+    sa.Column("look", sa.Text),  # as core/pictures stores it; null: not known
+    sa.Column("thumbnail_bytes", sa.Integer),  # null: there is none (yet)
 )
 
 files = sa.Table(
@@ -140,6 +143,7 @@ files = sa.Table(
     sa.Column("published_ms", sa.BigInteger),
     sa.Column("replaced_by", sa.Text),  # a job that wrote the same place later
     sa.Index("ix_files_job_id_frame", "job_id", "frame"),
+    sa.Index("ix_files_job_id_path", "job_id", "path"),
     sa.Index(
         "ix_files_unpublished",
         "id",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from framefarm.protocol import node as say
@@ -13,11 +15,11 @@ MOST = 200
 """Warnings that a job keeps."""
 
 
-def add(tx: Tx, job_id: str, notes: list[say.Note]) -> list[say.Note]:
+def add(tx: Tx, job_id: str, notes: list[say.Note], frame: int | None = None) -> list[say.Note]:
     """Add warnings to the job, each (code, subject) once, at most MOST. Returns those that were new; a code
-    that the job does not have yet always finds room."""
+    that the job does not have yet always finds room. `frame`: whose picture they are about."""
     key = jobs.c.id == job_id
-    have: list[dict[str, str]] = tx.conn.execute(farmwide(sa.select(jobs.c.warnings)).where(key)).scalar_one()
+    have: list[dict[str, Any]] = tx.conn.execute(farmwide(sa.select(jobs.c.warnings)).where(key)).scalar_one()
     known = {(w["code"], w.get("subject", "")) for w in have}
     codes = {w["code"] for w in have}
     fresh: list[say.Note] = []
@@ -28,11 +30,11 @@ def add(tx: Tx, job_id: str, notes: list[say.Note]) -> list[say.Note]:
             codes.add(note.code)
             fresh.append(note)
     if fresh:
-        values = have + [row(n) for n in fresh]
+        values = have + [row(n) | ({} if frame is None else {"frame": frame}) for n in fresh]
         tx.conn.execute(farmwide(sa.update(jobs)).where(key).values(warnings=values))
     return fresh
 
 
-def row(note: say.Note) -> dict[str, str]:
+def row(note: say.Note) -> dict[str, Any]:
     """As it is kept with a job or frame."""
     return {"code": note.code, "message": note.message, "subject": note.subject}

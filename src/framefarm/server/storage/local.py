@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from framefarm.server.storage.base import Stored
 
-AREAS = ("content", "staging", "manifests", "logs")
+AREAS = ("content", "staging", "manifests", "logs", "thumbnails")
 INCOMING = "incoming"
 MODE = 0o644
 """Readable for the sandbox's user, which sees hard links of content. The data directory itself is 0700."""
