@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
 
+from framefarm.sandboxing.box import Sandbox
 from framefarm.sandboxing.strays import end_strays
 from framefarm.sandboxing.watch import descendants
 
@@ -60,3 +62,20 @@ def test_an_inner_process_without_its_outer_one_is_ended_and_no_other() -> None:
     assert well.stdin is not None
     well.stdin.close()
     assert well.wait() == 0
+
+
+def test_a_sandbox_whose_outer_process_is_stopped_can_be_ended() -> None:
+    box = Sandbox("bubblewrap", 65534, (min(os.sched_getaffinity(0)),))
+    process = box.start(["/bin/sleep", "600"], {}, any_thread=True)
+    inside = descendants(process.pid)
+    os.kill(process.pid, signal.SIGSTOP)
+    process.kill()
+    process.close()
+
+    def ended(pid: int) -> bool:
+        try:
+            return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    wait_for(lambda: all(ended(pid) for pid in (process.pid, *inside)))

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from framefarm.node import runtimes
 from framefarm.sandboxing import python
 from framefarm.sandboxing.box import Mode
+from framefarm.sandboxing.errors import Stopped
 from framefarm.sandboxing.strays import end_strays
 from framefarm.sandboxing.watch import descendants
 from framefarm.server.files import reader
@@ -269,6 +270,17 @@ def test_a_reader_that_was_killed_from_outside_is_no_fault_of_the_file_the_first
         (facts,) = read.result()
     assert facts.message is not None
     assert facts.message.endswith("could not be looked into.") == (kills == 2)
+
+
+@pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
+def test_nobody_waits_for_a_scene_when_the_farm_stops(tmp_path: Path, sandbox: Mode) -> None:
+    slow = tmp_path / "slow.blend"
+    os.mkfifo(slow)
+    writer = os.open(slow, os.O_RDWR)
+    asked = iter([False, False])
+    with pytest.raises(Stopped):
+        read_scenes([("/in/slow.blend", slow)], 600, sandbox=sandbox, stopping=lambda: next(asked, True))
+    os.close(writer)
 
 
 @pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])

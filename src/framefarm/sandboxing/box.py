@@ -38,6 +38,8 @@ Mode = Literal["bubblewrap", "none"]
 
 TMP_BYTES = 64 << 20
 """Of each part of the sandbox that is in memory, where the watcher doesn't see it."""
+OUTER_SECONDS = 2.0
+"""How long bubblewrap's outer process may outlive what it held."""
 _HELPER_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _SYSTEM_LINKS = ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/fonts", "/etc/alternatives", "/etc/glvnd")
@@ -222,7 +224,13 @@ class Process:
         with self._lock:
             if self._child.returncode is None:
                 self._kill()
-                self._child.wait()
+                try:
+                    self._child.wait(OUTER_SECONDS)
+                except (
+                    subprocess.TimeoutExpired
+                ):  # it is stopped, and sees nothing of what became of the rest
+                    _signal(self._child.pid)
+                    self._child.wait()
 
     def wait(self, timeout_seconds: float | None = None) -> int:
         """The exit code; a signal is its negative number. Raises subprocess.TimeoutExpired."""
