@@ -30,6 +30,8 @@ BLOWS = {
     ("restart", "server"): 1,
 }
 PAUSE_SECONDS = (0.2, 2.2)
+FULL_SECONDS = 5.0
+"""How long after the disk was full a server may be found that ended of it."""
 TRAP_SECONDS = 15.0
 """How long to wait for a scene to be read."""
 
@@ -47,6 +49,7 @@ class Storm:
         self._blows = {blow: weight for blow, weight in BLOWS.items() if fill or blow[0] != "fill"}
         self._trap: tuple[str, float] | None = None
         self._ballast = farm.data / "ballast"
+        self._full_until = 0.0
         self._away = False
         """The server is down because it was struck."""
         self._looked = 0.0
@@ -92,7 +95,7 @@ class Storm:
         """What the system does: bury the dead, and start a service again that has ended."""
         reap(keep=self.farm.process.pid if self.farm.process else None)
         if not self.farm.up and not self._away:
-            if not self._ballast.exists():
+            if not self._ballast.exists() and time.monotonic() > self._full_until + FULL_SECONDS:
                 self.deaths.append("the server ended by itself, and the disk was not full")
             self.say("the server has ended by itself and is started again")
             self._start()
@@ -177,7 +180,11 @@ class Storm:
             while file.write(bytes(4096)):
                 pass
         self._count("fill", "disk", f"disk for {seconds:.1f} s")
-        self._after(seconds, lambda: self._ballast.unlink(missing_ok=True))
+        self._after(seconds, self._empty)
+
+    def _empty(self) -> None:
+        self._ballast.unlink(missing_ok=True)
+        self._full_until = time.monotonic()
 
     def _look_at_trap(self, now: float) -> None:
         if self._trap is None:
