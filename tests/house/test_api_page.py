@@ -11,7 +11,15 @@ import pytest
 from pydantic import BaseModel
 
 from framefarm.core import frames as grammar
-from framefarm.protocol import api_accounts, api_billing, api_catalog, api_files, api_jobs
+from framefarm.protocol import (
+    api_accounts,
+    api_billing,
+    api_budgets,
+    api_catalog,
+    api_files,
+    api_jobs,
+    api_wrangler,
+)
 from framefarm.server.http.errors import STATUS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text()
@@ -28,6 +36,8 @@ EXAMPLES: list[tuple[str, list[type[BaseModel]]]] = [
     ("Frames", [api_jobs.JobFrame]),
     ("Attempts", [api_jobs.JobAttempt]),
     ("Billing", [api_billing.CurrentPeriod, api_billing.Transaction]),
+    ("Budgets", [api_budgets.Budget]),
+    ("Wrangler rules", [api_wrangler.Rule]),
 ]
 
 

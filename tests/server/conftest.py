@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,15 @@ from framefarm.server.projects import service as projects
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> str | None:
+def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
     """None: SQLite in the data directory."""
     if request.param == "sqlite":
-        return None
-    make: Callable[[bool], str] = request.getfixturevalue("postgres")
-    return make(True)
+        yield None
+        return
+    postgres = request.getfixturevalue("postgres")
+    url = postgres(True)
+    yield url
+    postgres.drop(url)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from farm_site import Site
 
+from framefarm.server.jobs.tables import jobs
 from framefarm.server.rendering import publisher
 from framefarm.server.rendering.tables import files
 
@@ -84,6 +85,17 @@ def test_a_bad_place_holds_up_no_other(site: Site, monkeypatch: pytest.MonkeyPat
         made = publisher.publish(site.farm, rows)
         site.farm.db.write_now(publisher.settle, site.farm, made)
     assert (site.status(good), site.status(bad)) == ("success", "running")
+
+
+def test_a_bucket_that_is_mapped_no_more_holds_up_no_other(site: Site) -> None:
+    lost, fine = finish(site, "lost"), finish(site, "fine")
+    key = jobs.c.id == lost
+    site.farm.db.write_now(
+        lambda tx: tx.conn.execute(jobs.update().where(key).values(output_url="s3://gone/lost"))
+    )
+    site.publish()
+    assert (site.status(lost), site.status(fine)) == ("running", "success")
+    assert warned(site, lost) == ["s3://gone/lost"]
 
 
 def test_one_name_that_is_taken_by_a_folder_stops_that_file_alone(site: Site) -> None:

@@ -15,11 +15,17 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/api/users/{user_id}"): {"disabled": True},
     ("PATCH", "/api/projects/{project_id}"): {"status": "archived"},
     ("PATCH", "/api/jobs/{job_id}"): {"action": "cancel"},
+    ("PATCH", "/api/budgets/{budget_id}"): {"amount_micros": 1},
+    ("PATCH", "/api/wrangler/rules/{rule_id}"): {"enabled": False},
     ("POST", "/api/jobs/{job_id}/retry"): {"frames": "1"},
 }
 NOT_AN_ACCOUNTS = {"/api/enterprise/instances/{instance_id}", "/api/files/{file_id}"}
 """The first is the farm's own list, the second is for whoever has a signed address."""
-ADMINS_ONLY = {("PATCH", "/api/users/{user_id}")}
+ADMINS_ONLY = {("PATCH", "/api/users/{user_id}")} | {
+    (method, path)
+    for method in ("GET", "PATCH", "DELETE")
+    for path in ("/api/budgets/{budget_id}", "/api/wrangler/rules/{rule_id}")
+}
 
 
 @pytest.fixture
@@ -29,12 +35,15 @@ def rival(site: Site) -> dict[str, str]:
     site.render(job["id"])
     assert site.status(job["id"]) == "success"
     key = site.ask("POST", "/api/auth/keys", json={"name": "pipeline"}).json()
+    rule = {"kind": "max_task_runtime", "seconds": 3600}
     return {
         "job_id": job["id"],
         "number": "0",
         "project_id": site.get("/api/projects")["data"][0]["id"],
         "user_id": site.get("/api/auth/me")["user"]["id"],
         "key_id": key["id"],
+        "budget_id": site.ask("POST", "/api/budgets", json={"amount_micros": 10**9}).json()["id"],
+        "rule_id": site.ask("POST", "/api/wrangler/rules", json=rule).json()["id"],
     }
 
 
@@ -88,7 +97,7 @@ def test_lists_hold_nothing_of_another_account(site: Site, other: Site, rival: d
         other.ask("GET", path).text
         for path in (
             "/api/jobs", "/api/projects?status=all", "/api/users", "/api/auth/keys", "/api/auth/me",
-            "/api/billing/current-period", "/api/billing/transactions",
+            "/api/billing/current-period", "/api/billing/transactions", "/api/budgets", "/api/wrangler/rules",
         )
     )  # fmt: skip
     assert not [value for value in rival.values() if len(value) > 5 and value in seen]

@@ -103,7 +103,9 @@ def account_set(
     account: Account,
     allow_scripts: Annotated[str | None, typer.Option(help="May scripts in scenes run: yes or no.")] = None,
     credit_limit: Annotated[str | None, typer.Option(help="Dollars, as 500.00; none for no limit.")] = None,
-    quota_gib: Annotated[int | None, typer.Option(help="GiB of stored files; 0 for no limit.")] = None,
+    quota_gib: Annotated[
+        int | None, typer.Option(min=0, max=1 << 32, help="GiB of stored files; 0 for no limit.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Change what an account may do."""

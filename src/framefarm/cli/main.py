@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from framefarm import __version__
-from framefarm.cli import artist
+from framefarm.cli import artist, standing
 
 OPERATOR_COMMANDS = {"serve": ("serve", "stop"), "admin": ("admin",), "blender": ("blender",)}
 """Module in `framefarm.cli` → the commands that it registers."""
@@ -27,7 +27,9 @@ def build(asked_for: str | None = None) -> typer.Typer:
     )
     app.callback()(_options)
     artist.register(app)
-    if asked_for in {command.name for command in app.registered_commands}:
+    standing.register(app)
+    groups = {group.name for group in app.registered_groups}
+    if asked_for in groups | {command.name for command in app.registered_commands}:
         return app
     its_own = {module: names for module, names in OPERATOR_COMMANDS.items() if asked_for in names}
     for module, commands in (its_own or OPERATOR_COMMANDS).items():

@@ -94,7 +94,17 @@ def _facts(it: jobs.Job) -> Iterable[tuple[str, str]]:
     )
     pace = it["average_frame_seconds"]
     left = f", about {duration(it['remaining_seconds'])} left" if it["remaining_seconds"] else ""
+    forecast = it.get("forecast") or {}
     yield "cost", money(it["cost"]) + (f", {duration(pace)} a frame{left}" if pace else "")
+    if forecast.get("frames_left") and (rest := forecast.get("seconds_left")):
+        costs = forecast["cost_left"]
+        between = (
+            f" ({duration(rest['low'])} to {duration(rest['high'])}; {money(costs['low'])} to"
+            f" {money(costs['high'])})"
+            if rest["high"] is not None
+            else ""
+        )
+        yield "to come", f"{duration(rest['expected'])}, {money(costs['expected'])}{between}"
     kind = f"preemptible, {_retries(it['preemptible_retries'])}" if it["preemptible"] else "on demand"
     yield "machine", f"{clean(it['instance_type'])} ({kind})"
     release = f" ({clean(it['blender_release'])})" if it.get("blender_release") else ""

@@ -156,6 +156,10 @@ _FAILURES = [
           "Nothing: the farm renders the missing ones again.", _F),
     Cause("machine_lost", "Machine lost", "The machine was lost while it rendered.",
           "Nothing: the frames go to another machine, and you do not pay.", _M),
+    Cause("rule_runtime", "Stopped by a rule", "A rule of the account stopped it: {what}",
+          "Make the frame lighter or the chunks smaller, or ask an admin of the account about the rule.", _P),
+    Cause("upload_stalled", "Upload stalled", "A rule of the account failed the job: {what}",
+          "Upload what is missing and submit it again.", _P),
     Cause("machine_unfit", "Machine unfit", "The machine cannot do this job: {what}",
           "Nothing: the frames go to another machine, and you do not pay.", _M),
 ]  # fmt: skip
@@ -196,6 +200,12 @@ _WARNINGS = [
           "Look at it yourself.", _S, True),
     Cause("decoder_died", "Picture not checked", "The picture {path} could not be checked: {what}",
           "Look at it yourself.", _S, True),
+    Cause("budget_low", "Budget nearly spent", "{spent} of the budget's {amount} are spent.",
+          "An admin of the account can raise it; jobs are held when it is used up.", _P, True),
+    Cause("task_runs_long", "Task runs long", "A rule of the account points at it: {what}",
+          "Look at the task; cancel the job if it should not run so long.", _P, True),
+    Cause("upload_waits", "Upload waits", "{what}",
+          "Go on with the upload, or cancel the job.", _P, True),
     Cause("uniform_picture", "One colour only", "Every pixel of {path} is the same.",
           "Look at it: a hidden collection or a camera inside an object does this.", _S, True),
 ]  # fmt: skip

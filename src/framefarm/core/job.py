@@ -182,14 +182,19 @@ class Change:
     stop: bool = False
 
 
-def hold(job: JobFacts, *, drain: bool = True) -> Change:
-    """A person holds the job. Running frames end, unless `drain` is false: then they are stopped."""
+def hold(job: JobFacts, *, drain: bool = True, by: Hold = "user") -> Change:
+    """Someone holds the job. Running frames end, unless `drain` is false: then they are stopped."""
     status = job_status(job)
     if status in {JobStatus.SUCCESS, JobStatus.FAILED}:
         raise Refused(f"The job is {status}; only an unfinished job can be held.")
     if status in {JobStatus.CANCELLED, JobStatus.CANCELLING}:
         raise Refused(f"The job is {status}; it cannot be held any more.")
-    return Change(job.holds | {"user"}, job.gate_open, withdraw=True, stop=not drain)
+    return Change(job.holds | {by}, job.gate_open, withdraw=True, stop=not drain)
+
+
+def lift(job: JobFacts, hold: Hold) -> Change:
+    """One hold is over by itself; the others stay."""
+    return Change(job.holds - {hold}, job.gate_open)
 
 
 def unhold(job: JobFacts) -> Change:

@@ -8,7 +8,7 @@ from typing import TypedDict
 
 MS_PER_HOUR = 3_600_000
 MICROS = 1_000_000
-_AMOUNT = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{1,6}))?\Z")
+_AMOUNT = re.compile(r"(-?)([0-9]{1,10})(?:\.([0-9]{1,6}))?\Z")
 
 _WHOLE = frozenset({"success", "failed", "cancelled", "timed_out"})
 
@@ -34,6 +34,11 @@ def cost_micros(billed_ms: int, price_micros_per_hour: int) -> int:
     return whole
 
 
+def affordable_ms(micros: int, price_micros_per_hour: int) -> int | None:
+    """The longest time that costs no more than `micros`; None where time is free."""
+    return max(0, micros) * MS_PER_HOUR // price_micros_per_hour if price_micros_per_hour else None
+
+
 def billed_ms(
     outcome: str, *, started_ms: int, ended_ms: int, last_commit_ms: int | None, limit_ms: int
 ) -> int:
@@ -56,7 +61,9 @@ def parse_amount(text: str) -> int:
     """`"12.50"` → 12_500_000 micro-dollars, exactly. Raises ValueError."""
     found = _AMOUNT.match(text.strip())
     if found is None:
-        raise ValueError(f"{text[:40]!r} is not an amount such as 12.50 (at most six decimals)")
+        raise ValueError(
+            f"{text[:40]!r} is not an amount such as 12.50 (below ten billion, at most six decimals)"
+        )
     micros = int(found[2]) * MICROS + int((found[3] or "").ljust(6, "0"))
     return -micros if found[1] else micros
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel
 
+from framefarm.protocol.api_budgets import Budget
 from framefarm.protocol.api_catalog import Money
 
 
@@ -40,7 +39,7 @@ class CurrentPeriod(BaseModel):
     by_instance_type: list[ByInstanceType]
     spot_savings: Money
     balance: Money
-    budgets: list[Any]
+    budgets: list[Budget]
 
 
 class Transaction(BaseModel):

@@ -17,8 +17,13 @@ REFUSED_PREFIXES = (
     "MALLOC_", "XDG_", "LIBGL_", "MESA_", "VK_", "__EGL_", "__GLX_", "NVIDIA_",
 )  # fmt: skip
 REFUSED_NAMES = {"PATH", "HOME", "SHELL", "BASH_ENV", "ENV", "IFS", "TMPDIR", "CUDA_VISIBLE_DEVICES"}
+MAX_BLENDER_NAME = 255
 NAME = Annotated[StrictStr, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
 Title = Annotated[StrictStr, Field(min_length=1, max_length=200)]
+Value = Annotated[StrictStr, Field(max_length=MAX_ENVIRONMENT_BYTES)]
+JobId = Annotated[StrictStr, Field(max_length=100)]
+BlenderName = Annotated[StrictStr, Field(max_length=MAX_BLENDER_NAME)]
+Pins = Annotated[dict[StrictStr, StrictStr], Field(max_length=MAX_PATHS)]
 
 
 def is_refused(name: str) -> bool:
@@ -60,21 +65,21 @@ class JobSubmission(Strict):
     render_software: Literal["", "cycles", "eevee", "workbench"] = "cycles"
     output_path: Annotated[StrictStr, Field(min_length=1, max_length=4096)]
     upload_paths: Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_PATHS)]
-    environment_variables: Annotated[dict[NAME, StrictStr], Field(max_length=MAX_ENVIRONMENT)] = {}
+    environment_variables: Annotated[dict[NAME, Value], Field(max_length=MAX_ENVIRONMENT)] = {}
 
     priority: Annotated[StrictInt, Field(ge=0, le=100)] = 50
     scene_path: StrictStr | None = None
-    upload_md5s: dict[StrictStr, StrictStr] = {}
-    upload_sha256s: dict[StrictStr, StrictStr] = {}
+    upload_md5s: Pins = {}
+    upload_sha256s: Pins = {}
     hold: StrictBool = False
     max_sessions: Annotated[StrictInt, Field(ge=1, le=100_000)] | None = None
     task_retries: Annotated[StrictInt, Field(ge=0, le=100)] = 2
     max_task_runtime_seconds: Annotated[StrictInt, Field(ge=1, le=30 * 24 * 3600)] | None = None
-    depends_on: Annotated[list[StrictStr], Field(max_length=1000)] = []
+    depends_on: Annotated[list[JobId], Field(max_length=1000)] = []
     metadata: Annotated[dict[StrictStr, StrictStr], Field(max_length=100)] = {}
-    scene: StrictStr | None = None
-    camera: StrictStr | None = None
-    view_layers: Annotated[list[StrictStr], Field(max_length=100)] | None = None
+    scene: BlenderName | None = None
+    camera: BlenderName | None = None
+    view_layers: Annotated[list[BlenderName], Field(max_length=100)] | None = None
     resolution_percentage: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
     samples: Annotated[StrictInt, Field(ge=1, le=1_000_000)] | None = None
     notify: Notify | None = None
@@ -170,6 +175,31 @@ class FrameInWork(BaseModel):
     at: str
 
 
+class SecondsSpan(BaseModel):
+    """`low` to `high` holds the truth about 8 times in 10; both null while fewer than 2 frames are done."""
+
+    expected: float
+    low: float | None
+    high: float | None
+
+
+class MoneySpan(BaseModel):
+    expected: Money
+    low: Money | None
+    high: Money | None
+
+
+class Forecast(BaseModel):
+    """What the rest of an unfinished job will take, judged by its own frames that are done."""
+
+    frames_left: int
+    based_on_frames: int
+    machines: int
+    seconds_left: SecondsSpan | None
+    cost_left: MoneySpan | None
+    total_cost: MoneySpan | None
+
+
 class JobDetail(JobSummary):
     """Everything submitted, and where it stands."""
 
@@ -204,6 +234,7 @@ class JobDetail(JobSummary):
     scene_info: dict[str, Any] | None
     average_frame_seconds: float | None
     remaining_seconds: float | None
+    forecast: Forecast | None
     blender_release: str | None
     frames_in_work: list[FrameInWork] = []
     notify: Notify | None = None

@@ -14,8 +14,10 @@ from fastapi import FastAPI
 from framefarm import __version__
 from framefarm.server import docs_page, health, operator
 from framefarm.server.accounts import routes as account_routes
+from framefarm.server.accounts.callers import who_calls
 from framefarm.server.billing import routes as billing_routes
 from framefarm.server.billing import service as billing
+from framefarm.server.budgets import routes as budget_routes
 from framefarm.server.catalog import routes as catalog_routes
 from framefarm.server.dispatch import Dispatcher
 from framefarm.server.engines.local import LocalEngine
@@ -33,6 +35,8 @@ from framefarm.server.rendering import leftovers, publisher
 from framefarm.server.rendering.routes import NodeApi, NodeFirst
 from framefarm.server.webhooks import routes as webhook_routes
 from framefarm.server.webhooks.sender import Sender
+from framefarm.server.wrangler import acting as wrangler
+from framefarm.server.wrangler import routes as wrangler_routes
 
 log = structlog.get_logger(__name__)
 AGAIN_SECONDS = 1.0
@@ -47,6 +51,8 @@ ROUTERS = (
     event_routes.router,
     webhook_routes.router,
     billing_routes.router,
+    budget_routes.router,
+    wrangler_routes.router,
 )
 
 
@@ -72,6 +78,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
                     lambda: streams.run_trim(farm),
                     Sender(farm, lambda: followers.position).run,
                     lambda: mail.run(farm, lambda: followers.position),
+                    lambda: wrangler.run(farm, dispatcher.must_lead),
                 ]
             loops.append(lambda: _renew_leases(farm, node_api))
             tasks = [asyncio.create_task(_for_ever(loop)) for loop in loops]
@@ -94,7 +101,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
         app.include_router(router)
     app.include_router(health.router)
     docs_page.install(app)
-    edge.install(app)
+    edge.install(app, who_calls)
     openapi.install(app)
     app.add_middleware(NodeFirst, router=node_api.router())
     return app

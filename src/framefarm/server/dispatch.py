@@ -21,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from framefarm.core import schedule
 from framefarm.core.job import FINISHED
 from framefarm.server import supply
+from framefarm.server.budgets import turn as budgets
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Capacity, Engine, SessionSpec
 from framefarm.server.farm import Farm
@@ -153,6 +154,12 @@ class Dispatcher:
             self._grant_full_leases(tx)
         tx.conn.execute(sa.update(leaders).where(mine).values(ticked_ms=tx.now_ms))
 
+    def must_lead(self, tx: Tx) -> None:
+        """For the leader's other loops: raises NotLeader; nobody takes the lead before this one commits."""
+        mine = (leaders.c.name == "dispatcher") & (leaders.c.epoch == self.epoch)
+        if tx.conn.execute(sa.select(leaders.c.epoch).where(mine).with_for_update(read=True)).first() is None:
+            raise NotLeader
+
     def _grant_full_leases(self, tx: Tx) -> None:
         until = tx.now_ms + round(self.farm.settings.lease_seconds * 1000)
         tx.conn.execute(sa.update(leases).where(leases.c.expires_ms < until).values(expires_ms=until))
@@ -169,6 +176,7 @@ class Dispatcher:
         self._beat(tx)
         settled = watch.settle(tx, self.farm, observed, self.led_since_ms)
         decided = Decided(stop=settled.stop, forget=settled.forget)
+        money = budgets.take(tx, self.farm)
         live = [dict(r) for r in tx.conn.execute(supply.live_sessions()).mappings()]
         self._end_finished_jobs(tx, live)
         free = supply.room(capacity, [*live, *settled.lingering])
@@ -187,7 +195,9 @@ class Dispatcher:
         )
         wanted = {d.job: d for d in demand}
         for start in plan.start:
-            decided.start.append(self._write_session(tx, wanted[start.job], start, types))
+            spec = self._write_session(tx, wanted[start.job], start, types, money)
+            decided.start += [spec] if spec is not None else []
+        money.write_budgets()
         for session_id in plan.drain:
             self._drain(tx, session_id)
         for session_id in plan.preempt:
@@ -235,12 +245,22 @@ class Dispatcher:
         tx.after_commit(lambda: self.farm.hub.wake(f"session:{session_id}"))
 
     def _write_session(
-        self, tx: Tx, demand: schedule.Demand, start: schedule.Start, types: dict[str, Any]
-    ) -> SessionSpec:
+        self,
+        tx: Tx,
+        demand: schedule.Demand,
+        start: schedule.Start,
+        types: dict[str, Any],
+        money: budgets.Turn,
+    ) -> SessionSpec | None:
+        """None where the job's budgets have no money for another session."""
         kind = types[demand.instance_type]
         price = kind["preemptible_price_micros"] if demand.preemptible else None
+        price = kind["price_micros"] if price is None else price
         token = secrets.token_urlsafe(32)
         session_id = new_id("ses")
+        may, cap_micros = money.first_slice(session_id, demand.job, price)
+        if not may:
+            return None
         tx.conn.execute(
             sa.insert(sessions).values(
                 id=session_id,
@@ -248,7 +268,8 @@ class Dispatcher:
                 job_id=demand.job,
                 instance_type_id=demand.instance_type,
                 preemptible=demand.preemptible,
-                price_micros=kind["price_micros"] if price is None else price,
+                price_micros=price,
+                cost_cap_micros=cap_micros,
                 node=start.node,
                 zone=start.zone,
                 cores=demand.slot.cores,

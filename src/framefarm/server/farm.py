@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from framefarm.server.storage.local import LocalStore
 
 
+SECRET_BYTES = 32
+
+
 class Keyring:
     """Keys for one purpose each, derived from a secret that lies 0600 in the data directory."""
 
@@ -27,16 +30,14 @@ class Keyring:
 
     @classmethod
     def open(cls, path: Path) -> Keyring:
-        """Read the secret, or make it."""
+        """Read the secret, or make it: whole or not at all. Raises ValueError for a damaged one."""
         try:
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        except FileExistsError:
-            return cls(path.read_bytes())
-        with os.fdopen(fd, "wb") as file:
-            secret = secrets.token_bytes(32)
-            file.write(secret)
-            file.flush()
-            os.fsync(file.fileno())
+            secret = path.read_bytes()
+        except FileNotFoundError:
+            secret = secrets.token_bytes(SECRET_BYTES)
+            _write_secret(path, secret)
+        if len(secret) != SECRET_BYTES:
+            raise ValueError(f"{path} is damaged: it has {len(secret)} bytes, not {SECRET_BYTES}; restore it")
         return cls(secret)
 
     def key(self, purpose: str) -> bytes:
@@ -45,6 +46,17 @@ class Keyring:
     def digest(self, purpose: str, text: str) -> str:
         """Keyed hash (hex) of a token, for storing and looking up."""
         return hmac.new(self.key(purpose), text.encode(), hashlib.sha256).hexdigest()
+
+
+def _write_secret(path: Path, secret: bytes) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(secret)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
 
 
 class Hub:

@@ -215,7 +215,8 @@ def give(tx: Tx, account_id: str, url: str) -> str:
     every = farmwide(sa.select(output_places.c.url, output_places.c.account_id))
     rows = tx.conn.execute(every).all()
     for row in rows:
-        nested = (row.url + "/").startswith(url + "/") or (url + "/").startswith(row.url + "/")
+        mine, theirs = (u.rstrip("/") + "/" for u in (url, row.url))
+        nested = theirs.startswith(mine) or mine.startswith(theirs)
         if nested and row.account_id != account_id:
             raise Conflict(f"{url} overlaps {row.url}, which another account has.")
     if not any(r.url == url and r.account_id == account_id for r in rows):

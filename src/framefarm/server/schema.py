@@ -10,6 +10,7 @@ from alembic.config import Config
 
 from framefarm.server.accounts import tables as accounts
 from framefarm.server.billing import tables as billing
+from framefarm.server.budgets import tables as budgets
 from framefarm.server.catalog import tables as catalog
 from framefarm.server.database import metadata
 from framefarm.server.events import tables as events
@@ -19,10 +20,11 @@ from framefarm.server.mail import tables as mail
 from framefarm.server.projects import tables as projects
 from framefarm.server.rendering import tables as rendering
 from framefarm.server.webhooks import tables as webhooks
+from framefarm.server.wrangler import tables as wrangler
 
 __all__ = [
-    "accounts", "billing", "catalog", "events", "files", "jobs", "mail", "metadata", "projects", "rendering",
-    "upgrade", "webhooks",
+    "accounts", "billing", "budgets", "catalog", "events", "files", "jobs", "mail", "metadata", "projects",
+    "rendering", "upgrade", "webhooks", "wrangler",
 ]  # fmt: skip
 
 

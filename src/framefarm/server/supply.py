@@ -72,7 +72,7 @@ def demand(tx: Tx, live: list[dict[str, Any]]) -> tuple[list[schedule.Demand], d
             jobs.c.user_id,
             jobs.c.instance_type_id,
             jobs.c.preemptible,
-            jobs.c.request,
+            jobs.c.request["max_sessions"].as_integer().label("max_sessions"),
         ).join(jobs, jobs.c.id == job_state.c.job_id)
     ).where(unfinished(), jobs.c.deleted_ms.is_(None))
     rows = [(r, facts(r).ready) for r in tx.conn.execute(query).mappings()]
@@ -97,7 +97,7 @@ def demand(tx: Tx, live: list[dict[str, Any]]) -> tuple[list[schedule.Demand], d
                 preemptible=row["preemptible"],
                 slot=schedule.Slot(kind["cores"], kind["memory_bytes"], kind["gpu_count"]),
                 ready=ready,
-                max_sessions=row["request"].get("max_sessions"),
+                max_sessions=row["max_sessions"],
                 sessions=len(mine),
                 starting=sum(s["held"] == 0 and s["state"] != "lost" and not s["drain"] for s in mine),
                 served_ms=served.get(row["job_id"], 0),

@@ -17,7 +17,8 @@ COOKIE = "framefarm_session"
 bearer = HTTPBearer(auto_error=False, description="The access_token of a login, or an API key.")
 
 
-async def _caller(request: Request, _seen: Annotated[Any, Depends(bearer)]) -> Actor:
+async def who_calls(request: Request) -> Actor:
+    """Raises NotAuthenticated."""
     farm = farm_of(request)
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not token.strip():
@@ -27,6 +28,10 @@ async def _caller(request: Request, _seen: Annotated[Any, Depends(bearer)]) -> A
             "Log in first: POST /api/auth/login, then Authorization: Bearer <access_token>."
         )
     return await farm.db.read(service.who_is, farm.keys, token.strip(), request.state.id)
+
+
+async def _caller(request: Request, _seen: Annotated[Any, Depends(bearer)]) -> Actor:
+    return await who_calls(request)
 
 
 async def _writer(actor: Annotated[Actor, Depends(_caller)]) -> Actor:

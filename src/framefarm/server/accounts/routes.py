@@ -21,7 +21,7 @@ from framefarm.protocol.api_accounts import (
     UserPage,
 )
 from framefarm.server.accounts import passwords, service
-from framefarm.server.accounts.callers import COOKIE, Admin, Caller
+from framefarm.server.accounts.callers import COOKIE, Admin, Caller, Writer
 from framefarm.server.accounts.throttle import Throttle
 from framefarm.server.database import Tx
 from framefarm.server.farm import Keyring
@@ -144,7 +144,7 @@ async def list_keys(request: Request, actor: Caller, paging: Paging) -> Any:
 
 
 @router.delete("/auth/keys/{key_id}", status_code=204, summary="Revoke an API key")
-async def revoke_key(request: Request, actor: Caller, key_id: Id) -> Response:
+async def revoke_key(request: Request, actor: Writer, key_id: Id) -> Response:
     def work(tx: Tx) -> None:
         service.revoke(tx, actor.account_id, key_id, actor=actor)
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from framefarm.protocol.api_billing import CurrentPeriod, TransactionPage
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.billing import service
+from framefarm.server.billing.budgets import standing
 from framefarm.server.http.paging import Paging
 from framefarm.server.http.request import farm_of
 from framefarm.server.times import iso
@@ -24,6 +25,7 @@ def _money(micros: int) -> dict[str, Any]:
 @router.get("/current-period", response_model=CurrentPeriod, summary="Current billing period usage and cost")
 async def current_period(request: Request, actor: Caller) -> Any:
     found = await farm_of(request).db.read(service.current_period, actor.account_id)
+    budgets = await farm_of(request).db.read(standing, actor.account_id)
     by = found["by"]
     return {
         "start": iso(found["start_ms"]),
@@ -43,7 +45,7 @@ async def current_period(request: Request, actor: Caller) -> Any:
         ],
         "spot_savings": _money(found["saved"]),
         "balance": _money(found["balance"]),
-        "budgets": [],
+        "budgets": budgets,
     }
 
 

@@ -132,7 +132,7 @@ def _open(farm: Farm, row: Any) -> io.FileIO:
 async def get_file(
     request: Request,
     file_id: int,
-    expires: Annotated[int, Query()],
+    expires: Annotated[int, Query(ge=0, le=1 << 50)],
     signature: Annotated[str, Query(max_length=128)],
 ) -> Response:
     farm = farm_of(request)

@@ -195,7 +195,11 @@ def stored(
         if generation is None or generation != (1 if row is None else row.generation + 1):
             raise ContentMoved
         left = quota_left(tx, farm, actor.account_id)
+        key = f"content/{actor.account_id}/{content.sha256}/{generation}"
+        if not farm.store.path(key).exists():  # a twin over the quota took it away again
+            raise ContentMoved
         if left is not None and content.size > left:
+            farm.store.delete(key)
             raise over_quota(left)
         _keep(tx, actor.account_id, content, generation)
     register(tx, farm, actor, {path: content})

@@ -6,10 +6,13 @@ import json
 import math
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from framefarm.core.errors import FarmError, InvalidInput, TooLarge, Unavailable, WrongKind
@@ -21,6 +24,12 @@ from framefarm.server.tracing import span
 
 log = structlog.get_logger(__name__)
 
+WhoCalls = Callable[[Request], Awaitable[object]]
+"""Raises NotAuthenticated."""
+STRANGERS_BYTES = 64 << 10
+"""Most of a body that is taken in before its sender is known."""
+MAX_FIELDS = 1000
+"""Each unknown one is told: not without end."""
 SMALLEST, LARGEST = -(1 << 63), (1 << 63) - 1
 STREAMED = frozenset({"/api/uploads/file"})
 """Routes that read their body themselves, as it arrives, and limit it."""
@@ -29,8 +38,8 @@ STREAMED = frozenset({"/api/uploads/file"})
 class Edge:
     """Request ids, and bodies that no route has to fear: see `check_json`."""
 
-    def __init__(self, app: ASGIApp, farm: Farm) -> None:
-        self.app, self.farm = app, farm
+    def __init__(self, app: ASGIApp, farm: Farm, who_calls: WhoCalls) -> None:
+        self.app, self.farm, self.who_calls = app, farm, who_calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,6 +73,8 @@ class Edge:
             if scope["method"] in {"POST", "PUT", "PATCH"} and scope["path"] not in STREAMED:
                 receive = await self._checked(request)
             await self.app(scope, receive, stamped)
+        except ClientDisconnect:
+            return
         except FarmError as error:
             await of_error(request, error)(scope, receive, stamped)
         except Exception as error:
@@ -72,15 +83,22 @@ class Edge:
     async def _checked(self, request: Request) -> Receive:
         limit = self.farm.settings.max_json_bytes
         body = bytearray()
+        known = False
         async for piece in request.stream():
             body += piece
             if len(body) > limit:
                 raise TooLarge(f"The body is larger than {limit} bytes.")
+            if len(body) > STRANGERS_BYTES and not known:
+                await self.who_calls(request)
+                known = True
         if body:
             kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
             if kind != "application/json":
                 raise WrongKind(f"Send Content-Type: application/json, not {kind[:100] or 'none'}.")
-            check_json(bytes(body))
+            if len(body) > STRANGERS_BYTES:
+                await run_in_threadpool(check_json, bytes(body))
+            else:
+                check_json(bytes(body))
         sent = False
 
         async def receive() -> Message:
@@ -117,6 +135,8 @@ def check_json(body: bytes) -> None:
         raise InvalidInput.of("body", sentence, text[max(0, error.pos - 10) : error.pos + 20]) from None
     except RecursionError:
         raise InvalidInput.of("body", "is nested too deep", None) from None
+    if isinstance(value, dict) and len(value) > MAX_FIELDS:
+        raise InvalidInput.of("body", f"has more than {MAX_FIELDS} fields", len(value))
     if "\\u0000" in text and _holds_nul(value):
         raise InvalidInput.of("body", "must not hold a NUL character", None)
 
@@ -146,7 +166,7 @@ def _holds_nul(value: Any) -> bool:
     return isinstance(value, list) and any(map(_holds_nul, value))
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, who_calls: WhoCalls) -> None:
     """The error table and the edge, around everything."""
     errors.install(app)
-    app.add_middleware(Edge, farm=app.state.farm)
+    app.add_middleware(Edge, farm=app.state.farm, who_calls=who_calls)

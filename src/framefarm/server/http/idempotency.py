@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +41,8 @@ def _key_of(request: Request, actor: Actor, body: BaseModel | str | None) -> _Ke
     if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
         raise InvalidInput.of("Idempotency-Key", "must be 1 to 255 printable ASCII characters", key[:100])
     text = body.model_dump_json() if isinstance(body, BaseModel) else (body or "")
-    digest = hashlib.sha256(f"{request.url.query}\n{text}".encode()).hexdigest()
+    # A keyed hash: the body may hold a password.
+    digest = farm_of(request).keys.digest("idempotency", f"{request.url.query}\n{text}")
     return _Key((actor.account_id, actor.user_id, request.method, request.url.path, key), digest)
 
 

@@ -98,12 +98,18 @@ def _act(tx: Tx, farm: Farm, actor: Actor, state: JobState, action: str, drain: 
             made = rules.cancel(facts)
     except rules.Refused as refused:
         raise Conflict(str(refused), state=state["status"], allowed=_allowed(state)) from None
+    carry_out(tx, farm, state, made)
+
+
+def carry_out(tx: Tx, farm: Farm, state: JobState, made: rules.Change) -> None:
+    """What was decided of a locked job, by a person, a budget or a rule. The caller saves the state."""
+    running = state.facts.running
     state["holds"] = ",".join(sorted(made.holds))
     state["gate_open"] = made.gate_open
     if made.cancel and state["cancel_ms"] is None:
         state["cancel_ms"] = tx.now_ms
         cancel_returned(tx, state, "The job was cancelled while this machine did not answer.")
-    _tell_sessions(tx, farm, state["job_id"], stop=made.stop and facts.running > 0)
+    _tell_sessions(tx, farm, state["job_id"], stop=made.stop and running > 0)
 
 
 def _allowed(state: JobState) -> list[str]:

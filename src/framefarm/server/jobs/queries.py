@@ -18,6 +18,7 @@ from framefarm.server.database import Tx
 from framefarm.server.events import progress
 from framefarm.server.files.tables import missing_paths
 from framefarm.server.jobs.actions import find
+from framefarm.server.jobs.outlook import outlook
 from framefarm.server.jobs.plans import plan_of
 from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_dependencies, job_state, jobs, tasks
@@ -193,7 +194,8 @@ def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[dict
     """The job, and (account, manifest SHA-256) from which its inputs are read outside the transaction."""
     find(tx, actor, job_id)
     row = tx.conn.execute(_base(actor.account_id).where(jobs.c.id == job_id)).mappings().one()
-    answer = _summary(row, _running_costs(tx, [job_id]).get(job_id, 0))
+    running = _running_costs(tx, [job_id]).get(job_id, 0)
+    answer = _summary(row, running)
     request = row["request"]
     cause, message = _cause(tx, row)
     missing = farmwide(sa.select(missing_paths.c.path)).where(missing_paths.c.job_id == job_id)
@@ -228,6 +230,7 @@ def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[dict
         "scene_info": row["scene"] and {k: v for k, v in row["scene"].items() if k != "aliases"},
         "average_frame_seconds": mean,
         "remaining_seconds": None if mean is None or left is None else mean * left / machines,
+        "forecast": outlook(tx, row, row["cost_micros"] + running),
         "blender_release": tx.conn.execute(release).scalar_one_or_none(),
         "frames_in_work": progress.in_work(tx, job_id),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -33,6 +33,8 @@ LOOK_SECONDS = 10.0
 READ_SECONDS = 60.0
 TOLD = 5
 """Most missing files named in one sentence."""
+REST_SECONDS = 60.0
+"""How long a job waits whose scene the farm could not even try to read."""
 
 
 class Unrenderable(Exception):
@@ -43,12 +45,12 @@ class Unrenderable(Exception):
         super().__init__(self.message)
 
 
-def unread(tx: Tx) -> list[Any]:
-    """Jobs whose inputs are there and whose scene was not read yet."""
-    query = farmwide(
-        sa.select(jobs, packages.c.release.label("release"), packages.c.id.label("package"))
-        .join(job_state, job_state.c.job_id == jobs.c.id)
-        .join(packages, packages.c.id == jobs.c.package_id)
+def unread(tx: Tx, resting: Collection[str] = ()) -> list[Any]:
+    """Of each account the oldest job whose inputs are there and whose scene was not read yet, `resting` ones
+    left out: scenes of one account that take long keep no other waiting for more than one of them.
+    """
+    waiting = farmwide(
+        sa.select(sa.func.min(jobs.c.id)).join(job_state, job_state.c.job_id == jobs.c.id)
     ).where(
         job_state.c.scene_read.is_(False),
         job_state.c.missing == 0,
@@ -56,6 +58,13 @@ def unread(tx: Tx) -> list[Any]:
         job_state.c.cancel_ms.is_(None),
         jobs.c.deleted_ms.is_(None),
     )
+    if resting:
+        waiting = waiting.where(jobs.c.id.not_in(resting))
+    query = farmwide(
+        sa.select(jobs, packages.c.release.label("release"), packages.c.id.label("package")).join(
+            packages, packages.c.id == jobs.c.package_id
+        )
+    ).where(jobs.c.id.in_(waiting.group_by(jobs.c.account_id)))
     return list(tx.conn.execute(query.order_by(jobs.c.id).limit(20)).mappings())
 
 
@@ -195,6 +204,8 @@ def complete(tx: Tx, farm: Farm, job_ids: list[str]) -> None:
             whole = manifests.complete(tx, farm.store, job)
             mine = jobs.c.id == job_id
             tx.conn.execute(farmwide(sa.update(jobs)).where(mine).values(manifest_sha256=whole))
+        if left < state["missing"]:
+            state["arrived_ms"] = tx.now_ms
         state["missing"] = left
         job_states.save(tx, state)
     if job_ids:
@@ -203,29 +214,34 @@ def complete(tx: Tx, farm: Farm, job_ids: list[str]) -> None:
 
 async def run(farm: Farm) -> None:
     """The scene reader's life: woken by submissions and uploads, else looking now and then."""
+    resting: dict[str, float] = {}
     async with farm.hub.listen("scenes") as woken:
         while True:
-            settled = False
+            waiting: list[Any] = []
+            resting = {job: until for job, until in resting.items() if until > time.monotonic()}
             try:
-                for job in await farm.db.read(unread):
-                    settled |= await _one(farm, job)
+                waiting = await farm.db.read(unread, list(resting))
             except Exception:
                 log.exception("scene_reading_failed")
-            if not settled:
+            for job in waiting:
+                if not await _one(farm, job):
+                    resting[job["id"]] = time.monotonic() + REST_SECONDS
+            if not waiting:
                 await woken.wait(LOOK_SECONDS)
 
 
 async def _one(farm: Farm, job: Any) -> bool:
     """Whether the job went on or failed. If the farm is at fault it waits, and holds up no other job."""
     try:
-        found = await run_in_threadpool(read, farm, job)
-    except Unrenderable as error:
-        await farm.db.write(fail, farm, job, error)
+        try:
+            found = await run_in_threadpool(read, farm, job)
+        except Unrenderable as error:
+            await farm.db.write(fail, farm, job, error)
+        else:
+            await farm.db.write(settle, farm, job, found)
     except Stopped:  # the farm stops; its next start reads it
         return False
     except Exception:
         log.exception("scene_not_read", job=job["id"])
         return False
-    else:
-        await farm.db.write(settle, farm, job, found)
     return True

@@ -46,7 +46,7 @@ class JobState:
     def __setitem__(self, name: str, value: Any) -> None:
         self.values[name] = value
 
-    def add(self, name: str, number: int = 1) -> None:
+    def add(self, name: str, number: float = 1) -> None:
         self.values[name] += number
 
     @property

@@ -64,6 +64,15 @@ job_state = sa.Table(
     sa.Column("unpublished", sa.Integer, nullable=False),  # files committed, not yet at output_path
     sa.Column("event_number", sa.Integer, nullable=False),
     sa.Column("frame_ms", sa.Integer),  # a moving mean of render time per frame
+    # Running sums for the forecast: of frames, of ended attempts, of sessions that opened the scene.
+    sa.Column("timed_frames", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("timed_ms", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("timed_squares", sa.Double, nullable=False, server_default="0"),  # milliseconds squared
+    sa.Column("billed_frames", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("billed_ms", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("loads", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("load_ms", sa.BigInteger, nullable=False, server_default="0"),  # hello to scene opened
+    sa.Column("arrived_ms", sa.BigInteger),  # when a file it missed last arrived
     sa.Column("started_ms", sa.BigInteger),
     sa.Column("ended_ms", sa.BigInteger),
     sa.Index("ix_job_state_account_id_status", "account_id", "status"),

@@ -71,7 +71,7 @@ def publish(farm: Farm, rows: Iterable[Any]) -> Published:
         mine = list(group)
         try:
             made.done += _publish_to(farm, url, mine, made.refused)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a ValueError: its bucket is not mapped any more
             _refuse(made.refused, url, mine, error)
     for url, why in set(made.refused.values()):
         log.warning("publish_failed", place=url, error=why)
@@ -107,8 +107,9 @@ def _publish_to(farm: Farm, url: str, rows: list[Any], refused: dict[str, tuple[
     return done
 
 
-def _refuse(refused: dict[str, tuple[str, str]], url: str, rows: list[Any], error: OSError) -> None:
-    refused.update({row["job_id"]: (url, error.strerror or str(error)) for row in rows})
+def _refuse(refused: dict[str, tuple[str, str]], url: str, rows: list[Any], error: Exception) -> None:
+    why = getattr(error, "strerror", None) or str(error)
+    refused.update({row["job_id"]: (url, why) for row in rows})
 
 
 def _place(farm: Farm, row: Any, folder: int, name: str) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from framefarm.core.frames import FrameSet
 from framefarm.core.job import Outcome, TaskFacts, TaskStatus, outcome_of, task_after
-from framefarm.core.money import billed_ms, cost_micros
+from framefarm.core.money import affordable_ms, billed_ms, cost_micros
 from framefarm.core.paths import is_output_name
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
@@ -61,6 +61,12 @@ _OWNED = farmwide(
     .order_by(attempts.c.assigned_ms, attempts.c.task_number)
 )
 
+_SPENT = (
+    farmwide(sa.update(sessions))
+    .where(sessions.c.id == sa.bindparam("session"))
+    .values(spent_micros=sessions.c.spent_micros + sa.bindparam("more"))
+)
+
 
 class Reporter:
     """Applies the events of one session's report in order."""
@@ -77,6 +83,8 @@ class Reporter:
         """Frames that are committed at any revision."""
         self.gave_back = False
         """A task waits for another session now."""
+        self.spent_micros = 0
+        """What the attempts that end here cost; not in the session's row yet."""
 
     def _owned(self) -> dict[str, dict[str, Any]]:
         """The session's open attempts that still own their task, with the task's own facts."""
@@ -126,6 +134,8 @@ class Reporter:
         if self.session["blender"] is None:
             self.session["blender"] = event.blender
             self._update_session(blender=event.blender)
+            self.state.add("loads")
+            self.state.add("load_ms", max(0, self.tx.now_ms - (self.session["hello_ms"] or self.tx.now_ms)))
         fresh = told.add(self.tx, self.session["job_id"], event.warnings) if event.warnings else []
         if fresh:
             first_opening.judge(self.tx, self.session, self.state, fresh)
@@ -185,6 +195,9 @@ class Reporter:
         state["frame_ms"] = (
             render_ms if mean is None else round(mean + FRAME_MEAN_WEIGHT * (render_ms - mean))
         )
+        state.add("timed_frames")
+        state.add("timed_ms", render_ms)
+        state.add("timed_squares", float(render_ms * render_ms))
         attempt["frames_done"] += 1
         attempt["saved_mono_ms"] = event.at_ms
         self._change(attempt, "frames_done", "saved_mono_ms")
@@ -243,20 +256,28 @@ class Reporter:
         if outcome is Outcome.PREEMPTED:
             cause, message = "preempted", PREEMPTED
         began_ms = attempt["started_mono_ms"] or 0
-        billed = billed_ms(
-            outcome,
-            started_ms=began_ms,
-            ended_ms=began_ms + spent_ms,
-            last_commit_ms=attempt["saved_mono_ms"],
-            limit_ms=self.tx.now_ms - attempt["assigned_ms"],
+        billed = self._affordable(
+            attempt,
+            billed_ms(
+                outcome,
+                started_ms=began_ms,
+                ended_ms=max(began_ms + spent_ms, attempt["saved_mono_ms"] or 0),
+                last_commit_ms=attempt["saved_mono_ms"],
+                limit_ms=self.tx.now_ms - attempt["assigned_ms"],
+            ),
         )
+        cost = cost_micros(billed, attempt["price_micros"])
+        self.spent_micros += cost
+        if outcome is not Outcome.LOST:
+            state.add("billed_frames", attempt["frames_done"])
+            state.add("billed_ms", billed)
         attempt.update(
             outcome=str(outcome),
             ended_ms=self.tx.now_ms,
             cause=cause,
             message=message,
             billed_ms=billed,
-            cost_micros=cost_micros(billed, attempt["price_micros"]),
+            cost_micros=cost,
         )
         state.add("cost_micros", attempt["cost_micros"])
         self._change(
@@ -307,6 +328,15 @@ class Reporter:
                 text = message or "The machine was lost while it rendered."
                 self.end(attempt, Outcome.LOST, 0, "machine_lost", text)
 
+    def _affordable(self, attempt: dict[str, Any], billed: int) -> int:
+        """No more than what the budgets above have given the session; the farm bears the rest."""
+        cap = self.session["cost_cap_micros"]
+        if cap is None:
+            return billed
+        left = cap - self.session["spent_micros"] - self.spent_micros
+        affordable = affordable_ms(left, attempt["price_micros"])
+        return billed if affordable is None else min(billed, affordable)
+
     def _complete(self, attempt: dict[str, Any]) -> bool:
         wanted = FrameSet.from_text(attempt["frames"])
         here = {f["frame"] for f in self.out.frames if f["attempt_id"] == attempt["id"]}
@@ -317,6 +347,10 @@ class Reporter:
 
     def _write(self) -> None:
         conn, out = self.tx.conn, self.out
+        if self.spent_micros:
+            self.session["spent_micros"] += self.spent_micros
+            conn.execute(_SPENT, {"session": self.session["id"], "more": self.spent_micros})
+            self.spent_micros = 0
         if out.frames:
             conn.execute(sa.insert(frames), out.frames)
             conn.execute(sa.insert(files), out.files)

@@ -21,13 +21,15 @@ from framefarm.server.events import progress
 from framefarm.server.events.progress import Progress
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
+from framefarm.server.http.edge import STRANGERS_BYTES
 from framefarm.server.http.errors import disk_is_full
 from framefarm.server.rendering import service
 from framefarm.server.tracing import span
 
 log = structlog.get_logger(__name__)
 MAX_WAIT_SECONDS = 20.0
-MAX_BODY_BYTES = 32 << 20
+MAX_BODY_BYTES = 256 << 20
+"""Of a report: what a machine has gathered while the farm did not answer."""
 MAX_FRAME = 1_048_574
 PROGRESS_SECONDS = 1.5
 PROGRESS_CALLS_A_SECOND = 200
@@ -58,7 +60,7 @@ class NodeApi:
         )
 
     async def hello(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await self._body(request), type=say.Hello)
+        said = msgspec.json.decode(await self._body(request, session, token), type=say.Hello)
         return await self.farm.db.write(service.hello, self.farm, session, token, said)
 
     async def inputs(self, _request: Request, session: str, token: str) -> Any:
@@ -84,7 +86,7 @@ class NodeApi:
         return await run_in_threadpool(gather)
 
     async def sync(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await self._body(request), type=say.Sync)
+        said = msgspec.json.decode(await self._body(request, session, token), type=say.Sync)
         farm, me = self.farm, object()
         job = await farm.db.read(service.job_of, farm, session, token)
         older = self.held.get(session)
@@ -108,7 +110,7 @@ class NodeApi:
                 del self.held[session]
 
     async def report(self, request: Request, session: str, token: str) -> Any:
-        said = msgspec.json.decode(await self._body(request), type=say.Report)
+        said = msgspec.json.decode(await self._body(request, session, token), type=say.Report)
         receipt = await self.farm.db.write(service.report, self.farm, session, token, said)
         self.heard.add(session)
         return receipt
@@ -130,6 +132,19 @@ class NodeApi:
         if said is not None and -MAX_FRAME <= said.frame <= MAX_FRAME and len(said.attempt) <= 100:
             self.progress[session] = Progress(session, job, said.attempt, said.frame, said.fraction)
 
+    async def _body(self, request: Request, session: str, token: str) -> bytes:
+        """Bounded, and beyond a little only of a session that is known."""
+        body = bytearray()
+        known = False
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+            if len(body) > STRANGERS_BYTES and not known:
+                await self.farm.db.read(service.job_of, self.farm, session, token)
+                known = True
+        return bytes(body)
+
     async def renew_held(self) -> None:
         """Renew the leases of all sessions that called here or whose call is held, in one statement, and
         write down how far their frames are, in the same commit."""
@@ -143,16 +158,6 @@ class NodeApi:
 
         if alive or said:
             await self.farm.db.write(work)
-
-    @staticmethod
-    async def _body(request: Request) -> bytes:
-        """Raises TooLarge: anyone may call, and no token was looked at yet."""
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > MAX_BODY_BYTES:
-                raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-        return bytes(body)
 
     def _guard(
         self, call: Callable[[Request, str, str], Awaitable[Any]]

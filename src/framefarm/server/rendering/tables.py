@@ -35,6 +35,8 @@ sessions = sa.Table(
     sa.Column("preempt_ms", sa.BigInteger),  # its slot is taken: the deadline, then it is killed
     sa.Column("last_seq", sa.Integer, nullable=False),
     sa.Column("blender", sa.Text),
+    sa.Column("spent_micros", sa.BigInteger, nullable=False, server_default="0"),  # its ended attempts
+    sa.Column("cost_cap_micros", sa.BigInteger),  # never billed above: a budget stops it there
     sa.Index("ix_sessions_job_id", "job_id"),
     sa.Index(  # for `~sessions.c.ended`; SQLite does not see that `ended IS 0` is the same
         "ix_sessions_live",

@@ -1,0 +1,263 @@
+"""What an account's admins set once and for all: `framefarm budgets …` and `framefarm rules …`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from framefarm.cli.options import AsJson, Url, farm_at
+from framefarm.cli.output import Output, clean, command, duration, moment, money
+from framefarm.client import LocalProblem
+from framefarm.client.jobs import quoted
+from framefarm.core.money import parse_amount
+
+budgets_app = typer.Typer(
+    no_args_is_help=True, help="Budgets: what a job, a project or the account may cost."
+)
+rules_app = typer.Typer(no_args_is_help=True, help="Wrangler rules: what is done when nobody looks.")
+BudgetId = Annotated[str, typer.Argument(metavar="ID", help="The budget's id.")]
+RuleId = Annotated[str, typer.Argument(metavar="ID", help="The rule's id.")]
+WarnAt = Annotated[str | None, typer.Option(help="Percent of the amount, or none.")]
+HoldAt = Annotated[str | None, typer.Option(help="Percent at which jobs are held, or none.")]
+CancelAt = Annotated[str | None, typer.Option(help="Percent at which jobs are cancelled, or none.")]
+
+
+class Mode(StrEnum):
+    drain = "drain"
+    stop = "stop"
+
+
+class Period(StrEnum):
+    month = "month"
+    total = "total"
+
+
+class OnRuntime(StrEnum):
+    kill = "kill"
+    retry = "retry"
+    notify = "notify"
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(budgets_app, name="budgets")
+    app.add_typer(rules_app, name="rules")
+
+
+# ---------------------------------------------------------------------------------- budgets
+
+
+@budgets_app.command("list")
+def list_budgets(url: Url = None, as_json: AsJson = False) -> None:
+    """Show all budgets: what is spent, set aside and left."""
+    with command(as_json) as out, farm_at(url) as farm:
+        rows = list(farm.pages("/api/budgets"))
+        if as_json:
+            out.document({"data": rows})
+        elif not rows:
+            out.note("No budgets yet: framefarm budgets set 100.00")
+        for row in rows:
+            _say_budget(out, row)
+
+
+@budgets_app.command("set")
+def set_budget(
+    amount: Annotated[str, typer.Argument(help="Dollars, as 250 or 12.50.")],
+    project: Annotated[str | None, typer.Option(help="For one project only: its name.")] = None,
+    job: Annotated[str | None, typer.Option(help="For one job only: its id.")] = None,
+    period: Annotated[
+        Period | None, typer.Option(help="A calendar month, or in all. Default: month; of a job: total.")
+    ] = None,
+    warn_at: WarnAt = None,
+    hold_at: HoldAt = None,
+    cancel_at: CancelAt = None,
+    mode: Annotated[Mode, typer.Option(help="At the limit: let frames end, or stop before it.")] = Mode.drain,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set a budget for the account, a project or a job.
+
+    framefarm budgets set 500 --project film --mode stop
+    """
+    with command(as_json) as out, farm_at(url) as farm:
+        body: dict[str, Any] = {"amount_micros": _micros(amount), "mode": str(mode)}
+        body |= _percents(warn_at, hold_at, cancel_at)
+        body |= {k: v for k, v in (("project", project), ("job", job)) if v is not None}
+        if period is not None:
+            body["period"] = str(period)
+        _show_budget(out, farm.post("/api/budgets", body, idempotency_key=uuid.uuid4().hex))
+
+
+@budgets_app.command("change")
+def change_budget(
+    budget: BudgetId,
+    amount: Annotated[str | None, typer.Option(help="Dollars, as 250 or 12.50.")] = None,
+    warn_at: WarnAt = None,
+    hold_at: HoldAt = None,
+    cancel_at: CancelAt = None,
+    mode: Annotated[Mode | None, typer.Option(help="At the limit: drain or stop.")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a budget; jobs that it holds go on by themselves if they may.
+
+    framefarm budgets change bud_01KAXQ2V --amount 750
+    """
+    with command(as_json) as out, farm_at(url) as farm:
+        body = _percents(warn_at, hold_at, cancel_at)
+        if amount is not None:
+            body["amount_micros"] = _micros(amount)
+        if mode is not None:
+            body["mode"] = str(mode)
+        _show_budget(out, farm.patch(f"/api/budgets/{quoted(budget)}", body))
+
+
+@budgets_app.command("remove")
+def remove_budget(budget: BudgetId, url: Url = None, as_json: AsJson = False) -> None:
+    """Remove a budget; jobs that it holds go on by themselves."""
+    with command(as_json) as out, farm_at(url) as farm:
+        farm.delete(f"/api/budgets/{quoted(budget)}")
+        if as_json:
+            out.document({"id": budget, "removed": True})
+        out.say(f"Removed {clean(budget)}.")
+
+
+def _micros(amount: str) -> int:
+    try:
+        return parse_amount(amount)
+    except ValueError:
+        raise LocalProblem(f"{amount!r} is no amount: give dollars, as 250 or 12.50.") from None
+
+
+def _percents(warn_at: str | None, hold_at: str | None, cancel_at: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, said in (("warn_at", warn_at), ("hold_at", hold_at), ("cancel_at", cancel_at)):
+        if said is not None:
+            option = "--" + name.replace("_", "-")
+            if said != "none" and not said.rstrip("%").isdecimal():
+                raise LocalProblem(f"{option} {said!r} is neither a number of percent nor none.")
+            found[name] = None if said == "none" else int(said.rstrip("%"))
+    return found
+
+
+def _show_budget(out: Output, row: Mapping[str, Any]) -> None:
+    out.document(row) if out.as_json else _say_budget(out, row)
+
+
+def _say_budget(out: Output, row: Mapping[str, Any]) -> None:
+    of = row["project"] or row["job"] or "the account"
+    out.say(f"{clean(row['id'])}  {money(row['amount'])} for {clean(of)}, per {row['period']}", style="bold")
+    left = "no limit" if row["left"] is None else f"{money(row['left'])} left"
+    out.say(f"  {money(row['spent'])} spent, {money(row['reserved'])} set aside, {left}")
+    steps = [f"{word} at {row[name]}%" for word, name in STEPS if row[name] is not None]
+    held = f"; holds {row['jobs_held']} jobs" if row["jobs_held"] else ""
+    out.say(f"  {', '.join(steps)}; {row['mode']}{held}")
+
+
+STEPS = (("warns", "warn_at"), ("holds", "hold_at"), ("cancels", "cancel_at"))
+
+
+# ------------------------------------------------------------------------------------ rules
+
+
+@rules_app.command("list")
+def list_rules(url: Url = None, as_json: AsJson = False) -> None:
+    """Show all wrangler rules, and what each did last."""
+    with command(as_json) as out, farm_at(url) as farm:
+        rows = list(farm.pages("/api/wrangler/rules"))
+        if as_json:
+            out.document({"data": rows})
+        elif not rows:
+            out.note("No rules yet: framefarm rules add-runtime 3600 --action notify")
+        for row in rows:
+            _say_rule(out, row)
+
+
+@rules_app.command("add-runtime")
+def add_runtime(
+    seconds: Annotated[int, typer.Argument(help="How long a try of a task may run.")],
+    action: Annotated[OnRuntime, typer.Option(help="What is done then.")] = OnRuntime.retry,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """End tasks that run too long, or point at them.
+
+    framefarm rules add-runtime 7200 --action kill
+    """
+    _add(url, as_json, {"kind": "max_task_runtime", "seconds": seconds, "action": str(action)})
+
+
+@rules_app.command("add-on-demand")
+def add_on_demand(
+    wait_seconds: Annotated[int, typer.Argument(help="How long a job waits for a preemptible machine.")],
+    min_priority: Annotated[int, typer.Option(help="Only jobs of this priority or more.")] = 0,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let jobs that wait in vain for a preemptible machine go on demand.
+
+    framefarm rules add-on-demand 900 --min-priority 80
+    """
+    said = {"kind": "spot_to_on_demand", "wait_seconds": wait_seconds, "min_priority": min_priority}
+    _add(url, as_json, said)
+
+
+@rules_app.command("add-upload")
+def add_upload(
+    remind_after: Annotated[int | None, typer.Option(help="Seconds without a file, then a warning.")] = None,
+    fail_after: Annotated[int | None, typer.Option(help="Seconds without a file, then it fails.")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remind of uploads that stalled, and fail their jobs in the end.
+
+    framefarm rules add-upload --remind-after 3600 --fail-after 86400
+    """
+    said = {"remind_after_seconds": remind_after, "fail_after_seconds": fail_after}
+    _add(url, as_json, {"kind": "stalled_upload"} | said)
+
+
+@rules_app.command("switch")
+def switch_rule(
+    rule: RuleId,
+    on: Annotated[bool, typer.Option("--on/--off", help="Whether it acts.")],
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Switch a rule on or off."""
+    with command(as_json) as out, farm_at(url) as farm:
+        row = farm.patch(f"/api/wrangler/rules/{quoted(rule)}", {"enabled": on})
+        out.document(row) if as_json else _say_rule(out, row)
+
+
+@rules_app.command("remove")
+def remove_rule(rule: RuleId, url: Url = None, as_json: AsJson = False) -> None:
+    """Remove a rule. What it did stays in the jobs' events and in the audit."""
+    with command(as_json) as out, farm_at(url) as farm:
+        farm.delete(f"/api/wrangler/rules/{quoted(rule)}")
+        if as_json:
+            out.document({"id": rule, "removed": True})
+        out.say(f"Removed {clean(rule)}.")
+
+
+def _add(url: str | None, as_json: bool, body: dict[str, Any]) -> None:
+    with command(as_json) as out, farm_at(url) as farm:
+        row = farm.post("/api/wrangler/rules", body, idempotency_key=uuid.uuid4().hex)
+        out.document(row) if as_json else _say_rule(out, row)
+
+
+def _say_rule(out: Output, row: Mapping[str, Any]) -> None:
+    off = "" if row["enabled"] else "  (off)"
+    out.say(f"{clean(row['id'])}  {clean(row['kind'])}{off}", style="bold")
+    terms = [(name, value) for name, value in row["terms"].items() if value is not None]
+    words = [
+        f"{clean(name.removesuffix('_seconds'))}: "
+        + (duration(value) if name.endswith("seconds") else clean(value))
+        for name, value in terms
+    ]
+    out.say("  " + ", ".join(words))
+    if row["acted"]:
+        out.say(f"  acted {row['acted']} times, last {moment(row['last_at'])}: {clean(row['last_reason'])}")

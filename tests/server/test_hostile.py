@@ -1,0 +1,228 @@
+"""What a stranger, a rival or an unlucky moment can send: bounded, answered, and nobody else's trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from farm_site import SCENE, Site
+
+from framefarm.core.errors import Conflict
+from framefarm.protocol.api_accounts import NewUser
+from framefarm.server import places
+from framefarm.server.accounts.tables import accounts, idempotency
+from framefarm.server.farm import Keyring
+from framefarm.server.files import uploads
+from framefarm.server.files.tables import contents
+from framefarm.server.jobs import scenes
+from framefarm.server.rendering import routes as node_routes
+from framefarm.server.times import iso
+
+MiB = 1 << 20
+
+
+class Endless:
+    """A body of 64 MiB that counts what was taken of it."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for _ in range(1024):
+            self.taken += 1 << 16
+            yield b" " * (1 << 16)
+
+
+@pytest.mark.parametrize("path", ["/api/auth/login", "/api/jobs", "/api/nowhere"])
+def test_a_large_body_of_a_stranger_is_not_taken_in(site: Site, path: str) -> None:
+    body = Endless()
+    stranger = dataclasses.replace(site, token="wrong")
+    headers = {"Content-Type": "application/json"}
+    assert stranger.ask("POST", path, content=body, headers=headers).status_code == 401
+    assert body.taken < MiB
+
+
+@pytest.mark.parametrize("call", ["hello", "sync", "reports"])
+def test_a_large_body_for_a_session_is_not_taken_in_without_its_token(site: Site, call: str) -> None:
+    body = Endless()
+    runner = site.runner(site.submit()["id"])
+    stranger = dataclasses.replace(site, token="wrong")
+    answer = stranger.ask("POST", f"/node/v1/sessions/{runner.session}/{call}", content=body)
+    assert answer.status_code == 401
+    assert body.taken < MiB
+
+
+def test_a_report_beyond_the_limit_is_a_413(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_routes, "MAX_BODY_BYTES", MiB)
+    body = Endless()
+    runner = site.runner(site.submit()["id"])
+    machine = dataclasses.replace(site, token=runner.token)
+    answer = machine.ask("POST", f"/node/v1/sessions/{runner.session}/reports", content=body)
+    assert answer.status_code == 413
+    assert body.taken < 2 * MiB
+
+
+def test_many_bad_items_of_a_map_are_told_in_time_that_grows_with_them(site: Site) -> None:
+    pins = dict.fromkeys(map(str, range(20_000)), 1)
+    began = time.process_time()
+    answer = site.ask("POST", "/api/jobs", json=site.payload(upload_md5s=pins))
+    assert answer.status_code == 422
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"upload_md5s": dict.fromkeys(map(str, range(100_001)), 1)}, dict.fromkeys(map(str, range(1001)))],
+    ids=["items", "fields"],
+)
+def test_what_is_too_long_to_be_looked_at_is_told_once(site: Site, body: dict[str, Any]) -> None:
+    answer = site.ask("POST", "/api/jobs", json=body)
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == 1
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"scene": "x" * 256}, {"camera": "x" * 256}, {"view_layers": ["x" * 256]}, {"scene": "\ud800"},
+        {"environment_variables": {"A": "\ud800"}}, {"depends_on": ["\ud800"]},
+    ],
+    ids=lambda f: f"{next(iter(f))}-{str(f)[-8:]}",
+)  # fmt: skip
+def test_text_that_nothing_of_that_kind_can_be_is_bad_input(site: Site, field: dict[str, Any]) -> None:
+    body = json.dumps(site.payload(**field)).encode()
+    answer = site.ask("POST", "/api/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert [e["field"].split(".")[0].split("[")[0] for e in answer.json()["errors"]] == list(field)
+
+
+def test_a_time_beyond_all_clocks_in_a_signed_address_is_bad_input(site: Site) -> None:
+    answer = site.ask("GET", f"/api/files/1?expires={'9' * 400}&signature=a")
+    assert answer.status_code == 422
+
+
+def test_a_time_after_the_last_year_is_told_as_its_end() -> None:
+    assert iso(253_402_387_140_000) == "9999-12-31T23:59:59.999Z"
+
+
+@pytest.mark.parametrize("left", [b"", b"half"])
+def test_a_damaged_secret_is_not_used(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "secret.key").write_bytes(left)
+    with pytest.raises(ValueError, match="damaged"):
+        Keyring.open(tmp_path / "secret.key")
+
+
+def test_a_farm_killed_while_it_makes_its_secret_makes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "secret.key"
+    with monkeypatch.context() as dying:
+        dying.setattr("os.fsync", lambda _fd: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            Keyring.open(path)
+    assert not path.exists()
+    made = Keyring.open(path)
+    assert made.key("x") == Keyring.open(path).key("x")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_clock_that_went_back_bills_nothing_and_stops_no_report(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = site.submit(frame_range="1")["id"]
+    runner = site.runner(job)
+    (task,) = runner.sync().tasks
+    earlier = site.farm.db.clock_ms() - 3_600_000
+    monkeypatch.setattr(site.farm.db, "clock_ms", lambda: earlier)
+    runner.render(task, ms=50)
+    (attempt,) = site.get(f"/api/jobs/{job}/attempts")["data"]
+    assert (attempt["outcome"], attempt["billed_seconds"]) == ("success", 0)
+
+
+def test_an_upload_over_the_quota_that_raced_leaves_no_bytes(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert site.upload("/a", b"x" * 60).status_code == 200
+
+    async def no_limit(*_: Any) -> Any:
+        return uploads._Limit(MiB, uploads.TooLarge("never"))
+
+    monkeypatch.setattr(uploads, "_limit", no_limit)
+    site.farm.db.write_now(lambda tx: tx.conn.execute(accounts.update().values(quota_bytes=100)))
+    assert site.upload("/b", b"y" * 60).status_code == 413
+    kept = [p for p in (site.farm.data / "store/content").rglob("*") if p.is_file()]
+    assert [p.read_bytes() for p in kept] == [b"x" * 60]
+    assert len(site.rows(contents)) == 1
+
+
+def test_a_slow_account_keeps_no_other_waiting_for_its_scenes(site: Site, other: Site) -> None:
+    for who, count in ((site, 3), (other, 1)):
+        assert who.upload().status_code == 200
+        for _ in range(count):
+            assert who.ask("POST", "/api/jobs", json=who.payload()).status_code == 201
+    waiting = site.farm.db.read_now(scenes.unread)
+    assert sorted(j["account_id"] for j in waiting) == sorted([site.account_id, other.account_id])
+
+
+def test_a_scene_that_the_farm_fails_to_read_holds_up_no_other(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert site.upload().status_code == 200
+    first, second = (
+        site.ask("POST", "/api/jobs", json=site.payload(job_title=t)).json()["id"] for t in ("bad", "good")
+    )
+    tried: list[str] = []
+    both = threading.Event()
+
+    def read(_farm: Any, job: Any) -> dict[str, Any]:
+        tried.append(job["id"])
+        if job["id"] == first:
+            raise OSError("the disk")
+        both.set()
+        return {"scene_path": SCENE, "frames": "1-9", "scouts": "", "scene": {}, "warnings": []}
+
+    monkeypatch.setattr(scenes, "read", read)
+
+    async def until_both_were_tried() -> None:
+        reading = asyncio.create_task(scenes.run(site.farm))
+        await asyncio.to_thread(both.wait, 30)
+        reading.cancel()
+
+    site.loop.run(until_both_were_tried())
+    assert tried == [first, second]
+
+
+def test_an_idempotency_key_keeps_no_plain_hash_of_what_came_with_it(site: Site) -> None:
+    said = NewUser(email="new@studio.example", password="correct horse battery")
+    headers = {"Idempotency-Key": "k"}
+    answer = site.ask("POST", "/api/users", json=said.model_dump(), headers=headers)
+    assert answer.status_code == 201
+    plain = hashlib.sha256(f"\n{said.model_dump_json()}".encode()).hexdigest()
+    assert site.row(idempotency)["body_sha256"] != plain
+
+
+def test_a_reading_key_revokes_no_key(site: Site) -> None:
+    made = {
+        role: site.ask("POST", "/api/auth/keys", json={"name": role, "role": role}).json()
+        for role in ("read", "member")
+    }
+    reader = dataclasses.replace(site, token=made["read"]["key"])
+    assert reader.ask("DELETE", f"/api/auth/keys/{made['member']['id']}").status_code == 403
+
+
+@pytest.mark.parametrize("wide", ["file:///", "file:///srv"])
+def test_a_place_around_another_accounts_is_not_given(site: Site, other: Site, wide: str) -> None:
+    def give(account_id: str, url: str) -> None:
+        site.farm.db.write_now(lambda tx: places.give(tx, account_id, url))
+
+    give(site.account_id, "file:///srv/films")
+    with pytest.raises(Conflict):
+        give(other.account_id, wide)
