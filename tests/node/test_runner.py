@@ -168,6 +168,16 @@ def test_machine_unfit_where_blender_is_gone(farm: Open, package: say.Package) -
     assert said.cause == "machine_unfit" and "/usr/bin/no-such-blender" in said.message
 
 
+def test_machine_unfit_where_the_output_cannot_be_kept(farm: Open, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_bytes(b"no folder")
+    one = farm(staging=str(tmp_path / "taken" / "staging"))
+    one.give("a", 6)
+    one.start()
+    assert one.over().startswith("machine_unfit")
+    [said] = one.heard(say.SessionFailed)
+    assert said.cause == "machine_unfit" and "taken" in said.message
+
+
 def test_each_frames_seconds_and_memory_are_its_own(farm: Open) -> None:
     one = farm("heavy_first")
     one.give("a", 1, 2)

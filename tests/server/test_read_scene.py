@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from hypothesis import strategies as st
 from framefarm.node import runtimes
 from framefarm.sandboxing import python
 from framefarm.sandboxing.box import Mode
+from framefarm.sandboxing.errors import Stopped
+from framefarm.sandboxing.strays import end_strays
 from framefarm.sandboxing.watch import descendants
 from framefarm.server.files import reader
 from framefarm.server.files.reader import SceneFacts, absolute, read_scenes
@@ -232,7 +235,51 @@ def test_the_reader_ends_when_the_server_is_killed(tmp_path: Path, sandbox: str)
     pid = _wait(reader)
     server.send_signal(signal.SIGKILL)
     server.wait()
-    _wait(lambda: not Path(f"/proc/{pid}").exists() or "State:\tZ" in _status(str(pid)))
+
+    def gone() -> bool:
+        end_strays()  # as the farm's next start does: bubblewrap may have been killed while it started
+        return not Path(f"/proc/{pid}").exists() or "State:\tZ" in _status(str(pid))
+
+    _wait(gone)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
+@pytest.mark.parametrize("kills", [1, 2])
+def test_a_reader_that_was_killed_from_outside_is_no_fault_of_the_file_the_first_time(
+    tmp_path: Path, sandbox: Mode, kills: int
+) -> None:
+    slow = tmp_path / "slow.blend"
+    os.mkfifo(slow)
+    writer = os.open(slow, os.O_RDWR)
+    before: set[int] = set()
+
+    def reader() -> int | None:
+        python = [sys.executable.encode(), b"framefarm.server.files.read_scene"]
+        below = set(descendants(os.getpid())) - before
+        return next((p for p in below if [w for w in _words(p)[:5] if w in python] == python), None)
+
+    with ThreadPoolExecutor(1) as thread:
+        read = thread.submit(read_scenes, [("/in/slow.blend", slow)], 60, sandbox=sandbox)
+        for _ in range(kills):
+            pid = _wait(reader)
+            before.add(pid)
+            os.kill(pid, signal.SIGKILL)
+        os.write(writer, b"no blend at all, but long enough to be one")
+        os.close(writer)
+        (facts,) = read.result()
+    assert facts.message is not None
+    assert facts.message.endswith("could not be looked into.") == (kills == 2)
+
+
+@pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
+def test_nobody_waits_for_a_scene_when_the_farm_stops(tmp_path: Path, sandbox: Mode) -> None:
+    slow = tmp_path / "slow.blend"
+    os.mkfifo(slow)
+    writer = os.open(slow, os.O_RDWR)
+    asked = iter([False, False])
+    with pytest.raises(Stopped):
+        read_scenes([("/in/slow.blend", slow)], 600, sandbox=sandbox, stopping=lambda: next(asked, True))
     os.close(writer)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from typing import Any
 
 import httpx2
 import msgspec
 import pytest
+import sqlalchemy as sa
+import structlog
 from farm_site import Site
 
 from framefarm.core.errors import Conflict, NotAuthenticated
@@ -206,3 +209,15 @@ def test_many_machines_share_a_job_and_no_frame_is_rendered_twice(site: Site) ->
     site.publish()
     assert sorted(rendered) == list(range(1, 41))
     assert site.status(job) == "success"
+
+
+def test_a_full_disk_is_a_503_to_a_runner_and_one_line_in_the_log(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sa.exc.OperationalError("COMMIT", None, sqlite3.OperationalError("database or disk is full"))
+
+    monkeypatch.setattr(service, "report", full)
+    with structlog.testing.capture_logs() as logged:
+        assert call(NodeApi(site.farm), "reports", b'{"seq": 1, "events": []}') == 503
+    assert [(e["event"], e["log_level"]) for e in logged] == [("disk_full", "warning")]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from whole_farm import FRAMEFARM, Farm
 
@@ -173,3 +176,26 @@ def test_a_refused_operators_command_says_why_and_leaves_the_farm_well(farm: Far
     mode = (farm.data / operator.SOCKET).stat().st_mode & 0o777
     assert mode == 0o600
     assert farm.data.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_stop_does_not_wait_for_a_scene_that_is_being_read(farm: Farm) -> None:
+    assert farm.process is not None
+    server = psutil.Process(farm.process.pid)
+
+    def reader() -> psutil.Process | None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in server.children(recursive=True):
+                if "framefarm.server.files.read_scene" in process.cmdline():
+                    process.suspend()
+                    return process
+        return None
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(farm.submit, frame_range="1", output_path="gs://renders/stopped")
+        frozen = farm.until(reader, "the scene is being read")
+        job = submitted.result()
+    farm.process.send_signal(signal.SIGTERM)
+    assert farm.process.wait(20) == 0
+    assert not frozen.is_running()
+    farm.start()
+    farm.wait(job["id"], "success")

@@ -100,7 +100,10 @@ def serve(
             handle_exit(number, frame)
 
         server.handle_exit = drain  # type: ignore[method-assign,assignment]
-        _write_endpoint(data / opening.ENDPOINT, address)
+        try:
+            _write_endpoint(data / opening.ENDPOINT, address)
+        except OSError as error:
+            _fail(f"cannot write to {data}: {error.strerror or error}")
         _greet(farm, address, host, behind_proxy or settings.behind_proxy)
 
         def stop_again(_number: int, _frame: Any) -> None:
@@ -130,6 +133,8 @@ def _address(sock: socket.socket) -> str:
 
 def _write_endpoint(path: Path, address: str) -> None:
     """Runners read it again when the farm does not answer: it may have moved to another port."""
+    if path.exists() and path.read_text() == address + "\n":
+        return  # a farm that comes back where it was needs no room on the disk
     temporary = path.with_suffix(".new")
     temporary.write_text(address + "\n")
     temporary.replace(path)

@@ -13,7 +13,7 @@ from typing import cast
 
 from framefarm.node.checks import check_frame, to_look_at
 from framefarm.node.lanes import Put, thumbnail
-from framefarm.node.outputs import OutputRejected, collect, sync_directory
+from framefarm.node.outputs import OutputRejected, collect, not_stored, sync_directory
 from framefarm.node.pictures import Decoder, Picture, Undecodable
 from framefarm.protocol import node as say
 from framefarm.sandboxing.box import Mode
@@ -136,12 +136,11 @@ class Collector(threading.Thread):
         """Stage the frames, sync each folder once, look at them, then tell of all of them in order."""
         taken = [self._stage(item) if isinstance(item, Frame) else item for item in items]
         folders = {self._places.staging / t.frame.attempt for t in taken if isinstance(t, _Taken)}
-        for folder in folders:
-            sync_directory(folder)
-        if folders:
-            sync_directory(self._places.staging)
+        why = self._sync(folders) if folders else None
         for item in taken:
             match item:
+                case _Taken() if why is not None:
+                    self._refuse(Refused(item.frame.attempt, item.frame.frame, why.cause, why.detail))
                 case _Taken():
                     self._tell(item)
                 case Refused():
@@ -157,6 +156,17 @@ class Collector(threading.Thread):
         self._keep_drawings()
         if count := sum(isinstance(item, Frame) for item in items):
             self._put(Staged(count))
+
+    def _sync(self, folders: set[Path]) -> OutputRejected | None:
+        """Make what was staged durable; why it is not."""
+        try:
+            for folder in (*folders, self._places.staging):
+                sync_directory(folder)
+        except OutputRejected as error:
+            return error
+        except OSError as error:
+            return not_stored(error, "a frame's folder")
+        return None
 
     def _stage(self, frame: Frame) -> _Taken | Refused | None:
         """None: its attempt has ended. The decoder looks at the pictures while the disk is busy."""

@@ -51,6 +51,7 @@ class Link:
 
     @property
     def silent_seconds(self) -> float:
+        """Since the last call was sent that the farm has answered; it may be that much behind."""
         return time.monotonic() - self.last_answer
 
     def hello(self, said: say.Hello) -> say.Order:
@@ -71,9 +72,13 @@ class Link:
         body = msgspec.json.encode(said) if said is not None else None
         since = time.monotonic()
         while True:
-            status, answer = self._once(method, name, body, timeout_seconds)
+            # A cut cable tells nobody: a call that waits longer than the budget would outlast it.
+            left = max(1.0, self._patience() - self.silent_seconds)
+            sent = time.monotonic()
+            status, answer = self._once(method, name, body, min(timeout_seconds, left))
             if status == 200:
-                self.last_answer = time.monotonic()
+                # Not when it was read: a machine that was frozen meanwhile reads what was said long ago.
+                self.last_answer = max(self.last_answer, sent)
                 return msgspec.json.decode(answer, type=kind)
             if status == 409 and name == "reports":
                 raise OutOfStep(msgspec.json.decode(answer, type=say.Gap).expected)

@@ -70,7 +70,10 @@ def collect(
     destination before the answer counts as durable. Raises OutputRejected; what was staged stays and is
     replaced by the next try.
     """
-    destination.mkdir(parents=True, exist_ok=True)
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_stored(error, destination.name) from None
     with _opened(str(directory), None) as root, _opened(str(destination), None) as staging:
         seen: set[str] = set()
         staged: list[StagedFile] = []
@@ -101,6 +104,12 @@ def sync_directory(directory: Path) -> None:
     """Make the names in `directory` durable; the files themselves were synced when they were staged."""
     with _opened(str(directory), None) as descriptor:
         os.fsync(descriptor)
+
+
+def not_stored(error: OSError, path: str) -> OutputRejected:
+    """What this machine's disk did not take, as the machine's fault."""
+    cause = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "staging_failed"
+    return OutputRejected(cause, path=path, what=error.strerror)
 
 
 def _published(path: str, stem: str, frame: int) -> tuple[str, bool]:
@@ -176,8 +185,7 @@ def _copy(found: _Found, staging: int, name: str, most_bytes: int) -> tuple[int,
             raise OutputRejected("output_too_large", path=found.path)
         return _copy_bytes(source, staging, name, most_bytes)
     except OSError as error:
-        cause = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "staging_failed"
-        raise OutputRejected(cause, path=found.path, what=error.strerror) from None
+        raise not_stored(error, found.path) from None
     finally:
         os.close(source)
 

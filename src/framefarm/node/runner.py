@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import queue
@@ -77,11 +78,7 @@ class Runner:
         self.desk.runtime_ms = _milliseconds(self.order.max_task_runtime_seconds)
         self.desk.silence_ms = _milliseconds(self.order.no_progress_seconds)
         staging = Path(self.order.staging)
-        staging.mkdir(parents=True, exist_ok=True)
-        Path(self.order.logs).mkdir(parents=True, exist_ok=True)
         thumbnails = Path(self.order.thumbnails) if self.order.thumbnails else None
-        if thumbnails is not None:
-            thumbnails.mkdir(parents=True, exist_ok=True)
         kept = Places(staging, thumbnails, self.directory / "decoder", self.order.stem)
         self.reports = ReportLane(self.link, self.inbox.put, staging, thumbnails or staging)
         self.collector = Collector(self.inbox.put, self.reports.send, kept, self.slot.sandbox)
@@ -89,11 +86,11 @@ class Runner:
         self.reports.start()
         try:
             self.layout = self._prepare()
-        except (BadInputs, SandboxUnavailable) as error:
-            message = explain("machine_unfit", {"what": error.detail})
-            self.reports.send(say.SessionFailed(cause="machine_unfit", message=message))
+        except (BadInputs, SandboxUnavailable, OSError) as error:
+            cause, message = _machines_fault(error)
+            self.reports.send(say.SessionFailed(cause=cause, message=message))
             self.reports.finish(FAREWELL_SECONDS)
-            return f"machine_unfit: {error.detail}"
+            return f"machine_unfit: {message}"
         self.collector.start()
         self.sync.start()
         try:
@@ -113,6 +110,8 @@ class Runner:
             raise SandboxUnavailable(why)
         if not os.path.exists(self.order.package.path):
             raise SandboxUnavailable(f"Blender is not at {self.order.package.path} any more.")
+        for folder in filter(None, (self.order.staging, self.order.logs, self.order.thumbnails)):
+            Path(folder).mkdir(parents=True, exist_ok=True)
         inputs = self.link.inputs().inputs
         reserved = places(self.order.package)
         return lay_out(inputs, self.directory / "inputs", self.slot.sandbox, reserved)
@@ -189,14 +188,15 @@ class Runner:
         if due.first:
             self._announce()
         self.fresh = False
+        self._note_begin(due.frame)
         self.blender.render(due.frame)
 
     def _start_blender(self) -> None:
         self._begin()
         self.generation += 1
         work = self.directory / f"work-{self.generation}"
-        work.mkdir(mode=0o755)
         try:
+            work.mkdir(mode=0o755)
             self.blender = Blender(
                 Seat.of(self.slot),
                 self.order.package,
@@ -206,8 +206,8 @@ class Runner:
                 self.inbox,  # type: ignore[arg-type]
                 self.log.write,
             )
-        except SandboxUnavailable as error:
-            self._unfit("machine_unfit", explain("machine_unfit", {"what": error.detail}))
+        except (SandboxUnavailable, OSError) as error:
+            self._unfit(*_machines_fault(error))
             return
         self._open_scene(self.blender)
 
@@ -287,6 +287,21 @@ class Runner:
         self.desk.tasks.clear()
         self.reports.send(say.SessionFailed(cause=cause, message=message))
 
+    def _note_begin(self, frame: int) -> None:
+        """One line in runner.log for each frame begun, and how long the farm had been silent then: what a
+        machine did, told by the machine."""
+        task = self.desk.current
+        assert task is not None
+        line = {
+            "begins": frame,
+            "attempt": task.order.attempt,
+            "revision": task.order.revision,
+            "at_ms": time.time_ns() // 1_000_000,
+            "silent_ms": round(self.link.silent_seconds * 1000),
+        }
+        with contextlib.suppress(OSError):  # the disk may be full
+            os.write(1, msgspec.json.encode(line) + b"\n")
+
     def _tell(self, *events: say.Event) -> None:
         """By way of the collector, so that a task's end follows its frames."""
         for event in events:
@@ -309,6 +324,16 @@ class Runner:
                     kept.append(event)
         for event in kept:
             self.inbox.put(event)
+
+
+def _machines_fault(error: BadInputs | SandboxUnavailable | OSError) -> tuple[str, str]:
+    """Why nothing can be rendered here: (cause, message)."""
+    if not isinstance(error, OSError):
+        return "machine_unfit", explain("machine_unfit", {"what": error.detail})
+    what = f"{error.strerror or error}: {error.filename}" if error.filename else str(error.strerror or error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk_full", explain("disk_full", {"what": what})
+    return "machine_unfit", explain("machine_unfit", {"what": f"{what}."})
 
 
 def end_with_threads(put: Callable[[object], None]) -> None:
@@ -357,7 +382,8 @@ def main() -> int:
         reason = f"runner_failed: {error!r}"
         raise
     finally:
-        (directory / "ended.json").write_bytes(msgspec.json.encode({"reason": reason}))
+        with contextlib.suppress(OSError):  # the disk may be full; what is there is still removed
+            (directory / "ended.json").write_bytes(msgspec.json.encode({"reason": reason}))
         for entry in directory.iterdir():
             if entry.name in {"inputs", "decoder"} or entry.name.startswith("work-"):
                 remove_tree(entry)

@@ -31,12 +31,15 @@ from framefarm.core import causes
 from framefarm.sandboxing import syscalls
 from framefarm.sandboxing.errors import SandboxUnavailable
 from framefarm.sandboxing.limits import Limits, Quota, disk_facts, is_root, memory_facts
+from framefarm.sandboxing.strays import end_strays
 from framefarm.sandboxing.watch import Watch
 
 Mode = Literal["bubblewrap", "none"]
 
 TMP_BYTES = 64 << 20
 """Of each part of the sandbox that is in memory, where the watcher doesn't see it."""
+OUTER_SECONDS = 2.0
+"""How long bubblewrap's outer process may outlive what it held."""
 _HELPER_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _SYSTEM_LINKS = ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/fonts", "/etc/alternatives", "/etc/glvnd")
@@ -178,6 +181,8 @@ class Process:
         self.pid = child.pid
         if status is not None:
             self._inner = _inner_pidfd(status)
+            if self._inner is None:
+                end_strays()
         self._limits = limits
         self._watch: Watch | None = None
         if limits.memory_bytes is not None or limits.quotas:
@@ -219,7 +224,13 @@ class Process:
         with self._lock:
             if self._child.returncode is None:
                 self._kill()
-                self._child.wait()
+                try:
+                    self._child.wait(OUTER_SECONDS)
+                except (
+                    subprocess.TimeoutExpired
+                ):  # it is stopped, and sees nothing of what became of the rest
+                    _signal(self._child.pid)
+                    self._child.wait()
 
     def wait(self, timeout_seconds: float | None = None) -> int:
         """The exit code; a signal is its negative number. Raises subprocess.TimeoutExpired."""

@@ -8,6 +8,7 @@ child that gives up its rights by itself (`inside.begin`): limited, but seeing t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -15,20 +16,22 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import framefarm
-from framefarm.sandboxing.box import Bind, Mode, Sandbox, memory_file
-from framefarm.sandboxing.errors import SandboxUnavailable
+from framefarm.sandboxing.box import Bind, Mode, Process, Sandbox, memory_file
+from framefarm.sandboxing.errors import SandboxUnavailable, Stopped
 from framefarm.sandboxing.limits import Limits
 from framefarm.sandboxing.uids import Claim
 
 NOBODY = 65534
 PROCESSES = 16
 """Threads too."""
+STOPPING_SECONDS = 0.2
+ENDING_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def run_module(
     binds: Sequence[Bind] = (),
     open_files: int = 0,
     file_bytes: int = 0,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Answer:
     """Run `module` (`framefarm.…`, one that calls `inside.begin`) and wait for its end; blocks.
 
@@ -65,10 +69,11 @@ def run_module(
         binds: what else is to be seen inside, in mode `bubblewrap`.
         open_files: how many the module may open by itself, and `file_bytes` how long a file it may write
             (below /tmp).
+        stopping: asked several times a second; once it is true, the module is killed.
 
-    Raises SandboxUnavailable in mode `bubblewrap` if `unready` has a reason.
+    Raises SandboxUnavailable in mode `bubblewrap` if `unready` has a reason; Stopped.
     """
-    deadline = time.monotonic() + seconds
+    reading = _Reading(time.monotonic() + seconds, answer_bytes, stopping)
     limits = Limits(
         processes=PROCESSES,
         open_files=max(64, *files) + 64 if files else 128,
@@ -84,9 +89,9 @@ def run_module(
     program = [sys.executable, "-I", "-B", "-m", module, str(asked), str(life)]
     try:
         if mode == "none":
-            return _plain(program, [asked, life, *files], deadline, answer_bytes)
+            return _plain(program, [asked, life, *files], reading)
         seen = (*programs(), *binds)
-        return _shut_in(program, [asked, life, *files], seen, limits, deadline, answer_bytes)
+        return _shut_in(program, [asked, life, *files], seen, limits, reading)
     finally:
         for descriptor in (asked, life, ours):
             os.close(descriptor)
@@ -105,27 +110,35 @@ def order_file(order: Mapping[str, Any], limits: Limits, open_files: int) -> int
     return memory_file("order", json.dumps(whole).encode())
 
 
-@functools.cache
 def unready() -> str | None:
-    """Why our own Python can't run in a sandbox on this machine, in one sentence; None if it can."""
+    """Why our own Python can't run in a sandbox on this machine, in one sentence; None if it can.
+
+    Only that it can is remembered: a try that was killed, or starved on a busy machine, says nothing of the
+    next one.
+    """
     try:
-        answer = run_module(
-            "framefarm.sandboxing.inside",
-            {},
-            [],
-            seconds=20,
-            cpu_seconds=10,
-            memory_bytes=1 << 30,
-            answer_bytes=4096,
-        )
+        _try_once()
     except SandboxUnavailable as error:
         return error.detail
-    if answer.output.strip() == b"ready":
-        return None
-    return (
-        f"{sys.executable} does not run in the sandbox (code {answer.code}): "
-        "every user must be able to read its environment and the farm's programs."
+    return None
+
+
+@functools.cache
+def _try_once() -> None:
+    answer = run_module(
+        "framefarm.sandboxing.inside",
+        {},
+        [],
+        seconds=20,
+        cpu_seconds=10,
+        memory_bytes=1 << 30,
+        answer_bytes=4096,
     )
+    if answer.output.strip() != b"ready":
+        raise SandboxUnavailable(
+            f"{sys.executable} does not run in the sandbox (code {answer.code}): "
+            "every user must be able to read its environment and the farm's programs."
+        )
 
 
 def _shut_in(
@@ -133,24 +146,31 @@ def _shut_in(
     descriptors: list[int],
     binds: tuple[Bind, ...],
     limits: Limits,
-    deadline: float,
-    answer_bytes: int,
+    reading: _Reading,
 ) -> Answer:
     with Claim() as claim:
         cores = tuple(sorted(os.sched_getaffinity(0)))
         box = Sandbox("bubblewrap", claim.uid, cores, binds, limits=limits, proc=False)
         process = box.start(program, {"LANG": "C.UTF-8"}, descriptors, any_thread=True, quiet=True)
         try:
-            output, ended = _read(process.output, deadline, answer_bytes)
+            output, ended = reading.read(process.output)
             if not ended:
                 process.kill()
-            return Answer(output, ended or len(output) >= answer_bytes, process.wait())
+            return Answer(output, ended or len(output) >= reading.most_bytes, _code(process))
         finally:
             process.kill()
             process.close()
 
 
-def _plain(program: list[str], descriptors: list[int], deadline: float, answer_bytes: int) -> Answer:
+def _code(process: Process) -> int:
+    """Its output has ended, or it was killed: what does not end now is stopped, and killed."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(ENDING_SECONDS)
+    process.kill()
+    return process.wait()
+
+
+def _plain(program: list[str], descriptors: list[int], reading: _Reading) -> Answer:
     with subprocess.Popen(
         program,
         stdin=subprocess.DEVNULL,
@@ -162,27 +182,41 @@ def _plain(program: list[str], descriptors: list[int], deadline: float, answer_b
     ) as child:
         assert child.stdout is not None
         try:
-            output, ended = _read(child.stdout.fileno(), deadline, answer_bytes)
+            output, ended = reading.read(child.stdout.fileno())
             if not ended:
                 child.kill()
-            return Answer(output, ended or len(output) >= answer_bytes, child.wait())
+            return Answer(output, ended or len(output) >= reading.most_bytes, child.wait())
         finally:
             child.kill()
 
 
-def _read(descriptor: int, deadline: float, most_bytes: int) -> tuple[bytes, bool]:
-    """What came until the end, and whether the end came."""
-    output = bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(descriptor, selectors.EVENT_READ)
-        while len(output) < most_bytes:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                return bytes(output), False
-            part = os.read(descriptor, 1 << 18)
-            if not part:
-                return bytes(output), True
-            output += part
-    return bytes(output[:most_bytes]), False
+@dataclass(frozen=True)
+class _Reading:
+    """How long, and how much. `deadline` in monotonic seconds."""
+
+    deadline: float
+    most_bytes: int
+    stopping: Callable[[], bool]
+
+    def read(self, descriptor: int) -> tuple[bytes, bool]:
+        """What came until the end, and whether the end came. Raises Stopped."""
+        output = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            while len(output) < self.most_bytes:
+                left = self.deadline - time.monotonic()
+                ready = selector.select(max(0.0, min(left, STOPPING_SECONDS)))
+                if self.stopping():
+                    raise Stopped
+                if not ready:
+                    if left <= STOPPING_SECONDS:
+                        return bytes(output), False
+                    continue
+                part = os.read(descriptor, 1 << 18)
+                if not part:
+                    return bytes(output), True
+                output += part
+        return bytes(output[: self.most_bytes]), False
 
 
 @functools.cache

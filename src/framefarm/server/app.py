@@ -31,7 +31,7 @@ from framefarm.server.jobs import routes as job_routes
 from framefarm.server.jobs import scenes
 from framefarm.server.mail import sender as mail
 from framefarm.server.projects import routes as project_routes
-from framefarm.server.rendering import publisher
+from framefarm.server.rendering import leftovers, publisher
 from framefarm.server.rendering.routes import NodeApi, NodeFirst
 from framefarm.server.webhooks import routes as webhook_routes
 from framefarm.server.webhooks.sender import Sender
@@ -72,6 +72,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
                 loops += [
                     dispatcher.run,
                     lambda: publisher.run(farm),
+                    lambda: leftovers.run(farm),
                     lambda: scenes.run(farm),
                     lambda: billing.run(farm),
                     lambda: streams.run_trim(farm),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from framefarm.sandboxing import strays
 from framefarm.server import schema
 from framefarm.server.accounts import passwords
 from framefarm.server.accounts import service as accounts
@@ -79,6 +80,8 @@ def _write_secret(path: Path, text: str) -> None:
 
 
 def local_engine(farm: Farm) -> LocalEngine:
+    """The engine of this machine. What a farm that was killed while it started a sandbox left, is ended."""
+    strays.end_strays()
     return LocalEngine(
         farm.data / "sessions",
         farm.data / ENDPOINT,

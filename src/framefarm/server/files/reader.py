@@ -10,8 +10,9 @@ import ntpath
 import os
 import posixpath
 import re
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -113,20 +114,24 @@ def read_scenes(
     time_limit_seconds: float = 60.0,
     file_limit_seconds: float = 20.0,
     sandbox: Mode = "bubblewrap",
+    stopping: Callable[[], bool] = lambda: False,
 ) -> list[SceneFacts]:
-    """Facts of each .blend, in order; blocks, so call it in a thread.
+    """Facts of each .blend, in order; blocks, so call it in a thread. Raises Stopped.
 
     Args:
         blends: the path as the artist's machine knows it, and where its bytes are here.
         time_limit_seconds: for all of them together.
         file_limit_seconds: processor time for one of them.
         sandbox: `none`, or where bubblewrap does not work (a warning in the log): a limited child only.
+        stopping: once it is true, nobody waits for the answer any more.
     """
     deadline = time.monotonic() + time_limit_seconds
     facts: list[SceneFacts] = []
     for start in range(0, len(blends), FILES_AT_ONCE):
         left = max(0.0, deadline - time.monotonic())
-        facts += _read(blends[start : start + FILES_AT_ONCE], left, file_limit_seconds, sandbox)
+        facts += _read(
+            blends[start : start + FILES_AT_ONCE], left, file_limit_seconds, sandbox, stopping, tries=2
+        )
     return facts
 
 
@@ -155,8 +160,16 @@ def _normal(path: str, windows: bool) -> str:
 
 
 def _read(
-    blends: Sequence[tuple[str, Path]], seconds: float, file_seconds: float, sandbox: Mode
+    blends: Sequence[tuple[str, Path]],
+    seconds: float,
+    file_seconds: float,
+    sandbox: Mode,
+    stopping: Callable[[], bool],
+    *,
+    tries: int,
 ) -> list[SceneFacts]:
+    """`tries`: a reader that was killed from outside is no fault of the file it was at: one more looks."""
+    began = time.monotonic()
     opened = [_open(content) for _, content in blends]
     try:
         order = {
@@ -172,6 +185,7 @@ def _read(
             memory_bytes=MEMORY_BYTES,
             answer_bytes=ANSWER_BYTES,
             mode=_mode(sandbox),
+            stopping=stopping,
         )
     finally:
         for descriptor in opened:
@@ -179,9 +193,15 @@ def _read(
                 os.close(descriptor)
     lines = answer.output.split(b"\n")[:-1]
     facts = [_facts(path, line) for (path, _), line in zip(blends, lines, strict=False)]
+    rest = blends[len(facts) :]
+    left = seconds - (time.monotonic() - began)
+    killed = answer.code in {-signal.SIGKILL, 128 + signal.SIGKILL}
+    if rest and killed and answer.in_time and tries > 1 and left > 0:
+        log.warning("scene_reader_killed", files_left=len(rest))
+        return facts + _read(rest, left, file_seconds, sandbox, stopping, tries=tries - 1)
     # One that never ends takes those behind it along: they have the same time limit.
     why = "could not be looked into" if answer.in_time else f"could not be looked into within {seconds:.0f} s"
-    return facts + [_unreadable(path, why) for path, _ in blends[len(facts) :]]
+    return facts + [_unreadable(path, why) for path, _ in rest]
 
 
 def _open(content: Path) -> int | None:

@@ -80,7 +80,7 @@ def of_error(request: Request, error: FarmError) -> JSONResponse:
 
 def unexpected(request: Request, error: Exception) -> JSONResponse:
     """The farm's own mistake, or a full disk."""
-    if _full(error):
+    if disk_is_full(error):
         return of_error(request, Unavailable("The farm's disk is full; nothing was stored.", 30))
     log.error(
         "request_failed", request_id=getattr(request.state, "id", ""), path=request.url.path, exc_info=error
@@ -148,7 +148,8 @@ def _farm(request: Request, error: Exception) -> Response:
     return of_error(request, error)
 
 
-def _full(error: Exception) -> bool:
+def disk_is_full(error: Exception) -> bool:
+    """Whether it came of a full disk, under a file or the database."""
     if isinstance(error, OSError):
         return error.errno in {errno.ENOSPC, errno.EDQUOT}
     return isinstance(error, sa.exc.OperationalError) and "full" in str(error.orig)

@@ -17,6 +17,7 @@ from framefarm.core.causes import explain
 from framefarm.core.frames import FrameSet, FrameSpecError, Pick, Run, TaskPlan
 from framefarm.core.paths import normalise
 from framefarm.core.wanted import Uploads
+from framefarm.sandboxing.errors import Stopped
 from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
@@ -80,7 +81,8 @@ def read(farm: Farm, job: Any) -> dict[str, Any]:
         fresh = [(p, at[p]) for p in paths if p not in known]
         left = max(0.0, deadline - time.monotonic())
         if fresh:
-            found = reader.read_scenes(fresh, left, sandbox=farm.settings.sandbox)
+            mode = farm.settings.sandbox
+            found = reader.read_scenes(fresh, left, sandbox=mode, stopping=lambda: farm.draining)
             known.update({facts.path: facts for facts in found})
         return [known[p] for p in paths]
 
@@ -237,6 +239,8 @@ async def _one(farm: Farm, job: Any) -> bool:
             await farm.db.write(fail, farm, job, error)
         else:
             await farm.db.write(settle, farm, job, found)
+    except Stopped:  # the farm stops; its next start reads it
+        return False
     except Exception:
         log.exception("scene_not_read", job=job["id"])
         return False

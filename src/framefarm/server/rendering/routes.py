@@ -22,9 +22,11 @@ from framefarm.server.events.progress import Progress
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
 from framefarm.server.http.edge import STRANGERS_BYTES
+from framefarm.server.http.errors import disk_is_full
 from framefarm.server.rendering import service
 from framefarm.server.tracing import span
 
+log = structlog.get_logger(__name__)
 MAX_WAIT_SECONDS = 20.0
 MAX_BODY_BYTES = 256 << 20
 """Of a report: what a machine has gathered while the farm did not answer."""
@@ -189,6 +191,12 @@ class NodeApi:
                 return _json(413, {"detail": error.detail})
             except FarmError as error:
                 return _json(503, {"detail": error.detail})
+            except Exception as error:
+                if not disk_is_full(error):
+                    raise
+                # In one line: a traceback for each call would go to the same disk.
+                log.warning("disk_full", call=call.__name__)
+                return _json(503, {"detail": "The farm's disk is full; nothing was stored."})
 
         return endpoint
 

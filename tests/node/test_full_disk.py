@@ -1,0 +1,65 @@
+"""A disk that is full for a while: what stands beside the render goes on, or says so; it never just stops."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+from typing import Any
+
+from framefarm.node.blender_log import BlenderLog
+from framefarm.node.collector import Collector, Frame, Places, Refused
+from framefarm.protocol import node as say
+
+
+def test_a_log_that_cannot_be_written_is_dropped_and_goes_on_later(tmp_path: Path) -> None:
+    log = BlenderLog()
+    log.switch(Path("/dev/full"))
+    log.write(b"lost\n")
+    log.switch(tmp_path / "missing" / "attempt.log")
+    log.write(b"lost too\n")
+    log.switch(tmp_path / "attempt.log")
+    log.write(b"kept\n")
+    assert (tmp_path / "attempt.log").read_bytes() == b"kept\n"
+
+
+def collector(staging: Path) -> tuple[Collector, queue.SimpleQueue[Any], list[say.Event]]:
+    told: list[say.Event] = []
+    heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    places = Places(staging, None, staging.with_name("decoder"), "film")
+    made = Collector(heard.put, told.append, places, "none")
+    made.start()
+    return made, heard, told
+
+
+def saved(folder: Path) -> Frame:
+    folder.mkdir()
+    (folder / "picture_0007.png").write_bytes(b"picture")
+    return Frame("att_1", 7, folder, 100, 0.1, 0, ())
+
+
+def test_a_staging_folder_that_cannot_be_made_refuses_the_frame(tmp_path: Path) -> None:
+    (tmp_path / "staging").write_bytes(b"no folder")
+    made, heard, told = collector(tmp_path / "staging")
+    made.add(saved(tmp_path / "1"))
+    made.finish(hurry=True)
+    refused = heard.get_nowait()
+    assert isinstance(refused, Refused)
+    assert (refused.cause, refused.frame) == ("staging_failed", 7)
+    assert told == []
+
+
+def test_a_staging_folder_that_cannot_be_synced_refuses_the_frames_in_it(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("framefarm.node.collector.sync_directory", full)
+    made, heard, told = collector(tmp_path / "staging")
+    made.add(saved(tmp_path / "1"))
+    made.add(say.TaskEnded(attempt="att_1", outcome="success", started_ms=0, ended_ms=1))
+    made.finish(hurry=True)
+    refused = heard.get_nowait()
+    assert isinstance(refused, Refused)
+    assert refused.cause == "disk_full"
+    assert told == []
