@@ -39,6 +39,7 @@ def rival(site: Site) -> dict[str, str]:
     return {
         "job_id": job["id"],
         "number": "0",
+        "frame": "1",
         "project_id": site.get("/api/projects")["data"][0]["id"],
         "user_id": site.get("/api/auth/me")["user"]["id"],
         "key_id": key["id"],
