@@ -152,6 +152,7 @@ REFUSED: list[Any] = [
         "one kind of path",
     ),
     ("paths-unc-and-its-place", {"upload_paths": ["/n/f/a", "\\\\n\\f\\a.blend"]}, "upload_paths", "of path"),
+    ("notify-no-object", {"notify": "me@studio.example"}, "notify", "object"),
     ("missing-word", {"on_missing_files": "ignore"}, "on_missing_files", "'hold'"),
     ("missing-null", {"on_missing_files": None}, "on_missing_files", "'warn'"),
     ("scripts-word", {"on_blocked_scripts": "run"}, "on_blocked_scripts", "'fail'"),
@@ -249,7 +250,7 @@ REQUIRED = (
     "output_path",
     "upload_paths",
 )
-LATER = ("notify", "webhooks", "budget", "chunksize")
+LATER = ("webhooks", "budget", "chunksize")
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -293,7 +294,7 @@ def test_wrong_types_unknown_fields_and_what_only_the_farm_knows_are_told_togeth
         site,
         job_title=7,
         chunk_size="1",
-        notify="me@studio.example",
+        webhooks="https://studio.example",
         project="nope",
         instance_type="nope",
         blender_version="9.9",
@@ -307,7 +308,7 @@ def test_wrong_types_unknown_fields_and_what_only_the_farm_knows_are_told_togeth
         priority=1000,
     )
     assert sorted(e["field"] for e in errors(answer)) == sorted([
-        "job_title", "chunk_size", "notify", "project", "instance_type", "blender_version", "frame_range",
+        "job_title", "chunk_size", "webhooks", "project", "instance_type", "blender_version", "frame_range",
         "scout_frames", "output_path", "upload_paths[0]", f"upload_sha256s.{SCENE}", "upload_sha256s./b",
         "environment_variables.1A", "environment_variables.LD_PRELOAD", "environment_variables.B",
         "depends_on", "priority",
