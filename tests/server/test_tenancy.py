@@ -19,8 +19,12 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/api/wrangler/rules/{rule_id}"): {"enabled": False},
     ("POST", "/api/jobs/{job_id}/retry"): {"frames": "1"},
 }
-NOT_AN_ACCOUNTS = {"/api/enterprise/instances/{instance_id}", "/api/files/{file_id}"}
-"""The first is the farm's own list, the second is for whoever has a signed address."""
+NOT_AN_ACCOUNTS = {
+    "/api/enterprise/instances/{instance_id}",
+    "/api/files/{file_id}",
+    "/api/jobs/{job_id}/frames/{frame}/thumbnail",
+}
+"""The first is the farm's own list, the others are for whoever has a signed address."""
 ADMINS_ONLY = {("PATCH", "/api/users/{user_id}")} | {
     (method, path)
     for method in ("GET", "PATCH", "DELETE")
@@ -39,7 +43,6 @@ def rival(site: Site) -> dict[str, str]:
     return {
         "job_id": job["id"],
         "number": "0",
-        "frame": "1",
         "project_id": site.get("/api/projects")["data"][0]["id"],
         "user_id": site.get("/api/auth/me")["user"]["id"],
         "key_id": key["id"],
