@@ -18,6 +18,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/api/budgets/{budget_id}"): {"amount_micros": 1},
     ("PATCH", "/api/wrangler/rules/{rule_id}"): {"enabled": False},
     ("POST", "/api/jobs/{job_id}/retry"): {"frames": "1"},
+    ("PATCH", "/api/webhooks/{webhook_id}"): {"enabled": False},
 }
 NOT_AN_ACCOUNTS = {
     "/api/enterprise/instances/{instance_id}",
@@ -25,11 +26,20 @@ NOT_AN_ACCOUNTS = {
     "/api/jobs/{job_id}/frames/{frame}/thumbnail",
 }
 """The first is the farm's own list, the others are for whoever has a signed address."""
-ADMINS_ONLY = {("PATCH", "/api/users/{user_id}")} | {
-    (method, path)
-    for method in ("GET", "PATCH", "DELETE")
-    for path in ("/api/budgets/{budget_id}", "/api/wrangler/rules/{rule_id}")
-}
+ADMINS_ONLY = (
+    {("PATCH", "/api/users/{user_id}")}
+    | {
+        (method, path)
+        for method in ("GET", "PATCH", "DELETE")
+        for path in (
+            "/api/budgets/{budget_id}",
+            "/api/wrangler/rules/{rule_id}",
+            "/api/webhooks/{webhook_id}",
+            "/api/webhooks/{webhook_id}/deliveries",
+        )
+    }
+    | {("POST", "/api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend")}
+)
 
 
 @pytest.fixture
@@ -40,12 +50,16 @@ def rival(site: Site) -> dict[str, str]:
     assert site.status(job["id"]) == "success"
     key = site.ask("POST", "/api/auth/keys", json={"name": "pipeline"}).json()
     rule = {"kind": "max_task_runtime", "seconds": 3600}
+    hook = site.ask("POST", "/api/webhooks", json={"url": "https://1.1.1.1/hook"})
+    assert hook.status_code == 201, hook.text
     return {
         "job_id": job["id"],
         "number": "0",
         "project_id": site.get("/api/projects")["data"][0]["id"],
         "user_id": site.get("/api/auth/me")["user"]["id"],
         "key_id": key["id"],
+        "webhook_id": hook.json()["id"],
+        "delivery_id": "1",
         "budget_id": site.ask("POST", "/api/budgets", json={"amount_micros": 10**9}).json()["id"],
         "rule_id": site.ask("POST", "/api/wrangler/rules", json=rule).json()["id"],
     }
