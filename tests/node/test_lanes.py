@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from framefarm.node.lanes import Collector, Frame, Over
+from framefarm.node.collector import Collector, Frame
+from framefarm.node.lanes import Over
 from framefarm.node.runner import end_with_threads
 
 
