@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framefarm.node.collector import Collector, Frame
+from framefarm.node.collector import Collector, Frame, Places
 from framefarm.node.lanes import Over
 from framefarm.node.runner import end_with_threads
 
@@ -27,10 +27,11 @@ def test_a_collector_that_fails_ends_the_session(tmp_path: Path, inbox: queue.Si
     """Its staging is no folder: a fault that nobody foresaw."""
     staging = tmp_path / "staging"
     staging.touch()
-    collector = Collector(inbox.put, lambda event: None, staging, "shot")
+    places = Places(staging, None, tmp_path / "decoder", "shot")
+    collector = Collector(inbox.put, lambda event: None, places, "bubblewrap")
     collector.start()
     collector.add(Frame("a", 1, tmp_path, 0, 0.0, 0, ()))
     over = inbox.get(timeout=60)
     assert isinstance(over, Over)
-    assert over.reason.startswith("runner_failed: collector: NotADirectoryError")
+    assert over.reason.startswith("runner_failed: collector: ")
     collector.finish()
