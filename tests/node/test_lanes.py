@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framefarm.node.collector import Collector, Frame, Places
-from framefarm.node.lanes import Over
+from framefarm.node.collector import Collector, Frame, Places, Refused
 from framefarm.node.runner import end_with_threads
 
 
@@ -23,7 +22,9 @@ def inbox() -> Iterator[queue.SimpleQueue[object]]:
     threading.excepthook = before
 
 
-def test_a_collector_that_fails_ends_the_session(tmp_path: Path, inbox: queue.SimpleQueue[object]) -> None:
+def test_a_staging_that_is_no_folder_is_refused_with_a_cause(
+    tmp_path: Path, inbox: queue.SimpleQueue[object]
+) -> None:
     """Its staging is no folder: a fault that nobody foresaw."""
     staging = tmp_path / "staging"
     staging.touch()
@@ -31,7 +32,6 @@ def test_a_collector_that_fails_ends_the_session(tmp_path: Path, inbox: queue.Si
     collector = Collector(inbox.put, lambda event: None, places, "bubblewrap")
     collector.start()
     collector.add(Frame("a", 1, tmp_path, 0, 0.0, 0, ()))
-    over = inbox.get(timeout=60)
-    assert isinstance(over, Over)
-    assert over.reason.startswith("runner_failed: collector: ")
+    refused = inbox.get(timeout=60)
+    assert isinstance(refused, Refused) and refused.cause == "staging_failed"
     collector.finish()
