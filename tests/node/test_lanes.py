@@ -22,9 +22,7 @@ def inbox() -> Iterator[queue.SimpleQueue[object]]:
     threading.excepthook = before
 
 
-def test_a_staging_that_is_no_folder_is_refused_with_a_cause(
-    tmp_path: Path, inbox: queue.SimpleQueue[object]
-) -> None:
+def test_a_staging_without_folder_is_refused(tmp_path: Path, inbox: queue.SimpleQueue[object]) -> None:
     """Its staging is no folder: a fault that nobody foresaw."""
     staging = tmp_path / "staging"
     staging.touch()
