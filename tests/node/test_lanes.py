@@ -32,4 +32,4 @@ def test_a_staging_without_folder_is_refused(tmp_path: Path, inbox: queue.Simple
     collector.add(Frame("a", 1, tmp_path, 0, 0.0, 0, ()))
     refused = inbox.get(timeout=60)
     assert isinstance(refused, Refused) and refused.cause == "staging_failed"
-    collector.finish()
+    collector.finish(hurry=True)
