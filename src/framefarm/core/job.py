@@ -84,7 +84,6 @@ class JobFacts:
     preempted: int
     scouts_ended: int
     unpublished: int
-    live_sessions: int = 0
 
     @property
     def untouched(self) -> int:
@@ -172,13 +171,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an action does to a job. `withdraw`: sessions end their frame in work and give the rest back;
-    `stop`: sessions stop now."""
+    """What an action does to a job. `stop`: its sessions stop now; else they end their frame in work."""
 
     holds: frozenset[str]
     gate_open: bool
     cancel: bool = False
-    withdraw: bool = False
     stop: bool = False
 
 
@@ -189,7 +186,7 @@ def hold(job: JobFacts, *, drain: bool = True, by: Hold = "user") -> Change:
         raise Refused(f"The job is {status}; only an unfinished job can be held.")
     if status in {JobStatus.CANCELLED, JobStatus.CANCELLING}:
         raise Refused(f"The job is {status}; it cannot be held any more.")
-    return Change(job.holds | {by}, job.gate_open, withdraw=True, stop=not drain)
+    return Change(job.holds | {by}, job.gate_open, stop=not drain)
 
 
 def lift(job: JobFacts, hold: Hold) -> Change:
@@ -214,7 +211,7 @@ def cancel(job: JobFacts) -> Change:
     status = job_status(job)
     if status in {JobStatus.SUCCESS, JobStatus.FAILED}:
         raise Refused(f"The job is {status}; only an unfinished job can be cancelled.")
-    return Change(job.holds, job.gate_open, cancel=True, withdraw=True, stop=True)
+    return Change(job.holds, job.gate_open, cancel=True, stop=True)
 
 
 # ------------------------------------------------------------------------------------ tasks
