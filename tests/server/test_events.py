@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,7 +151,8 @@ class Follower:
         async with asyncio.timeout(30):
             while not condition(self):
                 self.changed.clear()
-                await self.changed.wait()
+                with suppress(TimeoutError):  # it may speak of the farm, which tells nobody here
+                    await asyncio.wait_for(self.changed.wait(), 0.02)
 
 
 @asynccontextmanager
