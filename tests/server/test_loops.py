@@ -9,7 +9,7 @@ import pytest
 from farm_site import SCENE, Site
 
 from framefarm.server import app
-from framefarm.server.farm import Farm
+from framefarm.server.farm import Farm, Hub
 from framefarm.server.jobs import scenes
 from framefarm.server.jobs.tables import job_state
 
@@ -35,6 +35,30 @@ def test_a_loop_that_fails_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> Non
 
     asyncio.run(main())
     assert starts == [0, 1]
+
+
+def test_an_end_that_meets_a_wake_up_is_not_lost() -> None:
+    async def main() -> None:
+        hub = Hub()
+        hub.attach(asyncio.get_running_loop())
+        waits = asyncio.Event()
+
+        async def loop() -> None:
+            async with hub.listen("webhooks") as woken:
+                waits.set()
+                while True:
+                    await woken.wait(60)
+
+        task = asyncio.create_task(loop())
+        await waits.wait()
+        await asyncio.sleep(0)
+        hub._set(("webhooks",))
+        task.cancel()
+        async with asyncio.timeout(10):
+            await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+
+    asyncio.run(main())
 
 
 def test_a_scene_that_the_farm_cannot_read_holds_up_no_other(

@@ -109,7 +109,9 @@ class Listener:
     async def wait(self, seconds: float) -> bool:
         """True when woken since the last wait, False when the time ran out."""
         try:
-            await asyncio.wait_for(self._event.wait(), max(0.0, seconds))
+            # Not wait_for: until Python 3.12 it loses a cancellation that meets the wake-up.
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._event.wait()
         except TimeoutError:
             return False
         self._event.clear()

@@ -85,7 +85,8 @@ class Stream:
     async def wait(self, seconds: float) -> bool:
         """Whether there is something to take, or it is closed."""
         try:
-            await asyncio.wait_for(self._woken.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
         except TimeoutError:
             return False
         return True
