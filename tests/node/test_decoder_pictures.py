@@ -234,3 +234,12 @@ def test_damaged_bytes_never_raise(tmp_path: Path) -> None:
             (tmp_path / "x").write_bytes(content)
             found, _ = inspect(tmp_path / "x")
             assert isinstance(found, (Picture, Undecodable))
+
+
+def test_a_dithered_picture_of_one_colour_has_one_colour(tmp_path: Path) -> None:
+    """As Blender writes it by default; a float picture is not dithered, and told apart to the last bit."""
+    dither = np.random.default_rng(1).integers(0, 3, (36, 64, 3)) / 255
+    black = looked_at(write(tmp_path / "black.png", dither))
+    assert black.colour == pytest.approx((1 / 255,) * 3, abs=1e-5)
+    assert looked_at(write(tmp_path / "dark.png", dither * 2)).colour is None
+    assert looked_at(write(tmp_path / "dark.exr", dither, kind="half")).colour is None

@@ -27,6 +27,8 @@ FORMATS = frozenset(
 SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"v/1\x01")
 LINEAR = frozenset(("openexr", "hdr"))
 FLOATING = frozenset(("half", "float", "double"))
+DITHER = 2.5 / 255
+"""Of 0–1. Blender's dither moves a value by at most one step of 8 bits to either side."""
 SHOULDER = 0.8
 NICE = 10
 WAITING = 32
@@ -203,7 +205,8 @@ class Look:
     all_nan: bool = True
     some_nan: bool = False
     _equal: bool = True
-    _first: Any = None
+    _low: Any = None
+    _high: Any = None
     _sums: Any = None
     _counts: Any = field(default=None)
 
@@ -214,20 +217,28 @@ class Look:
             self.some_nan = self.some_nan or bool(nan.any())
         else:
             self.all_nan = False
-        if self._first is None:
-            self._first = colours[0, 0].copy()
         # One row first: it tells most pictures.
-        self._equal = self._equal and bool((colours[0] == self._first).all())
-        self._equal = self._equal and bool((colours == self._first).all())
+        self._compare(colours[:1], floating)
+        self._compare(colours, floating)
         if self.most:
             self._shrink(top, colours, floating)
+
+    def _compare(self, colours: Any, floating: bool) -> None:
+        """Blender dithers what it writes in 8 or 16 bits: such a picture of one colour has a few close by."""
+        if not self._equal:
+            return
+        low, high = colours.min(axis=(0, 1)), colours.max(axis=(0, 1))
+        if self._low is not None:
+            low, high = np.minimum(low, self._low), np.maximum(high, self._high)
+        self._low, self._high = low, high
+        self._equal = bool((high == low).all() if floating else (high - low <= DITHER).all())
 
     @property
     def colour(self) -> list[float] | None:
         """The one that every pixel has; None if there are several."""
         if not self._equal:
             return None
-        return [round(float(v), 6) for v in np.clip(self._first, -65504.0, 65504.0)]
+        return [round(float(v), 6) for v in np.clip((self._low + self._high) / 2, -65504.0, 65504.0)]
 
     def _shrink(self, top: int, colours: Any, floating: bool) -> None:
         """The mean of each square of `factor` pixels, of large ones of four within; what is left at the right
