@@ -25,7 +25,7 @@ MOST = 50
 GIVE_UP_MS = 24 * 3_600_000
 CLAIM_MS = 30_000
 """A delivery in work is nobody else's for so long; after a crash it is tried again then."""
-PAUSES_SECONDS = (1, 2, 5, 10, 30, 60, 300, 900, 3600)
+PAUSES_SECONDS = (1, 2, 5, 10, 15, 15, 15, 30, 30, 60, 300, 900, 3600)
 """Between tries: the n-th pause, then the last one again and again until a day has passed."""
 PLANNED_AT_ONCE = 500
 
