@@ -13,6 +13,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+UNLIMITED = 1 << 30
+"""Sessions on a machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -61,6 +64,8 @@ class Machine:
     cores: int
     memory_bytes: int
     gpus: int = 0
+    most: int | None = None
+    """More sessions than that may not start there, whatever is free; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +112,16 @@ class _Room:
     def __init__(self, machines: Sequence[Machine]) -> None:
         self.zone = {m.node: m.zone for m in machines}
         self.free = {m.node: [m.cores, m.memory_bytes, m.gpus] for m in machines}
+        self.most = {m.node: UNLIMITED if m.most is None else m.most for m in machines}
 
     def fits(self, node: str, slot: Slot) -> bool:
         cores, memory, gpus = self.free[node]
-        return cores >= slot.cores and memory >= slot.memory_bytes and gpus >= slot.gpus
+        enough = cores >= slot.cores and memory >= slot.memory_bytes and gpus >= slot.gpus
+        return enough and self.most[node] > 0
 
     def change(self, node: str, slot: Slot, sign: int) -> None:
         if node in self.free:
+            self.most[node] += sign
             for i, amount in enumerate((slot.cores, slot.memory_bytes, slot.gpus)):
                 self.free[node][i] += sign * amount
 
@@ -234,7 +242,7 @@ class _Planner:
                 cores + s.slot.cores, memory + s.slot.memory_bytes, gpus + s.slot.gpus,
             )  # fmt: skip
         fits = cores >= d.slot.cores and memory >= d.slot.memory_bytes and gpus >= d.slot.gpus
-        return found if fits else None
+        return found if fits and room.most[node] + len(found) > 0 else None
 
     def _idle(self, s: Session) -> bool:
         return s.idle_since_ms is not None and s.job not in self.ready
@@ -315,6 +323,7 @@ def count(machines: Sequence[Machine], slot: Slot) -> int:
         max(
             0,
             min(
+                UNLIMITED if m.most is None else m.most,
                 m.cores // max(1, slot.cores),
                 m.memory_bytes // max(1, slot.memory_bytes),
                 m.gpus // slot.gpus if slot.gpus else m.cores,

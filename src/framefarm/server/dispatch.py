@@ -20,13 +20,15 @@ from starlette.concurrency import run_in_threadpool
 
 from framefarm.core import schedule
 from framefarm.core.job import FINISHED
+from framefarm.core.nodes import Standing, leave, next_leave_ms
 from framefarm.server import supply
 from framefarm.server.budgets import turn as budgets
 from framefarm.server.database import Tx
-from framefarm.server.engines.base import Capacity, Engine, SessionSpec
+from framefarm.server.engines.base import Capacity, Engine, Notice, SessionSpec
 from framefarm.server.farm import Farm
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import job_state
+from framefarm.server.nodes import service as nodes
 from framefarm.server.rendering import lost, watch
 from framefarm.server.rendering.tables import leaders, leases, sessions
 from framefarm.server.tenancy import farmwide
@@ -40,6 +42,15 @@ LINGER_SECONDS = 0.1
 
 class NotLeader(Exception):
     """Another dispatcher took the lead."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the engine says. An engine that does not answer says nothing: then nothing is known."""
+
+    observed: watch.Observations = None
+    capacity: list[Capacity] | None = None
+    notices: list[Notice] = field(default_factory=list)
 
 
 @dataclass
@@ -60,6 +71,8 @@ class Dispatcher:
         self.epoch = 0
         self.led_since_ms = 0
         """Sessions written before that and unknown to the engine were never started."""
+        self._steady_ms = 0
+        """What is lost before that may be lost because the farm was away, and speaks against no machine."""
         self.available: dict[str, int] = {}
         """Instance type → sessions that could start now; for the catalogue."""
         self.paused_since_ms = 0
@@ -92,8 +105,8 @@ class Dispatcher:
 
     async def tick(self) -> float:
         """Look, decide, act, once. Returns the seconds after which time alone asks for another tick."""
-        observed, capacity = await run_in_threadpool(self._look)
-        decided = await self.farm.db.write(self._decide, observed, capacity)
+        seen = await run_in_threadpool(self._look)
+        decided = await self.farm.db.write(self._decide, seen)
         for session_id in decided.stop:
             if session_id not in self.stopping:
                 self.stopping[session_id] = asyncio.create_task(self._stop(session_id))
@@ -107,12 +120,12 @@ class Dispatcher:
                 await self.farm.db.write(self._not_started, spec.id, str(error))
         return decided.pause_seconds
 
-    def _look(self) -> tuple[watch.Observations, list[Capacity]]:
+    def _look(self) -> Look:
         try:
-            return self.engine.observe(), list(self.engine.capacity())
+            return Look(self.engine.observe(), list(self.engine.capacity()), list(self.engine.notices()))
         except Exception:
             log.exception("engine_does_not_answer")
-            return None, []
+            return Look()
 
     async def _stop(self, session_id: str) -> None:
         try:
@@ -163,6 +176,7 @@ class Dispatcher:
     def _grant_full_leases(self, tx: Tx) -> None:
         until = tx.now_ms + round(self.farm.settings.lease_seconds * 1000)
         tx.conn.execute(sa.update(leases).where(leases.c.expires_ms < until).values(expires_ms=until))
+        self._steady_ms = until + round(self.farm.settings.disconnected_budget_seconds * 1000)
 
     def _anything(self, tx: Tx) -> bool:
         """Whether there is a session to watch or a job that could want one."""
@@ -172,15 +186,19 @@ class Dispatcher:
 
     # -- a tick's transaction
 
-    def _decide(self, tx: Tx, observed: watch.Observations, capacity: list[Capacity]) -> Decided:
+    def _decide(self, tx: Tx, seen: Look) -> Decided:
         self._beat(tx)
-        settled = watch.settle(tx, self.farm, observed, self.led_since_ms)
+        settled = watch.settle(tx, self.farm, seen.observed, self.led_since_ms)
         decided = Decided(stop=settled.stop, forget=settled.forget)
         money = budgets.take(tx, self.farm)
         live = [dict(r) for r in tx.conn.execute(supply.live_sessions()).mappings()]
         self._end_finished_jobs(tx, live)
-        free = supply.room(capacity, [*live, *settled.lingering])
-        totals = [c.total for c in capacity]
+        standing = nodes.look(tx, self.farm, seen.capacity, seen.notices, self._steady_ms)
+        self._leave_nodes(tx, live, standing)
+        capacity = seen.capacity or []
+        may = supply.open_to_sessions(capacity, standing)
+        free = supply.room(may, [*live, *settled.lingering], standing)
+        totals = [c.total for c in may]
         demand, types = supply.demand(tx, live)
         held = supply.slots_held(live)
         settings = self.farm.settings
@@ -200,14 +218,17 @@ class Dispatcher:
         money.write_budgets()
         for session_id in plan.drain:
             self._drain(tx, session_id)
+        until = tx.now_ms + round(settings.preemption_grace_seconds * 1000)
         for session_id in plan.preempt:
-            self._preempt(tx, session_id)
+            self._preempt(tx, session_id, until)
         overdue = [s["id"] for s in live if s["preempt_ms"] is not None and s["preempt_ms"] <= tx.now_ms]
         decided.stop += [s for s in overdue if s not in decided.stop]
         self._wake_paused(tx)
         self.available = supply.available(free, types)
-        self.farm.waiting = supply.waiting(live, free, totals, [wanted[j] for j in plan.unmet])
+        shut = supply.shut(capacity, standing)
+        self.farm.waiting = supply.waiting(live, free, totals, [wanted[j] for j in plan.unmet], shut)
         moments = [plan.next_ms, self.paused_until_ms, *(s["preempt_ms"] for s in live)]
+        moments += self._moments_of(tx, standing)
         due = [m for m in moments if m is not None and m > tx.now_ms]
         if due:
             decided.pause_seconds = (min(due) - tx.now_ms) / 1000
@@ -225,12 +246,42 @@ class Dispatcher:
                 tx.after_commit(partial(self.farm.hub.wake, f"job:{job_id}"))
         self.paused_until_ms = supply.next_due(tx)
 
-    def _preempt(self, tx: Tx, session_id: str) -> None:
-        """Its slot goes to on-demand work: it has the grace for its frame in work."""
-        until = tx.now_ms + round(self.farm.settings.preemption_grace_seconds * 1000)
-        change = {"drain": True, "preempt_ms": until, "version": sessions.c.version + 1}
+    def _preempt(self, tx: Tx, session_id: str, until_ms: int, *, taken: bool = False) -> None:
+        """Its slot goes to on-demand work, or (`taken`) its machine goes: it has until then for its frame in
+        work."""
+        change = {
+            "drain": True, "preempt_ms": until_ms, "taken": taken, "version": sessions.c.version + 1,
+        }  # fmt: skip
         tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session_id).values(change))
         tx.after_commit(lambda: self.farm.hub.wake(f"session:{session_id}"))
+
+    def _leave_nodes(self, tx: Tx, live: list[dict[str, Any]], standing: dict[str, Any]) -> None:
+        """Sessions leave machines that are set aside, at a task's end; and those that are about to be taken
+        before that happens, at the latest at the end of the frame in work."""
+        for session in live:
+            row = standing.get(session["node"])
+            if row is None:
+                continue
+            leaving, until = row["leaving_ms"], None
+            if leaving is not None:
+                until = leave(leaving, tx.now_ms, **self._time_to_leave).preempt_until_ms
+                if until is not None and (session["preempt_ms"] is None or session["preempt_ms"] > until):
+                    self._preempt(tx, session["id"], until, taken=True)
+                    session.update(preempt_ms=until, drain=True)
+            if (leaving is not None or row["standing"] == Standing.SET_ASIDE) and not session["drain"]:
+                self._drain(tx, session["id"])
+                session["drain"] = True
+
+    def _moments_of(self, tx: Tx, standing: dict[str, Any]) -> list[int | None]:
+        """When machines are tried again, and when sessions must leave those that are being taken."""
+        leaving = [row["leaving_ms"] for row in standing.values() if row["leaving_ms"] is not None]
+        tried = [row["until_ms"] for row in standing.values()]
+        return tried + [next_leave_ms(at, tx.now_ms, **self._time_to_leave) for at in leaving]
+
+    @property
+    def _time_to_leave(self) -> dict[str, int]:
+        grace = self.farm.settings.preemption_grace_seconds
+        return {"grace_ms": round(grace * 1000), "stop_ms": round(STOP_GRACE_SECONDS * 1000)}
 
     def _end_finished_jobs(self, tx: Tx, live: list[dict[str, Any]]) -> None:
         """Sessions of jobs that need none any more are drained at once."""
