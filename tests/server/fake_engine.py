@@ -70,7 +70,7 @@ class Turned(Dispatcher):
     def __init__(self, farm: Farm, engine: FakeEngine, loop: asyncio.Runner) -> None:
         super().__init__(farm, engine, "test")
         self.loop = loop
-        farm.db.write_now(self._take_lead)
+        farm.db.write_now(self.lead.take)
 
     def turn(self) -> float:
         """One tick, until all that it began is done."""

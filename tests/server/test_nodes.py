@@ -21,7 +21,7 @@ from framefarm.server import schema
 from framefarm.server.accounts.tables import audit
 from framefarm.server.database import sqlite_url
 from framefarm.server.engines.base import Notice
-from framefarm.server.jobs.tables import tasks
+from framefarm.server.jobs.tables import job_state, tasks
 from framefarm.server.nodes import service as nodes
 from framefarm.server.operator_commands import COMMANDS
 from framefarm.server.rendering.tables import attempts, sessions

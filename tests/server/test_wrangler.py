@@ -10,8 +10,8 @@ from farm_site import Site
 from test_billing import FakeClock
 
 from framefarm.server.accounts.tables import audit
-from framefarm.server.dispatch import NotLeader
 from framefarm.server.jobs.tables import events, job_state, tasks
+from framefarm.server.lead import NotLeader
 from framefarm.server.rendering import lost
 from framefarm.server.rendering.tables import attempts, sessions
 from framefarm.server.wrangler import acting

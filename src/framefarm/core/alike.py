@@ -1,4 +1,4 @@
-"""When a task that failed is not tried again although it may be: `(this failure, those before) → why`. Pure."""
+"""When a task that failed is not tried again, retries left or not: `(failure, those before) → why`. Pure."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Failure:
 
 
 def stops_early(now: Failure, before: Sequence[Failure]) -> str | None:
-    """A sentence for the artist; None: it is tried again while its `task_retries` last. `before`: the failures
-    that these retries were spent on. What may be a machine's fault or the farm's is always tried again."""
+    """A sentence for the artist; None: it is tried again while its `task_retries` last. `before`: the
+    failures that these were spent on. What may be a machine's fault or the farm's is always tried again."""
     if now.cause is None:
         return None
     alike = [now, *(f for f in before if f.cause == now.cause)]

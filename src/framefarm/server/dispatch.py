@@ -28,9 +28,10 @@ from framefarm.server.engines.base import Capacity, Engine, Notice, SessionSpec
 from framefarm.server.farm import Farm
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import job_state
+from framefarm.server.lead import Lead, NotLeader
 from framefarm.server.nodes import service as nodes
 from framefarm.server.rendering import lost, watch
-from framefarm.server.rendering.tables import leaders, leases, sessions
+from framefarm.server.rendering.tables import leases, sessions
 from framefarm.server.tenancy import farmwide
 
 log = structlog.get_logger(__name__)
@@ -38,10 +39,6 @@ FULL_LOOK_SECONDS = 10.0
 STOP_GRACE_SECONDS = 5.0
 LINGER_SECONDS = 0.1
 """How soon to look again while work waits for a slot whose runner is on its way out."""
-
-
-class NotLeader(Exception):
-    """Another dispatcher took the lead."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +64,8 @@ class Dispatcher:
     """One tick at a time; `run` is its life."""
 
     def __init__(self, farm: Farm, engine: Engine, holder: str) -> None:
-        self.farm, self.engine, self.holder = farm, engine, holder
-        self.epoch = 0
-        self.led_since_ms = 0
-        """Sessions written before that and unknown to the engine were never started."""
-        self._steady_ms = 0
-        """What is lost before that may be lost because the farm was away, and speaks against no machine."""
+        self.farm, self.engine = farm, engine
+        self.lead = Lead(farm.settings, holder)
         self.available: dict[str, int] = {}
         """Instance type → sessions that could start now; for the catalogue."""
         self.paused_since_ms = 0
@@ -83,25 +76,37 @@ class Dispatcher:
 
     async def run(self) -> None:
         pulse = min(2.0, self.farm.settings.lease_seconds / 10)
-        await self.farm.db.write(self._take_lead)
-        async with self.farm.hub.listen("dispatch") as woken:
-            full = 0.0
-            while True:
-                pause = pulse
-                try:
-                    now = time.monotonic()
-                    busy = await self.farm.db.read(self._anything)
-                    if busy or now - full >= FULL_LOOK_SECONDS:
-                        full = now
-                        pause = min(pulse, await self.tick())
-                    else:
-                        await self.farm.db.write(self._beat)
-                except NotLeader:
-                    log.warning("lead_lost")
-                    await self.farm.db.write(self._take_lead)
-                except Exception:
-                    log.exception("dispatch_failed")
-                await woken.wait(pause)
+        leads, full = False, 0.0
+        try:
+            async with self.farm.hub.listen("dispatch") as woken:
+                while True:
+                    pause = pulse
+                    try:
+                        if not leads:
+                            await self.farm.db.write(self.lead.take)
+                            leads, full = True, 0.0
+                            log.info("lead_taken", epoch=self.lead.epoch)
+                        now = time.monotonic()
+                        busy = await self.farm.db.read(self._anything)
+                        if busy or now - full >= FULL_LOOK_SECONDS:
+                            full = now
+                            pause = min(pulse, await self.tick())
+                        else:
+                            await self.farm.db.write(self.lead.beat)
+                    except NotLeader:
+                        if leads:
+                            log.warning("lead_lost")
+                        leads, self.available, self.farm.waiting = False, {}, {}
+                    except Exception:
+                        log.exception("dispatch_failed")
+                    await woken.wait(pause)
+        finally:
+            if leads:  # so that another one need not wait for a lease
+                await self.farm.db.write(self.lead.leave)
+
+    def must_lead(self, tx: Tx) -> None:
+        """For the leader's other loops: raises NotLeader."""
+        self.lead.must(tx)
 
     async def tick(self) -> float:
         """Look, decide, act, once. Returns the seconds after which time alone asks for another tick."""
@@ -137,46 +142,9 @@ class Dispatcher:
             self.farm.hub.wake("dispatch")
 
     def _not_started(self, tx: Tx, session_id: str, error: str) -> None:
-        self._beat(tx)
+        self.lead.beat(tx)
         text = f"The machine could not start a session: {error}."
         lost.lose_session(tx, session_id, "not_started", text)
-
-    # -- the lead
-
-    def _take_lead(self, tx: Tx) -> None:
-        row = tx.conn.execute(sa.select(leaders).where(leaders.c.name == "dispatcher").with_for_update())
-        known = row.mappings().one_or_none()
-        self.epoch = (known["epoch"] if known else 0) + 1
-        values = {"epoch": self.epoch, "holder": self.holder, "ticked_ms": tx.now_ms}
-        if known:
-            tx.conn.execute(sa.update(leaders).values(values))
-        else:
-            tx.conn.execute(sa.insert(leaders).values(name="dispatcher", **values))
-        self.led_since_ms = tx.now_ms
-        self._grant_full_leases(tx)
-
-    def _beat(self, tx: Tx) -> None:
-        """Keep the lead, and its row locked to the transaction's end: whoever takes the lead waits for it.
-        After a gap every lease gets a full term: nobody could renew meanwhile."""
-        mine = (leaders.c.name == "dispatcher") & (leaders.c.epoch == self.epoch)
-        row = tx.conn.execute(sa.select(leaders.c.ticked_ms).where(mine).with_for_update()).one_or_none()
-        if row is None:
-            raise NotLeader
-        gap = min(10.0, self.farm.settings.lease_seconds / 2) * 1000
-        if tx.now_ms - row.ticked_ms > gap:
-            self._grant_full_leases(tx)
-        tx.conn.execute(sa.update(leaders).where(mine).values(ticked_ms=tx.now_ms))
-
-    def must_lead(self, tx: Tx) -> None:
-        """For the leader's other loops: raises NotLeader; nobody takes the lead before this one commits."""
-        mine = (leaders.c.name == "dispatcher") & (leaders.c.epoch == self.epoch)
-        if tx.conn.execute(sa.select(leaders.c.epoch).where(mine).with_for_update(read=True)).first() is None:
-            raise NotLeader
-
-    def _grant_full_leases(self, tx: Tx) -> None:
-        until = tx.now_ms + round(self.farm.settings.lease_seconds * 1000)
-        tx.conn.execute(sa.update(leases).where(leases.c.expires_ms < until).values(expires_ms=until))
-        self._steady_ms = until + round(self.farm.settings.disconnected_budget_seconds * 1000)
 
     def _anything(self, tx: Tx) -> bool:
         """Whether there is a session to watch or a job that could want one."""
@@ -187,13 +155,13 @@ class Dispatcher:
     # -- a tick's transaction
 
     def _decide(self, tx: Tx, seen: Look) -> Decided:
-        self._beat(tx)
-        settled = watch.settle(tx, self.farm, seen.observed, self.led_since_ms)
+        self.lead.beat(tx)
+        settled = watch.settle(tx, self.farm, seen.observed, self.lead.since_ms)
         decided = Decided(stop=settled.stop, forget=settled.forget)
         money = budgets.take(tx, self.farm)
         live = [dict(r) for r in tx.conn.execute(supply.live_sessions()).mappings()]
         self._end_finished_jobs(tx, live)
-        standing = nodes.look(tx, self.farm, seen.capacity, seen.notices, self._steady_ms)
+        standing = nodes.look(tx, self.farm, seen.capacity, seen.notices, self.lead.steady_ms)
         self._leave_nodes(tx, live, standing)
         capacity = seen.capacity or []
         may = supply.open_to_sessions(capacity, standing)
