@@ -70,9 +70,12 @@ class FakeSession:
         assert self.desk.current is not None
         return say.TaskStarted(attempt=self.desk.current.order.attempt, at_ms=self.now_ms())
 
-    def unfit(self) -> None:
+    def opened(self) -> say.BlenderOpened:
+        return say.BlenderOpened(blender="4.2.23", load_seconds=1.0)
+
+    def unfit(self, cause: str = "machine_unfit") -> None:
         """The machine cannot do the job."""
-        self.outbox.append(say.SessionFailed(cause="machine_unfit", message="No sandbox."))
+        self.outbox.append(say.SessionFailed(cause=cause, message="No sandbox."))
         self.send()
 
     def send(self, *, hear: bool = True) -> tuple[list[say.Event], list[say.Verdict]]:

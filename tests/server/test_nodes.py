@@ -148,7 +148,7 @@ def test_one_job_whose_sessions_are_unfit_speaks_against_no_machine_and_three_do
         one.hello()
         one.unfit()
         bench.engine.die(one.spec.id)
-        bench.clock.now_ms += 30_000
+        bench.clock.now_ms += 120_000
 
     for tries in (3, 3, 1):
         job = bench.site.submit(frame_range="1")["id"]
@@ -159,6 +159,46 @@ def test_one_job_whose_sessions_are_unfit_speaks_against_no_machine_and_three_do
     bench.turn()
     seen = node(bench)
     assert (seen["state"], "Machine unfit" in seen["reason"]) == ("set_aside", True)
+
+
+def test_a_job_leaves_a_machine_that_is_unfit_for_it_and_tries_it_again_less_and_less(bench: Bench) -> None:
+    job = bench.site.submit(frame_range="1")["id"]
+    pauses = []
+    for _ in range(4):
+        bench.turn()
+        (one,) = bench.alive()
+        one.hello()
+        one.unfit()
+        bench.engine.die(one.spec.id)
+        began = bench.clock.now_ms
+        bench.turn()
+        waits = bench.site.get(f"/api/jobs/{job}")["waiting_for"]
+        assert "its last session on machine fake-node ended badly (Machine unfit), tried again at" in waits
+        while not bench.alive():
+            bench.clock.now_ms += 500
+            bench.turn()
+        pauses.append(bench.clock.now_ms - began)
+    assert pauses == [1000, 2000, 4000, 8000]
+    (one,) = bench.alive()
+    one.hello()
+    one.unfit()
+    bench.engine.die(one.spec.id)
+    bench.engine.nodes.append(("other", ""))
+    bench.turn()
+    (two,) = bench.alive()
+    assert two.spec.node == "other"
+
+
+def test_sessions_that_a_machine_itself_ended_speak_against_it(bench: Bench) -> None:
+    for _ in range(3):
+        job = bench.site.submit(frame_range="1")["id"]
+        (one,) = bench.start(1)
+        one.outbox += [one.opened()]
+        one.unfit("disk_full")
+        bench.engine.die(one.spec.id)
+        bench.site.ask("PATCH", f"/api/jobs/{job}", json={"action": "cancel"})
+    bench.turn()
+    assert "Disk full (3)" in node(bench)["reason"]
 
 
 def test_sessions_of_a_machine_that_is_set_aside_drain_and_others_are_used(bench: Bench) -> None:

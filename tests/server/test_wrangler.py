@@ -251,6 +251,17 @@ def test_a_rule_that_cannot_be_followed_is_refused(site: Site, said: dict[str, A
     assert word in answer.text
 
 
+def test_where_jobs_take_machines_of_every_zone_there_is_none_to_move_to(site: Site, leader: Turned) -> None:
+    engine = FakeEngine(1, [("m1", "south"), ("m2", "north")])
+    job = site.submit(frame_range="1-4")["id"]
+    Turned(site.farm, engine, site.loop).turn()
+    mine = site.rows(sessions, sessions.c.job_id == job)
+    assert sorted((s["node"], s["zone"]) for s in mine) == [("m1", "south"), ("m2", "north")]
+    answer = site.ask("POST", "/api/wrangler/rules", json={"kind": "change_zone", "wait_seconds": 60})
+    assert answer.status_code == 422
+    assert "takes machines of every zone from the start (north, south)" in answer.text
+
+
 def test_rules_are_for_admins(site: Site) -> None:
     member = site.member()
     assert member.ask("GET", "/api/wrangler/rules").status_code == 403

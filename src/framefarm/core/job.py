@@ -49,7 +49,6 @@ class SessionState(StrEnum):
     READY = "ready"
     RENDERING = "rendering"
     IDLE = "idle"
-    DRAINING = "draining"
     LOST = "lost"
     ENDED = "ended"
 
@@ -290,7 +289,7 @@ class SessionEvent(StrEnum):
     """Its runner said so, or the engine."""
 
 
-LIVE = frozenset({SessionState.READY, SessionState.RENDERING, SessionState.IDLE, SessionState.DRAINING})
+LIVE = frozenset({SessionState.READY, SessionState.RENDERING, SessionState.IDLE})
 
 
 def session_after(state: SessionState, event: SessionEvent) -> SessionState:
@@ -303,7 +302,7 @@ def session_after(state: SessionState, event: SessionEvent) -> SessionState:
         return SessionState.LOST
     if event is SessionEvent.LATE_CALL and state is SessionState.LOST:
         return SessionState.RENDERING
-    if event is SessionEvent.HANDED_OUT and state in LIVE - {SessionState.DRAINING}:
+    if event is SessionEvent.HANDED_OUT and state in LIVE:
         return SessionState.RENDERING
     if event is SessionEvent.OUT_OF_WORK and state in LIVE:
         return SessionState.IDLE

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from framefarm.core.causes import CAUSES, may_be_the_machine
+from framefarm.core.causes import CAUSES, is_machines, may_be_the_machine
 
 LONGEST_DOUBLING = 6
 """A pause is at most 2 ** 6 times the first one."""
+AVOID_WINDOW_MS = 120_000
+"""What befell a job on a machine longer ago is forgotten when the job may use it again."""
 SESSION_REASONS = {
     "not_started": "a session did not start",
     "runner_lost": "a session was lost",
@@ -85,6 +87,24 @@ def against(ended: Sequence[Ended]) -> dict[str, list[Ended]]:
     for one in ended:
         if counts(one) and len(alike[one.job, one.reason]) == 1:
             found[one.node].append(one)
+    return dict(found)
+
+
+def avoided(ended: Sequence[Ended], now_ms: int) -> dict[str, dict[str, tuple[int, str]]]:
+    """Job → machines that it does not use now, each with until when, and what happened there: its sessions
+    ended by the machine's own fault, or before they got to the scene. The pause doubles each time."""
+    tries: defaultdict[tuple[str, str], list[Ended]] = defaultdict(list)
+    for one in ended:
+        code = one.reason.partition(":")[0]
+        recent = one.at_ms > now_ms - AVOID_WINDOW_MS
+        if recent and code != "machine_lost" and (code in SESSION_REASONS or is_machines(code)):
+            tries[one.job, one.node].append(one)
+    found: defaultdict[str, dict[str, tuple[int, str]]] = defaultdict(dict)
+    for (job, node), mine in tries.items():
+        last = max(mine, key=lambda e: e.at_ms)
+        until_ms = last.at_ms + 1000 * 2 ** min(len(mine) - 1, 5)
+        if until_ms > now_ms:
+            found[job][node] = until_ms, _word(last.reason)
     return dict(found)
 
 

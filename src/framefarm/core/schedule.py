@@ -47,6 +47,8 @@ class Demand:
     user: str = ""
     served_ms: int = 0
     """When its newest session was written; 0: never."""
+    avoid: frozenset[str] = frozenset()
+    """Machines that it does not use now."""
 
     @property
     def wanted(self) -> int:
@@ -114,10 +116,11 @@ class _Room:
         self.free = {m.node: [m.cores, m.memory_bytes, m.gpus] for m in machines}
         self.most = {m.node: UNLIMITED if m.most is None else m.most for m in machines}
 
-    def fits(self, node: str, slot: Slot) -> bool:
+    def fits(self, node: str, d: Demand) -> bool:
+        slot = d.slot
         cores, memory, gpus = self.free[node]
         enough = cores >= slot.cores and memory >= slot.memory_bytes and gpus >= slot.gpus
-        return enough and self.most[node] > 0
+        return enough and self.most[node] > 0 and node not in d.avoid
 
     def change(self, node: str, slot: Slot, sign: int) -> None:
         if node in self.free:
@@ -163,11 +166,11 @@ class _Planner:
         while open_demand:
             d = min(open_demand, key=self.rank)
             shut = reserved | barred if d.preemptible else reserved
-            node = next((n for n in room.free if n not in shut and room.fits(n, d.slot)), None)
+            node = next((n for n in room.free if n not in shut and room.fits(n, d)), None)
             if node is None:
                 unmet += [d] * left[d.job]
                 open_demand.remove(d)
-                homes = [n for n in whole.free if n not in reserved and whole.fits(n, d.slot)]
+                homes = [n for n in whole.free if n not in reserved and whole.fits(n, d)]
                 if not d.preemptible:
                     barred.update(homes)
                 if homes and not d.sessions and not any(s.job == d.job for s in starts):
@@ -200,7 +203,7 @@ class _Planner:
                 self._make_room(d, room)
 
     def _claim(self, d: Demand, room: _Room) -> bool:
-        node = next((n for n in room.free if room.fits(n, d.slot)), None)
+        node = next((n for n in room.free if room.fits(n, d)), None)
         if node is not None:
             room.change(node, d.slot, -1)
             self.add(d.account, d.user, d.job, d.slot.cores)
@@ -209,6 +212,8 @@ class _Planner:
     def _make_room(self, d: Demand, room: _Room) -> None:
         best: list[Session] | None = None
         for node in room.free:
+            if node in d.avoid:
+                continue
             found = self._victims(d, room, node)
             if found is not None and (best is None or len(found) < len(best)):
                 best = found

@@ -161,13 +161,14 @@ class Dispatcher:
         money = budgets.take(tx, self.farm)
         live = [dict(r) for r in tx.conn.execute(supply.live_sessions()).mappings()]
         self._end_finished_jobs(tx, live)
-        standing = nodes.look(tx, self.farm, seen.capacity, seen.notices, self.lead.steady_ms)
+        machines = nodes.look(tx, self.farm, seen.capacity, seen.notices, self.lead.steady_ms)
+        standing, avoided = machines.rows, machines.avoided
         self._leave_nodes(tx, live, standing)
         capacity = seen.capacity or []
         may = supply.open_to_sessions(capacity, standing)
         free = supply.room(may, [*live, *settled.lingering], standing)
         totals = [c.total for c in may]
-        demand, types = supply.demand(tx, live)
+        demand, types = supply.demand(tx, live, avoided)
         held = supply.slots_held(live)
         settings = self.farm.settings
         plan = schedule.plan(
@@ -194,9 +195,10 @@ class Dispatcher:
         self._wake_paused(tx)
         self.available = supply.available(free, types)
         shut = supply.shut(capacity, standing)
-        self.farm.waiting = supply.waiting(live, free, totals, [wanted[j] for j in plan.unmet], shut)
+        self.farm.waiting = supply.waiting(live, free, totals, [wanted[j] for j in plan.unmet], shut, avoided)
         moments = [plan.next_ms, self.paused_until_ms, *(s["preempt_ms"] for s in live)]
         moments += self._moments_of(tx, standing)
+        moments += [until for mine in avoided.values() for until, _ in mine.values()]
         due = [m for m in moments if m is not None and m > tx.now_ms]
         if due:
             decided.pause_seconds = (min(due) - tx.now_ms) / 1000

@@ -64,8 +64,11 @@ def slots_held(live: list[dict[str, Any]]) -> list[schedule.Session]:
     ]
 
 
-def demand(tx: Tx, live: list[dict[str, Any]]) -> tuple[list[schedule.Demand], dict[str, Any]]:
-    """Jobs with tasks that could be handed out now, and all instance types by id."""
+def demand(
+    tx: Tx, live: list[dict[str, Any]], avoided: dict[str, dict[str, Any]]
+) -> tuple[list[schedule.Demand], dict[str, Any]]:
+    """Jobs with tasks that could be handed out now, and all instance types by id. `avoided`: job → machines
+    that it does not use now."""
     types = {r["id"]: r for r in tx.conn.execute(sa.select(instance_types)).mappings()}
     query = farmwide(
         sa.select(
@@ -103,6 +106,7 @@ def demand(tx: Tx, live: list[dict[str, Any]]) -> tuple[list[schedule.Demand], d
                 sessions=len(mine),
                 starting=sum(s["held"] == 0 and s["state"] != "lost" and not s["drain"] for s in mine),
                 served_ms=served.get(row["job_id"], 0),
+                avoid=frozenset(avoided.get(row["job_id"], ())),
             )
         )
     return found, types
@@ -196,6 +200,7 @@ def waiting(
     totals: list[schedule.Machine],
     unmet: list[schedule.Demand],
     shut: list[tuple[schedule.Machine, str]],
+    avoided: dict[str, dict[str, tuple[int, str]]],
 ) -> dict[str, str]:
     """Job → what it waits for, in words. Another account's jobs are `other work`. `totals`: machines that may
     have sessions, `shut`: those that may not, and why not."""
@@ -205,6 +210,10 @@ def waiting(
             continue  # it has some, and could use more
         kind, number = f"a {job.instance_type} machine", schedule.count(totals, job.slot)
         aside = [why for machine, why in shut if schedule.count([machine], job.slot)]
+        aside += [
+            f"its last session on machine {node} ended badly ({what}), tried again at {iso(until)}"
+            for node, (until, what) in avoided.get(job.job, {}).items()
+        ]
         if not number and aside:
             words[job.job] = f"{kind}: {'; '.join(aside[:3])}"
             continue

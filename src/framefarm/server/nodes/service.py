@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,24 +35,34 @@ def limits_of(farm: Farm) -> Limits:
     )
 
 
+@dataclass(frozen=True)
+class Machines:
+    """`rows`: machine → its row, judged anew. `avoided`: job → machines that it does not use now, each with
+    until when and what happened there."""
+
+    rows: dict[str, Any]
+    avoided: dict[str, dict[str, tuple[int, str]]]
+
+
 def look(
     tx: Tx, farm: Farm, capacity: Sequence[Capacity] | None, notices: Sequence[Notice], steady_ms: int
-) -> dict[str, Any]:
-    """The leader's look at all machines: node → its row, judged anew. `capacity` None: the engine does not
+) -> Machines:
+    """The leader's look at all machines. `capacity` None: the engine does not
     answer, and what machines there are stays as it was. What was lost before `steady_ms` was lost with the
     farm, and speaks against no machine."""
     rows = {row["name"]: dict(row) for row in tx.conn.execute(sa.select(nodes)).mappings()}
     if capacity is not None:
         _seen(tx, rows, capacity, {n.node: n.deadline_ms for n in notices})
     limits = limits_of(farm)
-    found = rules.against(_ended_badly(tx, tx.now_ms - limits.window_ms, steady_ms))
+    bad = _ended_badly(tx, tx.now_ms - limits.window_ms, steady_ms)
+    found = rules.against(bad)
     for row in rows.values():
         node, mine = _node(row), found.get(row["name"], [])
         good_ms = _last_good(tx, node, mine) if rules.suspect(node, mine, limits) else None
         after = rules.judge(node, mine, good_ms, tx.now_ms, limits)
         if after != node:
             _write(tx, row, after, "system")
-    return rows
+    return Machines(rows, rules.avoided(bad, tx.now_ms))
 
 
 def set_aside(tx: Tx, name: str, reason: str) -> dict[str, Any]:
@@ -78,12 +89,6 @@ def listing(tx: Tx) -> list[dict[str, Any]]:
         for row in rows
         if row["present"] or row["standing"] != Standing.IN_USE
     ]
-
-
-def zones(tx: Tx) -> list[str]:
-    """The zones that the engine's machines are in; empty where it knows none."""
-    query = sa.select(nodes.c.zone).where(nodes.c.present, nodes.c.zone != "")
-    return sorted(set(tx.conn.execute(query).scalars()))
 
 
 # ------------------------------------------------------------------------------------ facts
@@ -113,7 +118,7 @@ def _seen(tx: Tx, rows: dict[str, Any], capacity: Sequence[Capacity], leaving: d
 
 
 def _ended_badly(tx: Tx, since_ms: int, steady_ms: int) -> list[rules.Ended]:
-    """Attempts, and sessions that never got as far as a scene."""
+    """Attempts; and sessions that never got to the scene, or that the machine itself ended."""
     bad = farmwide(
         sa.select(
             attempts.c.node, attempts.c.job_id, attempts.c.ended_ms, attempts.c.cause, attempts.c.frames_done
@@ -127,7 +132,7 @@ def _ended_badly(tx: Tx, since_ms: int, steady_ms: int) -> list[rules.Ended]:
         sessions.c.ended_ms > since_ms,
         sessions.c.end_reason.is_not(None),
         sessions.c.end_reason.not_in(["drained", "cancelled", "preempted", "stopped"]),
-        sessions.c.blender.is_(None),
+        sa.or_(sessions.c.blender.is_(None), sessions.c.end_reason.in_(_MACHINES_OWN)),
     )
     found = [rules.Ended(*row) for query in (bad, of_sessions) for row in tx.conn.execute(query)]
     return [e for e in found if e.at_ms >= steady_ms or e.reason not in {"machine_lost", "runner_lost"}]
