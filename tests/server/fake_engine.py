@@ -16,8 +16,12 @@ NODE = "fake-node"
 class FakeEngine:
     name = "fake"
 
-    def __init__(self, cores: int) -> None:
+    def __init__(self, cores: int, nodes: Sequence[tuple[str, str]] = ((NODE, ""),)) -> None:
         self.cores = cores
+        """Of each machine."""
+        self.nodes = list(nodes)
+        """(name, zone) of each machine."""
+        self.noticed: list[Notice] = []
         self.started: dict[str, SessionSpec] = {}
         self.seen: dict[str, Observed] = {}
         self.answers = True
@@ -26,7 +30,8 @@ class FakeEngine:
 
     def start(self, session: SessionSpec) -> None:
         if session.id not in self.started:
-            used = sum(self.started[s].cores for s in self.running)
+            here = [self.started[s] for s in self.running if self.started[s].node == session.node]
+            used = sum(s.cores for s in here)
             assert used + session.cores <= self.cores, "a slot was given twice"
             self.started[session.id] = session
             self.seen[session.id] = Observed("running")
@@ -50,10 +55,10 @@ class FakeEngine:
         return dict(self.seen)
 
     def capacity(self) -> Sequence[Capacity]:
-        return [Capacity(Machine(NODE, "", self.cores, 1 << 50))]
+        return [Capacity(Machine(name, zone, self.cores, 1 << 50)) for name, zone in self.nodes]
 
     def notices(self) -> Sequence[Notice]:
-        return []
+        return list(self.noticed)
 
     def forget(self, session_id: str) -> None:
         self.seen.pop(session_id, None)
@@ -65,7 +70,7 @@ class Turned(Dispatcher):
     def __init__(self, farm: Farm, engine: FakeEngine, loop: asyncio.Runner) -> None:
         super().__init__(farm, engine, "test")
         self.loop = loop
-        farm.db.write_now(self._take_lead)
+        farm.db.write_now(self.lead.take)
 
     def turn(self) -> float:
         """One tick, until all that it began is done."""

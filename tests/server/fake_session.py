@@ -59,6 +59,25 @@ class FakeSession:
     def fail(self) -> None:
         self.outbox += self.desk.failed("fake", "It failed.", None, self.now_ms())
 
+    def render_failed(self, cause: str, message: str = "It failed.") -> None:
+        """Begin the task in hand and fail on it."""
+        self.desk.begin_without_frame(self.now_ms())
+        self.outbox.append(self.begun())
+        self.outbox += self.desk.failed(cause, message, None, self.now_ms())
+        self.send()
+
+    def begun(self) -> say.TaskStarted:
+        assert self.desk.current is not None
+        return say.TaskStarted(attempt=self.desk.current.order.attempt, at_ms=self.now_ms())
+
+    def opened(self) -> say.BlenderOpened:
+        return say.BlenderOpened(blender="4.2.23", load_seconds=1.0)
+
+    def unfit(self, cause: str = "machine_unfit") -> None:
+        """The machine cannot do the job."""
+        self.outbox.append(say.SessionFailed(cause=cause, message="No sandbox."))
+        self.send()
+
     def send(self, *, hear: bool = True) -> tuple[list[say.Event], list[say.Verdict]]:
         """Report what there is to tell, that in flight first. `hear` false: the answer is lost."""
         if self.in_flight is None:

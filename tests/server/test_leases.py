@@ -19,8 +19,8 @@ from ulid import ULID
 
 from framefarm.protocol import node as say
 from framefarm.server import ids
-from framefarm.server.dispatch import NotLeader
 from framefarm.server.jobs.tables import job_state, tasks
+from framefarm.server.lead import NotLeader
 from framefarm.server.rendering.tables import attempts, frames, leases, sessions
 
 LEASE_MS = 20_000

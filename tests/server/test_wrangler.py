@@ -10,8 +10,8 @@ from farm_site import Site
 from test_billing import FakeClock
 
 from framefarm.server.accounts.tables import audit
-from framefarm.server.dispatch import NotLeader
 from framefarm.server.jobs.tables import events, job_state, tasks
+from framefarm.server.lead import NotLeader
 from framefarm.server.rendering import lost
 from framefarm.server.rendering.tables import attempts, sessions
 from framefarm.server.wrangler import acting
@@ -249,6 +249,17 @@ def test_a_rule_that_cannot_be_followed_is_refused(site: Site, said: dict[str, A
     answer = site.ask("POST", "/api/wrangler/rules", json=said)
     assert answer.status_code == 422
     assert word in answer.text
+
+
+def test_where_jobs_take_machines_of_every_zone_there_is_none_to_move_to(site: Site, leader: Turned) -> None:
+    engine = FakeEngine(1, [("m1", "south"), ("m2", "north")])
+    job = site.submit(frame_range="1-4")["id"]
+    Turned(site.farm, engine, site.loop).turn()
+    mine = site.rows(sessions, sessions.c.job_id == job)
+    assert sorted((s["node"], s["zone"]) for s in mine) == [("m1", "south"), ("m2", "north")]
+    answer = site.ask("POST", "/api/wrangler/rules", json={"kind": "change_zone", "wait_seconds": 60})
+    assert answer.status_code == 422
+    assert "takes machines of every zone from the start (north, south)" in answer.text
 
 
 def test_rules_are_for_admins(site: Site) -> None:

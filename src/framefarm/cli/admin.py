@@ -12,15 +12,16 @@ import typer
 
 from framefarm.core.errors import FarmError
 
-admin = typer.Typer(no_args_is_help=True, help="Accounts, users, credit, prices and output places.")
+admin = typer.Typer(no_args_is_help=True, help="Accounts, users, credit, prices, output places, machines.")
 account_app = typer.Typer(no_args_is_help=True, help="Accounts: the farm's tenants.")
 user_app = typer.Typer(no_args_is_help=True, help="Users of accounts.")
 credit_app = typer.Typer(no_args_is_help=True, help="Payments, credits, refunds, adjustments.")
 price_app = typer.Typer(no_args_is_help=True, help="Prices of instance types.")
+node_app = typer.Typer(no_args_is_help=True, help="Machines: which are in use, which are set aside.")
 output_app = typer.Typer(no_args_is_help=True, help="Places that accounts may write frames to.")
 for name, part in (
     ("account", account_app), ("user", user_app), ("credit", credit_app), ("price", price_app),
-    ("output", output_app),
+    ("output", output_app), ("node", node_app),
 ):  # fmt: skip
     admin.add_typer(part, name=name)
 
@@ -225,3 +226,29 @@ def output_remove(
 ) -> None:
     """Take a place back from an account."""
     _run(data, "output.remove", as_json, account=account, url=url)
+
+
+Node = Annotated[str, typer.Argument(metavar="NAME", help="The machine's name, as `node list` shows it.")]
+
+
+@node_app.command("list")
+def node_list(data: Data, as_json: Json = False) -> None:
+    """The farm's machines: zone, market, state and why, since when, sessions."""
+    _run(data, "node.list", as_json)
+
+
+@node_app.command("set-aside")
+def node_set_aside(
+    node: Node,
+    data: Data,
+    reason: Annotated[str, typer.Option(help="Why; artists whose jobs wait for it read it.")],
+    as_json: Json = False,
+) -> None:
+    """Start no session on a machine, and let those there end their task, until it is returned."""
+    _run(data, "node.set_aside", as_json, node=node, reason=reason)
+
+
+@node_app.command("return")
+def node_return(node: Node, data: Data, as_json: Json = False) -> None:
+    """Put a machine that was set aside back into use."""
+    _run(data, "node.return", as_json, node=node)

@@ -55,6 +55,26 @@ def is_machines(code: str) -> bool:
     return code in CAUSES and CAUSES[code].fault is Fault.MACHINE
 
 
+def may_be_the_machine(code: str, *, committed: bool = False) -> bool:
+    """Whether a machine on which different jobs end so is doubtful. An attempt that `committed` frames shows
+    a machine that renders: then only what is the machine's own fault speaks against it."""
+    if code not in CAUSES:
+        return False
+    if is_machines(code) and code != "machine_lost":
+        return True
+    return not committed and (code in _DOUBTFUL or CAUSES[code].fault in {Fault.MACHINE, Fault.FARM})
+
+
+def is_scenes(code: str) -> bool:
+    """Whether `code`, on several machines alike, is the fault of the scene or of what was asked for."""
+    return code in CAUSES and CAUSES[code].fault in {Fault.SCENE, Fault.PERSON} and code != "rule_runtime"
+
+
+def is_certain(code: str) -> bool:
+    """Whether the same scene must end so on every machine, however often it is tried."""
+    return code in _CERTAIN
+
+
 _S, _P, _M, _F = Fault.SCENE, Fault.PERSON, Fault.MACHINE, Fault.FARM
 
 _FAILURES = [
@@ -209,5 +229,16 @@ _WARNINGS = [
     Cause("uniform_picture", "One colour only", "Every pixel of {path} is the same.",
           "Look at it: a hidden collection or a camera inside an object does this.", _S, True),
 ]  # fmt: skip
+
+_DOUBTFUL = frozenset(
+    {"all_nan", "crashed", "ended_early", "hung_at_exit", "no_picture", "no_progress", "out_of_memory",
+     "render_failed"}
+)  # fmt: skip
+"""The scene's fault most of the time; of different jobs on one machine, the machine's: bad memory, say."""
+_CERTAIN = frozenset(
+    {"bad_frames", "missing_files", "newer_file", "no_camera", "ocio_fallback", "scripts_blocked",
+     "too_many_files", "unknown_camera", "unknown_engine", "unknown_scene", "unknown_view_layer",
+     "unreadable_scene", "wrong_frame", "wrong_resolution"}
+)  # fmt: skip
 
 CAUSES: dict[str, Cause] = {cause.code: cause for cause in [*_FAILURES, *_WARNINGS]}

@@ -49,7 +49,6 @@ class SessionState(StrEnum):
     READY = "ready"
     RENDERING = "rendering"
     IDLE = "idle"
-    DRAINING = "draining"
     LOST = "lost"
     ENDED = "ended"
 
@@ -238,12 +237,18 @@ def outcome_of(said: Outcome, *, preempted: bool, withdrawn: bool) -> Outcome:
 
 
 def task_after(
-    task: TaskFacts, outcome: Outcome, *, committed_frames: int, given_back: bool = False
+    task: TaskFacts,
+    outcome: Outcome,
+    *,
+    committed_frames: int,
+    given_back: bool = False,
+    preemptible: bool = True,
 ) -> TaskFacts:
     """The task once its attempt has ended. `given_back`: the farm wanted it back, its fault is nobody's.
 
     Preemptions, failures and losses are counted apart. An attempt that committed a frame before it was
-    preempted spends nothing, unless `preemptible_retries` is 0.
+    preempted spends nothing, unless `preemptible_retries` is 0. Work that is not `preemptible` can still lose
+    its machine to the provider: that is the farm's loss.
     """
     if outcome is Outcome.SUCCESS:
         return replace(task, status=TaskStatus.SUCCESS)
@@ -253,7 +258,9 @@ def task_after(
         failures = task.failures + 1
         over = failures > task.task_retries
         return replace(task, failures=failures, status=TaskStatus.FAILED if over else TaskStatus.PENDING)
-    if outcome is Outcome.PREEMPTED:
+    if outcome is Outcome.PREEMPTED and not preemptible and committed_frames:
+        return replace(task, status=TaskStatus.PENDING)
+    if outcome is Outcome.PREEMPTED and preemptible:
         if task.preemptible_retries == 0:
             return replace(task, preemptions=task.preemptions + 1, status=TaskStatus.PREEMPTED)
         if committed_frames:
@@ -282,7 +289,7 @@ class SessionEvent(StrEnum):
     """Its runner said so, or the engine."""
 
 
-LIVE = frozenset({SessionState.READY, SessionState.RENDERING, SessionState.IDLE, SessionState.DRAINING})
+LIVE = frozenset({SessionState.READY, SessionState.RENDERING, SessionState.IDLE})
 
 
 def session_after(state: SessionState, event: SessionEvent) -> SessionState:
@@ -295,7 +302,7 @@ def session_after(state: SessionState, event: SessionEvent) -> SessionState:
         return SessionState.LOST
     if event is SessionEvent.LATE_CALL and state is SessionState.LOST:
         return SessionState.RENDERING
-    if event is SessionEvent.HANDED_OUT and state in LIVE - {SessionState.DRAINING}:
+    if event is SessionEvent.HANDED_OUT and state in LIVE:
         return SessionState.RENDERING
     if event is SessionEvent.OUT_OF_WORK and state in LIVE:
         return SessionState.IDLE

@@ -13,6 +13,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+UNLIMITED = 1 << 30
+"""Sessions on a machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -44,6 +47,8 @@ class Demand:
     user: str = ""
     served_ms: int = 0
     """When its newest session was written; 0: never."""
+    avoid: frozenset[str] = frozenset()
+    """Machines that it does not use now."""
 
     @property
     def wanted(self) -> int:
@@ -61,6 +66,8 @@ class Machine:
     cores: int
     memory_bytes: int
     gpus: int = 0
+    most: int | None = None
+    """More sessions than that may not start there, whatever is free; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +114,17 @@ class _Room:
     def __init__(self, machines: Sequence[Machine]) -> None:
         self.zone = {m.node: m.zone for m in machines}
         self.free = {m.node: [m.cores, m.memory_bytes, m.gpus] for m in machines}
+        self.most = {m.node: UNLIMITED if m.most is None else m.most for m in machines}
 
-    def fits(self, node: str, slot: Slot) -> bool:
+    def fits(self, node: str, d: Demand) -> bool:
+        slot = d.slot
         cores, memory, gpus = self.free[node]
-        return cores >= slot.cores and memory >= slot.memory_bytes and gpus >= slot.gpus
+        enough = cores >= slot.cores and memory >= slot.memory_bytes and gpus >= slot.gpus
+        return enough and self.most[node] > 0 and node not in d.avoid
 
     def change(self, node: str, slot: Slot, sign: int) -> None:
         if node in self.free:
+            self.most[node] += sign
             for i, amount in enumerate((slot.cores, slot.memory_bytes, slot.gpus)):
                 self.free[node][i] += sign * amount
 
@@ -155,11 +166,11 @@ class _Planner:
         while open_demand:
             d = min(open_demand, key=self.rank)
             shut = reserved | barred if d.preemptible else reserved
-            node = next((n for n in room.free if n not in shut and room.fits(n, d.slot)), None)
+            node = next((n for n in room.free if n not in shut and room.fits(n, d)), None)
             if node is None:
                 unmet += [d] * left[d.job]
                 open_demand.remove(d)
-                homes = [n for n in whole.free if n not in reserved and whole.fits(n, d.slot)]
+                homes = [n for n in whole.free if n not in reserved and whole.fits(n, d)]
                 if not d.preemptible:
                     barred.update(homes)
                 if homes and not d.sessions and not any(s.job == d.job for s in starts):
@@ -192,7 +203,7 @@ class _Planner:
                 self._make_room(d, room)
 
     def _claim(self, d: Demand, room: _Room) -> bool:
-        node = next((n for n in room.free if room.fits(n, d.slot)), None)
+        node = next((n for n in room.free if room.fits(n, d)), None)
         if node is not None:
             room.change(node, d.slot, -1)
             self.add(d.account, d.user, d.job, d.slot.cores)
@@ -201,6 +212,8 @@ class _Planner:
     def _make_room(self, d: Demand, room: _Room) -> None:
         best: list[Session] | None = None
         for node in room.free:
+            if node in d.avoid:
+                continue
             found = self._victims(d, room, node)
             if found is not None and (best is None or len(found) < len(best)):
                 best = found
@@ -234,7 +247,7 @@ class _Planner:
                 cores + s.slot.cores, memory + s.slot.memory_bytes, gpus + s.slot.gpus,
             )  # fmt: skip
         fits = cores >= d.slot.cores and memory >= d.slot.memory_bytes and gpus >= d.slot.gpus
-        return found if fits else None
+        return found if fits and room.most[node] + len(found) > 0 else None
 
     def _idle(self, s: Session) -> bool:
         return s.idle_since_ms is not None and s.job not in self.ready
@@ -315,6 +328,7 @@ def count(machines: Sequence[Machine], slot: Slot) -> int:
         max(
             0,
             min(
+                UNLIMITED if m.most is None else m.most,
                 m.cores // max(1, slot.cores),
                 m.memory_bytes // max(1, slot.memory_bytes),
                 m.gpus // slot.gpus if slot.gpus else m.cores,

@@ -41,7 +41,7 @@ class StalledUpload(Strict):
 
 
 class ChangeZone(Strict):
-    """Refused while no engine of this farm knows zones."""
+    """Refused: no engine of this farm knows zones, or its jobs take machines of every zone anyway."""
 
     kind: Literal["change_zone"]
     wait_seconds: Seconds

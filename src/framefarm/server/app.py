@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -60,7 +60,8 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
     """The ASGI application; with an engine it also runs the dispatcher and the farm's own loops."""
     node_api = NodeApi(farm)
     followers = streams.Streams(farm)
-    dispatcher = Dispatcher(farm, engine, f"pid-{os.getpid()}") if engine is not None else None
+    holder = f"{socket.gethostname()}:{farm.data}"  # one process at a time holds a data directory
+    dispatcher = Dispatcher(farm, engine, holder) if engine is not None else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -9,6 +9,7 @@ each unit is a transaction of its own on a small pool.
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -49,6 +50,44 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class ServerClock:
+    """The PostgreSQL server's clock: several machines judge leases by it, whatever their own clocks say.
+    `refresh` asks the server, every few seconds; between, time goes on by this process's monotonic clock."""
+
+    KEPT_SECONDS = 5.0
+    STEP_BACK_MS = 1000
+    """Less than that is drift: then time waits instead of going back."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._asked = -math.inf
+        self._there_ms = 0.0
+        self._last_ms = 0
+
+    def __call__(self) -> int:
+        with self._lock:
+            if self._asked == -math.inf:
+                self._ask()
+            now_ms = round(self._there_ms + (time.monotonic() - self._asked) * 1000)
+            if not 0 < self._last_ms - now_ms < self.STEP_BACK_MS:
+                self._last_ms = now_ms
+            return self._last_ms
+
+    def refresh(self) -> None:
+        """From a thread of the database."""
+        with self._lock:
+            if time.monotonic() - self._asked >= self.KEPT_SECONDS:
+                self._ask()
+
+    def _ask(self) -> None:
+        with self._engine.connect() as conn:
+            began = time.monotonic()
+            there = conn.execute(sa.text("SELECT extract(epoch FROM clock_timestamp()) * 1000")).scalar_one()
+            self._asked = (began + time.monotonic()) / 2
+            self._there_ms = float(there)
+
+
 @dataclass(slots=True)
 class Tx:
     """A unit of work's hands: its connection, the time it runs at, and what to do once it is committed."""
@@ -78,9 +117,10 @@ class _Unit:
 class Database:
     """Runs units of work. `url` is an SQLAlchemy URL of SQLite (a file) or PostgreSQL (psycopg)."""
 
-    def __init__(self, url: str, *, clock_ms: Callable[[], int] = wall_clock_ms, readers: int = 4) -> None:
+    def __init__(self, url: str, *, clock_ms: Callable[[], int] | None = None, readers: int = 4) -> None:
         self.url = sa.make_url(url)
-        self.clock_ms = clock_ms
+        self.clock_ms: Callable[[], int] = clock_ms or wall_clock_ms
+        """The time that units run at: the PostgreSQL server's; with SQLite this machine's."""
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.wake: Callable[..., None] = lambda *topics: None
         """Where the topics of committed units go; called in the database's thread."""
@@ -96,6 +136,8 @@ class Database:
             self.engine = sa.create_engine(
                 self.url, poolclass=QueuePool, pool_size=2 * readers, pool_pre_ping=True
             )
+            if clock_ms is None:
+                self.clock_ms = ServerClock(self.engine)
             self._read_engine = self.engine
             self._readers = ThreadPoolExecutor(2 * readers, thread_name_prefix="db")
 
@@ -153,6 +195,8 @@ class Database:
     def _run_own(self, work: Callable[[Tx], T]) -> T:
         for attempt in range(6):
             try:
+                if isinstance(self.clock_ms, ServerClock):
+                    self.clock_ms.refresh()
                 with self.engine.begin() as conn:
                     tx = Tx(conn, self.clock_ms())
                     result = work(tx)

@@ -20,15 +20,18 @@ from starlette.concurrency import run_in_threadpool
 
 from framefarm.core import schedule
 from framefarm.core.job import FINISHED
+from framefarm.core.nodes import Standing, leave, next_leave_ms
 from framefarm.server import supply
 from framefarm.server.budgets import turn as budgets
 from framefarm.server.database import Tx
-from framefarm.server.engines.base import Capacity, Engine, SessionSpec
+from framefarm.server.engines.base import Capacity, Engine, Notice, SessionSpec
 from framefarm.server.farm import Farm
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import job_state
+from framefarm.server.lead import Lead, NotLeader
+from framefarm.server.nodes import service as nodes
 from framefarm.server.rendering import lost, watch
-from framefarm.server.rendering.tables import leaders, leases, sessions
+from framefarm.server.rendering.tables import leases, sessions
 from framefarm.server.tenancy import farmwide
 
 log = structlog.get_logger(__name__)
@@ -38,8 +41,13 @@ LINGER_SECONDS = 0.1
 """How soon to look again while work waits for a slot whose runner is on its way out."""
 
 
-class NotLeader(Exception):
-    """Another dispatcher took the lead."""
+@dataclass(frozen=True)
+class Look:
+    """What the engine says. An engine that does not answer says nothing: then nothing is known."""
+
+    observed: watch.Observations = None
+    capacity: list[Capacity] | None = None
+    notices: list[Notice] = field(default_factory=list)
 
 
 @dataclass
@@ -56,10 +64,8 @@ class Dispatcher:
     """One tick at a time; `run` is its life."""
 
     def __init__(self, farm: Farm, engine: Engine, holder: str) -> None:
-        self.farm, self.engine, self.holder = farm, engine, holder
-        self.epoch = 0
-        self.led_since_ms = 0
-        """Sessions written before that and unknown to the engine were never started."""
+        self.farm, self.engine = farm, engine
+        self.lead = Lead(farm.settings, holder)
         self.available: dict[str, int] = {}
         """Instance type → sessions that could start now; for the catalogue."""
         self.paused_since_ms = 0
@@ -70,30 +76,42 @@ class Dispatcher:
 
     async def run(self) -> None:
         pulse = min(2.0, self.farm.settings.lease_seconds / 10)
-        await self.farm.db.write(self._take_lead)
-        async with self.farm.hub.listen("dispatch") as woken:
-            full = 0.0
-            while True:
-                pause = pulse
-                try:
-                    now = time.monotonic()
-                    busy = await self.farm.db.read(self._anything)
-                    if busy or now - full >= FULL_LOOK_SECONDS:
-                        full = now
-                        pause = min(pulse, await self.tick())
-                    else:
-                        await self.farm.db.write(self._beat)
-                except NotLeader:
-                    log.warning("lead_lost")
-                    await self.farm.db.write(self._take_lead)
-                except Exception:
-                    log.exception("dispatch_failed")
-                await woken.wait(pause)
+        leads, full = False, 0.0
+        try:
+            async with self.farm.hub.listen("dispatch") as woken:
+                while True:
+                    pause = pulse
+                    try:
+                        if not leads:
+                            await self.farm.db.write(self.lead.take)
+                            leads, full = True, 0.0
+                            log.info("lead_taken", epoch=self.lead.epoch)
+                        now = time.monotonic()
+                        busy = await self.farm.db.read(self._anything)
+                        if busy or now - full >= FULL_LOOK_SECONDS:
+                            full = now
+                            pause = min(pulse, await self.tick())
+                        else:
+                            await self.farm.db.write(self.lead.beat)
+                    except NotLeader:
+                        if leads:
+                            log.warning("lead_lost")
+                        leads, self.available, self.farm.waiting = False, {}, {}
+                    except Exception:
+                        log.exception("dispatch_failed")
+                    await woken.wait(pause)
+        finally:
+            if leads:  # so that another one need not wait for a lease
+                await self.farm.db.write(self.lead.leave)
+
+    def must_lead(self, tx: Tx) -> None:
+        """For the leader's other loops: raises NotLeader."""
+        self.lead.must(tx)
 
     async def tick(self) -> float:
         """Look, decide, act, once. Returns the seconds after which time alone asks for another tick."""
-        observed, capacity = await run_in_threadpool(self._look)
-        decided = await self.farm.db.write(self._decide, observed, capacity)
+        seen = await run_in_threadpool(self._look)
+        decided = await self.farm.db.write(self._decide, seen)
         for session_id in decided.stop:
             if session_id not in self.stopping:
                 self.stopping[session_id] = asyncio.create_task(self._stop(session_id))
@@ -107,12 +125,12 @@ class Dispatcher:
                 await self.farm.db.write(self._not_started, spec.id, str(error))
         return decided.pause_seconds
 
-    def _look(self) -> tuple[watch.Observations, list[Capacity]]:
+    def _look(self) -> Look:
         try:
-            return self.engine.observe(), list(self.engine.capacity())
+            return Look(self.engine.observe(), list(self.engine.capacity()), list(self.engine.notices()))
         except Exception:
             log.exception("engine_does_not_answer")
-            return None, []
+            return Look()
 
     async def _stop(self, session_id: str) -> None:
         try:
@@ -124,45 +142,9 @@ class Dispatcher:
             self.farm.hub.wake("dispatch")
 
     def _not_started(self, tx: Tx, session_id: str, error: str) -> None:
-        self._beat(tx)
+        self.lead.beat(tx)
         text = f"The machine could not start a session: {error}."
         lost.lose_session(tx, session_id, "not_started", text)
-
-    # -- the lead
-
-    def _take_lead(self, tx: Tx) -> None:
-        row = tx.conn.execute(sa.select(leaders).where(leaders.c.name == "dispatcher").with_for_update())
-        known = row.mappings().one_or_none()
-        self.epoch = (known["epoch"] if known else 0) + 1
-        values = {"epoch": self.epoch, "holder": self.holder, "ticked_ms": tx.now_ms}
-        if known:
-            tx.conn.execute(sa.update(leaders).values(values))
-        else:
-            tx.conn.execute(sa.insert(leaders).values(name="dispatcher", **values))
-        self.led_since_ms = tx.now_ms
-        self._grant_full_leases(tx)
-
-    def _beat(self, tx: Tx) -> None:
-        """Keep the lead, and its row locked to the transaction's end: whoever takes the lead waits for it.
-        After a gap every lease gets a full term: nobody could renew meanwhile."""
-        mine = (leaders.c.name == "dispatcher") & (leaders.c.epoch == self.epoch)
-        row = tx.conn.execute(sa.select(leaders.c.ticked_ms).where(mine).with_for_update()).one_or_none()
-        if row is None:
-            raise NotLeader
-        gap = min(10.0, self.farm.settings.lease_seconds / 2) * 1000
-        if tx.now_ms - row.ticked_ms > gap:
-            self._grant_full_leases(tx)
-        tx.conn.execute(sa.update(leaders).where(mine).values(ticked_ms=tx.now_ms))
-
-    def must_lead(self, tx: Tx) -> None:
-        """For the leader's other loops: raises NotLeader; nobody takes the lead before this one commits."""
-        mine = (leaders.c.name == "dispatcher") & (leaders.c.epoch == self.epoch)
-        if tx.conn.execute(sa.select(leaders.c.epoch).where(mine).with_for_update(read=True)).first() is None:
-            raise NotLeader
-
-    def _grant_full_leases(self, tx: Tx) -> None:
-        until = tx.now_ms + round(self.farm.settings.lease_seconds * 1000)
-        tx.conn.execute(sa.update(leases).where(leases.c.expires_ms < until).values(expires_ms=until))
 
     def _anything(self, tx: Tx) -> bool:
         """Whether there is a session to watch or a job that could want one."""
@@ -172,16 +154,21 @@ class Dispatcher:
 
     # -- a tick's transaction
 
-    def _decide(self, tx: Tx, observed: watch.Observations, capacity: list[Capacity]) -> Decided:
-        self._beat(tx)
-        settled = watch.settle(tx, self.farm, observed, self.led_since_ms)
+    def _decide(self, tx: Tx, seen: Look) -> Decided:
+        self.lead.beat(tx)
+        settled = watch.settle(tx, self.farm, seen.observed, self.lead.since_ms)
         decided = Decided(stop=settled.stop, forget=settled.forget)
         money = budgets.take(tx, self.farm)
         live = [dict(r) for r in tx.conn.execute(supply.live_sessions()).mappings()]
         self._end_finished_jobs(tx, live)
-        free = supply.room(capacity, [*live, *settled.lingering])
-        totals = [c.total for c in capacity]
-        demand, types = supply.demand(tx, live)
+        machines = nodes.look(tx, self.farm, seen.capacity, seen.notices, self.lead.steady_ms)
+        standing, avoided = machines.rows, machines.avoided
+        self._leave_nodes(tx, live, standing)
+        capacity = seen.capacity or []
+        may = supply.open_to_sessions(capacity, standing)
+        free = supply.room(may, [*live, *settled.lingering], standing)
+        totals = [c.total for c in may]
+        demand, types = supply.demand(tx, live, avoided)
         held = supply.slots_held(live)
         settings = self.farm.settings
         plan = schedule.plan(
@@ -200,14 +187,18 @@ class Dispatcher:
         money.write_budgets()
         for session_id in plan.drain:
             self._drain(tx, session_id)
+        until = tx.now_ms + round(settings.preemption_grace_seconds * 1000)
         for session_id in plan.preempt:
-            self._preempt(tx, session_id)
+            self._preempt(tx, session_id, until)
         overdue = [s["id"] for s in live if s["preempt_ms"] is not None and s["preempt_ms"] <= tx.now_ms]
         decided.stop += [s for s in overdue if s not in decided.stop]
         self._wake_paused(tx)
         self.available = supply.available(free, types)
-        self.farm.waiting = supply.waiting(live, free, totals, [wanted[j] for j in plan.unmet])
+        shut = supply.shut(capacity, standing)
+        self.farm.waiting = supply.waiting(live, free, totals, [wanted[j] for j in plan.unmet], shut, avoided)
         moments = [plan.next_ms, self.paused_until_ms, *(s["preempt_ms"] for s in live)]
+        moments += self._moments_of(tx, standing)
+        moments += [until for mine in avoided.values() for until, _ in mine.values()]
         due = [m for m in moments if m is not None and m > tx.now_ms]
         if due:
             decided.pause_seconds = (min(due) - tx.now_ms) / 1000
@@ -225,12 +216,42 @@ class Dispatcher:
                 tx.after_commit(partial(self.farm.hub.wake, f"job:{job_id}"))
         self.paused_until_ms = supply.next_due(tx)
 
-    def _preempt(self, tx: Tx, session_id: str) -> None:
-        """Its slot goes to on-demand work: it has the grace for its frame in work."""
-        until = tx.now_ms + round(self.farm.settings.preemption_grace_seconds * 1000)
-        change = {"drain": True, "preempt_ms": until, "version": sessions.c.version + 1}
+    def _preempt(self, tx: Tx, session_id: str, until_ms: int, *, taken: bool = False) -> None:
+        """Its slot goes to on-demand work, or (`taken`) its machine goes: it has until then for its frame in
+        work."""
+        change = {
+            "drain": True, "preempt_ms": until_ms, "taken": taken, "version": sessions.c.version + 1,
+        }  # fmt: skip
         tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session_id).values(change))
         tx.after_commit(lambda: self.farm.hub.wake(f"session:{session_id}"))
+
+    def _leave_nodes(self, tx: Tx, live: list[dict[str, Any]], standing: dict[str, Any]) -> None:
+        """Sessions leave machines that are set aside, at a task's end; and those that are about to be taken
+        before that happens, at the latest at the end of the frame in work."""
+        for session in live:
+            row = standing.get(session["node"])
+            if row is None:
+                continue
+            leaving, until = row["leaving_ms"], None
+            if leaving is not None:
+                until = leave(leaving, tx.now_ms, **self._time_to_leave).preempt_until_ms
+                if until is not None and (session["preempt_ms"] is None or session["preempt_ms"] > until):
+                    self._preempt(tx, session["id"], until, taken=True)
+                    session.update(preempt_ms=until, drain=True)
+            if (leaving is not None or row["standing"] == Standing.SET_ASIDE) and not session["drain"]:
+                self._drain(tx, session["id"])
+                session["drain"] = True
+
+    def _moments_of(self, tx: Tx, standing: dict[str, Any]) -> list[int | None]:
+        """When machines are tried again, and when sessions must leave those that are being taken."""
+        leaving = [row["leaving_ms"] for row in standing.values() if row["leaving_ms"] is not None]
+        tried = [row["until_ms"] for row in standing.values()]
+        return tried + [next_leave_ms(at, tx.now_ms, **self._time_to_leave) for at in leaving]
+
+    @property
+    def _time_to_leave(self) -> dict[str, int]:
+        grace = self.farm.settings.preemption_grace_seconds
+        return {"grace_ms": round(grace * 1000), "stop_ms": round(STOP_GRACE_SECONDS * 1000)}
 
     def _end_finished_jobs(self, tx: Tx, live: list[dict[str, Any]]) -> None:
         """Sessions of jobs that need none any more are drained at once."""

@@ -12,11 +12,13 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse
 
 from framefarm.core.errors import NotAllowed
+from framefarm.core.nodes import Standing
 from framefarm.server.database import Tx
 from framefarm.server.http.request import farm_of
 from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state
 from framefarm.server.measures import REGISTRY
+from framefarm.server.nodes.tables import nodes
 from framefarm.server.rendering.tables import files, sessions
 from framefarm.server.tenancy import farmwide
 from framefarm.server.webhooks import service as webhooks
@@ -72,6 +74,13 @@ def _gather(tx: Tx) -> bytes:
     query = farmwide(sa.select(sessions.c.state, count).group_by(sessions.c.state))
     for state, number in tx.conn.execute(query.where(~sessions.c.ended)):
         live.labels(state).set(number)
+    machines = Gauge("framefarm_nodes", "Machines by state", ["state"], registry=registry)
+    for standing in Standing:
+        machines.labels(str(standing)).set(0)
+    for standing, number in tx.conn.execute(
+        sa.select(nodes.c.standing, count).where(nodes.c.present).group_by(nodes.c.standing)
+    ):
+        machines.labels(standing).set(number)
     ready = Gauge("framefarm_tasks_ready", "Tasks that could be handed out now", registry=registry)
     unfinished = farmwide(sa.select(job_state)).where(job_state.c.status.in_(["pending", "running"]))
     ready.set(sum(facts(row).ready for row in tx.conn.execute(unfinished).mappings()))

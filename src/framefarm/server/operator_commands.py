@@ -18,6 +18,7 @@ from framefarm.server.billing import service as billing
 from framefarm.server.catalog import service as catalog
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
+from framefarm.server.nodes import service as nodes
 from framefarm.server.projects import service as projects
 from framefarm.server.tenancy import farmwide
 
@@ -202,3 +203,23 @@ def output_remove(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
 def output_list(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
     account_id = accounts.account_named(tx, said["account"])["id"]
     return {"places": places.list_places(tx, account_id)}
+
+
+@command("node.list")
+def node_list(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+    return {"nodes": nodes.listing(tx)}
+
+
+@command("node.set_aside")
+def node_set_aside(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+    reason = said["reason"].strip()
+    if not reason or len(reason) > 500:
+        raise InvalidInput.of("reason", "say why, in 500 characters at most", said["reason"][:40])
+    tx.after_commit(lambda: farm.hub.wake("dispatch"))
+    return nodes.set_aside(tx, said["node"], reason)
+
+
+@command("node.return")
+def node_return(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+    tx.after_commit(lambda: farm.hub.wake("dispatch"))
+    return nodes.put_back(tx, said["node"])

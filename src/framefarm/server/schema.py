@@ -17,14 +17,15 @@ from framefarm.server.events import tables as events
 from framefarm.server.files import tables as files
 from framefarm.server.jobs import tables as jobs
 from framefarm.server.mail import tables as mail
+from framefarm.server.nodes import tables as nodes
 from framefarm.server.projects import tables as projects
 from framefarm.server.rendering import tables as rendering
 from framefarm.server.webhooks import tables as webhooks
 from framefarm.server.wrangler import tables as wrangler
 
 __all__ = [
-    "accounts", "billing", "budgets", "catalog", "events", "files", "jobs", "mail", "metadata", "projects",
-    "rendering", "upgrade", "webhooks", "wrangler",
+    "accounts", "billing", "budgets", "catalog", "events", "files", "jobs", "mail", "metadata", "nodes",
+    "projects", "rendering", "upgrade", "webhooks", "wrangler",
 ]  # fmt: skip
 
 

@@ -45,12 +45,18 @@ class Settings(BaseSettings):
     """How long a session may take from being written to its hello."""
     no_progress_seconds: float = 1800.0
     """A Blender that gives no sign of life for so long is ended."""
+    node_failed_jobs: int = Field(default=3, ge=1)
+    """So many different jobs that fail on a machine, with no success between, set it aside."""
+    node_window_seconds: float = Field(default=900.0, gt=0)
+    """Only failures of the last so many seconds count."""
+    node_pause_seconds: float = Field(default=60.0, gt=0)
+    """How long a machine is set aside first; each time after that twice as long, up to 64 times."""
     idle_seconds: float = 10.0
+    """How long a session without tasks keeps its scene open."""
     minimum_tenure_seconds: float = 300.0
     """How long a session keeps its slot before it is drained, at a task's end, for work that is owed it."""
     preemption_grace_seconds: float = 30.0
     """How long a preempted session may go on with its frame in work before it is killed."""
-    """How long a session without tasks keeps its scene open."""
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
     """`none`: Blender runs unshut, as the slot's user; for scenes that are trusted like programs."""
     sandbox_uid: int = 70000

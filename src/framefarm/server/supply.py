@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from framefarm.core import schedule
 from framefarm.core.job import FINISHED, JobStatus
+from framefarm.core.nodes import Standing
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Capacity
@@ -16,6 +17,7 @@ from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state, jobs, tasks
 from framefarm.server.rendering.tables import attempts, sessions
 from framefarm.server.tenancy import farmwide
+from framefarm.server.times import iso
 
 
 def unfinished() -> Any:
@@ -62,8 +64,11 @@ def slots_held(live: list[dict[str, Any]]) -> list[schedule.Session]:
     ]
 
 
-def demand(tx: Tx, live: list[dict[str, Any]]) -> tuple[list[schedule.Demand], dict[str, Any]]:
-    """Jobs with tasks that could be handed out now, and all instance types by id."""
+def demand(
+    tx: Tx, live: list[dict[str, Any]], avoided: dict[str, dict[str, Any]]
+) -> tuple[list[schedule.Demand], dict[str, Any]]:
+    """Jobs with tasks that could be handed out now, and all instance types by id. `avoided`: job → machines
+    that it does not use now."""
     types = {r["id"]: r for r in tx.conn.execute(sa.select(instance_types)).mappings()}
     query = farmwide(
         sa.select(
@@ -101,6 +106,7 @@ def demand(tx: Tx, live: list[dict[str, Any]]) -> tuple[list[schedule.Demand], d
                 sessions=len(mine),
                 starting=sum(s["held"] == 0 and s["state"] != "lost" and not s["drain"] for s in mine),
                 served_ms=served.get(row["job_id"], 0),
+                avoid=frozenset(avoided.get(row["job_id"], ())),
             )
         )
     return found, types
@@ -144,13 +150,28 @@ def due(tx: Tx, since_ms: int) -> list[str]:
     return list(tx.conn.execute(query.distinct()).scalars())
 
 
-def room(capacity: list[Capacity], taken: list[Any]) -> list[schedule.Machine]:
-    """What machines have, minus every session that holds a slot, observed or not."""
+def open_to_sessions(capacity: list[Capacity], nodes: dict[str, Any]) -> list[Capacity]:
+    """The machines that may have sessions: neither set aside nor about to be taken."""
+    return [
+        c
+        for c in capacity
+        if (row := nodes.get(c.total.node)) is None
+        or (row["standing"] != Standing.SET_ASIDE and row["leaving_ms"] is None)
+    ]
+
+
+def room(
+    capacity: list[Capacity], taken: list[Any], nodes: dict[str, Any] | None = None
+) -> list[schedule.Machine]:
+    """What machines have, minus every session that holds a slot, observed or not. One that is on trial has
+    one session at a time."""
     sessions_on = _by(taken, "node")
     found = []
     for machine in capacity:
         total = machine.total
         mine = sessions_on[total.node]
+        row = (nodes or {}).get(total.node)
+        on_trial = row is not None and row["standing"] == Standing.ON_TRIAL
         found.append(
             schedule.Machine(
                 total.node,
@@ -158,6 +179,7 @@ def room(capacity: list[Capacity], taken: list[Any]) -> list[schedule.Machine]:
                 total.cores - sum(s["cores"] for s in mine),
                 total.memory_bytes - sum(s["memory_bytes"] for s in mine),
                 total.gpus - sum(s["gpus"] for s in mine),
+                max(0, 1 - len(mine)) if on_trial else None,
             )
         )
     return found
@@ -177,13 +199,24 @@ def waiting(
     free: list[schedule.Machine],
     totals: list[schedule.Machine],
     unmet: list[schedule.Demand],
+    shut: list[tuple[schedule.Machine, str]],
+    avoided: dict[str, dict[str, tuple[int, str]]],
 ) -> dict[str, str]:
-    """Job → what it waits for, in words. Another account's jobs are `other work`."""
+    """Job → what it waits for, in words. Another account's jobs are `other work`. `totals`: machines that may
+    have sessions, `shut`: those that may not, and why not."""
     words = {}
     for job in unmet:
         if job.sessions:
             continue  # it has some, and could use more
         kind, number = f"a {job.instance_type} machine", schedule.count(totals, job.slot)
+        aside = [why for machine, why in shut if schedule.count([machine], job.slot)]
+        aside += [
+            f"its last session on machine {node} ended badly ({what}), tried again at {iso(until)}"
+            for node, (until, what) in avoided.get(job.job, {}).items()
+        ]
+        if not number and aside:
+            words[job.job] = f"{kind}: {'; '.join(aside[:3])}"
+            continue
         if not number:
             words[job.job] = f"{kind}: no machine of this farm is big enough"
             continue
@@ -192,5 +225,25 @@ def waiting(
             names.append("other work")
         taken = number - schedule.count(free, job.slot)
         by = f" by {', '.join(names[:3])}" if names else ""
-        words[job.job] = f"{kind}: {taken} of {number} are taken{by}"
+        more = f"; {'; '.join(aside[:3])}" if aside else ""
+        words[job.job] = f"{kind}: {taken} of {number} are taken{by}{more}"
     return words
+
+
+def shut(capacity: list[Capacity], nodes: dict[str, Any]) -> list[tuple[schedule.Machine, str]]:
+    """Machines that may have no session, or only one, each with why in words."""
+    found = []
+    for total in (c.total for c in capacity):
+        row = nodes.get(total.node)
+        if row is None:
+            continue
+        if row["leaving_ms"] is not None:
+            found.append((total, f"machine {total.node} is being taken away by its provider"))
+        elif row["standing"] == Standing.SET_ASIDE:
+            until = row["until_ms"]
+            then = "until the farm's operator returns it" if until is None else f"tried again at {iso(until)}"
+            reason = (row["reason"] or "").rstrip(".")
+            found.append((total, f"machine {total.node} is set aside ({reason}), {then}"))
+        elif row["standing"] == Standing.ON_TRIAL:
+            found.append((total, f"machine {total.node} was set aside and is on trial with one session"))
+    return found

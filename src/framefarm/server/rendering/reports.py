@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from framefarm.core.alike import Failure, stops_early
 from framefarm.core.frames import FrameSet
 from framefarm.core.job import Outcome, TaskFacts, TaskStatus, outcome_of, task_after
 from framefarm.core.money import affordable_ms, billed_ms, cost_micros
@@ -28,9 +29,9 @@ from framefarm.server.rendering.tables import attempts, files, frames, leases, s
 from framefarm.server.tenancy import farmwide
 
 PREEMPTED = "Its preemptible machine was given to other work."
+TAKEN = "Its machine was taken away by its provider."
 NO_PREEMPTIONS_LEFT = (
-    "Its preemptible machine was given to other work, and its preemptible_retries ({}) are used up; "
-    "finished frames are kept: retry the task for the others."
+    "{} Its preemptible_retries ({}) are used up; finished frames are kept: retry the task for the others."
 )
 FRAME_MEAN_WEIGHT = 0.2
 """Weight of the newest frame in the moving mean that sizes hand-outs."""
@@ -59,6 +60,13 @@ _OWNED = farmwide(
     .select_from(attempts.join(tasks, fence.OWN))
     .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
     .order_by(attempts.c.assigned_ms, attempts.c.task_number)
+)
+
+_FAILED = (
+    farmwide(sa.select(attempts.c.node, attempts.c.cause))
+    .where(attempts.c.job_id == sa.bindparam("job"), attempts.c.task_number == sa.bindparam("number"))
+    .where(attempts.c.outcome.in_([str(Outcome.FAILED), str(Outcome.TIMED_OUT)]))
+    .order_by(attempts.c.ended_ms.desc())
 )
 
 _SPENT = (
@@ -254,7 +262,7 @@ class Reporter:
             outcome, preempted=self.session["preempt_ms"] is not None, withdrawn=bool(state.facts.holds)
         )
         if outcome is Outcome.PREEMPTED:
-            cause, message = "preempted", PREEMPTED
+            cause, message = "preempted", TAKEN if self.session["taken"] else PREEMPTED
         began_ms = attempt["started_mono_ms"] or 0
         billed = self._affordable(
             attempt,
@@ -294,8 +302,17 @@ class Reporter:
             terms.preemptible_retries,
             terms.task_retries,
         )
-        after = task_after(before, outcome, committed_frames=attempt["frames_done"], given_back=not cancelled)
+        after = task_after(
+            before,
+            outcome,
+            committed_frames=attempt["frames_done"],
+            given_back=not cancelled,
+            preemptible=attempt["preemptible"],
+        )
         status = after.status
+        failed = outcome in {Outcome.FAILED, Outcome.TIMED_OUT}
+        if failed and status is TaskStatus.PENDING and (why := self._stops_early(attempt, before.failures)):
+            status, message = TaskStatus.FAILED, f"{message} {why}"
         if cancelled and status is TaskStatus.PENDING:
             status = TaskStatus.CANCELLED
         if status is TaskStatus.PENDING and attempt["frames_done"] and self._complete(attempt):
@@ -309,8 +326,8 @@ class Reporter:
         elif message:
             change.update(cause=cause, reason=message)
         if status is TaskStatus.PREEMPTED:
-            change["reason"] = NO_PREEMPTIONS_LEFT.format(terms.preemptible_retries)
-        if outcome in {Outcome.FAILED, Outcome.TIMED_OUT} and status is TaskStatus.PENDING:
+            change["reason"] = NO_PREEMPTIONS_LEFT.format(message, terms.preemptible_retries)
+        if failed and status is TaskStatus.PENDING:
             change["not_before_ms"] = self.tx.now_ms + 1000 * 2 ** min(after.failures - 1, 6)
         state.move(number, "running", status)
         self.gave_back = self.gave_back or status is TaskStatus.PENDING
@@ -318,6 +335,14 @@ class Reporter:
             data = {"task": number, "outcome": str(outcome), "status": str(status), "cause": cause}
             state.emit(self.tx, "system", "task.attempt_ended", data | {"message": message})
         self.own.pop(attempt["id"], None)
+
+    def _stops_early(self, attempt: dict[str, Any], failures: int) -> str | None:
+        """Why the task is not tried again, if its last failures say so."""
+        if not failures:
+            return None
+        query = _FAILED.limit(failures)
+        rows = self.tx.conn.execute(query, {"job": self.state["job_id"], "number": attempt["task_number"]})
+        return stops_early(Failure(attempt["node"], attempt["cause"]), [Failure(*row) for row in rows])
 
     def forfeit(self, message: str | None) -> None:
         """All that the session still owns goes back: what was begun is the farm's loss."""

@@ -33,11 +33,13 @@ sessions = sa.Table(
     sa.Column("drain", sa.Boolean, nullable=False),
     sa.Column("cancel", sa.Boolean, nullable=False),
     sa.Column("preempt_ms", sa.BigInteger),  # its slot is taken: the deadline, then it is killed
+    sa.Column("taken", sa.Boolean, nullable=False, server_default=sa.false()),  # with its machine
     sa.Column("last_seq", sa.Integer, nullable=False),
     sa.Column("blender", sa.Text),
     sa.Column("spent_micros", sa.BigInteger, nullable=False, server_default="0"),  # its ended attempts
     sa.Column("cost_cap_micros", sa.BigInteger),  # never billed above: a budget stops it there
     sa.Index("ix_sessions_job_id", "job_id"),
+    sa.Index("ix_sessions_ended_ms", "ended_ms"),
     sa.Index(  # for `~sessions.c.ended`; SQLite does not see that `ended IS 0` is the same
         "ix_sessions_live",
         "job_id",
@@ -46,6 +48,9 @@ sessions = sa.Table(
         postgresql_where=sa.text("NOT ended"),
     ),
 )
+
+FAILED = sa.text("outcome IN ('failed', 'lost', 'timed_out')")
+"""As the index has it: a query must say the same, or the index does not serve."""
 
 leases = sa.Table(
     "leases",
@@ -93,6 +98,7 @@ attempts = sa.Table(
     sa.Column("charge_id", sa.Text),  # the ledger transaction that posted it
     sa.Index("ix_attempts_job_id_task_number", "job_id", "task_number"),
     sa.Index("ix_attempts_account_id_ended_ms", "account_id", "ended_ms"),
+    sa.Index("ix_attempts_failed", "ended_ms", sqlite_where=FAILED, postgresql_where=FAILED),
     sa.Index(
         "ix_attempts_open",
         "session_id",

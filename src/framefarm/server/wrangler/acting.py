@@ -21,6 +21,7 @@ from framefarm.server.farm import Farm
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.state import JobState, facts
 from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.lead import NotLeader
 from framefarm.server.rendering import told
 from framefarm.server.rendering.reports import Reporter
 from framefarm.server.rendering.tables import attempts, sessions
@@ -52,6 +53,8 @@ async def turn(farm: Farm, must_lead: Callable[[Tx], None]) -> int:
     for action in await farm.db.read(due):
         try:
             done += await farm.db.write(act, farm, action, must_lead)
+        except NotLeader:
+            break
         except Exception:
             log.exception("rule_not_followed", rule=action.rule, job=action.job)
     return done

@@ -18,6 +18,7 @@ from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
+from framefarm.server.nodes.tables import nodes
 from framefarm.server.tenancy import farmwide, scoped
 from framefarm.server.times import iso
 from framefarm.server.wrangler.tables import wrangler_actions, wrangler_rules
@@ -30,7 +31,13 @@ MOST = 100
 def create(tx: Tx, actor: Actor, said: Said) -> dict[str, Any]:
     """Raises InvalidInput: a rule that this farm can't follow, or that would do nothing."""
     if isinstance(said, ChangeZone):
-        text = "no engine of this farm knows zones: its machines are all in one place"
+        known = zones(tx)
+        if known:
+            text = (
+                f"nothing to move: each job takes machines of every zone from the start ({', '.join(known)})"
+            )
+        else:
+            text = "no engine of this farm knows zones: its machines are all in one place"
         raise InvalidInput.of("kind", text, said.kind)
     if isinstance(said, StalledUpload):
         _check_upload(said)
@@ -52,6 +59,12 @@ def create(tx: Tx, actor: Actor, said: Said) -> dict[str, Any]:
     )
     _told(tx, actor, "rule.create", rule_id, None, said.model_dump())
     return find(tx, actor, rule_id)
+
+
+def zones(tx: Tx) -> list[str]:
+    """The zones that machines are in; empty where no engine knows any."""
+    query = sa.select(nodes.c.zone).where(nodes.c.present, nodes.c.zone != "").distinct()
+    return sorted(tx.conn.execute(query).scalars())
 
 
 def _check_upload(said: StalledUpload) -> None:

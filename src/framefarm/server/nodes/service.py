@@ -1,0 +1,217 @@
+"""Where machines stand: what the dispatcher sees of them, and what the operator wants. Rules: core/nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from framefarm.core import nodes as rules
+from framefarm.core.causes import CAUSES, is_machines
+from framefarm.core.errors import NotFound
+from framefarm.core.nodes import Limits, Node, Standing
+from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.tables import accounts as accounts_table
+from framefarm.server.database import Tx
+from framefarm.server.engines.base import Capacity, Notice
+from framefarm.server.farm import Farm
+from framefarm.server.nodes.tables import nodes
+from framefarm.server.rendering.tables import FAILED, attempts, sessions
+from framefarm.server.tenancy import farmwide
+from framefarm.server.times import iso
+
+log = structlog.get_logger(__name__)
+_MACHINES_OWN = [code for code in CAUSES if is_machines(code)]
+_STANDING = ("standing", "since_ms", "counted_from_ms", "until_ms", "times", "reason")
+
+
+def limits_of(farm: Farm) -> Limits:
+    said = farm.settings
+    return Limits(
+        said.node_failed_jobs, round(said.node_window_seconds * 1000), round(said.node_pause_seconds * 1000)
+    )
+
+
+@dataclass(frozen=True)
+class Machines:
+    """`rows`: machine → its row, judged anew. `avoided`: job → machines that it does not use now, each with
+    until when and what happened there."""
+
+    rows: dict[str, Any]
+    avoided: dict[str, dict[str, tuple[int, str]]]
+
+
+def look(
+    tx: Tx, farm: Farm, capacity: Sequence[Capacity] | None, notices: Sequence[Notice], steady_ms: int
+) -> Machines:
+    """The leader's look at all machines. `capacity` None: the engine does not
+    answer, and what machines there are stays as it was. What was lost before `steady_ms` was lost with the
+    farm, and speaks against no machine."""
+    rows = {row["name"]: dict(row) for row in tx.conn.execute(sa.select(nodes)).mappings()}
+    if capacity is not None:
+        _seen(tx, rows, capacity, {n.node: n.deadline_ms for n in notices})
+    limits = limits_of(farm)
+    bad = _ended_badly(tx, tx.now_ms - limits.window_ms, steady_ms)
+    found = rules.against(bad)
+    for row in rows.values():
+        node, mine = _node(row), found.get(row["name"], [])
+        good_ms = _last_good(tx, node, mine) if rules.suspect(node, mine, limits) else None
+        after = rules.judge(node, mine, good_ms, tx.now_ms, limits)
+        if after != node:
+            _write(tx, row, after, "system")
+    return Machines(rows, rules.avoided(bad, tx.now_ms))
+
+
+def set_aside(tx: Tx, name: str, reason: str) -> dict[str, Any]:
+    """By the operator, until they return it. Raises NotFound."""
+    row = _row(tx, name)
+    _write(tx, row, rules.set_aside(_node(row), tx.now_ms, reason), "operator")
+    return _shape(row, _live(tx).get(name, 0))
+
+
+def put_back(tx: Tx, name: str) -> dict[str, Any]:
+    """In use again, whoever set it aside. Raises NotFound."""
+    row = _row(tx, name)
+    if row["standing"] != Standing.IN_USE:
+        _write(tx, row, rules.returned(_node(row), tx.now_ms), "operator")
+    return _shape(row, _live(tx).get(name, 0))
+
+
+def listing(tx: Tx) -> list[dict[str, Any]]:
+    """All machines that the engine showed last, and all that are not in use."""
+    live = _live(tx)
+    rows = tx.conn.execute(sa.select(nodes).order_by(nodes.c.name)).mappings()
+    return [
+        _shape(row, live.get(row["name"], 0))
+        for row in rows
+        if row["present"] or row["standing"] != Standing.IN_USE
+    ]
+
+
+# ------------------------------------------------------------------------------------ facts
+
+
+def _seen(tx: Tx, rows: dict[str, Any], capacity: Sequence[Capacity], leaving: dict[str, int]) -> None:
+    shown = {c.total.node: c for c in capacity}
+    for name, one in shown.items():
+        is_now = {
+            "zone": one.total.zone,
+            "market": one.market,
+            "present": True,
+            "leaving_ms": leaving.get(name),
+        }
+        known = rows.get(name)
+        if known is None:
+            fresh = {"standing": str(Standing.IN_USE), "since_ms": tx.now_ms, "counted_from_ms": 0}
+            rows[name] = {"name": name, "until_ms": None, "times": 0, "reason": None, **fresh, **is_now}
+            tx.conn.execute(sa.insert(nodes).values(rows[name]))
+        elif any(known[k] != v for k, v in is_now.items()):
+            known.update(is_now)
+            tx.conn.execute(sa.update(nodes).where(nodes.c.name == name).values(is_now))
+    for name in [n for n, row in rows.items() if row["present"] and n not in shown]:
+        gone = {"present": False, "leaving_ms": None}
+        rows[name].update(gone)
+        tx.conn.execute(sa.update(nodes).where(nodes.c.name == name).values(gone))
+
+
+def _ended_badly(tx: Tx, since_ms: int, steady_ms: int) -> list[rules.Ended]:
+    """Attempts; and sessions that never got to the scene, or that the machine itself ended."""
+    bad = farmwide(
+        sa.select(
+            attempts.c.node, attempts.c.job_id, attempts.c.ended_ms, attempts.c.cause, attempts.c.frames_done
+        )
+    ).where(FAILED, attempts.c.ended_ms > since_ms, attempts.c.cause.is_not(None))
+    of_sessions = farmwide(
+        sa.select(
+            sessions.c.node, sessions.c.job_id, sessions.c.ended_ms, sessions.c.end_reason, sa.literal(0)
+        )
+    ).where(
+        sessions.c.ended_ms > since_ms,
+        sessions.c.end_reason.is_not(None),
+        sessions.c.end_reason.not_in(["drained", "cancelled", "preempted", "stopped"]),
+        sa.or_(sessions.c.blender.is_(None), sessions.c.end_reason.in_(_MACHINES_OWN)),
+    )
+    found = [rules.Ended(*row) for query in (bad, of_sessions) for row in tx.conn.execute(query)]
+    return [e for e in found if e.at_ms >= steady_ms or e.reason not in {"machine_lost", "runner_lost"}]
+
+
+def _last_good(tx: Tx, node: Node, found: Sequence[rules.Ended]) -> int | None:
+    """When an attempt that committed a frame last ended there, or one that still runs last committed one."""
+    since = max(node.counted_from_ms, min((e.at_ms for e in found), default=0))
+    everyone = sa.select(accounts_table.c.id)  # so that the index of accounts serves
+    ended = farmwide(sa.select(sa.func.max(attempts.c.ended_ms))).where(
+        attempts.c.account_id.in_(everyone),
+        attempts.c.ended_ms > since,
+        attempts.c.node == node.name,
+        attempts.c.frames_done > 0,
+        attempts.c.outcome != "lost",
+        sa.or_(attempts.c.cause.is_(None), attempts.c.cause.not_in(_MACHINES_OWN)),
+    )
+    working = (
+        farmwide(sa.select(sa.func.max(sessions.c.hello_ms + attempts.c.saved_mono_ms)))
+        .where(sessions.c.node == node.name, ~sessions.c.ended)
+        .where(attempts.c.session_id == sessions.c.id, attempts.c.outcome.is_(None))
+    )
+    times = [tx.conn.execute(query).scalar() for query in (ended, working)]
+    return max((at for at in times if at is not None), default=None)
+
+
+def _live(tx: Tx) -> dict[str, int]:
+    query = farmwide(sa.select(sessions.c.node, sa.func.count())).where(~sessions.c.ended)
+    return {row[0]: row[1] for row in tx.conn.execute(query.group_by(sessions.c.node))}
+
+
+# ------------------------------------------------------------------------------------- rows
+
+
+def _row(tx: Tx, name: str) -> dict[str, Any]:
+    row = tx.conn.execute(sa.select(nodes).where(nodes.c.name == name).with_for_update()).mappings().first()
+    if row is None:
+        known = ", ".join(tx.conn.execute(sa.select(nodes.c.name).order_by(nodes.c.name).limit(20)).scalars())
+        raise NotFound(
+            f"There is no machine {name}; there are: {known or 'none that the farm has seen yet'}."
+        )
+    return dict(row)
+
+
+def _node(row: Any) -> Node:
+    return Node(row["name"], Standing(row["standing"]), *(row[name] for name in _STANDING[1:]))
+
+
+def _write(tx: Tx, row: dict[str, Any], after: Node, actor: str) -> None:
+    """Write where it stands; tell the audit and the log, unless only what counts has moved."""
+    before = {name: row[name] for name in _STANDING}
+    change = {name: getattr(after, name) for name in _STANDING} | {"standing": str(after.standing)}
+    same = [nodes.c[name] == before[name] for name in ("standing", "since_ms")]
+    statement = sa.update(nodes).where(nodes.c.name == after.name, *same).values(change)
+    if not tx.conn.execute(statement).rowcount:
+        return  # the operator was quicker: the next look sees it
+    row.update(change)
+    if change["standing"] == before["standing"] and change["reason"] == before["reason"]:
+        return
+    accounts.audit(tx, actor, None, f"node.{after.standing}", after.name, before, change)
+    if actor == "system":
+        said = {"node": after.name, "reason": after.reason, "until": _until(row)}
+        tx.after_commit(lambda: log.warning(f"node_{after.standing}", **said))
+
+
+def _until(row: Any) -> str | None:
+    return iso(row["until_ms"]) if row["standing"] == Standing.SET_ASIDE else None
+
+
+def _shape(row: Any, live: int) -> dict[str, Any]:
+    return {
+        "node": row["name"],
+        "zone": row["zone"] or None,
+        "market": row["market"],
+        "present": row["present"],
+        "state": row["standing"],
+        "reason": row["reason"],
+        "since": iso(row["since_ms"]),
+        "until": _until(row),
+        "leaves": iso(row["leaving_ms"]),
+        "sessions": live,
+    }

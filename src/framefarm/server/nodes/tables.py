@@ -1,0 +1,23 @@
+"""The machines that engines have shown, and where each stands."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from framefarm.server.database import metadata
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("zone", sa.Text, nullable=False),
+    sa.Column("market", sa.Text, nullable=False),  # on_demand | preemptible | any
+    sa.Column("present", sa.Boolean, nullable=False),  # the engine shows it
+    sa.Column("leaving_ms", sa.BigInteger),  # its provider takes it then
+    sa.Column("standing", sa.Text, nullable=False),  # as core/nodes
+    sa.Column("since_ms", sa.BigInteger, nullable=False),
+    sa.Column("counted_from_ms", sa.BigInteger, nullable=False),
+    sa.Column("until_ms", sa.BigInteger),
+    sa.Column("times", sa.Integer, nullable=False),
+    sa.Column("reason", sa.Text),
+)

@@ -1,0 +1,48 @@
+"""A task that fails alike is not tried for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from framefarm.core.alike import Failure, stops_early
+from framefarm.core.causes import CAUSES, Fault, is_certain, is_scenes
+
+SCENE, ASKED = "so the fault is with the scene", "so the fault is with what was asked for"
+CERTAIN = "and would on every machine"
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "said"),
+    [
+        ("a crashed", [], None),
+        ("a crashed", ["a crashed", "a crashed"], None),
+        ("a crashed", ["b crashed"], SCENE),
+        ("a crashed", ["a out_of_memory", "b no_progress"], None),
+        ("a crashed", ["a out_of_memory", "b crashed"], SCENE),
+        ("a out_of_memory", ["b out_of_memory"], SCENE),
+        ("a task_timed_out", ["b task_timed_out"], ASKED),
+        ("a rule_runtime", ["b rule_runtime"], None),
+        ("a disk_full", ["b disk_full", "c disk_full"], None),
+        ("a blender_broken", ["b blender_broken"], None),
+        ("a frames_missing", ["b frames_missing"], None),
+        ("a no_camera", [], None),
+        ("a no_camera", ["a no_camera"], CERTAIN),
+        ("a no_camera", ["b no_camera"], SCENE),
+        ("a unknown_camera", ["a crashed", "a unknown_camera"], CERTAIN),
+        ("a fake", ["b fake"], None),
+    ],
+)
+def test_when_a_task_is_not_tried_again(now: str, before: list[str], said: str | None) -> None:
+    why = stops_early(Failure(*now.split()), [Failure(*b.split()) for b in before])
+    assert why is None if said is None else why is not None and said in why
+
+
+def test_what_is_certain_is_of_the_scene_or_of_what_was_asked_for() -> None:
+    certain = [c for c in CAUSES if is_certain(c)]
+    assert certain
+    assert {CAUSES[c].fault for c in certain} == {Fault.SCENE, Fault.PERSON}
+    assert all(is_scenes(c) for c in certain)
+
+
+def test_a_failure_without_a_cause_is_tried_again() -> None:
+    assert stops_early(Failure("a", None), [Failure("b", None)]) is None
