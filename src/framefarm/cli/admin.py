@@ -66,6 +66,8 @@ def _run(data: Path, name: str, as_json: bool, **arguments: Any) -> None:
         sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
         return
     rows = next((v for v in answer.values() if isinstance(v, list)), [answer])
+    if not rows and "collected" in answer:
+        rows = ["nothing is due to go"]
     for row in rows:
         line = (
             "  ".join(f"{k}={v}" for k, v in row.items() if v is not None) if isinstance(row, dict) else row
@@ -84,6 +86,16 @@ def _password(given: str | None, file: str | None) -> str:
         return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
     sys.stderr.write("framefarm: give --password-file FILE (or - for standard input)\n")
     raise typer.Exit(2)
+
+
+@admin.command("collect")
+def collect(
+    data: Data,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is due to go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove now what nobody needs any more, and say what went: content, logs, rows of deleted jobs."""
+    _run(data, "collect", as_json, dry_run=dry_run)
 
 
 @account_app.command("list")

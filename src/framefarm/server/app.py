@@ -19,6 +19,7 @@ from framefarm.server.billing import routes as billing_routes
 from framefarm.server.billing import service as billing
 from framefarm.server.budgets import routes as budget_routes
 from framefarm.server.catalog import routes as catalog_routes
+from framefarm.server.collection import service as collection
 from framefarm.server.dispatch import Dispatcher
 from framefarm.server.engines.local import LocalEngine
 from framefarm.server.events import routes as event_routes
@@ -76,10 +77,10 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
                     lambda: leftovers.run(farm),
                     lambda: scenes.run(farm),
                     lambda: billing.run(farm),
-                    lambda: streams.run_trim(farm),
                     Sender(farm, lambda: followers.position).run,
                     lambda: mail.run(farm, lambda: followers.position),
                     lambda: wrangler.run(farm, dispatcher.must_lead),
+                    lambda: collection.run(farm, dispatcher.must_lead),
                 ]
             loops.append(lambda: _renew_leases(farm, node_api))
             tasks = [asyncio.create_task(_for_ever(loop)) for loop in loops]

@@ -18,6 +18,12 @@ HTTP_SECONDS = Histogram(
     registry=REGISTRY,
     buckets=FAST,
 )
+COLLECTED_ROWS = Counter(
+    "framefarm_collected_rows", "Rows that were collected, by kind", ["what"], registry=REGISTRY
+)
+COLLECTED_BYTES = Counter(
+    "framefarm_collected_bytes", "Bytes of files that were collected, by kind", ["what"], registry=REGISTRY
+)
 FRAMES = Counter("framefarm_frames", "Frames committed; their rate is frames per second", registry=REGISTRY)
 EVENT_LAG_SECONDS = Histogram(
     "framefarm_event_lag_seconds",

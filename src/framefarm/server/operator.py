@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,7 +27,7 @@ from framefarm.core.errors import FarmError, InvalidInput
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.opening import open_farm
-from framefarm.server.operator_commands import COMMANDS
+from framefarm.server.operator_commands import COMMANDS, LONG
 from framefarm.server.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -97,6 +98,8 @@ def run(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 def _run_alone(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     farm = open_farm(Settings(data=data))
     try:
+        if name in LONG:
+            return LONG[name](farm, arguments)
         return farm.db.write_now(_do, farm, name, arguments)
     finally:
         farm.db.close()
@@ -127,9 +130,10 @@ def _address(data: Path) -> Iterator[str]:
 def _ask(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     import httpx2
 
+    patience = httpx2.Timeout(60, read=None) if name in LONG else httpx2.Timeout(60)
     with (
         _address(data) as path,
-        httpx2.Client(transport=httpx2.HTTPTransport(uds=path), timeout=60) as client,
+        httpx2.Client(transport=httpx2.HTTPTransport(uds=path), timeout=patience) as client,
     ):
         try:
             answer = client.post("http://farm/command", json={"name": name, "arguments": arguments})
@@ -153,6 +157,8 @@ async def serve_control(farm: Farm) -> AsyncIterator[None]:
     async def answer(request: Request) -> Response:
         said = await request.json()
         try:
+            if said["name"] in LONG:
+                return JSONResponse(await run_in_threadpool(LONG[said["name"]], farm, said["arguments"]))
             return JSONResponse(await farm.db.write(_do, farm, said["name"], said["arguments"]))
         except FarmError as error:
             return JSONResponse({"detail": error.detail}, 422)

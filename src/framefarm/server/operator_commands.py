@@ -16,6 +16,7 @@ from framefarm.server.accounts.tables import accounts as accounts_table
 from framefarm.server.accounts.tables import users
 from framefarm.server.billing import service as billing
 from framefarm.server.catalog import service as catalog
+from framefarm.server.collection import service as collection
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.nodes import service as nodes
@@ -25,6 +26,8 @@ from framefarm.server.tenancy import farmwide
 Arguments = dict[str, Any]
 Command = Callable[[Tx, Farm, Arguments], dict[str, Any]]
 COMMANDS: dict[str, Command] = {}
+LONG: dict[str, Callable[[Farm, Arguments], dict[str, Any]]] = {"collect": collection.by_hand}
+"""Those of many units of work, each committed by itself."""
 
 
 def command(name: str) -> Callable[[Command], Command]:

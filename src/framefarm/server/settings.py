@@ -85,6 +85,18 @@ class Settings(BaseSettings):
     """The sender of the farm's mails; needed with `smtp_url`."""
     mail_any_address: bool = False
     """Jobs may notify addresses that are no users of their account."""
+    content_kept_days: float = Field(default=7.0, ge=0.05)
+    """Uploaded content that no job refers to, since somebody last asked for it."""
+    condemned_kept_hours: float = Field(default=24.0, ge=0)
+    """The bytes of content that does not exist any more."""
+    logs_kept_days: float = Field(default=30.0, ge=0)
+    """What Blender printed, since the end of its attempt."""
+    events_kept_days: float = Field(default=7.0, ge=0.05)
+    """Events, and webhooks' deliveries with them."""
+    tokens_kept_days: float = Field(default=30.0, ge=0)
+    """Logins and keys that are expired or revoked."""
+    jobs_kept_days: float | None = Field(default=None, ge=0.05)
+    """Finished jobs; None: until somebody deletes them."""
     otlp_endpoint: str = ""
     """Where traces go, as `http://127.0.0.1:4318`; needs the extra `telemetry`. Empty: none are made."""
     log_level: str = "info"

@@ -98,8 +98,8 @@ def in_work(tx: Tx, job_id: str) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in {"job", "at_ms"}} for row in of_jobs(tx, [job_id])]
 
 
-def forget(tx: Tx) -> None:
-    """Remove what sessions that are over, or silent for long, said last."""
+def forget(tx: Tx) -> int:
+    """Remove what sessions that are over, or silent for long, said last; how many rows."""
     over = farmwide(sa.select(sessions.c.id)).where(sessions.c.ended.is_(True))
     old = (progress.c.at_ms < tx.now_ms - STALE_MS) | progress.c.session_id.in_(over)
-    tx.conn.execute(sa.delete(progress).where(old))
+    return tx.conn.execute(sa.delete(progress).where(old)).rowcount

@@ -125,8 +125,14 @@ def move(tx: Tx, name: str, to: int) -> None:
         tx.conn.execute(sa.insert(reader_positions).values(name=name, position=to))
 
 
-def trim(tx: Tx, limit: int) -> int:
-    """Remove at most `limit` of the oldest events if they are over seven days old; returns how many.
+def trimmable(tx: Tx, kept_ms: int = KEPT_MS) -> int:
+    """How many events `trim` would remove in the end."""
+    query = farmwide(sa.select(sa.func.count()).select_from(events))
+    return int(tx.conn.execute(query.where(events.c.at_ms < tx.now_ms - kept_ms)).scalar_one())
+
+
+def trim(tx: Tx, limit: int, kept_ms: int = KEPT_MS) -> int:
+    """Remove at most `limit` of the oldest events if they are that old; returns how many.
 
     The newest one stays: on SQLite the next id counts on from it.
     """
@@ -135,7 +141,7 @@ def trim(tx: Tx, limit: int) -> int:
     last = 0
     count = 0
     for row in rows[: min(limit, len(rows) - 1)]:
-        if row.at_ms >= tx.now_ms - KEPT_MS:
+        if row.at_ms >= tx.now_ms - kept_ms:
             break
         last, count = row.id, count + 1
     if count:

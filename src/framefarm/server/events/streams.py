@@ -259,22 +259,3 @@ class Streams:
                 stream.close()
             if stream.closed_at is not None and now - stream.closed_at > CHECK_SECONDS / 2:
                 stream.scope.cancel()  # its client does not take what was sent
-
-
-async def run_trim(farm: Farm) -> None:
-    """Removes old events in steps of at most 50 ms, and what is left of ended progress."""
-    step = 200
-    while True:
-        pause = 600.0
-        try:
-            began = time.perf_counter()
-            count = await farm.db.write(service.trim, step)
-            took_ms = (time.perf_counter() - began) * 1000
-            if count:
-                pause = 0.2 if count == step else 60.0
-                step = max(10, step // 2) if took_ms > 25 else min(2000, step + step // 4)
-            if pause > 1:
-                await farm.db.write(progress.forget)
-        except Exception:
-            log.exception("events_not_trimmed")
-        await asyncio.sleep(pause)

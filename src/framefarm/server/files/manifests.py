@@ -31,7 +31,7 @@ from framefarm.server.storage.local import LocalStore
 from framefarm.server.tenancy import farmwide, scoped
 
 CLAIM_MS = 600_000
-"""A claim is renewed once it is that old."""
+"""A claim is renewed once it is that old. Nothing is condemned that is younger than an hour."""
 
 
 class Entry(NamedTuple):
@@ -190,12 +190,25 @@ def existing(tx: Tx, account_id: str, column: sa.Column[Any], values: Sequence[s
     return list(tx.conn.execute(query))
 
 
-def claim(tx: Tx, account_id: str, sha256s: Sequence[str]) -> None:
-    """Someone said that they want these contents: they are not collected for a while."""
+def claim(tx: Tx, account_id: str, column: sa.Column[Any], values: Sequence[str]) -> None:
+    """Someone wants the contents whose `column` is among `values`: they are not collected for a while.
+
+    Claim first, then look (`existing`, `snapshot`): what is found then stays to the transaction's end, as
+    whoever would condemn it waits for the claimed row, and sees that it is young.
+    """
+    if not values:
+        return
     mine = scoped(sa.update(contents), contents, account_id).where(
-        contents.c.sha256.in_(listed(tx, sha256s)), contents.c.last_claimed_ms < tx.now_ms - CLAIM_MS
+        column.in_(listed(tx, values)),
+        contents.c.last_claimed_ms < tx.now_ms - CLAIM_MS,
+        contents.c.condemned_ms.is_(None),
     )
     tx.conn.execute(mine.values(last_claimed_ms=tx.now_ms))
+
+
+def claim_entries(tx: Tx, account_id: str, entries: Sequence[Entry]) -> None:
+    """Claim what a snapshot has found; another snapshot then tells what of it is still there."""
+    claim(tx, account_id, contents.c.sha256, sorted({e.sha256 for e in entries if e.sha256 and e.is_here}))
 
 
 def encode(entries: Sequence[Entry]) -> bytes:
@@ -204,12 +217,14 @@ def encode(entries: Sequence[Entry]) -> bytes:
 
 
 def store(objects: LocalStore, account_id: str, entries: Sequence[Entry]) -> str:
-    """Store the manifest, once; returns the SHA-256 of its text."""
+    """Store the manifest, once; returns the SHA-256 of its text. Without a row it stays for a day."""
     text = encode(entries)
     sha256 = hashlib.sha256(text).hexdigest()
-    with contextlib.suppress(FileExistsError):
-        packed = zstandard.ZstdCompressor(level=3).compress(text)
-        objects.put([packed], f"manifests/{account_id}/{sha256}", if_absent=True)
+    key = f"manifests/{account_id}/{sha256}"
+    if not objects.touch(key):
+        with contextlib.suppress(FileExistsError):
+            packed = zstandard.ZstdCompressor(level=3).compress(text)
+            objects.put([packed], key, if_absent=True)
     return sha256
 
 
@@ -222,7 +237,8 @@ def load(objects: LocalStore, account_id: str, sha256: str) -> Iterator[Entry]:
 
 
 def record(tx: Tx, account_id: str, sha256: str, entries: Sequence[Entry]) -> None:
-    """Hang the content references on the manifest, if it is new."""
+    """Hang the content references on the manifest. Its row is locked, so that nobody collects it meanwhile;
+    of an older one some references may be gone already."""
     shas = sorted({e.sha256 for e in entries if e.sha256 is not None and e.is_here})
     new = insert(tx, manifests).values(
         account_id=account_id,
@@ -231,10 +247,14 @@ def record(tx: Tx, account_id: str, sha256: str, entries: Sequence[Entry]) -> No
         size=sum(e.size or 0 for e in entries),
         created_ms=tx.now_ms,
     )
-    if changed(tx, new.on_conflict_do_nothing()) and shas:
-        rows = listed(tx, shas).add_columns(sa.literal(account_id), sa.literal(sha256))
+    taken = new.on_conflict_do_update(
+        index_elements=["account_id", "sha256"], set_={"created_ms": new.excluded.created_ms}
+    )
+    tx.conn.execute(taken)
+    if shas:
+        rows = listed(tx, shas).add_columns(sa.literal(account_id), sa.literal(sha256)).where(sa.true())
         names = ["content_sha256", "account_id", "manifest_sha256"]
-        tx.conn.execute(sa.insert(manifest_contents).from_select(names, rows))
+        tx.conn.execute(insert(tx, manifest_contents).from_select(names, rows).on_conflict_do_nothing())
 
 
 def await_missing(tx: Tx, account_id: str, user_id: str, job_id: str, entries: Sequence[Entry]) -> None:
@@ -253,16 +273,22 @@ def missing_count(tx: Tx, job_id: str) -> int:
     return int(tx.conn.execute(query.where(missing_paths.c.job_id == job_id)).scalar_one())
 
 
-def complete(tx: Tx, objects: LocalStore, job: Any) -> str:
+def complete(tx: Tx, objects: LocalStore, job: Any) -> str | None:
     """The manifest of a job whose last missing file arrived; its SHA-256.
 
-    What was missing is taken as registered now, or as pinned.
+    What was missing is taken as registered now, or as pinned. None: something that had arrived is gone again;
+    the job waits for it.
     """
     account_id, user_id = job["account_id"], job["user_id"]
     entries = list(load(objects, account_id, job["manifest_sha256"]))
     lacking = [e for e in entries if not e.is_here]
     pins = {e.path: (e.md5, e.sha256) for e in lacking if e.md5 is not None or e.sha256 is not None}
-    now = snapshot(tx, account_id, user_id, [e.path for e in lacking], pins)
+    paths = [e.path for e in lacking]
+    claim_entries(tx, account_id, snapshot(tx, account_id, user_id, paths, pins).entries)
+    now = snapshot(tx, account_id, user_id, paths, pins)
+    if now.missing:
+        await_missing(tx, account_id, user_id, job["id"], now.entries)
+        return None
     whole = [e for e in entries if e.is_here] + now.entries
     sha256 = store(objects, account_id, whole)
     record(tx, account_id, sha256, whole)

@@ -6,6 +6,7 @@ that they exist.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ from framefarm.server.farm import Farm
 from framefarm.server.files.manifests import changed, claim, existing, insert, listed, lock, md5_hex, snapshot
 from framefarm.server.files.tables import contents, missing_paths, registrations
 from framefarm.server.tenancy import scoped
+
+MAX_GENERATION = (1 << 31) - 1
+"""The largest number that the column holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +55,12 @@ def check(tx: Tx, farm: Farm, actor: Actor, files: list[FileCheck], *, many: boo
     Raises InvalidInput with every bad field, of `files[i]` where there are `many`.
     """
     wanted = _wanted(files, many)
+    md5s = sorted({w.md5 for w in wanted})
+    claim(tx, actor.account_id, contents.c.md5, md5s)
     by_md5: dict[str, list[Any]] = {}
-    for row in existing(tx, actor.account_id, contents.c.md5, sorted({w.md5 for w in wanted})):
+    for row in existing(tx, actor.account_id, contents.c.md5, md5s):
         by_md5.setdefault(row.md5, []).append(row)
     found = [_decide(w, by_md5.get(w.md5, [])) for w in wanted]
-    claim(tx, actor.account_id, sorted({c.sha256 for c in found if c is not None}))
     fresh = {w.path: c for w, c in zip(wanted, found, strict=True) if w.path is not None and c is not None}
     if fresh:
         register(tx, farm, actor, fresh)
@@ -101,7 +106,7 @@ def _decide(wanted: _Wanted, same_md5: Sequence[Any]) -> Content | None:
 
 
 def register(tx: Tx, farm: Farm, actor: Actor, fresh: dict[str, Content]) -> list[str]:
-    """These paths now have these contents for this user; jobs that waited for them go on.
+    """These paths now have these contents (claimed before) for this user; jobs that waited for them go on.
 
     Returns the ids of the jobs that waited for one of them.
     """
@@ -122,7 +127,6 @@ def register(tx: Tx, farm: Farm, actor: Actor, fresh: dict[str, Content]) -> lis
     new = insert(tx, registrations)
     again = {c: new.excluded[c] for c in ("sha256", "md5", "size", "registered_ms", "used_ms")}
     tx.conn.execute(new.on_conflict_do_update(index_elements=["user_id", "path"], set_=again), rows)
-    claim(tx, actor.account_id, sorted({c.sha256 for c in fresh.values()}))
     job_ids = _satisfy(tx, actor, fresh)
     if job_ids:
         farm.files_arrived(tx, farm, job_ids)
@@ -174,12 +178,14 @@ def _row(tx: Tx, account_id: str, sha256: str) -> Any:
 
 
 def next_generation(tx: Tx, account_id: str, sha256: str) -> int | None:
-    """Where to store bytes of that SHA-256; None if they are here already."""
+    """Where to store bytes of that SHA-256; None if they are here already.
+
+    Drawn, so that no object's key is ever used again: whoever removes one cannot hit another.
+    """
     row = _row(tx, account_id, sha256)
-    if row is None:
-        return 1
-    generation: int = row.generation
-    return generation + 1 if row.condemned_ms is not None else None
+    if row is not None and row.condemned_ms is None:
+        return None
+    return 1 + secrets.randbelow(MAX_GENERATION)
 
 
 def stored(
@@ -187,21 +193,19 @@ def stored(
 ) -> dict[str, object]:
     """Bytes are durable under `generation` (None: they were here): make them content, register the path.
 
-    Raises TooLarge over the quota, and ContentMoved.
+    `deduplicated`: they were here, and the object is not needed. Raises TooLarge over the quota, and
+    ContentMoved; the object is not needed then either.
     """
+    claim(tx, actor.account_id, contents.c.sha256, [content.sha256])
     row = _row(tx, actor.account_id, content.sha256)
     duplicate = row is not None and row.condemned_ms is None
     if not duplicate:
-        if generation is None or generation != (1 if row is None else row.generation + 1):
+        if generation is None:
             raise ContentMoved
         left = quota_left(tx, farm, actor.account_id)
-        key = f"content/{actor.account_id}/{content.sha256}/{generation}"
-        if not farm.store.path(key).exists():  # a twin over the quota took it away again
-            raise ContentMoved
         if left is not None and content.size > left:
-            farm.store.delete(key)
             raise over_quota(left)
-        _keep(tx, actor.account_id, content, generation)
+        _keep(tx, actor.account_id, content, generation, row)
     register(tx, farm, actor, {path: content})
     return {
         "path": path,
@@ -212,7 +216,8 @@ def stored(
     }
 
 
-def _keep(tx: Tx, account_id: str, content: Content, generation: int) -> None:
+def _keep(tx: Tx, account_id: str, content: Content, generation: int, condemned: Any) -> None:
+    """Write the row, or make a new generation of a condemned one. Raises ContentMoved."""
     values = {
         "generation": generation,
         "md5": content.md5,
@@ -220,12 +225,12 @@ def _keep(tx: Tx, account_id: str, content: Content, generation: int) -> None:
         "last_claimed_ms": tx.now_ms,
         "condemned_ms": None,
     }
-    if generation == 1:
+    if condemned is None:
         key = {"account_id": account_id, "sha256": content.sha256, "created_ms": tx.now_ms}
         change: sa.Executable = insert(tx, contents).values(**key, **values).on_conflict_do_nothing()
     else:
         mine = scoped(sa.update(contents), contents, account_id).where(
-            contents.c.sha256 == content.sha256, contents.c.generation == generation - 1
+            contents.c.sha256 == content.sha256, contents.c.generation == condemned.generation
         )
         change = mine.values(values)
     if not changed(tx, change):

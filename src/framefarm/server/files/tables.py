@@ -11,13 +11,19 @@ contents = sa.Table(
     metadata,
     sa.Column("account_id", sa.Text, sa.ForeignKey("accounts.id"), primary_key=True),
     sa.Column("sha256", sa.Text, primary_key=True),
-    sa.Column("generation", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("generation", sa.Integer, nullable=False, server_default="1"),  # drawn: never used again
     sa.Column("md5", sa.Text, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("last_claimed_ms", sa.BigInteger, nullable=False),
     sa.Column("condemned_ms", sa.BigInteger),  # then it does not exist
     sa.Index("ix_contents_account_id_md5", "account_id", "md5"),
+    sa.Index(
+        "ix_contents_condemned",
+        "condemned_ms",
+        sqlite_where=sa.text("condemned_ms IS NOT NULL"),
+        postgresql_where=sa.text("condemned_ms IS NOT NULL"),
+    ),
 )
 
 registrations = sa.Table(
@@ -31,6 +37,7 @@ registrations = sa.Table(
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("registered_ms", sa.BigInteger, nullable=False),
     sa.Column("used_ms", sa.BigInteger),  # when a job last took it
+    sa.Index("ix_registrations_account_id_sha256", "account_id", "sha256"),
 )
 
 manifests = sa.Table(
@@ -40,7 +47,7 @@ manifests = sa.Table(
     sa.Column("sha256", sa.Text, primary_key=True),
     sa.Column("entries", sa.Integer, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),  # of all its files together
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),  # when a job last took it
 )
 
 manifest_contents = sa.Table(

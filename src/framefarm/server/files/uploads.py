@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 from collections import Counter
@@ -253,9 +252,23 @@ async def _keep(
     """Make the received bytes the account's content. Of twins that arrive at once, one is stored."""
     while True:
         generation = await farm.db.read(service.next_generation, actor.account_id, content.sha256)
+        key = None
         if generation is not None:
             key = f"content/{actor.account_id}/{content.sha256}/{generation}"
-            with contextlib.suppress(FileExistsError):
-                await run_in_threadpool(partial(farm.store.take, incoming, key, if_absent=True))
-        with contextlib.suppress(service.ContentMoved):
-            return await farm.db.write(service.stored, farm, actor, path, content, generation)
+            await run_in_threadpool(partial(farm.store.take, incoming, key, if_absent=True))
+        needed, refused = False, None
+        try:
+            answer = await farm.db.write(service.stored, farm, actor, path, content, generation)
+            needed = not answer["deduplicated"]
+        except service.ContentMoved:
+            answer = None
+        except TooLarge as error:
+            answer, refused = None, error
+        # What ends otherwise may have been committed: the collector looks for the object's row.
+        if key is not None and not needed:
+            await run_in_threadpool(farm.store.delete, key)
+            farm.store.prune_folder(key)
+        if refused is not None:
+            raise refused
+        if answer is not None:
+            return answer

@@ -150,7 +150,7 @@ def _tell_sessions(tx: Tx, farm: Farm, job_id: str, *, stop: bool) -> None:
 
 
 def delete(tx: Tx, farm: Farm, actor: Actor, job_id: str) -> None:
-    """Marks it; outputs that were delivered, usage and ledger stay."""
+    """Marks it; the collector empties it. Outputs that were delivered, usage and ledger stay."""
     find_to_change(tx, actor, job_id)
     state = job_states.lock(tx, job_id)
     if JobStatus(state["status"]) not in FINISHED:
@@ -159,11 +159,16 @@ def delete(tx: Tx, farm: Farm, actor: Actor, job_id: str) -> None:
             state=state["status"],
             allowed=["cancel"],
         )
-    mine = jobs.c.id == job_id
+    mark_deleted(tx, state, actor.name, actor.request_id)
+
+
+def mark_deleted(tx: Tx, state: JobState, who: str, request_id: str = "") -> None:
+    """A finished, locked job does not exist any more."""
+    mine = jobs.c.id == state["job_id"]
     tx.conn.execute(farmwide(sa.update(jobs)).where(mine).values(deleted_ms=tx.now_ms))
-    state.emit(tx, actor.name, "job.deleted", {})
-    job_states.save(tx, state, actor.name)
-    accounts.audit(tx, actor.name, actor.account_id, "job.delete", job_id, None, None, actor.request_id)
+    state.emit(tx, who, "job.deleted", {})
+    job_states.save(tx, state, who)
+    accounts.audit(tx, who, state["account_id"], "job.delete", state["job_id"], None, None, request_id)
 
 
 def retry(tx: Tx, farm: Farm, actor: Actor, job_id: str, said: Retry) -> list[str]:

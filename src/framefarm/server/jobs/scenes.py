@@ -202,8 +202,11 @@ def complete(tx: Tx, farm: Farm, job_ids: list[str]) -> None:
         if left == 0 and state["missing"]:
             job = tx.conn.execute(farmwide(sa.select(jobs)).where(jobs.c.id == job_id)).mappings().one()
             whole = manifests.complete(tx, farm.store, job)
-            mine = jobs.c.id == job_id
-            tx.conn.execute(farmwide(sa.update(jobs)).where(mine).values(manifest_sha256=whole))
+            if whole is None:
+                left = manifests.missing_count(tx, job_id)
+            else:
+                mine = jobs.c.id == job_id
+                tx.conn.execute(farmwide(sa.update(jobs)).where(mine).values(manifest_sha256=whole))
         if left < state["missing"]:
             state["arrived_ms"] = tx.now_ms
         state["missing"] = left

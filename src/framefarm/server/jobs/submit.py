@@ -24,6 +24,7 @@ from framefarm.server.tenancy import farmwide
 def store(tx: Tx, farm: Farm, actor: Actor, prepared: Prepared) -> str:
     """Write the job down; returns its id. Checks again what may have changed since `prepare`."""
     said = prepared.said
+    manifests.claim_entries(tx, actor.account_id, prepared.snapshot.entries)
     fresh = manifests.snapshot(tx, actor.account_id, actor.user_id, prepared.paths, prepared.pins)
     if fresh.entries != prepared.snapshot.entries:
         raise SnapshotMoved

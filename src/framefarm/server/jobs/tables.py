@@ -16,6 +16,7 @@ jobs = sa.Table(
     sa.Column("title", sa.Text, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("deleted_ms", sa.BigInteger),
+    sa.Column("emptied_ms", sa.BigInteger),  # deleted, and only what its bill needs is left
     sa.Column("request", sa.JSON, nullable=False),  # as accepted, defaults filled in, without paths
     sa.Column("instance_type_id", sa.Text, sa.ForeignKey("instance_types.id"), nullable=False),
     sa.Column("preemptible", sa.Boolean, nullable=False),
@@ -30,6 +31,13 @@ jobs = sa.Table(
     sa.Column("warnings", sa.JSON, nullable=False),
     sa.Index("ix_jobs_account_id_id", "account_id", "id"),
     sa.Index("ix_jobs_output_url", "output_url"),
+    sa.Index("ix_jobs_account_id_manifest_sha256", "account_id", "manifest_sha256"),
+    sa.Index(
+        "ix_jobs_deleted",
+        "deleted_ms",
+        sqlite_where=sa.text("deleted_ms IS NOT NULL AND emptied_ms IS NULL"),
+        postgresql_where=sa.text("deleted_ms IS NOT NULL AND emptied_ms IS NULL"),
+    ),
 )
 
 job_state = sa.Table(

@@ -82,19 +82,25 @@ def abandoned(tx: Tx, seen: list[Folder]) -> dict[str, set[str]]:
     return found
 
 
-def remove(farm: Farm, found: dict[str, set[str]]) -> int:
-    """Remove what is not in use; returns how many files."""
-    count = 0
+def unwanted(farm: Farm, found: dict[str, set[str]]) -> list[Path]:
+    """The files in abandoned folders that are not still to be published."""
+    paths: list[Path] = []
     for key, wanted in found.items():
         folder: Path = farm.store.path(key)
         with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(folder):
-                if f"{key}/{name}" not in wanted:
-                    (folder / name).unlink(missing_ok=True)
-                    count += 1
+            paths += [folder / name for name in os.listdir(folder) if f"{key}/{name}" not in wanted]
+    return paths
+
+
+def remove(farm: Farm, found: dict[str, set[str]]) -> int:
+    """Remove what is not in use; returns how many files."""
+    paths = unwanted(farm, found)
+    for path in paths:
+        path.unlink(missing_ok=True)
+    for key in found:
         with contextlib.suppress(OSError):
-            folder.rmdir()
-    return count
+            farm.store.path(key).rmdir()
+    return len(paths)
 
 
 async def run(farm: Farm) -> None:

@@ -10,6 +10,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -96,6 +97,61 @@ class LocalStore:
                 with contextlib.suppress(FileNotFoundError):  # a folder, or deleted meanwhile
                     yield self.head(key)
 
+    # -- what nobody needs any more
+
+    def touch(self, key: str) -> bool:
+        """Make an object durable, and young: it is not removed as abandoned. False: it is not there."""
+        path = self.path(key)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            os.utime(fd)
+            there = _is_at(fd, path)
+        finally:
+            os.close(fd)
+        if there:
+            self._sync_up(path.parent)
+        return there
+
+    def remove_older(self, key: str, before_ns: int) -> bool:
+        """Remove an object that was neither written nor touched since (nanoseconds of the disk's clock). A
+        `touch` is before that, and then it stays, or after, and then it tells that it is gone."""
+        path = self.path(key)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_mtime_ns >= before_ns or not _is_at(fd, path):
+                return False
+            path.unlink()
+        finally:
+            os.close(fd)
+        return True
+
+    def walk(self, area: str) -> Iterator[Aged]:
+        """Every object of an area, in no order; those that vanish meanwhile are left out."""
+        folders = [self.root / area]
+        while folders:
+            with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                        continue
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        key = Path(entry.path).relative_to(self.root).as_posix()
+                        yield Aged(key, status.st_size, status.st_mtime_ns)
+
+    def prune_folder(self, key: str) -> None:
+        """Remove the folder that an object was in, if it is empty."""
+        with contextlib.suppress(OSError):
+            self.path(key).parent.rmdir()
+
     # -- uploads: a file is written first, and gets its key when its hash is known
 
     def incoming(self) -> tuple[int, Path]:
@@ -114,15 +170,23 @@ class LocalStore:
     def take(self, incoming: Path, key: str, *, if_absent: bool = False) -> Stored:
         """Make a written and synced file the object `key`. With `if_absent` it also stays where it is."""
         target = self.path(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
         size = incoming.stat().st_size
-        try:
-            if if_absent:
-                os.link(incoming, target)
-            else:
-                os.replace(incoming, target)
-        finally:
-            self._sync_up(target.parent)
+        os.utime(incoming)  # it is young from now on, however long its bytes took to arrive
+        while True:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                if if_absent:
+                    os.link(incoming, target)
+                else:
+                    os.replace(incoming, target)
+            except FileNotFoundError:
+                incoming.stat()
+                continue  # the empty folder was removed meanwhile
+            except FileExistsError:
+                self._sync_up(target.parent)
+                raise
+            break
+        self._sync_up(target.parent)
         return Stored(key, size)
 
     def sweep_incoming(self) -> int:
@@ -151,6 +215,23 @@ class LocalStore:
         while folder != self.root:
             sync_folder(folder)
             folder = folder.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Aged:
+    """An object: its key, size in bytes, and when it was last written or touched, by the disk's clock."""
+
+    key: str
+    size: int
+    changed_ns: int
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether the open file still has that name."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 class _Slice(io.RawIOBase):

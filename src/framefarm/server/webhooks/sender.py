@@ -36,7 +36,6 @@ FAILURES = (
     OSError,
 )
 LOOK_SECONDS = 10.0
-FORGET_SECONDS = 600.0
 
 
 def body_of(row: dict[str, Any]) -> bytes:
@@ -75,17 +74,12 @@ class Sender:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        forgotten = 0.0
-        loop = asyncio.get_running_loop()
         try:
             async with self.farm.hub.listen("webhooks") as woken:
                 while True:
                     pause = LOOK_SECONDS
                     try:
                         pause = await self.round()
-                        if loop.time() - forgotten > FORGET_SECONDS:
-                            forgotten = loop.time()
-                            await self.farm.db.write(service.forget)
                     except Exception:
                         log.exception("webhooks_failed")
                     await woken.wait(pause)

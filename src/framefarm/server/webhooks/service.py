@@ -321,16 +321,24 @@ def _promote(tx: Tx, row: dict[str, Any]) -> None:
     tx.conn.execute(farmwide(sa.update(deliveries)).where(head).values(next_ms=tx.now_ms))
 
 
-def forget(tx: Tx) -> None:
-    """Deliveries go with their events, after seven days."""
+def forgettable(tx: Tx) -> int:
+    """How many deliveries `forget` would remove in the end."""
+    gone = deliveries.c.event_id <= events.position(tx, events.TRIMMED)
+    query = farmwide(sa.select(sa.func.count()).select_from(deliveries))
+    return int(tx.conn.execute(query.where(gone, deliveries.c.status != "pending")).scalar_one())
+
+
+def forget(tx: Tx, limit: int) -> int:
+    """Deliveries go with their events, at most `limit` (of several hooks a few more); how many."""
     gone = events.position(tx, events.TRIMMED)
     old = deliveries.c.event_id.in_(
         farmwide(sa.select(deliveries.c.event_id))
         .where(deliveries.c.event_id <= gone, deliveries.c.status != "pending")
         .order_by(deliveries.c.event_id)
-        .limit(500)
+        .limit(limit)
     )
-    tx.conn.execute(farmwide(sa.delete(deliveries)).where(old, deliveries.c.status != "pending"))
+    done = farmwide(sa.delete(deliveries)).where(old, deliveries.c.status != "pending")
+    return tx.conn.execute(done).rowcount
 
 
 def queued(tx: Tx) -> int:

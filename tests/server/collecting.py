@@ -1,0 +1,52 @@
+"""The collector turned by hand."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from farm_site import Site
+
+from framefarm.core.collection import DAY_MS, HOUR_MS
+from framefarm.server.collection import service as collection
+from framefarm.server.collection.run import Run, keeping_of
+
+WEEK_MS = 7 * DAY_MS
+
+
+def a_run(site: Site, *, dry: bool = False) -> Run:
+    return Run(site.farm, keeping_of(site.farm.settings), collection.leads_anyway, dry)
+
+
+def collect(site: Site, *, dry: bool = False) -> dict[str, dict[str, Any]]:
+    """One whole pass: what went, by kind."""
+    steps = collection.steps(a_run(site, dry=dry), collection.BY_HAND)
+    return {row["what"]: row for row in collection.sums(steps)}
+
+
+def objects(site: Site, area: str = "content") -> list[Path]:
+    return [p for p in (site.farm.store.root / area).rglob("*") if p.is_file()]
+
+
+def age(path: Path, days: float) -> None:
+    """As if it was written that long ago."""
+    then = time.time() - days * 86_400
+    os.utime(path, (then, then))
+
+
+def log_of(site: Site, attempt: str) -> Path:
+    """What its Blender said, as its runner keeps it."""
+    path = site.farm.store.path(f"logs/{site.account_id}/{attempt}.log")
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"Blender said")
+    return path
+
+
+def delete(site: Site, job: str) -> None:
+    assert site.ask("PATCH", f"/api/jobs/{job}", json={"action": "cancel"}).status_code == 200
+    assert site.ask("DELETE", f"/api/jobs/{job}").status_code == 204
+
+
+__all__ = ["DAY_MS", "HOUR_MS", "WEEK_MS", "a_run", "age", "collect", "delete", "log_of", "objects"]
