@@ -1,4 +1,4 @@
-"""Frame saved → its event at each of 100 clients of the job's stream. Called by `run.py follow`.
+"""Frame saved → its event at each of 100 clients of the job's stream.
 
 A frame's moment is the time of change of the file that the runner took from Blender, which publishing keeps;
 clients and farm share one machine and one clock.
@@ -6,13 +6,18 @@ clients and farm share one machine and one clock.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import re
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import psutil
+from harness import HERE, a_farm, a_scene, row
 
 CLIENTS = 100
 
@@ -57,3 +62,36 @@ def delays_ms(
                 saved[int(found[1])] = path.stat().st_mtime
         time.sleep(0.05)
     return sorted((at - saved[frame]) * 1000 for frame, times in seen.items() for at in times)
+
+
+def run(options: argparse.Namespace) -> None:
+    frames = 200
+    with a_farm() as farm:
+        a_scene(farm.data / "scene.blend")
+        farm.upload("/bench/scene.blend", (farm.data / "scene.blend").read_bytes())
+        farm.register("blender-9-9", "executable", str(HERE / "fake/fake_instant_blender.py"), "9.9.0")
+        median, late, worst, cpu = [], [], [], []
+        process = psutil.Process(farm.process.pid)
+        for turn in range(options.turns or 3):
+            job = farm.submit(
+                frame_range=f"1-{frames}", blender_version="blender-9-9", output_path=f"gs://renders/{turn}",
+                hold=True, environment_variables={"FAKE_FRAME_SECONDS": "0.1"},
+            )  # fmt: skip
+
+            def go(job: str = job) -> None:
+                farm.client.patch(f"/api/jobs/{job}", json={"action": "unhold"}).raise_for_status()
+
+            before, begun = process.cpu_times(), time.perf_counter()
+            token = farm.client.headers["Authorization"]
+            folder = farm.data / "buckets/renders" / str(turn)
+            found = delays_ms(str(farm.client.base_url), token, job, frames, folder, go)
+            after = process.cpu_times()
+            spent = after.user + after.system - before.user - before.system
+            cpu.append(spent / (time.perf_counter() - begun) * 100)
+            median.append(statistics.median(found))
+            late.append(found[int(len(found) * 0.99)])
+            worst.append(found[-1])
+    row(f"frame saved to client, {CLIENTS} clients, median", median, "ms")
+    row("99th percentile", late, "ms", "goal 100")
+    row("worst", worst, "ms")
+    row("the server's processor meanwhile", cpu, "% core", "20 frames a second in all")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +48,11 @@ class FakeFarm:
     job: dict[str, Any] = field(default_factory=dict)
     states: list[dict[str, Any]] = field(default_factory=list)
     """What the job becomes at each look at it; the last one stays."""
+    on_seen: Callable[[Seen], object] = lambda seen: None
+    """Called with each request before it is answered."""
+    streams: list[list[dict[str, Any]]] = field(default_factory=list)
+    """Events of the job's stream, connection by connection: each is sent, and the stream is cut in the next
+    one. Without any there is no such stream."""
 
     def requests(self, method: str, path: str) -> list[Seen]:
         return [s for s in self.seen if s.method == method and s.path == path]
@@ -111,6 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         seen = Seen(self.command, parts.path, parse_qs(parts.query), headers, body)
         self.farm.seen.append(seen)
+        self.farm.on_seen(seen)
         if self.farm.failures:
             status, extra, problem = self.farm.failures.pop(0)
             if status == 0:
@@ -122,6 +128,13 @@ class _Handler(BaseHTTPRequestHandler):
         if seen.method == "POST" and seen.path in self.farm.refusals:
             problem = self.farm.refusals[seen.path]
             self.answer(422, json.dumps(problem).encode(), "application/problem+json")
+            return
+        if self.farm.streams and seen.path.endswith("/events"):
+            told = [f"id: {e['number']}\ndata: {json.dumps(e)}\n\n" for e in self.farm.streams.pop(0)]
+            self.close_connection = True
+            self.answer(
+                200, "".join(["retry: 1\n\n", *told, "id: 99\ndata: {"]).encode(), "text/event-stream"
+            )
             return
         if seen.path.startswith("/signed/"):
             path = list(self.farm.files)[int(seen.path.rpartition("/")[2])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import pytest
 from fake_farm import FakeFarm, job
 from typer.testing import CliRunner, Result
 
+from framefarm.cli import watch
 from framefarm.cli.main import build
-from framefarm.client import Credentials, Login
-from framefarm.client import jobs as client_jobs
+from framefarm.client import Credentials, Login, following
 
 
 def run(*words: str, input: str | None = None) -> Result:
@@ -24,8 +25,8 @@ def run(*words: str, input: str | None = None) -> Result:
 def farm(fake: FakeFarm, monkeypatch: pytest.MonkeyPatch) -> FakeFarm:
     """A fake farm that this machine is logged in to, and watching that does not wait."""
     Credentials().save(Login(fake.url, "t0k"))
-    monkeypatch.setattr(client_jobs.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(client_jobs.watch, "__kwdefaults__", {"every_seconds": 0.0, "sleep": lambda s: None})
+    for name in ("PACE_SECONDS", "QUIET_SECONDS", "LEAVING_SECONDS", "POLL_SECONDS", "RESUME_SECONDS"):
+        monkeypatch.setattr(following, name, 0.01)
     fake.job = job()
     return fake
 
@@ -131,6 +132,8 @@ def test_every_option_of_submit_reaches_the_job(farm: FakeFarm, blends: Path) ->
         "--depends-on": (["job_0"], "depends_on", ["job_0"]),
         "--on-missing-files": (["fail"], "on_missing_files", "fail"),
         "--on-blocked-scripts": (["warn"], "on_blocked_scripts", "warn"),
+        "--notify": (["a@b.org"], "notify", {"email": ["a@b.org"], "on": ["failed"]}),
+        "--notify-on": (["failed"], "notify", {"email": ["a@b.org"], "on": ["failed"]}),
     }
     words = [word for option, (values, _, _) in given.items() for word in (option, *values)]
     done = run("submit", str(blends / "shot.blend"), "--no-trace", *words)
@@ -198,6 +201,73 @@ def test_watch_waits_for_running_tasks_before_it_calls_a_job_holding(farm: FakeF
 def test_watch_goes_on_through_holds_if_asked(farm: FakeFarm) -> None:
     farm.states = [{"status": "holding", "hold_reasons": ["scouts"]}, {"status": "success"}]
     assert run("watch", "job_1", "--through-holds").exit_code == 0
+
+
+def event(number: int, kind: str, **data: Any) -> dict[str, Any]:
+    return {"number": number, "type": kind, "data": data}
+
+
+def frame_done(frame: int) -> dict[str, Any]:
+    return event(frame, "frame.done", frame=frame, task=frame, seconds=1.5)
+
+
+def test_watch_follows_the_jobs_stream_and_goes_on_where_it_was_cut(farm: FakeFarm) -> None:
+    running = {"status": "running"}
+    cut, rest = [frame_done(1), frame_done(2)], [frame_done(3), event(4, "job.status", status="success")]
+    farm.streams = [cut, rest]
+    farm.states = [running] * 2
+    done = []
+
+    def look(seen: Any) -> None:
+        """The job is a success once its last event was told."""
+        if seen.path.endswith("/events") and seen.headers.get("last-event-id") == "2":
+            done.append(True)
+            farm.states = [{"status": "success"}]
+
+    farm.on_seen = look
+    watched = run("watch", "job_1")
+    assert (watched.exit_code, done) == (0, [True])
+    asked = [s.headers.get("last-event-id") for s in farm.seen if s.path.endswith("/events")]
+    assert asked[:2] == [None, "2"]
+    assert [line for line in watched.stderr.splitlines() if "frame" in line and "of" not in line] == [
+        "  frame 1      1.5 s",
+        "  frame 2      1.5 s",
+        "  frame 3      1.5 s",
+    ]
+
+
+def test_watch_says_so_once_where_there_is_no_stream_and_asks_again_and_again(farm: FakeFarm) -> None:
+    farm.states = [{"status": "running"}] * 5 + [{"status": "success"}]
+    watched = run("watch", "job_1")
+    assert watched.exit_code == 0
+    assert watched.stderr.count("There is no event stream") == 1
+    assert len([s for s in farm.seen if s.path.endswith("/events")]) == 1
+
+
+def test_watch_says_what_happened_in_a_line_each_and_many_frames_in_one() -> None:
+    failed = event(3, "task.attempt_ended", task=2, outcome="failed", status="pending", message="No camera.")
+    assert list(watch.happened([frame_done(7), failed])) == [
+        "  frame 7      1.5 s",
+        "  a try of task 002 has ended (failed, it is tried again): No camera.",
+    ]
+    assert list(watch.happened([frame_done(n) for n in range(1, 481)])) == ["  480 frames done: 1-480"]
+
+
+def test_watch_is_left_in_silence_by_an_interrupt(farm: FakeFarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    farm.states = [{"status": "running"}]
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(following._Ears, "hear", interrupted)
+    watched = run("watch", "job_1")
+    assert (watched.exit_code, "Traceback" in watched.output) == (130, False)
+    assert not [t for t in threading.enumerate() if t.name == "events" and t.is_alive()]
+
+
+def test_notify_on_needs_somebody_to_notify(farm: FakeFarm, blends: Path) -> None:
+    done = run("submit", str(blends / "shot.blend"), "--no-trace", "--notify-on", "failed")
+    assert (done.exit_code, "--notify EMAIL" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def test_bad_report_ends_the_program(desk: Desk, said: str) -> None:
     assert isinstance(ended, Exited) and ended.cause == "failed"
 
 
-def test_a_crash_names_the_signal_and_the_frame(desk: Desk) -> None:
+def test_blender_crashed_names_the_signal_and_the_frame(desk: Desk) -> None:
     blender = fake_blender(desk, "print('oh dear', flush=True); os.kill(os.getpid(), 11)")
     blender.open_scene()
     blender.render(12)

@@ -181,7 +181,7 @@ def test_a_decoder_that_runs_out_of_memory_or_time_is_a_result(
     assert time.monotonic() - began < 10
 
 
-def test_a_killed_decoder_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_decoder_killed_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
     picture = write(tmp_path / "a.png", gradient(2000, 1500))
     looking = Looking(tmp_path / "decoder")
     decoder = looking.decoder

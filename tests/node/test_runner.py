@@ -114,7 +114,7 @@ def test_progress_within_the_frame_reaches_the_farm(farm: Open) -> None:
 @pytest.mark.parametrize(
     ("number", "cause"), [(signal.SIGKILL, "killed_outside"), (signal.SIGSEGV, "crashed")]
 )
-def test_a_killed_blender_is_replaced(farm: Open, number: signal.Signals, cause: str) -> None:
+def test_blender_killed_is_replaced(farm: Open, number: signal.Signals, cause: str) -> None:
     one = farm()
     one.give("a", 1)
     one.give("b", 6)

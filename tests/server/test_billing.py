@@ -96,7 +96,7 @@ def test_a_preempted_attempt_is_billed_until_its_last_committed_frame(site: Site
     assert site.row(attempts, attempts.c.outcome == "preempted")["billed_ms"] == 300
 
 
-def test_a_clock_that_is_set_back_while_a_task_renders_stops_no_report(site: Site) -> None:
+def test_clock_set_back_while_a_task_renders_stops_no_report(site: Site) -> None:
     clock = FakeClock(site)
     job = site.submit(frame_range="1")["id"]
     runner = site.runner(job)

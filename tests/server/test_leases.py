@@ -216,7 +216,7 @@ def test_a_lost_session_with_a_task_is_given_up_only_after_its_disconnected_budg
     assert sorted(f["frame"] for f in bench.site.rows(frames)) == [1, 2, 3]
 
 
-def test_an_engine_that_does_not_answer_loses_nobody(bench: Bench) -> None:
+def test_engine_not_answering_loses_nobody(bench: Bench) -> None:
     bench.site.submit(frame_range="1-4", chunk_size=2)
     one, two = bench.start(2)
     bench.engine.answers = False
@@ -302,7 +302,7 @@ def test_an_old_leader_may_not_even_say_that_a_session_did_not_start(bench: Benc
     assert bench.session(one)["state"] == "starting"
 
 
-def test_a_session_that_never_says_hello_is_over_and_a_late_hello_ends_it(bench: Bench) -> None:
+def test_machine_not_starting_is_given_up_and_a_late_hello_ends_it(bench: Bench) -> None:
     bench.site.submit(frame_range="1")
     bench.turn()
     (one,) = bench.sessions.values()

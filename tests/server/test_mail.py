@@ -29,6 +29,11 @@ class Inbox:
         self.got: list[EmailMessage] = []
         self.to: list[list[str]] = []
         self.refuse: str | None = None
+        self.server: Controller
+
+    def open(self, port: int) -> None:
+        self.server = Controller(self, hostname="127.0.0.1", port=port)
+        self.server.start()
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
         if self.refuse is not None:
@@ -46,14 +51,13 @@ def inbox(site: Site) -> Iterator[Inbox]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = Controller(box, hostname="127.0.0.1", port=port)
-    server.start()
+    box.open(port)
     try:
         site.farm.settings.smtp_url = SecretStr(f"smtp://127.0.0.1:{port}")
         site.farm.settings.mail_from = "Framefarm <farm@studio.example>"
         yield box
     finally:
-        server.stop()
+        box.server.stop()
 
 
 def turn(site: Site) -> None:
@@ -110,6 +114,24 @@ def test_a_mail_that_was_refused_for_now_is_sent_later_and_lost_by_no_restart(
     monkeypatch.setattr(site.farm.db, "clock_ms", lambda: clock() + 3_601_000)
     turn(site)
     assert len(inbox.got) == 1
+
+
+def test_mail_server_down_gets_the_mail_later(
+    site: Site, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "PAUSES_SECONDS", (3600,))
+    inbox.server.stop()
+    job = site.submit(notify={"email": [ME], "on": ["holding"]})["id"]
+    act(site, job, "hold")
+    turn(site)
+    (row,) = site.rows(mails)
+    assert (row["status"], row["attempts"]) == ("pending", 1)
+    assert "refused" in row["error"]
+    inbox.open(inbox.server.port)
+    clock = site.farm.db.clock_ms
+    monkeypatch.setattr(site.farm.db, "clock_ms", lambda: clock() + 3_601_000)
+    turn(site)
+    assert [m["Subject"] for m in inbox.got] == ["Shot 1 is holding"]
 
 
 def test_no_title_begins_a_header(site: Site, inbox: Inbox) -> None:

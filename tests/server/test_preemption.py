@@ -29,7 +29,7 @@ def on_demand(bench: Bench, **more: Any) -> str:
     return str(bench.site.submit(frame_range="1", preemptible=False, job_title="Rush", **more)["id"])
 
 
-def test_a_preemptible_session_gives_way_and_loses_only_its_frame_in_work(bench: Bench) -> None:
+def test_preempted_session_gives_way_and_loses_only_its_frame_in_work(bench: Bench) -> None:
     job = spot(bench)
     (one,) = bench.start(1)
     one.outbox.clear()

@@ -246,7 +246,7 @@ def test_the_reader_ends_when_the_server_is_killed(tmp_path: Path, sandbox: str)
 
 @pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
 @pytest.mark.parametrize("kills", [1, 2])
-def test_a_reader_that_was_killed_from_outside_is_no_fault_of_the_file_the_first_time(
+def test_scene_reader_killed_from_outside_is_no_fault_of_the_file_the_first_time(
     tmp_path: Path, sandbox: Mode, kills: int
 ) -> None:
     slow = tmp_path / "slow.blend"

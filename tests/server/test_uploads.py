@@ -78,14 +78,14 @@ def test_an_md5_may_be_base64(site: Site) -> None:
     assert site.upload(SCENE, DATA, md5=text).status_code == 200
 
 
-def test_a_wrong_md5_is_refused_and_leaves_nothing(site: Site) -> None:
+def test_upload_damaged_is_refused_by_its_md5_and_leaves_nothing(site: Site) -> None:
     answer = site.upload(SCENE, DATA, md5=md5(b"other"))
     assert answer.status_code == 422
     assert [e["field"] for e in answer.json()["errors"]] == ["md5"]
     assert nothing_is_left(site)
 
 
-def test_a_wrong_sha256_is_refused_and_leaves_nothing(site: Site) -> None:
+def test_upload_damaged_is_refused_by_its_sha256_and_leaves_nothing(site: Site) -> None:
     assert site.upload(SCENE, DATA, sha256="0" * 64).status_code == 422
     assert nothing_is_left(site)
 

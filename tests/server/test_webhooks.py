@@ -132,7 +132,7 @@ async def until(site: Site, true: Callable[[Tx], bool]) -> None:
 
 
 @pytest.mark.usefixtures("allowed")
-def test_a_receiver_that_was_down_gets_every_event_in_order_of_its_job_with_valid_signatures(
+def test_webhook_receiver_down_gets_every_event_later_in_order_with_valid_signatures(
     site: Site, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "PAUSES_SECONDS", (0.05, 0.1))

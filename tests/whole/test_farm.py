@@ -83,7 +83,7 @@ def test_cancel_stops_at_once_and_leaves_a_deletable_job(farm: Farm) -> None:
     assert farm.client.get(path).status_code == 404
 
 
-def test_a_killed_server_stops_no_render_and_repeats_no_frame(farm: Farm) -> None:
+def test_server_killed_stops_no_render_and_repeats_no_frame(farm: Farm) -> None:
     job = farm.submit(frame_range="1-24", output_path="gs://renders/kill", samples=400)
     farm.until(lambda: len(farm.done(job["id"])) >= 2, "two frames are done")
     farm.kill()
@@ -94,7 +94,7 @@ def test_a_killed_server_stops_no_render_and_repeats_no_frame(farm: Farm) -> Non
     assert len({a["session"] for a in attempts}) <= 2
 
 
-def test_a_killed_runner_costs_at_most_its_frame_in_work(farm: Farm) -> None:
+def test_runner_killed_costs_at_most_its_frame_in_work(farm: Farm) -> None:
     job = farm.submit(frame_range="1-16", output_path="gs://renders/runner", samples=400)
     farm.until(lambda: len(farm.done(job["id"])) >= 2, "two frames are done")
     runners: list[dict[str, Any]] = [

@@ -54,7 +54,7 @@ def events_in(text: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_browsers_eventsource_is_cut_resumes_and_misses_nothing(farm: Farm, tmp_path: Path) -> None:
+def test_stream_cut_in_a_browser_resumes_and_misses_nothing(farm: Farm, tmp_path: Path) -> None:
     with CuttingProxy(str(farm.client.base_url).rstrip("/"), events_before_cut=4) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         job = farm.submit(frame_range="1-12", output_path="gs://renders/browser", hold=True)["id"]
@@ -72,7 +72,7 @@ def test_a_browsers_eventsource_is_cut_resumes_and_misses_nothing(farm: Farm, tm
     assert proxy.resumed[:2] == [None, "4"]
 
 
-def test_curl_is_killed_resumes_and_misses_nothing(farm: Farm, tmp_path: Path) -> None:
+def test_stream_cut_under_curl_resumes_and_misses_nothing(farm: Farm, tmp_path: Path) -> None:
     job = farm.submit(frame_range="1-12", output_path="gs://renders/curl", samples=200)["id"]
     seen: list[dict[str, Any]] = []
 

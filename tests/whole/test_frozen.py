@@ -41,7 +41,7 @@ def the_bill_is_exact(farm: Farm, job_id: str) -> None:
     assert not charges or sum(-t["amount"]["amount_micros"] for t in charges) == sum(costs)
 
 
-def test_a_frozen_runner_that_nobody_replaced_goes_on_where_it_was(farm: Farm) -> None:
+def test_runner_frozen_and_not_replaced_goes_on_where_it_was(farm: Farm) -> None:
     job = farm.submit(
         frame_range="1-8",
         chunk_size=8,
@@ -63,7 +63,7 @@ def test_a_frozen_runner_that_nobody_replaced_goes_on_where_it_was(farm: Farm) -
     the_bill_is_exact(farm, job["id"])
 
 
-def test_a_frozen_runner_that_was_replaced_commits_nothing_twice_and_ends(farm: Farm) -> None:
+def test_runner_frozen_and_replaced_commits_nothing_twice_and_ends(farm: Farm) -> None:
     job = farm.submit(
         frame_range="1-24",
         chunk_size=3,

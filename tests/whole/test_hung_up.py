@@ -65,7 +65,7 @@ def exists(farm: Farm, content: bytes) -> bool:
 
 
 @pytest.mark.parametrize("how", ["closed", "reset", "half"])
-def test_a_client_that_hangs_up_leaves_nothing(farm: Farm, how: str) -> None:
+def test_upload_broken_off_leaves_nothing(farm: Farm, how: str) -> None:
     before = stored(farm)
     content = os.urandom(3 * MiB)
     sock = begin(farm, len(FIELD) + len(FILE) + len(content) + 9)

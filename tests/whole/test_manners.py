@@ -74,7 +74,7 @@ def test_no_process_of_a_render_holds_anything_of_the_servers(farm: Farm, render
         assert not {name for name in theirs if name.removesuffix("-wal").removesuffix("-shm") in ours}
 
 
-def test_a_second_farm_on_the_same_directory_is_refused(farm: Farm) -> None:
+def test_second_server_on_the_same_directory_is_refused(farm: Farm) -> None:
     second = subprocess.run(
         [FRAMEFARM, "serve", "--data", str(farm.data), "--listen", "127.0.0.1:0"],
         env=farm.environment, capture_output=True, text=True, timeout=60, check=False,
@@ -114,7 +114,7 @@ def test_a_killed_farm_frees_port_and_database_at_once(farm: Farm, rendering: di
     assert {a["outcome"] for a in farm.all(f"/api/jobs/{rendering['id']}/attempts")} <= {"success", None}
 
 
-def test_sigterm_stops_the_farm_and_not_its_renders(farm: Farm, rendering: dict[str, Any]) -> None:
+def test_server_stopped_and_its_renders_are_not(farm: Farm, rendering: dict[str, Any]) -> None:
     runners = {p.pid for p in farm.processes()}
     assert farm.process is not None
     farm.process.terminate()

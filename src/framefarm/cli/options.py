@@ -10,7 +10,6 @@ import typer
 
 from framefarm.cli.output import clean
 from framefarm.client import Credentials, Farm, LocalProblem
-from framefarm.client.http import PATIENCE_SECONDS
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 Url = Annotated[
@@ -35,7 +34,7 @@ def patient() -> Callable[[str], None] | None:
     def say(why: str) -> None:
         if not said:
             said.add(why)
-            sys.stderr.write(f"{clean(why)} Trying again for up to {PATIENCE_SECONDS:.0f} s …\n")
+            sys.stderr.write(f"{clean(why)} Trying again …\n")
 
     return say
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from framefarm.cli.options import AsJson, Url, farm_at
-from framefarm.cli.output import Output, clean, command, duration, moment, money
+from framefarm.cli.output import Output, clean, command, duration, moment, money, plural
 from framefarm.client import LocalProblem
 from framefarm.client.jobs import quoted
 from framefarm.core.money import parse_amount
@@ -112,6 +112,8 @@ def change_budget(
             body["amount_micros"] = _micros(amount)
         if mode is not None:
             body["mode"] = str(mode)
+        if not body:
+            raise LocalProblem("Say what to change: --amount, --warn-at, --hold-at, --cancel-at or --mode.")
         _show_budget(out, farm.patch(f"/api/budgets/{quoted(budget)}", body))
 
 
@@ -148,15 +150,19 @@ def _show_budget(out: Output, row: Mapping[str, Any]) -> None:
 
 
 def _say_budget(out: Output, row: Mapping[str, Any]) -> None:
-    of = row["project"] or row["job"] or "the account"
-    out.say(f"{clean(row['id'])}  {money(row['amount'])} for {clean(of)}, per {row['period']}", style="bold")
+    project = f"project {row['project']}" if row["project"] else None
+    of = project or row["job"] or "the account"
+    out.say(
+        f"{clean(row['id'])}  {money(row['amount'])} for {clean(of)}, {PERIODS[row['period']]}", style="bold"
+    )
     left = "no limit" if row["left"] is None else f"{money(row['left'])} left"
     out.say(f"  {money(row['spent'])} spent, {money(row['reserved'])} set aside, {left}")
     steps = [f"{word} at {row[name]}%" for word, name in STEPS if row[name] is not None]
-    held = f"; holds {row['jobs_held']} jobs" if row["jobs_held"] else ""
+    held = f"; holds {plural(row['jobs_held'], 'job')}" if row["jobs_held"] else ""
     out.say(f"  {', '.join(steps)}; {row['mode']}{held}")
 
 
+PERIODS = {"month": "a month", "total": "in all"}
 STEPS = (("warns", "warn_at"), ("holds", "hold_at"), ("cancels", "cancel_at"))
 
 
@@ -254,10 +260,11 @@ def _say_rule(out: Output, row: Mapping[str, Any]) -> None:
     out.say(f"{clean(row['id'])}  {clean(row['kind'])}{off}", style="bold")
     terms = [(name, value) for name, value in row["terms"].items() if value is not None]
     words = [
-        f"{clean(name.removesuffix('_seconds'))}: "
+        f"{clean(name.removesuffix('_seconds')).replace('_', ' ')}: "
         + (duration(value) if name.endswith("seconds") else clean(value))
         for name, value in terms
     ]
     out.say("  " + ", ".join(words))
     if row["acted"]:
-        out.say(f"  acted {row['acted']} times, last {moment(row['last_at'])}: {clean(row['last_reason'])}")
+        times = plural(row["acted"], "time")
+        out.say(f"  acted {times}, last {moment(row['last_at'])}: {clean(row['last_reason'])}")

@@ -119,6 +119,18 @@ def submit(
         list[Path] | None,
         typer.Option("--addon", metavar="ZIP", help="Add-on or extension to enable; repeatable."),
     ] = None,
+    notify: Annotated[
+        list[str] | None,
+        typer.Option("--notify", metavar="EMAIL", help="Send a mail when it ends or holds; repeatable."),
+    ] = None,
+    notify_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--notify-on",
+            metavar="STATE",
+            help="success, failed, cancelled or holding; repeatable. Default: all but cancelled.",
+        ),
+    ] = None,
     no_trace: Annotated[
         bool, typer.Option("--no-trace", help="Send SCENE and FILES only; do not look for dependencies.")
     ] = False,
@@ -179,6 +191,7 @@ def submit(
                 on_missing_files=on_missing_files,
                 on_blocked_scripts=on_blocked_scripts,
                 addons=[str(path) for path in addons] or None,
+                notify=_notify(notify, notify_on),
             ),
         }
         hashed = _hash(out, paths)
@@ -285,6 +298,12 @@ def as_folder(name: str) -> str:
 
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _notify(addresses: list[str] | None, states: list[str] | None) -> dict[str, list[str]] | None:
+    if states and not addresses:
+        raise LocalProblem("--notify-on says when; say whom, too: --notify EMAIL.")
+    return _given(email=addresses, on=states or None) if addresses else None
 
 
 def _hash(out: Output, paths: list[Path]) -> list[hashing.Hashed]:

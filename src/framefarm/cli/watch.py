@@ -1,7 +1,8 @@
-"""`framefarm watch`: a live bar for a job, and an exit code that says how it ended."""
+"""`framefarm watch`: a line for each frame, a live bar, and an exit code that says how the job ended."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Annotated, Any
 
@@ -10,10 +11,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from framefarm.cli.options import AsJson, JobId, Url, farm_at
 from framefarm.cli.output import Code, Output, clean, command, duration, money, plural
-from framefarm.client import Farm, jobs
+from framefarm.client import Farm, following, jobs
+from framefarm.client.following import Event
+from framefarm.core.frames import FrameSet
 
-SAID_EVERY_PERCENT = 10
-"""Without a terminal, progress is a line for each tenth of the job."""
+PATIENCE_SECONDS = 600.0
+"""A farm that is away for so long while it is watched may come back."""
+LINES_AT_ONCE = 8
+"""More frames that are done at a time get one line together."""
 
 
 def register(app: typer.Typer) -> None:
@@ -44,12 +49,43 @@ def follow(out: Output, farm: Farm, job_id: str, *, through_holds: bool = False)
     live = out.err.is_terminal and not out.as_json
     shown: _Bar | _Lines = _Bar(out) if live else _Lines(out)
     job: jobs.Job = {}
+    farm.patience_seconds = max(farm.patience_seconds, PATIENCE_SECONDS)
     with shown.bar if isinstance(shown, _Bar) else nullcontext():
-        for job in jobs.watch(farm, job_id):
+        for seen in following.follow(farm, job_id, on_note=out.note):
+            job = seen.job
+            for line in happened(seen.events):
+                out.note(line)
             shown.update(job)
             if job["status"] == "holding" and not through_holds and not running(job):
                 break
     return job, _ended(out, job)
+
+
+def happened(events: list[Event]) -> Iterator[str]:
+    """What is worth a line of its own."""
+    done = [e["data"] for e in events if e["type"] == "frame.done"]
+    if len(done) > LINES_AT_ONCE:
+        frames = FrameSet.of(d["frame"] for d in done)
+        yield f"  {plural(len(done), 'frame')} done: {frames.to_text()}"
+    for event in events:
+        data = event["data"]
+        match event["type"]:
+            case "frame.done" if len(done) <= LINES_AT_ONCE:
+                yield f"  frame {data['frame']:<6} {duration(data.get('seconds'))}"
+            case "frame.warning":
+                yield f"  frame {data['frame']}: {data['message']}"
+            case "task.attempt_ended":
+                again = ", it is tried again" if data.get("status") == "pending" else ""
+                why = f": {data['message']}" if data.get("message") else ""
+                yield f"  a try of task {data['task']:03d} has ended ({data['outcome']}{again}){why}"
+            case "session.lost":
+                yield "  a machine does not answer: its frames may go to others"
+            case "session.back":
+                yield "  the machine answers again"
+            case "budget.warned":
+                yield f"  {data.get('message') or 'A budget is nearly spent.'}"
+            case "rule.acted":
+                yield f"  a rule: {data['reason']}"
 
 
 def running(job: jobs.Job) -> int:
@@ -115,19 +151,20 @@ class _Bar:
         }
         if self._task is None:
             self._task = self.bar.add_task("", total=total or None, **fields)
-        self.bar.update(self._task, completed=done, total=total or None, **fields)
+        parts = sum(f["fraction"] or 0 for f in job.get("frames_in_work") or [])
+        self.bar.update(self._task, completed=min(done + parts, total), total=total or None, **fields)
 
 
 class _Lines:
-    """A line when the status changes, and for each tenth of the frames."""
+    """A line when the status changes; frames have theirs anyway."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
-        self._said: tuple[str, int] | None = None
+        self._said: str | None = None
 
     def update(self, job: jobs.Job) -> None:
-        done, total = jobs.count(job) or (0, 0)
-        now = (str(job["status"]), done * 100 // (total * SAID_EVERY_PERCENT) if total else 0)
-        if now != self._said:
-            self._said = now
-            self._out.note(f"{job['status']}: {done} of {total} frames, {money(job.get('cost'))}")
+        if job["status"] != self._said:
+            self._said = str(job["status"])
+            done, total = jobs.count(job) or (0, 0)
+            frames = f"{done} of {plural(total, 'frame')}" if total else "reading the scene"
+            self._out.note(f"{job['status']}: {frames}, {money(job.get('cost'))}")

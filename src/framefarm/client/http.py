@@ -8,9 +8,10 @@ What is tried again, and when:
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -23,6 +24,8 @@ PATIENCE_SECONDS = 30.0
 """How long a call is tried again in all, waits included."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 3.0
 PAGE = 500
+SILENCE_SECONDS = 45.0
+"""An event stream that says nothing for so long is broken: a farm keeps it alive every 15 s."""
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
@@ -43,6 +46,23 @@ def clean_url(url: str) -> str:
     return text
 
 
+class EventStream:
+    """Server-sent events as they come, until the stream ends or breaks: then iterating just ends."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+
+    def __iter__(self) -> Iterator[httpx.ServerSentEvent]:
+        with suppress(httpx.HTTPError, httpx.StreamError):
+            yield from httpx.EventSource(self._response)
+
+    def hang_up(self) -> None:
+        """End it from another thread, though it waits."""
+        with suppress(OSError, KeyError, AttributeError):
+            wire = self._response.extensions["network_stream"].get_extra_info("socket")
+            wire.shutdown(socket.SHUT_RDWR)
+
+
 class Farm:
     """Calls to one farm with one token. Safe to use from several threads at once."""
 
@@ -60,7 +80,7 @@ class Farm:
         self.url = clean_url(url)
         self._token = token
         self._on_wait = on_wait
-        self._patience_seconds = patience_seconds
+        self.patience_seconds = patience_seconds
         self._sleep = sleep
         self._clock = clock
         self._http = httpx.Client(
@@ -146,6 +166,23 @@ class Farm:
         finally:
             response.close()
 
+    # ----------------------------------------------------------------------------- events
+
+    @contextmanager
+    def events(self, path: str, last_id: str = "") -> Iterator[EventStream]:
+        """A stream of events from the one after `last_id` on. Raises Refused if it cannot be had."""
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        headers |= {"Last-Event-ID": last_id} if last_id else {}
+        timeout = httpx.Timeout(SILENCE_SECONDS, connect=10.0)
+        response = self._answer("GET", path, repeatable=True, headers=headers, streamed=True, timeout=timeout)
+        try:
+            kind = response.headers.get("Content-Type", "")
+            if kind.partition(";")[0].strip().lower() != "text/event-stream":
+                raise Refused(response.status_code, {"detail": f"the answer is {kind or 'of no kind'}"})
+            yield EventStream(response)
+        finally:
+            response.close()
+
     # ---------------------------------------------------------------------------- inwards
 
     def _json(self, method: str, path: str, **how: Any) -> Any:
@@ -167,17 +204,21 @@ class Farm:
         repeatable: bool = False,
         headers: Mapping[str, str] | None = None,
         make_content: Callable[[], Iterable[bytes]] | None = None,
+        streamed: bool = False,
         **how: Any,
     ) -> httpx.Response:
         sent_headers = dict(headers or {})
         if self._token:
             sent_headers["Authorization"] = f"Bearer {self._token}"
-        deadline = self._clock() + self._patience_seconds
+        deadline = self._clock() + self.patience_seconds
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 content = None if make_content is None else make_content()
-                response = self._http.request(method, path, headers=sent_headers, content=content, **how)
+                request = self._http.build_request(method, path, headers=sent_headers, content=content, **how)
+                response = self._http.send(request, stream=streamed)
+                if response.status_code >= 300:
+                    response.read()
             except httpx.HTTPError as error:
                 wait = pause if repeatable or isinstance(error, _NEVER_SENT) else None
                 failure: Refused | Unreachable = self._no_answer(error)

@@ -1,10 +1,9 @@
-"""Jobs of a farm: submit, follow, steer."""
+"""Jobs of a farm: submit, look, steer."""
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -84,22 +83,6 @@ def retry(
 
 def delete(farm: Farm, job_id: str) -> None:
     farm.delete(f"/api/jobs/{quoted(job_id)}")
-
-
-def watch(
-    farm: Farm,
-    job_id: str,
-    *,
-    every_seconds: float = 0.5,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[Job]:
-    """The job again and again, until it is finished. The caller stops earlier by leaving the loop."""
-    while True:
-        job = get(farm, job_id)
-        yield job
-        if job["status"] in FINISHED:
-            return
-        sleep(every_seconds)
 
 
 def count(job: Job, what: Literal["frames", "tasks"] = "frames") -> tuple[int, int] | None:
