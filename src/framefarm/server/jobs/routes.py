@@ -9,7 +9,6 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
@@ -33,6 +32,7 @@ from framefarm.server.accounts import service as accounts
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
+from framefarm.server.events.streams import Followed, Streams
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests, thumbnails
 from framefarm.server.files.routes import sign_file
@@ -246,8 +246,10 @@ async def task_log(
                 return
             await asyncio.sleep(FOLLOW_SECONDS)
 
+    streams: Streams = request.app.state.streams
+    give_back = streams.take_place(actor) if follow else lambda: None
     headers = {"X-Content-Type-Options": "nosniff"}
-    return StreamingResponse(chunks(), media_type="text/plain; charset=utf-8", headers=headers)
+    return Followed(chunks(), give_back, media_type="text/plain; charset=utf-8", headers=headers)
 
 
 def _read_logs(farm: Farm, keys: list[str], position: int) -> bytes:
