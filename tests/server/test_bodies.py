@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from farm_site import Site, a_farm, a_site
+from fastapi import Request
 from fastapi.routing import APIRoute
 
-from framefarm.core.errors import InvalidInput
+from framefarm.core.errors import FieldError, InvalidInput
+from framefarm.server.accounts.tables import idempotency
 from framefarm.server.app import ROUTERS
 from framefarm.server.database import Tx
-from framefarm.server.http import edge
-from framefarm.server.jobs import submit
+from framefarm.server.http import edge, errors
+from framefarm.server.jobs import detail, submit
 from framefarm.server.jobs.tables import jobs
 
 JSON = {"Content-Type": "application/json"}
@@ -177,6 +181,113 @@ def test_the_place_of_a_mistake_is_told() -> None:
     with pytest.raises(InvalidInput) as refused:
         edge.check_json(b'{\n  "a": tru\n}')
     assert "line 2, column 8" in refused.value.detail
+
+
+# -------------------------------------------------------------- large bodies and large answers
+
+
+def many_paths(site: Site, count: int) -> bytes:
+    textures = [f"/film/textures/{i:06d}.png" for i in range(count)]
+    return json.dumps(site.payload(upload_paths=["/film/shot.blend", *textures])).encode()
+
+
+def test_large_bodies_and_answers_are_read_and_made_beside_the_event_loop(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work: list[tuple[str, bool]] = []
+
+    def note(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def noted(*args: Any) -> Any:
+            work.append((name, threading.current_thread() is threading.main_thread()))
+            return real(*args)
+
+        monkeypatch.setattr(module, name, noted)
+
+    note(edge, "check_json")
+    note(detail, "encode")
+    monkeypatch.setattr(Request, "json", None)  # the framework would read the body again
+    made = send(site, many_paths(site, 5000))
+    assert made.status_code == 201, made.text
+    seen = site.ask("GET", f"/api/jobs/{made.json()['id']}")
+    assert seen.json() == made.json()
+    assert len(seen.json()["inputs"]) == len(seen.json()["missing_paths"]) == 5001
+    assert seen.json()["upload_paths"] == [i["path"] for i in seen.json()["inputs"]]
+    assert work == [("check_json", False), ("encode", False), ("encode", False)]
+
+
+def test_a_kept_answer_does_not_hold_the_inputs_a_second_time(site: Site) -> None:
+    payload = json.loads(many_paths(site, 3))
+    first = keyed(site, payload)
+    assert len(first.json()["inputs"]) == 4
+    assert not {"inputs", "upload_paths"} & set(site.row(idempotency)["answer"])
+    site.upload("/film/textures/000001.png")
+    assert keyed(site, payload).json() == first.json()
+
+
+@pytest.mark.parametrize("piece", [b"1,", b'"",', b"1.5,"])
+def test_a_body_of_values_without_end_is_refused_before_it_is_read(shared: Site, piece: bytes) -> None:
+    answer = send(shared, b"[" + piece * (edge.MAX_COMMAS + 1) + b"1]")
+    assert answer.status_code == 422, answer.text
+    assert "2,000,000 commas" in answer.json()["errors"][0]["message"]
+
+
+def test_of_a_value_without_end_the_beginning_is_told() -> None:
+    class Endless(list[int]):
+        def __iter__(self) -> Iterator[int]:
+            return itertools.repeat(1)
+
+    error = FieldError("name", "must be text", {"a": Endless([1])})
+    assert errors._plain(error)["given"] == '{"a": [1, ' + "1, " * 63 + "1"
+
+
+def test_only_routes_that_need_large_bodies_take_them(shared: Site) -> None:
+    body = json.dumps({"name": "x"}).encode().ljust(edge.LARGE_BYTES + 1)
+    answer = shared.ask("POST", "/api/projects", content=body, headers=JSON)
+    assert answer.status_code == 413, answer.text
+
+
+def test_a_user_sends_two_large_bodies_at_once_and_is_told_so(shared: Site) -> None:
+    member = shared.member("two@studio.example")
+
+    async def slow(begun: asyncio.Event, go_on: asyncio.Event) -> AsyncIterator[bytes]:
+        yield b" " * (edge.LARGE_BYTES + 1)
+        begun.set()
+        await go_on.wait()
+        yield b"{}"
+
+    async def race() -> tuple[list[int], Any, int]:
+        go_on = asyncio.Event()
+        sending = []
+        for _ in range(edge.LARGE_OF_ONE):
+            begun = asyncio.Event()
+            call = member.call("POST", "/api/jobs", content=slow(begun, go_on), headers=JSON)
+            sending.append(asyncio.create_task(call))
+            await begun.wait()
+        third = await member.call("POST", "/api/jobs", content=b" " * (edge.LARGE_BYTES + 1), headers=JSON)
+        another = await shared.call("POST", "/api/jobs", content=b" " * (2 << 20), headers=JSON)
+        go_on.set()
+        return [(await call).status_code for call in sending], third, another.status_code
+
+    first, third, another = shared.loop.run(race())
+    assert (third.status_code, third.headers["retry-after"]) == (429, "1")
+    assert (first, another) == ([422, 422], 422)
+    assert send(member, b" " * (edge.LARGE_BYTES + 1)).status_code == 422
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_body_that_does_not_arrive_is_given_up(
+    shared: Site, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    monkeypatch.setattr(edge, "BODY_SECONDS" if known else "STRANGERS_SECONDS", 0.01)
+
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b" " * (edge.STRANGERS_BYTES + 1 if known else 1)
+        await asyncio.Event().wait()
+
+    answer = shared.loop.run(shared.call("POST", "/api/jobs", content=stuck(), headers=JSON))
+    assert answer.status_code == 408, answer.text
 
 
 # ------------------------------------------------------------------------------ idempotency keys

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -445,5 +445,31 @@ def test_a_runners_sync_carries_progress_to_the_jobs_detail(site: Site) -> None:
                         answer = await client.get(f"/api/jobs/{job}", headers=headers)
                         shown = answer.json()["frames_in_work"]
                 assert (shown[0]["frame"], shown[0]["fraction"]) == (3, 0.125)
+
+    site.loop.run(story())
+
+
+def test_a_user_follows_so_many_events_and_logs_at_once_and_is_told_so(site: Site) -> None:
+    job = site.submit()["id"]
+    member = site.member()
+    site.farm.settings.streams_per_user = 3
+    paths = ["/api/events", f"/api/jobs/{job}/events", f"/api/jobs/{job}/tasks/0/log?follow=true"]
+
+    async def story() -> None:
+        async with AsyncExitStack() as open_ones:
+            for path in paths:
+                one = await open_ones.enter_async_context(following(site, path))
+                await one.until(lambda f: f.status == 200)
+            for path in paths:
+                refused = await site.call("GET", path)
+                assert refused.status_code == 429, path
+                assert "end one first" in refused.json()["detail"]
+                assert refused.headers["retry-after"]
+            async with following(member, paths[1]) as another:
+                await another.until(lambda f: f.status == 200)
+            assert (await site.call("GET", f"/api/jobs/{job}/tasks/0/log")).status_code == 200
+        assert (await site.call("GET", f"{paths[0]}?follow=false")).status_code == 200
+        assert (await site.call("GET", "/api/jobs/nope/events")).status_code == 404
+        assert not site.app.state.streams.followed
 
     site.loop.run(story())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -19,6 +20,8 @@ DataOption = Annotated[
     typer.Option("--data", envvar="FRAMEFARM_DATA", help="The farm's data directory.", show_default=False),
 ]
 DRAIN_SECONDS = 6
+OWN_DESCRIPTORS = 512
+"""Of the farm itself, beside its connections."""
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +48,7 @@ def serve(
 
     from framefarm.server import opening, operator, tracing
     from framefarm.server.app import create_app
+    from framefarm.server.http.connections import Crowd
     from framefarm.server.logs import configure_logs
     from framefarm.server.settings import Settings
 
@@ -78,10 +82,13 @@ def serve(
             _fail(f"cannot open the database: {error.orig}")
         stack.callback(farm.db.close)
         address = _address(sock)
+        crowd = Crowd(_room_for(settings.max_connections))
         farm.base_url = lambda: settings.public_url or address
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(farm, opening.local_engine(farm)),
+                http=crowd.protocol,  # type: ignore[arg-type]
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -114,6 +121,24 @@ def serve(
         gc.freeze()  # what was loaded stays: no collection need look through it again
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[sock])
+
+
+def _room_for(connections: int) -> int:
+    """How many connections there may be: each needs a descriptor, and the farm needs some of its own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = 1 << 20
+    needed = connections + connections // 4 + OWN_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = min(hard, needed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < needed:
+            connections = max(16, (soft - OWN_DESCRIPTORS) * 4 // 5)
+            sys.stderr.write(
+                f"warning: this process may open {soft} files, enough for {connections} connections:"
+                f" raise the limit to {needed} (LimitNOFILE in its systemd unit)\n"
+            )
+    return connections
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -156,6 +181,11 @@ def _greet(farm: Any, address: str, host: str, behind_proxy: bool) -> None:
         sys.stderr.write(
             f"warning: listening on {host} without TLS: passwords and frames travel in the clear;"
             " put a TLS proxy in front and say --behind-proxy\n"
+        )
+    if behind_proxy and not farm.settings.trusted_proxies:
+        sys.stderr.write(
+            "warning: --behind-proxy without FRAMEFARM_TRUSTED_PROXIES: all clients look like the proxy, so"
+            " one who guesses passwords slows down the logins of all; name its address, as 127.0.0.1\n"
         )
     out.write(f"listening on {address}\n")
     out.flush()

@@ -41,6 +41,9 @@ NAMING = {
 }
 metadata = sa.MetaData(naming_convention=NAMING)
 
+AGAIN = frozenset({"40001", "40P01", "23505"})
+"""PostgreSQL's ways of saying "again": a serialization failure, a deadlock, and a name that another took
+since this looked: it looks again, and says so."""
 BATCH = 128
 """Most units of work that share one commit on SQLite."""
 
@@ -125,6 +128,8 @@ class Database:
         self.wake: Callable[..., None] = lambda *topics: None
         """Where the topics of committed units go; called in the database's thread."""
         self._closed = False
+        self._closing = threading.Lock()
+        """Held to hand in, or to close: nothing is handed in behind the end of the queue."""
         if self.is_sqlite:
             self.engine = _sqlite_engine(self.url, "BEGIN IMMEDIATE", size=1)
             self._read_engine = _sqlite_engine(self.url, "BEGIN", size=readers)
@@ -150,21 +155,32 @@ class Database:
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work(tx, …)` over one snapshot; it must not write."""
-        return await asyncio.wrap_future(
-            self._readers.submit(copy_context().run, self._run_read, lambda tx: work(tx, *args, **kwargs))
-        )
+        with self._closing:
+            self._must_be_open()
+            found = self._readers.submit(
+                copy_context().run, self._run_read, lambda tx: work(tx, *args, **kwargs)
+            )
+        return await asyncio.wrap_future(found)
 
     # -- for threads
 
     def submit(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Like `write`, for a caller in a thread."""
+        """Like `write`, for a caller in a thread. Raises RuntimeError once the database is closed."""
+
+        def unit(tx: Tx) -> T:
+            return work(tx, *args, **kwargs)
+
+        with self._closing:
+            self._must_be_open()
+            if self.is_sqlite:
+                future: Future[T] = Future()
+                self._queue.put(_Unit(unit, future, copy_context()))
+                return future
+            return self._readers.submit(copy_context().run, self._run_own, unit)
+
+    def _must_be_open(self) -> None:
         if self._closed:
             raise RuntimeError("the database is closed")
-        if self.is_sqlite:
-            future: Future[T] = Future()
-            self._queue.put(_Unit(lambda tx: work(tx, *args, **kwargs), future, copy_context()))
-            return future
-        return self._readers.submit(copy_context().run, self._run_own, lambda tx: work(tx, *args, **kwargs))
 
     def write_now(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `work` and wait for it. Not from the event loop."""
@@ -176,11 +192,13 @@ class Database:
 
     def close(self) -> None:
         """Finish what was handed in, then let go of every connection."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            if self.is_sqlite:
+                self._queue.put(None)
         if self.is_sqlite:
-            self._queue.put(None)
             self._writer.join()
         self._readers.shutdown()
         self.engine.dispose()
@@ -202,9 +220,8 @@ class Database:
                     result = work(tx)
                     began = time.perf_counter()
                 COMMIT_SECONDS.observe(time.perf_counter() - began)
-            except sa.exc.OperationalError as error:
-                # A deadlock or a serialization failure is PostgreSQL's way of saying "again".
-                if attempt == 5 or getattr(error.orig, "sqlstate", None) not in {"40001", "40P01"}:
+            except sa.exc.DBAPIError as error:
+                if attempt == 5 or getattr(error.orig, "sqlstate", None) not in AGAIN:
                     raise
                 continue
             _run_after(tx.after)

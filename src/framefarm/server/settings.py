@@ -62,13 +62,17 @@ class Settings(BaseSettings):
     sandbox_uid: int = 70000
     """The first of the unprivileged user ids that sandboxes run as."""
     max_json_bytes: int = 32 * MiB
-    """Largest body of a request that is no upload."""
+    """Largest body of a submission, or of a question for many files; of any other request at most 1 MiB."""
+    max_connections: int = Field(default=4096, ge=16)
+    """Open connections; beyond it the one that has waited longest without a request is closed."""
     max_file_bytes: int = 1 << 40
     """Largest uploaded file."""
     account_quota_bytes: int | None = None
     """Most that an account may store, where its own quota says nothing else."""
     uploads_per_user: int = 16
     """Uploads of one user at once."""
+    streams_per_user: int = 32
+    """Streams of events and logs that one user follows at once."""
     free_disk_floor_bytes: int = 512 * MiB
     """Uploads are refused when less of the disk is free."""
     trusted_proxies: str = ""

@@ -67,6 +67,11 @@ def create_account(tx: Tx, name: str, actor: str = "operator") -> str:
     return account_id
 
 
+def lock(tx: Tx, account_id: str) -> None:
+    """Until the transaction ends nobody else counts what the account has, to add one or take one away."""
+    tx.conn.execute(sa.select(accounts.c.id).where(accounts.c.id == account_id).with_for_update())
+
+
 def account_named(tx: Tx, name: str) -> Any:
     """An account's row by name or id. Raises NotFound."""
     query = sa.select(accounts).where((accounts.c.name == name) | (accounts.c.id == name))
@@ -168,6 +173,7 @@ def change_user(
     if not values:
         return row
     if row["role"] == "admin" and (values.get("role") == "member" or values.get("disabled_ms")):
+        lock(tx, account_id)
         others = scoped(sa.select(users.c.id), users, account_id).where(
             users.c.role == "admin", users.c.disabled_ms.is_(None), users.c.id != user_id
         )

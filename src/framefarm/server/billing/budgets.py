@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.budget import Terms
+from framefarm.core.money import money
 from framefarm.server.budgets.tables import budget_holds, budgets, reservations
 from framefarm.server.database import Tx
 from framefarm.server.jobs.tables import jobs
@@ -77,19 +78,15 @@ def _shape(tx: Tx, row: Any, fresh: int, used: int, holding: int) -> dict[str, A
         "job": row["job_id"],
         "period": row["period"],
         "period_start": iso(row["period_start_ms"]) if row["period"] == "month" else None,
-        "amount": _money(row["amount_micros"]),
+        "amount": money(row["amount_micros"]),
         "warn_at": row["warn_at"],
         "hold_at": row["hold_at"],
         "cancel_at": row["cancel_at"],
         "mode": row["mode"],
-        "spent": _money(spent),
-        "reserved": _money(reserved),
-        "left": None if left is None else _money(left),
+        "spent": money(spent),
+        "reserved": money(reserved),
+        "left": None if left is None else money(left),
         "warned": row["warned"],
         "jobs_held": holding,
         "created_at": iso(row["created_ms"]),
     }
-
-
-def _money(micros: int) -> dict[str, Any]:
-    return {"amount_micros": micros, "currency": "USD"}

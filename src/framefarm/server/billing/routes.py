@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 
+from framefarm.core.money import money
 from framefarm.protocol.api_billing import CurrentPeriod, TransactionPage
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.billing import service
@@ -18,10 +19,6 @@ router = APIRouter(prefix="/api/billing", tags=["billing"])
 Kind = Literal["charge", "payment", "credit", "refund", "adjustment"]
 
 
-def _money(micros: int) -> dict[str, Any]:
-    return {"amount_micros": micros, "currency": "USD"}
-
-
 @router.get("/current-period", response_model=CurrentPeriod, summary="Current billing period usage and cost")
 async def current_period(request: Request, actor: Caller) -> Any:
     found = await farm_of(request).db.read(service.current_period, actor.account_id)
@@ -30,21 +27,21 @@ async def current_period(request: Request, actor: Caller) -> Any:
     return {
         "start": iso(found["start_ms"]),
         "end": iso(found["end_ms"]),
-        "total_cost": _money(found["total"]),
-        "not_yet_posted": _money(found["unposted"]),
+        "total_cost": money(found["total"]),
+        "not_yet_posted": money(found["unposted"]),
         "core_hours": found["core_hours"],
         "gpu_hours": found["gpu_hours"],
         "frames": found["frames"],
-        "by_project": [{"project": n, "cost": _money(c)} for n, c in sorted(by["project"].items())],
+        "by_project": [{"project": n, "cost": money(c)} for n, c in sorted(by["project"].items())],
         "by_job": [
-            {"job": n, "job_title": found["titles"][n], "cost": _money(c)}
+            {"job": n, "job_title": found["titles"][n], "cost": money(c)}
             for n, c in sorted(by["job"].items(), reverse=True)
         ],
         "by_instance_type": [
-            {"instance_type": n, "cost": _money(c)} for n, c in sorted(by["instance"].items())
+            {"instance_type": n, "cost": money(c)} for n, c in sorted(by["instance"].items())
         ],
-        "spot_savings": _money(found["saved"]),
-        "balance": _money(found["balance"]),
+        "spot_savings": money(found["saved"]),
+        "balance": money(found["balance"]),
         "budgets": budgets,
     }
 
@@ -62,8 +59,8 @@ async def transactions(request: Request, actor: Caller, paging: Paging, kind: Ki
             "number": r["number"],
             "at": iso(r["at_ms"]),
             "kind": r["kind"],
-            "amount": _money(r["amount_micros"]),
-            "balance": _money(r["balance_micros"]),
+            "amount": money(r["amount_micros"]),
+            "balance": money(r["balance_micros"]),
             "description": r["description"],
             "job": r["job_id"],
         }

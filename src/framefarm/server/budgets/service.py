@@ -36,6 +36,7 @@ def create(tx: Tx, farm: Farm, actor: Actor, said: NewBudget) -> dict[str, Any]:
     """Raises InvalidInput: an unknown project or job, thresholds out of order."""
     if said.project is not None and said.job is not None:
         raise InvalidInput.of("job", "give a project or a job, or neither for the whole account", said.job)
+    accounts.lock(tx, actor.account_id)
     count = scoped(sa.select(sa.func.count()).select_from(budgets), budgets, actor.account_id)
     if tx.conn.execute(count).scalar_one() >= MOST:
         raise InvalidInput.of("amount_micros", f"an account may have {MOST} budgets at most", None)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
+from framefarm.core.money import money
 from framefarm.protocol.api_catalog import Instance, InstanceChange, InstancePage, PackagePage
 from framefarm.server.accounts.callers import Admin, Caller
 from framefarm.server.catalog import service
@@ -30,10 +31,8 @@ def _instance(row: dict[str, Any], available: dict[str, int]) -> dict[str, Any]:
         "memory_gib": round(row["memory_bytes"] / GiB, 2),
         "gpu": gpu,
         "operating_system": row["operating_system"],
-        "price_per_hour": {"amount_micros": row["price_micros"], "currency": "USD"},
-        "preemptible_price_per_hour": (
-            None if preemptible is None else {"amount_micros": preemptible, "currency": "USD"}
-        ),
+        "price_per_hour": money(row["price_micros"]),
+        "preemptible_price_per_hour": (None if preemptible is None else money(preemptible)),
         "enabled": row["enabled"],
         "available": available.get(row["id"]),
     }

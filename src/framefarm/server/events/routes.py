@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
-from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.actor import Actor
 from framefarm.server.events.service import Kind, last_event_id
-from framefarm.server.events.streams import Stream, Streams
+from framefarm.server.events.streams import Followed, Stream, Streams
 
 router = APIRouter(tags=["events"])
 LastEventId = Annotated[
@@ -29,7 +29,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class EventStream(StreamingResponse):
+class EventStream(Followed):
     """A stream that leaves its reader whichever way it ends. Headers are sent at once.
 
     FastAPI's own event response encodes each event once per client; here it comes encoded from the reader.
@@ -37,29 +37,36 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, streams: Streams, stream: Stream, *, follow: bool) -> None:
+    def __init__(self, streams: Streams, stream: Stream, give_back: Callable[[], None], *, follow: bool):
         headers = {
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",
             "X-Content-Type-Options": "nosniff",
         }
-        super().__init__(streams.body(stream, follow=follow), headers=headers)
-        self._streams, self._stream = streams, stream
+
+        def ended() -> None:
+            streams.remove(stream)
+            give_back()
+
+        super().__init__(streams.body(stream, follow=follow), ended, headers=headers)
+        self._scope = stream.scope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            with self._stream.scope:
-                await super().__call__(scope, receive, send)
-        finally:
-            self._streams.remove(self._stream)
+        with self._scope:
+            await super().__call__(scope, receive, send)
 
 
 async def _answer(
     request: Request, kind: Kind, key: str, actor: Actor, seen: str | None, follow: bool
 ) -> EventStream:
     streams: Streams = request.app.state.streams
-    stream = await streams.open(kind, key, actor, last_event_id(seen))
-    return EventStream(streams, stream, follow=follow)
+    give_back = streams.take_place(actor)
+    try:
+        stream = await streams.open(kind, key, actor, last_event_id(seen))
+    except BaseException:
+        give_back()
+        raise
+    return EventStream(streams, stream, give_back, follow=follow)
 
 
 @router.get(

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
 import structlog
 from fastapi.sse import format_sse_event
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from framefarm.core.errors import Unavailable
+from framefarm.core.errors import TooMany, Unavailable
 from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
 from framefarm.server.events import horizon, progress, service
@@ -92,6 +94,20 @@ class Stream:
         return True
 
 
+class Followed(StreamingResponse):
+    """An answer that goes on until its client leaves. `ended` is called whichever way it ends."""
+
+    def __init__(self, content: AsyncIterator[bytes], ended: Callable[[], None], **more: Any) -> None:
+        super().__init__(content, **more)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
+
+
 class Streams:
     """The reader and its streams. `run` is its life; one per process."""
 
@@ -99,6 +115,8 @@ class Streams:
         self.farm = farm
         self.horizon = horizon.Horizon()
         self._streams: dict[tuple[Kind, str], set[Stream]] = defaultdict(set)
+        self.followed: Counter[str] = Counter()
+        """User → streams that go on until the client leaves, of logs too."""
         self._reading = asyncio.Lock()
         self._checked = self._progress_at = 0.0
         self._progress_ms = 0
@@ -109,6 +127,20 @@ class Streams:
         return self.horizon.position
 
     # -- streams
+
+    def take_place(self, actor: Actor) -> Callable[[], None]:
+        """Count one more stream of a user; returns what gives the place back. Raises TooMany."""
+        user, most = actor.user_id, self.farm.settings.streams_per_user
+        if self.followed[user] >= most:
+            raise TooMany(f"You follow {most} streams of events and logs: end one first.", 5)
+        self.followed[user] += 1
+
+        def give_back() -> None:
+            self.followed[user] -= 1
+            if not self.followed[user]:
+                del self.followed[user]
+
+        return give_back
 
     async def open(self, kind: Kind, key: str, actor: Actor, seen: int | None) -> Stream:
         """A stream that begins where its client left off. Raises NotFound, Unavailable."""

@@ -24,13 +24,14 @@ from framefarm.server.accounts.callers import Writer
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.files import service, uploads
+from framefarm.server.http.edge import ReadOnce
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.request import farm_of
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.rendering.tables import files
 from framefarm.server.tenancy import farmwide
 
-router = APIRouter(prefix="/api", tags=["files"])
+router = APIRouter(prefix="/api", tags=["files"], route_class=ReadOnce)
 URL_SECONDS = 3600
 PIECE = 1 << 18
 BAD_ADDRESS = "This address is not valid, or not any more: ask for the job's files again."

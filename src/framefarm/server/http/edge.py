@@ -1,38 +1,63 @@
-"""Around every request: its id, the body's limit and kind, and what no field may hold."""
+"""Around every request: its id, the body's limit and kind, and what no field may hold.
+
+A body is read once, here: a large one in a thread, and few of them at once.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from framefarm.core.errors import FarmError, InvalidInput, TooLarge, Unavailable, WrongKind
+from framefarm.core.errors import FarmError, InvalidInput, TooLarge, TooMany, Unavailable, WrongKind
+from framefarm.server.actor import Actor
 from framefarm.server.farm import Farm
 from framefarm.server.http import errors
-from framefarm.server.http.errors import of_error, unexpected
+from framefarm.server.http.errors import of_error, problem, unexpected
 from framefarm.server.measures import HTTP_SECONDS
 from framefarm.server.tracing import span
 
 log = structlog.get_logger(__name__)
 
-WhoCalls = Callable[[Request], Awaitable[object]]
+WhoCalls = Callable[[Request], Awaitable[Actor]]
 """Raises NotAuthenticated."""
 STRANGERS_BYTES = 64 << 10
 """Most of a body that is taken in before its sender is known."""
+STRANGERS_SECONDS, BODY_SECONDS = 20.0, 300.0
+"""How long a body may take to arrive: before its sender is known, and in all."""
+LARGE_BYTES = 1 << 20
+"""Most of a body on any route but `LARGE`, and what makes one large there."""
+LARGE = frozenset({"/api/jobs", "/api/uploads/md5"})
+"""Routes that may be sent `max_json_bytes`."""
+LARGE_OF_ONE, LARGE_AT_ONCE = 2, 16
+"""Large bodies that are worked on at once: of one user, and of all."""
+MAX_COMMAS = 2_000_000
+"""Reading a body takes as long as it has values. A job's 100,000 paths with their hashes have 300,000."""
 MAX_FIELDS = 1000
 """Each unknown one is told: not without end."""
 SMALLEST, LARGEST = -(1 << 63), (1 << 63) - 1
 STREAMED = frozenset({"/api/uploads/file"})
 """Routes that read their body themselves, as it arrives, and limit it."""
+PARSED = "framefarm_json"
+"""The scope's key of what a body holds."""
+
+
+class _TooSlow(Exception):
+    """A body took longer to arrive than anyone waits for it."""
 
 
 class Edge:
@@ -40,6 +65,8 @@ class Edge:
 
     def __init__(self, app: ASGIApp, farm: Farm, who_calls: WhoCalls) -> None:
         self.app, self.farm, self.who_calls = app, farm, who_calls
+        self.large: Counter[str] = Counter()
+        """User → large bodies in work."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,44 +98,81 @@ class Edge:
             if b"%00" in scope.get("raw_path", b"") or b"%00" in scope["query_string"]:
                 raise InvalidInput.of("address", "must not hold a NUL character", None)
             if scope["method"] in {"POST", "PUT", "PATCH"} and scope["path"] not in STREAMED:
-                receive = await self._checked(request)
-            await self.app(scope, receive, stamped)
+                async with self._body(request) as receive:
+                    await self.app(scope, receive, stamped)
+            else:
+                await self.app(scope, receive, stamped)
         except ClientDisconnect:
             return
+        except _TooSlow:
+            text = "The body did not arrive in time."
+            await problem(request, 408, "Too slow", text, {"Connection": "close"})(scope, receive, stamped)
         except FarmError as error:
             await of_error(request, error)(scope, receive, stamped)
         except Exception as error:
             await unexpected(request, error)(scope, receive, stamped)
 
-    async def _checked(self, request: Request) -> Receive:
+    @contextlib.asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[Receive]:
+        """The body, checked, as the application takes it; a large one counts until it is worked on."""
+        async with contextlib.AsyncExitStack() as held:
+            body = await self._read(request, held)
+            if body:
+                kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+                if kind != "application/json":
+                    raise WrongKind(f"Send Content-Type: application/json, not {kind[:100] or 'none'}.")
+                if len(body) > STRANGERS_BYTES:
+                    request.scope[PARSED] = await run_in_threadpool(check_json, body)
+                else:
+                    request.scope[PARSED] = check_json(body)
+            sent = False
+
+            async def receive() -> Message:
+                nonlocal sent
+                if sent:
+                    return await request._receive()
+                sent = True
+                return {"type": "http.request", "body": body, "more_body": False}
+
+            yield receive
+
+    async def _read(self, request: Request, held: contextlib.AsyncExitStack) -> bytes:
+        """Raises TooLarge, TooMany, Unavailable, NotAuthenticated, _TooSlow."""
         limit = self.farm.settings.max_json_bytes
+        if request.scope["path"] not in LARGE:
+            limit = min(limit, LARGE_BYTES)
         body = bytearray()
-        known = False
-        async for piece in request.stream():
-            body += piece
-            if len(body) > limit:
-                raise TooLarge(f"The body is larger than {limit} bytes.")
-            if len(body) > STRANGERS_BYTES and not known:
-                await self.who_calls(request)
-                known = True
-        if body:
-            kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-            if kind != "application/json":
-                raise WrongKind(f"Send Content-Type: application/json, not {kind[:100] or 'none'}.")
-            if len(body) > STRANGERS_BYTES:
-                await run_in_threadpool(check_json, bytes(body))
-            else:
-                check_json(bytes(body))
-        sent = False
+        sender: Actor | None = None
+        large = False
+        try:
+            async with asyncio.timeout(STRANGERS_SECONDS) as patience:
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > limit:
+                        raise TooLarge(f"The body is larger than {limit} bytes.")
+                    if len(body) > STRANGERS_BYTES and sender is None:
+                        sender = await self.who_calls(request)
+                        patience.reschedule(asyncio.get_running_loop().time() + BODY_SECONDS)
+                    if len(body) > LARGE_BYTES and sender is not None and not large:
+                        large = True
+                        held.enter_context(self._large(sender))
+        except TimeoutError:
+            raise _TooSlow from None
+        return bytes(body)
 
-        async def receive() -> Message:
-            nonlocal sent
-            if sent:
-                return await request._receive()
-            sent = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-        return receive
+    @contextlib.contextmanager
+    def _large(self, sender: Actor) -> Iterator[None]:
+        if self.large[sender.user_id] >= LARGE_OF_ONE:
+            sentence = f"Send at most {LARGE_OF_ONE} bodies of more than {LARGE_BYTES >> 20} MiB at once."
+            raise TooMany(sentence, 1)
+        if self.large.total() >= LARGE_AT_ONCE:
+            raise Unavailable("The farm reads many large requests; try again in a moment.", 1)
+        self.large[sender.user_id] += 1
+        try:
+            yield
+        finally:
+            self.large[sender.user_id] -= 1
+            self.large += Counter()  # forgets who has none
 
 
 def _measure(scope: Scope, status: int, seconds: float) -> None:
@@ -121,10 +185,29 @@ def _measure(scope: Scope, status: int, seconds: float) -> None:
     )
 
 
-def check_json(body: bytes) -> None:
-    """Raises InvalidInput for what is no JSON in UTF-8, is nested without end, or holds NUL characters,
-    numbers beyond 64 bits, or what only JavaScript calls numbers.
+class ReadOnce(APIRoute):
+    """A route that takes what the edge has read: reading it again would hold up every other call."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def with_parsed(request: Request) -> Response:
+            return await handle(_Parsed(request.scope, request.receive))
+
+        return with_parsed
+
+
+class _Parsed(Request):
+    async def json(self) -> Any:
+        return self.scope[PARSED]
+
+
+def check_json(body: bytes) -> Any:
+    """What it holds. Raises InvalidInput for what is no JSON in UTF-8, is nested without end, has values
+    without end, or holds NUL characters, numbers beyond 64 bits, or what only JavaScript calls numbers.
     """
+    if body.count(b",") > MAX_COMMAS:
+        raise InvalidInput.of("body", f"has more than {MAX_COMMAS:,} commas", None)
     try:
         text = body.decode()
         value = json.loads(text, parse_int=_whole, parse_float=_real, parse_constant=_constant)
@@ -139,6 +222,7 @@ def check_json(body: bytes) -> None:
         raise InvalidInput.of("body", f"has more than {MAX_FIELDS} fields", len(value))
     if "\\u0000" in text and _holds_nul(value):
         raise InvalidInput.of("body", "must not hold a NUL character", None)
+    return value
 
 
 def _whole(digits: str) -> int:

@@ -6,12 +6,13 @@ import errno
 import json
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Match
 
 from framefarm.core.errors import (
@@ -50,7 +51,7 @@ STATUS: dict[type[FarmError], int] = {
 
 def problem(
     request: Request, status: int, title: str, detail: str, headers: dict[str, str] | None = None, **more: Any
-) -> JSONResponse:
+) -> Response:
     """An answer as RFC 9457 wants it."""
     body = {
         "type": "about:blank",
@@ -59,10 +60,10 @@ def problem(
         "detail": _utf8(detail),
         "request_id": getattr(request.state, "id", ""),
     } | more
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
+    return Response(msgspec.json.encode(body), status, headers, media_type="application/problem+json")
 
 
-def of_error(request: Request, error: FarmError) -> JSONResponse:
+def of_error(request: Request, error: FarmError) -> Response:
     """A domain error as an answer, by the table."""
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 400)
     headers: dict[str, str] = {}
@@ -78,7 +79,7 @@ def of_error(request: Request, error: FarmError) -> JSONResponse:
     return problem(request, status, error.title, error.detail, headers, **more)
 
 
-def unexpected(request: Request, error: Exception) -> JSONResponse:
+def unexpected(request: Request, error: Exception) -> Response:
     """The farm's own mistake, or a full disk."""
     if disk_is_full(error):
         return of_error(request, Unavailable("The farm's disk is full; nothing was stored.", 30))
@@ -108,9 +109,19 @@ def _plain(error: FieldError) -> dict[str, Any]:
     if isinstance(given, str):
         given = _utf8(given[:200])
     elif not isinstance(given, (int, float, bool, type(None))):
-        text = json.dumps(given, default=str)
+        text = _beginning(given)
         given = json.loads(_utf8(text)) if len(text) <= 200 and "\\ud" not in text else _utf8(text[:200])
     return {"field": _utf8(error.field), "message": _utf8(error.message), "given": given}
+
+
+def _beginning(given: Any) -> str:
+    """As JSON; of what is long the first 200 characters and some: the whole may be a whole body."""
+    text = ""
+    for piece in json.JSONEncoder(default=str).iterencode(given):
+        text += piece[:400]
+        if len(text) > 200:
+            break
+    return text
 
 
 def _validation(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 import sqlalchemy as sa
 from fastapi import Request
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from framefarm.core.errors import Conflict, InFlight, InvalidInput
@@ -20,6 +22,9 @@ from framefarm.server.tenancy import scoped
 
 KEY_HOURS = 24
 NAMES = ("account_id", "user_id", "method", "path", "key")
+
+Encode = Callable[[Any], bytes]
+"""Makes an answer of what was found and kept; runs in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,38 +39,56 @@ class _Key:
         return dict(zip(NAMES, self.scope, strict=True))
 
 
-def _key_of(request: Request, actor: Actor, body: BaseModel | str | None) -> _Key | None:
+async def _key_of(request: Request, actor: Actor, body: BaseModel | str | None) -> _Key | None:
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
     if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
         raise InvalidInput.of("Idempotency-Key", "must be 1 to 255 printable ASCII characters", key[:100])
-    text = body.model_dump_json() if isinstance(body, BaseModel) else (body or "")
-    # A keyed hash: the body may hold a password.
-    digest = farm_of(request).keys.digest("idempotency", f"{request.url.query}\n{text}")
-    return _Key((actor.account_id, actor.user_id, request.method, request.url.path, key), digest)
+    scope = (actor.account_id, actor.user_id, request.method, request.url.path, key)
+    return _Key(scope, await run_in_threadpool(_digest, request, body))
 
 
-async def recall(request: Request, actor: Actor, body: BaseModel | str | None) -> Response | None:
+def _digest(request: Request, body: BaseModel | str | None) -> str:
+    """A keyed hash: the body may hold a password. Taken once of a request: the body may be large."""
+    if (known := getattr(request.state, "body_sha256", None)) is None:
+        text = body.model_dump_json() if isinstance(body, BaseModel) else (body or "")
+        known = farm_of(request).keys.digest("idempotency", f"{request.url.query}\n{text}")
+        request.state.body_sha256 = known
+    return str(known)
+
+
+async def recall(
+    request: Request, actor: Actor, body: BaseModel | str | None, encode: Encode = msgspec.json.encode
+) -> Response | None:
     """What was answered to this key before, for work that is dear to prepare. Raises Conflict."""
-    key = _key_of(request, actor, body)
+    key = await _key_of(request, actor, body)
     kept = None if key is None else await farm_of(request).db.read(_kept, key)
-    return None if kept is None else answer(*kept)
+    return None if kept is None else await _answer(*kept, encode)
 
 
 async def command(
-    request: Request, actor: Actor, body: BaseModel | str | None, work: Any, *args: Any, status: int = 200
+    request: Request,
+    actor: Actor,
+    body: BaseModel | str | None,
+    work: Any,
+    *args: Any,
+    status: int = 200,
+    encode: Encode = msgspec.json.encode,
 ) -> Response:
-    """Run `work(tx, …)` as the answer to a POST, once per Idempotency-Key. Raises Conflict, InFlight."""
+    """Run `work(tx, …)` as the answer to a POST, once per Idempotency-Key. Raises Conflict, InFlight.
+
+    What `work` returns is kept; `encode` makes the answer of it, each time.
+    """
     farm = farm_of(request)
-    key = _key_of(request, actor, body)
+    key = await _key_of(request, actor, body)
     if key is None:
-        return answer(status, await farm.db.write(work, *args))
+        return await _answer(status, await farm.db.write(work, *args), encode)
     if key.scope in farm.in_flight:
         raise _in_flight()
     farm.in_flight.add(key.scope)
     try:
-        return answer(*await farm.db.write(_once, key, status, work, args))
+        return await _answer(*await farm.db.write(_once, key, status, work, args), encode)
     finally:
         farm.in_flight.discard(key.scope)
 
@@ -109,6 +132,12 @@ def _claim(tx: Tx, key: _Key) -> None:
         number = sa.func.hashtextextended("\n".join(("idempotency", *key.scope)), 0)
         if not tx.conn.execute(sa.select(sa.func.pg_try_advisory_xact_lock(number))).scalar_one():
             raise _in_flight()
+
+
+async def _answer(status: int, found: Any, encode: Encode) -> Response:
+    if encode is msgspec.json.encode:
+        return answer(status, found)
+    return Response(await run_in_threadpool(encode, found), status, media_type="application/json")
 
 
 def answer(status: int, body: Any) -> Response:

@@ -48,6 +48,14 @@ def find_to_change(tx: Tx, actor: Actor, job_id: str) -> Any:
     return row
 
 
+def _locked(tx: Tx, actor: Actor, job_id: str) -> tuple[Any, JobState]:
+    """The job, to be changed, and its locked state. Looked at again: who waited for the lock may find it
+    deleted."""
+    find_to_change(tx, actor, job_id)
+    state = job_states.lock(tx, job_id)
+    return find(tx, actor, job_id), state
+
+
 def change(tx: Tx, farm: Farm, actor: Actor, job_id: str, said: JobChange) -> None:
     """PATCH: an action and/or a priority, all or nothing."""
     action = said.action or SAME.get(said.status or "")
@@ -57,8 +65,7 @@ def change(tx: Tx, farm: Farm, actor: Actor, job_id: str, said: JobChange) -> No
         )
     if action is None and said.priority is None:
         raise InvalidInput.of("action", "give an action (hold, unhold, cancel) and/or a priority", None)
-    find_to_change(tx, actor, job_id)
-    state = job_states.lock(tx, job_id)
+    _, state = _locked(tx, actor, job_id)
     before = {"status": state["status"], "priority": state["priority"], "holds": state["holds"]}
     if action is not None:
         _act(tx, farm, actor, state, action, said.drain)
@@ -151,8 +158,7 @@ def _tell_sessions(tx: Tx, farm: Farm, job_id: str, *, stop: bool) -> None:
 
 def delete(tx: Tx, farm: Farm, actor: Actor, job_id: str) -> None:
     """Marks it; the collector empties it. Outputs that were delivered, usage and ledger stay."""
-    find_to_change(tx, actor, job_id)
-    state = job_states.lock(tx, job_id)
+    _, state = _locked(tx, actor, job_id)
     if JobStatus(state["status"]) not in FINISHED:
         raise Conflict(
             f"The job is {state['status']}; only a finished job can be deleted. Cancel it first.",
@@ -173,8 +179,7 @@ def mark_deleted(tx: Tx, state: JobState, who: str, request_id: str = "") -> Non
 
 def retry(tx: Tx, farm: Farm, actor: Actor, job_id: str, said: Retry) -> list[str]:
     """All failed and preempted tasks again, or exactly the frames asked for. Returns task numbers."""
-    job = find_to_change(tx, actor, job_id)
-    state = job_states.lock(tx, job_id)
+    job, state = _locked(tx, actor, job_id)
     plan = plan_of(job)
     if state["cancel_ms"] is not None or state["failed_cause"] is not None or plan is None:
         raise Conflict(
@@ -186,8 +191,7 @@ def retry(tx: Tx, farm: Farm, actor: Actor, job_id: str, said: Retry) -> list[st
         numbers = _failed(tx, job_id)
         if not numbers:
             raise Conflict("No task of this job has failed.", state=state["status"])
-        for number in numbers:
-            _again(tx, state, number)
+        _all_again(tx, state)
     else:
         numbers = _redo(tx, state, plan, said.frames)
     return _retried(tx, farm, actor, state, plan, numbers)
@@ -195,8 +199,7 @@ def retry(tx: Tx, farm: Farm, actor: Actor, job_id: str, said: Retry) -> list[st
 
 def retry_task(tx: Tx, farm: Farm, actor: Actor, job_id: str, number: int) -> list[str]:
     """One failed or preempted task again."""
-    job = find_to_change(tx, actor, job_id)
-    state = job_states.lock(tx, job_id)
+    job, state = _locked(tx, actor, job_id)
     plan = plan_of(job)
     if plan is None or not 0 <= number < plan.task_count:
         raise NotFound(f"Job {job_id} has no task {number}.")
@@ -222,10 +225,11 @@ def _retried(tx: Tx, farm: Farm, actor: Actor, state: JobState, plan: Any, numbe
 
 
 def _failed(tx: Tx, job_id: str) -> list[int]:
-    query = sa.select(tasks.c.number).where(
-        tasks.c.job_id == job_id, tasks.c.status.in_([str(TaskStatus.FAILED), str(TaskStatus.PREEMPTED)])
-    )
+    query = sa.select(tasks.c.number).where(tasks.c.job_id == job_id, _ENDED_BADLY)
     return list(tx.conn.execute(query.order_by(tasks.c.number)).scalars())
+
+
+_ENDED_BADLY = tasks.c.status.in_([str(TaskStatus.FAILED), str(TaskStatus.PREEMPTED)])
 
 
 FRESH_PATIENCE: dict[str, Any] = {
@@ -242,6 +246,17 @@ def _again(tx: Tx, state: JobState, number: int, **more: Any) -> None:
         fence.displace(tx, was.attempt_id)
     tx.conn.execute(sa.update(tasks).where(key).values(FRESH_PATIENCE | more))
     state.move(number, was.status, "pending")
+
+
+def _all_again(tx: Tx, state: JobState) -> None:
+    """All that ended badly goes back to pending, in a few statements however many there are."""
+    which = (tasks.c.job_id == state["job_id"]) & _ENDED_BADLY
+    fence.displace_owners(tx, which)
+    scout = tasks.c.number < state["scout_count"]
+    counts = sa.select(tasks.c.status, scout.label("scout"), sa.func.count().label("count")).where(which)
+    for row in tx.conn.execute(counts.group_by(tasks.c.status, scout)).mappings().all():
+        state.move_many(row["count"], row["status"], "pending", scouts=bool(row["scout"]))
+    tx.conn.execute(sa.update(tasks).where(which).values(FRESH_PATIENCE))
 
 
 def _redo(tx: Tx, state: JobState, plan: Any, spec: str) -> list[int]:

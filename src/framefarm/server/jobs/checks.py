@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -62,8 +63,22 @@ class Prepared:
     addons: list[str] = field(default_factory=list)
 
 
-def prepare(tx: Tx, farm: Farm, actor: Actor, submitted: Submitted) -> Prepared:
-    """Check everything; raises InvalidInput with every bad field, else Conflict for an archived project."""
+def place_of(tx: Tx, farm: Farm, actor: Actor, submitted: Submitted) -> places.Place | None:
+    """Where the frames shall go; None where `prepare` refuses it."""
+    if "output_path" in submitted.bad:
+        return None
+    with contextlib.suppress(InvalidInput):
+        return places.resolve(tx, farm, actor.account_id, submitted.said.output_path)
+    return None
+
+
+def prepare(
+    tx: Tx, farm: Farm, actor: Actor, submitted: Submitted, unwritable: InvalidInput | None = None
+) -> Prepared:
+    """Check everything; raises InvalidInput with every bad field, else Conflict for an archived project.
+
+    `unwritable`: what a look at the place of `place_of` found; that waits for a disk, so it is not done here.
+    """
     actor.must_write()
     said, check = submitted.said, _Checks(submitted)
     account_id = actor.account_id
@@ -72,7 +87,7 @@ def prepare(tx: Tx, farm: Farm, actor: Actor, submitted: Submitted) -> Prepared:
         lambda: catalog.instance_for(tx, account_id, said.instance_type, actor.is_admin), "instance_type"
     )
     package = check(lambda: catalog.package_for(tx, said.blender_version), "blender_version")
-    place = check(lambda: _place(tx, farm, account_id, said), "output_path")
+    place = check(lambda: _place(tx, farm, account_id, said, unwritable), "output_path")
     if instance is not None:
         check(lambda: _preemptible(said, instance), "preemptible")
     frames = check(lambda: _frames(said), "frame_range")
@@ -142,9 +157,12 @@ def _refuse(errors: list[FieldError]) -> None:
         raise InvalidInput(errors)
 
 
-def _place(tx: Tx, farm: Farm, account_id: str, said: JobSubmission) -> places.Place:
+def _place(
+    tx: Tx, farm: Farm, account_id: str, said: JobSubmission, unwritable: InvalidInput | None
+) -> places.Place:
     place = places.resolve(tx, farm, account_id, said.output_path)
-    places.check_writable(farm, place)
+    if unwritable is not None:
+        raise unwritable
     return place
 
 

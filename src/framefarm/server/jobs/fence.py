@@ -63,10 +63,13 @@ def displace(tx: Tx, attempt_id: str, message: str = TAKEN_OVER) -> bool:
 
 def displace_waiting(tx: Tx, job_id: str, message: str) -> None:
     """Nobody will take the job's waiting tasks any more: attempts that still owned one are lost."""
-    waiting = sa.select(tasks.c.attempt_id).where(
-        tasks.c.job_id == job_id, tasks.c.status == "pending", tasks.c.attempt_id.is_not(None)
-    )
-    _lose(tx, attempts.c.id.in_(waiting), message)
+    displace_owners(tx, (tasks.c.job_id == job_id) & (tasks.c.status == "pending"), message)
+
+
+def displace_owners(tx: Tx, which: Any, message: str = TAKEN_OVER) -> None:
+    """The open attempts that still own one of these tasks are lost."""
+    owners = sa.select(tasks.c.attempt_id).where(which, tasks.c.attempt_id.is_not(None))
+    _lose(tx, attempts.c.id.in_(owners), message)
 
 
 def _lose(tx: Tx, which: Any, message: str) -> int:

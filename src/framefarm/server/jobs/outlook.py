@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from framefarm.core.forecast import Span, Sums, forecast
 from framefarm.core.job import FINISHED, JobStatus
+from framefarm.core.money import money
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
 from framefarm.server.rendering.tables import sessions
@@ -62,6 +63,6 @@ def _seconds(span: Span) -> dict[str, float | None]:
 
 def _money(span: Span) -> dict[str, Any]:
     return {
-        name: None if micros is None else {"amount_micros": round(micros), "currency": "USD"}
+        name: None if micros is None else money(round(micros))
         for name, micros in (("expected", span.expected), ("low", span.low), ("high", span.high))
     }

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
+from framefarm.core.errors import InvalidInput
 from framefarm.protocol.api_jobs import (
     AttemptPage,
     DryRun,
@@ -27,21 +27,23 @@ from framefarm.protocol.api_jobs import (
     TaskPage,
 )
 from framefarm.protocol.moments import Moment
+from framefarm.server import places
 from framefarm.server.accounts import service as accounts
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
+from framefarm.server.events.streams import Followed, Streams
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests, thumbnails
 from framefarm.server.files.routes import sign_file
+from framefarm.server.http.edge import ReadOnce
 from framefarm.server.http.idempotency import command, recall
 from framefarm.server.http.paging import Paging
 from framefarm.server.http.request import farm_of
-from framefarm.server.jobs import actions, checks, queries, submit
+from framefarm.server.jobs import actions, checks, detail, parts, submit, summaries
 from framefarm.server.jobs.submitted import Submitted
-from framefarm.server.times import iso
 
-router = APIRouter(prefix="/api/jobs", tags=["jobs"])
+router = APIRouter(prefix="/api/jobs", tags=["jobs"], route_class=ReadOnce)
 JobId = Annotated[str, Path(max_length=100)]
 TaskNumber = Annotated[int, Path(ge=0, le=10_000_000)]
 FOLLOW_SECONDS = 0.5
@@ -62,7 +64,7 @@ async def list_jobs(
     filters = [status, project, user, q, str(created_after), str(created_before)]
     after = paging.after("jobs", filters, actor)
     rows = await farm_of(request).db.read(
-        queries.listing,
+        summaries.listing,
         actor,
         status=status,
         project=project,
@@ -99,9 +101,10 @@ async def submit_job(
     request: Request, actor: Caller, submitted: Annotated[Submitted, Body()], dry_run: bool = False
 ) -> Response:
     farm, said = farm_of(request), submitted.said
-    if not submitted.errors and (kept := await recall(request, actor, said)) is not None:
+    encode = partial(_encode_kept, farm, actor.account_id)
+    if not submitted.errors and (kept := await recall(request, actor, said, encode)) is not None:
         return kept
-    prepared = await farm.db.read(checks.prepare, farm, actor, submitted)
+    prepared = await _prepare(farm, actor, submitted)
     if dry_run:
         return Response(
             DryRun(**submit.dry_run(prepared)).model_dump_json(), 200, media_type="application/json"
@@ -111,46 +114,58 @@ async def submit_job(
             manifests.store, farm.store, actor.account_id, prepared.snapshot.entries
         )
         try:
-            return await command(request, actor, said, _submit, farm, actor, prepared, status=201)
+            return await command(
+                request, actor, said, _submit, farm, actor, prepared, status=201, encode=encode
+            )
         except submit.SnapshotMoved:
-            prepared = await farm.db.read(checks.prepare, farm, actor, submitted)
+            prepared = await _prepare(farm, actor, submitted)
     raise RuntimeError("the inputs of this job keep changing")
+
+
+async def _prepare(farm: Farm, actor: Actor, submitted: Submitted) -> checks.Prepared:
+    actor.must_write()
+    place = await farm.db.read(checks.place_of, farm, actor, submitted)
+    unwritable = None if place is None else await run_in_threadpool(_unwritable, farm, place)
+    return await farm.db.read(checks.prepare, farm, actor, submitted, unwritable)
+
+
+def _unwritable(farm: Farm, place: places.Place) -> InvalidInput | None:
+    try:
+        places.check_writable(farm, place)
+    except InvalidInput as error:
+        return error
+    return None
+
+
+MANIFEST = "manifest"
+"""Of a kept answer: where its inputs are, which are not kept a second time."""
 
 
 def _submit(tx: Tx, farm: Farm, actor: Actor, prepared: checks.Prepared) -> dict[str, Any]:
     job_id = submit.store(tx, farm, actor, prepared)
-    answer, _ = queries.detail(tx, actor, job_id, partial(thumbnails.sign, farm))
-    return _with_inputs(answer, prepared.snapshot.entries)
+    answer, _ = detail.detail(tx, actor, job_id, partial(thumbnails.sign, farm))
+    return answer | {MANIFEST: prepared.manifest_sha256}
 
 
-def _with_inputs(answer: dict[str, Any], entries: list[manifests.Entry]) -> dict[str, Any]:
-    answer["upload_paths"] = [e.path for e in entries]
-    answer["inputs"] = [
-        {
-            "path": e.path,
-            "md5": e.md5,
-            "size": e.size,
-            "registered_at": iso(e.registered_ms),
-        }
-        for e in entries
-    ]
-    return answer
+def _encode_kept(farm: Farm, account_id: str, kept: dict[str, Any]) -> bytes:
+    answer = {name: value for name, value in kept.items() if name != MANIFEST}
+    return detail.encode(farm.store, account_id, kept[MANIFEST], answer)
 
 
 @router.get("/{job_id}", response_model=JobDetail, summary="Get detailed information about a single job")
-async def get_job(request: Request, actor: Caller, job_id: JobId) -> Any:
+async def get_job(request: Request, actor: Caller, job_id: JobId) -> Response:
     farm = farm_of(request)
     answer, (account, manifest) = await farm.db.read(
-        queries.detail, actor, job_id, partial(thumbnails.sign, farm)
+        detail.detail, actor, job_id, partial(thumbnails.sign, farm)
     )
-    entries = await run_in_threadpool(lambda: list(manifests.load(farm.store, account, manifest)))
-    return _in_words(farm, _with_inputs(answer, entries))
+    body = await run_in_threadpool(detail.encode, farm.store, account, manifest, _in_words(farm, answer))
+    return Response(body, media_type="application/json")
 
 
 @router.patch(
     "/{job_id}", response_model=JobDetail, summary="Update a job: hold, unhold, cancel, or priority"
 )
-async def change_job(request: Request, actor: Caller, job_id: JobId, said: JobChange) -> Any:
+async def change_job(request: Request, actor: Caller, job_id: JobId, said: JobChange) -> Response:
     farm = farm_of(request)
     await farm.db.write(actions.change, farm, actor, job_id, said)
     return await get_job(request, actor, job_id)
@@ -178,13 +193,13 @@ async def retry_job(request: Request, actor: Caller, job_id: JobId, said: Retry 
 async def list_tasks(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Any:
     after = paging.after("tasks", [job_id], actor)
     start = after[0] if after else -1
-    rows = await farm_of(request).db.read(queries.task_page, actor, job_id, start, paging.limit + 1)
+    rows = await farm_of(request).db.read(parts.task_page, actor, job_id, start, paging.limit + 1)
     return paging.page("tasks", [job_id], actor, rows, lambda row: [int(row["number"])])
 
 
 @router.get("/{job_id}/tasks/{number}", response_model=JobTask, summary="One task")
 async def get_task(request: Request, actor: Caller, job_id: JobId, number: TaskNumber) -> Any:
-    return await farm_of(request).db.read(queries.one_task, actor, job_id, number)
+    return await farm_of(request).db.read(parts.one_task, actor, job_id, number)
 
 
 @router.post(
@@ -214,13 +229,13 @@ async def task_log(
     follow: bool = False,
 ) -> Response:
     farm = farm_of(request)
-    await farm.db.read(queries.one_task, actor, job_id, number)
+    await farm.db.read(parts.one_task, actor, job_id, number)
 
     async def chunks() -> AsyncIterator[bytes]:
         position = offset
         while True:
-            task = await farm.db.read(queries.one_task, actor, job_id, number)
-            keys = await farm.db.read(queries.log_keys, actor, job_id, number)
+            task = await farm.db.read(parts.one_task, actor, job_id, number)
+            keys = await farm.db.read(parts.log_keys, actor, job_id, number)
             while piece := await run_in_threadpool(_read_logs, farm, keys, position):
                 position += len(piece)
                 yield piece
@@ -231,8 +246,10 @@ async def task_log(
                 return
             await asyncio.sleep(FOLLOW_SECONDS)
 
+    streams: Streams = request.app.state.streams
+    give_back = streams.take_place(actor) if follow else lambda: None
     headers = {"X-Content-Type-Options": "nosniff"}
-    return StreamingResponse(chunks(), media_type="text/plain; charset=utf-8", headers=headers)
+    return Followed(chunks(), give_back, media_type="text/plain; charset=utf-8", headers=headers)
 
 
 def _read_logs(farm: Farm, keys: list[str], position: int) -> bytes:
@@ -257,7 +274,7 @@ async def list_frames(request: Request, actor: Caller, paging: Paging, job_id: J
     after = paging.after("frames", [job_id], actor)
     start = after[0] if after else -1
     rows = await farm.db.read(
-        queries.frame_page,
+        parts.frame_page,
         actor,
         job_id,
         start,
@@ -274,7 +291,7 @@ async def list_files(request: Request, actor: Caller, paging: Paging, job_id: Jo
     farm = farm_of(request)
     after = paging.after("files", [job_id], actor)
     rows = await farm.db.read(
-        queries.file_page,
+        parts.file_page,
         actor,
         job_id,
         after[0] if after else 0,
@@ -289,5 +306,5 @@ async def list_files(request: Request, actor: Caller, paging: Paging, job_id: Jo
 async def list_attempts(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Any:
     after = paging.after("attempts", [job_id], actor)
     start = after[0] if after else ""
-    rows = await farm_of(request).db.read(queries.attempt_page, actor, job_id, start, paging.limit + 1)
+    rows = await farm_of(request).db.read(parts.attempt_page, actor, job_id, start, paging.limit + 1)
     return paging.page("attempts", [job_id], actor, rows, lambda row: [row["id"]])

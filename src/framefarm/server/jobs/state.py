@@ -55,14 +55,17 @@ class JobState:
 
     def move(self, number: int, old: str | None, new: str) -> None:
         """Count task `number` from one status to another; None: it had no row."""
-        scout = number < self.values["scout_count"]
+        self.move_many(1, old, new, scouts=number < self.values["scout_count"])
+
+    def move_many(self, count: int, old: str | None, new: str, *, scouts: bool) -> None:
+        """Count so many tasks, which are all scouts or none, from one status to another."""
         if old is not None:
-            self.values[ROWS[TaskStatus(old)]] -= 1
-            if scout and old in ENDED_TASK:
-                self.values["scouts_ended"] -= 1
-        self.values[ROWS[TaskStatus(new)]] += 1
-        if scout and new in ENDED_TASK:
-            self.values["scouts_ended"] += 1
+            self.values[ROWS[TaskStatus(old)]] -= count
+            if scouts and old in ENDED_TASK:
+                self.values["scouts_ended"] -= count
+        self.values[ROWS[TaskStatus(new)]] += count
+        if scouts and new in ENDED_TASK:
+            self.values["scouts_ended"] += count
 
     def emit(self, tx: Tx, actor: str, kind: str, data: dict[str, Any]) -> None:
         """Add a row to the job's events; written by `save`."""

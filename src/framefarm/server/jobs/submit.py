@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from framefarm.core.frames import TaskPlan
 from framefarm.core.job import FINISHED, JobStatus
+from framefarm.core.money import money
 from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
@@ -141,8 +142,5 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
         "scouts": plan.scout_count if plan else None,
         "missing_paths": list(prepared.snapshot.missing),
         "warnings": prepared.warnings,
-        "price_per_hour": {
-            "amount_micros": prepared.instance["price_micros"] if price is None else price,
-            "currency": "USD",
-        },
+        "price_per_hour": money(prepared.instance["price_micros"] if price is None else price),
     }

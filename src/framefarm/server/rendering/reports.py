@@ -133,7 +133,10 @@ class Reporter:
         if isinstance(event, say.FrameSaved):
             return self._saved(attempt, event)
         if isinstance(event, say.TaskReleased):
-            return self._released(attempt)
+            if attempt["started_ms"] is None and not attempt["frames_done"]:
+                return self._released(attempt)
+            self.end(attempt, Outcome.CANCELLED, 0, None, None)  # begun after all: it stays, and is metered
+            return "applied"
         return self._ended(attempt, event)
 
     # -- events

@@ -21,6 +21,7 @@ from framefarm.server.events import progress
 from framefarm.server.events.progress import Progress
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests
+from framefarm.server.http.connections import RUNNER
 from framefarm.server.http.edge import STRANGERS_BYTES
 from framefarm.server.http.errors import disk_is_full
 from framefarm.server.rendering import service
@@ -174,6 +175,7 @@ class NodeApi:
                     span(name, session=session),
                 ):
                     answer = await call(request, session, token)
+                request.scope.setdefault("state", {})[RUNNER] = True
                 return _json(200, answer)
             except msgspec.ValidationError as error:
                 return _json(422, {"detail": str(error)})

@@ -48,6 +48,7 @@ def _find(tx: Tx, actor: Actor, webhook_id: str) -> Any:
 
 def create(tx: Tx, keys: Keyring, actor: Actor, said: NewWebhook) -> dict[str, Any]:
     """A webhook gets the events from now on. Its secret is in this answer only."""
+    accounts.lock(tx, actor.account_id)
     count = scoped(sa.select(sa.func.count()).select_from(webhooks), webhooks, actor.account_id)
     if tx.conn.execute(count).scalar_one() >= MOST:
         raise Conflict(f"An account has at most {MOST} webhooks: delete one first.")

@@ -41,6 +41,7 @@ def create(tx: Tx, actor: Actor, said: Said) -> dict[str, Any]:
         raise InvalidInput.of("kind", text, said.kind)
     if isinstance(said, StalledUpload):
         _check_upload(said)
+    accounts.lock(tx, actor.account_id)
     count = scoped(sa.select(sa.func.count()).select_from(wrangler_rules), wrangler_rules, actor.account_id)
     if tx.conn.execute(count).scalar_one() >= MOST:
         raise InvalidInput.of("kind", f"an account may have {MOST} rules at most", said.kind)

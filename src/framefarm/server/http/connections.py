@@ -1,0 +1,163 @@
+"""Connections that cost the farm something and bring nothing: closed after a while, or when room is needed.
+
+uvicorn's own limit (`limit_concurrency`) refuses the newest, whoever it is: a flood of idle connections would
+shut the runners out. Here the one that has waited longest without a request gives way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+from uvicorn.protocols.http.flow_control import service_unavailable
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+log = structlog.get_logger(__name__)
+HEAD_SECONDS = 20.0
+"""How long the head of a request may take, from its first byte on; of the first, from the connection on."""
+SILENCE_SECONDS = 120.0
+"""How long a sender may be silent in the middle of a body that the farm waits for."""
+HEAD_BYTES = 128 << 10
+"""Most of a request's head."""
+NODE = b"/node/"
+RUNNER = "runner"
+"""In a scope's state once a session's token was good."""
+
+
+class Crowd:
+    """All connections of a server, and which of them may be closed. `limit`: most of them.
+
+    While none can give way, a quarter more is let in: of these only the runners' calls are answered.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.all: set[Connection] = set()
+        self.fresh: dict[Connection, float] = {}
+        """Those whose next request's head is not there yet; since when, longest first."""
+        self.resting: dict[Connection, None] = {}
+        """Those kept alive after an answer, longest first; none of a runner."""
+        self.sending: dict[Connection, float] = {}
+        """Those in the middle of a body; since when silent, longest first."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def protocol(self, *args: Any, **more: Any) -> Connection:
+        """What uvicorn takes as `http`."""
+        return Connection(self, *args, **more)
+
+    def let_in(self, newest: Connection) -> bool:
+        """Whether there is room within the limit, be it made."""
+        self.all.add(newest)
+        if len(self.all) <= self.limit:
+            return True
+        if oldest := next(iter(self.fresh), None) or next(iter(self.resting), None):
+            oldest.drop("room is needed")
+            return True
+        if len(self.all) > self.limit + max(1, self.limit // 4):
+            newest.drop("no room")
+        return False
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See to it that `look` runs when the first of them has waited too long."""
+        if self._timer is None and (due := self._due()) is not None:
+            self._timer = loop.call_at(due, self.look, loop)
+
+    def look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close those that have waited too long."""
+        self._timer, now = None, loop.time()
+        while (late := next(iter(self.fresh), None)) and self.fresh[late] + HEAD_SECONDS <= now:
+            late.drop("no request")
+        while (late := next(iter(self.sending), None)) and self.sending[late] + SILENCE_SECONDS <= now:
+            if late.flow.read_paused:  # it is the farm that does not read
+                self.hear(late, now)
+            else:
+                late.drop("silent in the middle of a body")
+        self.watch(loop)
+
+    def hear(self, connection: Connection, now: float) -> None:
+        """It has sent a part of a body: it is silent since now."""
+        self.sending.pop(connection, None)
+        self.sending[connection] = now
+
+    def busy(self, connection: Connection) -> None:
+        """It has a request in work: it gives way to nobody."""
+        for group in (self.fresh, self.resting, self.sending):
+            group.pop(connection, None)
+
+    def forget(self, connection: Connection) -> None:
+        self.busy(connection)
+        self.all.discard(connection)
+
+    def _due(self) -> float | None:
+        due = [since + HEAD_SECONDS for since in list(self.fresh.values())[:1]]
+        due += [since + SILENCE_SECONDS for since in list(self.sending.values())[:1]]
+        return min(due, default=None)
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection."""
+
+    def __init__(self, crowd: Crowd, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._crowd = crowd
+        self._head_due, self._in_head, self._head_bytes = True, False, 0
+        self._within_limit = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._within_limit = self._crowd.let_in(self)
+        if not transport.is_closing():
+            self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._crowd.forget(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._head_due and (
+            self.cycle is None or self.cycle.response_complete or not self.cycle.more_body
+        ):
+            self._await_head()
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._in_head and self._head_bytes > HEAD_BYTES:
+            self.drop("a head without end")
+        elif not self._head_due and self.cycle.more_body and not self.cycle.response_complete:
+            self._crowd.hear(self, self.loop.time())
+            self._crowd.watch(self.loop)
+        else:
+            self._crowd.sending.pop(self, None)
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head_due = self._in_head = False
+        self._crowd.busy(self)
+        if not self._within_limit:
+            self.app = self.config.loaded_app if self.url.startswith(NODE) else service_unavailable
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        runner = RUNNER in self.cycle.scope["state"]
+        super().on_response_complete()
+        if not self.transport.is_closing() and self.cycle.response_complete and not self._head_due:
+            self._crowd.busy(self)
+            if not runner:
+                self._crowd.resting[self] = None
+
+    def drop(self, why: str) -> None:
+        """Close it at once."""
+        log.debug("connection_dropped", why=why)
+        self._crowd.forget(self)
+        self.transport.abort()
+
+    def _await_head(self) -> None:
+        self._head_due = True
+        self._crowd.busy(self)
+        self._crowd.fresh[self] = self.loop.time()
+        self._crowd.watch(self.loop)

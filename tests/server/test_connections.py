@@ -1,0 +1,152 @@
+"""Connections without a request give way, runners first; a real server on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx2
+import pytest
+import uvicorn
+from farm_site import Site, a_farm, a_site
+
+from framefarm.server.http import connections
+from framefarm.server.http.connections import Crowd
+
+LIMIT = 40
+HEARD = (b"HTTP/1.1 401", b"HTTP/1.1 404", b"HTTP/1.1 422")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with a_farm(tmp_path_factory.mktemp("crowd"), None) as farm, a_site(farm) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def served(site: Site, limit: int = LIMIT) -> Iterator[tuple[Crowd, tuple[str, int]]]:
+    """The farm's application behind uvicorn, as `framefarm serve` has it."""
+    crowd = Crowd(limit)
+    sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    config = uvicorn.Config(site.app, http=crowd.protocol, ws="none", log_config=None, lifespan="off")  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+    thread.start()
+    try:
+        yield crowd, sock.getsockname()
+    finally:
+        server.force_exit = server.should_exit = True
+        thread.join(30)
+        sock.close()
+
+
+def connect(stack: contextlib.ExitStack, at: tuple[str, int], said: bytes = b"") -> socket.socket:
+    sock = stack.enter_context(socket.create_connection(at, timeout=30))
+    sock.sendall(said)
+    return sock
+
+
+def ended(sock: socket.socket) -> bytes:
+    """What comes until the server closes the connection."""
+    said = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := sock.recv(1 << 16):
+            said += piece
+    return said
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline, pause = time.monotonic() + 30, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline
+        pause.wait(0.005)
+
+
+def health(at: tuple[str, int]) -> int:
+    with httpx2.Client(base_url=f"http://{at[0]}:{at[1]}", trust_env=False) as client:
+        return client.get("/healthz").status_code
+
+
+def test_of_a_flood_of_idle_connections_the_oldest_give_way(site: Site) -> None:
+    with served(site) as (crowd, at), contextlib.ExitStack() as stack:
+        idle = [connect(stack, at, b"GET /hea" if i % 2 else b"") for i in range(5 * LIMIT)]
+        assert health(at) == 200
+        for sock in idle[: 4 * LIMIT]:
+            assert ended(sock) == b""
+        assert len(crowd.all) <= LIMIT
+
+
+def test_one_kept_alive_gives_way_after_those_that_never_asked(site: Site) -> None:
+    with served(site) as (_crowd, at), contextlib.ExitStack() as stack:
+        kept = connect(stack, at, b"GET /healthz HTTP/1.1\r\nHost: farm\r\n\r\n")
+        assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        idle = [connect(stack, at) for _ in range(2 * LIMIT)]
+        assert ended(idle[0]) == b""
+        kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: farm\r\n\r\n")
+        assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_while_nobody_can_give_way_only_runners_are_answered(site: Site) -> None:
+    head = b"POST /node/v1/sessions/x/sync HTTP/1.1\r\nHost: farm\r\nAuthorization: Bearer x\r\n"
+    with served(site, 4) as (crowd, at), contextlib.ExitStack() as stack:
+        busy = [connect(stack, at, head + b"Content-Length: 2\r\n\r\n{") for _ in range(4)]
+        wait_for(lambda: len(crowd.sending) == 4)
+        late = connect(stack, at, b"GET /healthz HTTP/1.1\r\nHost: farm\r\nConnection: close\r\n\r\n")
+        assert ended(late).startswith(b"HTTP/1.1 503")
+        runner = connect(stack, at, head + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}")
+        assert ended(runner).startswith(HEARD), "its session is unknown, but it was asked"
+        busy[0].sendall(b"}")
+        assert busy[0].recv(1 << 16).startswith(HEARD)
+        assert health(at) == 200
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: farm\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: farm\r\n\r\n\r\n",
+    ],
+    ids=["nothing", "a letter", "half a head", "a blank line after an answer"],
+)  # fmt: skip
+def test_a_head_that_does_not_come_is_not_waited_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.05)
+    with served(site) as (crowd, at), contextlib.ExitStack() as stack:
+        assert ended(connect(stack, at, said))[:12] in {b"", b"HTTP/1.1 200"}
+        assert not crowd.all
+        assert health(at) == 200
+
+
+def test_a_sender_that_falls_silent_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SILENCE_SECONDS", 0.05)
+    head = b"POST /api/jobs HTTP/1.1\r\nHost: farm\r\nContent-Length: 100\r\n\r\n"
+    with served(site) as (crowd, at), contextlib.ExitStack() as stack:
+        assert ended(connect(stack, at, head + b"{")) == b""
+        assert not crowd.all
+
+
+@pytest.mark.parametrize("piece", [b"X-A: b\r\n", b"a"], ids=["headers", "one header"])
+def test_a_head_without_end_is_cut(site: Site, piece: bytes) -> None:
+    with served(site) as (_crowd, at), contextlib.ExitStack() as stack:
+        sock = connect(stack, at, b"GET /healthz HTTP/1.1\r\nHost: farm\r\nX-Long: ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(64):
+                sock.sendall(piece * ((1 << 16) // len(piece)))
+        assert b"200" not in ended(sock)
+
+
+def test_a_refused_upload_still_hears_why(site: Site) -> None:
+    """What is sent after the answer is no head."""
+    body = b" " * (4 << 20)
+    head = b"POST /api/projects HTTP/1.1\r\nHost: farm\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {site.token}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with served(site) as (_crowd, at), contextlib.ExitStack() as stack:
+        sock = connect(stack, at, head + body)
+        assert sock.recv(1 << 16).startswith(b"HTTP/1.1 413")
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: farm\r\nConnection: close\r\n\r\n")
+        assert b"HTTP/1.1 200" in ended(sock)

@@ -1,0 +1,254 @@
+"""What two people do at the same moment is one after the other: no mistake of the farm, nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from farm_site import Site, a_farm, a_site
+
+from framefarm.core.errors import Conflict, NotFound
+from framefarm.protocol import node as say
+from framefarm.protocol.api_catalog import ProjectChange
+from framefarm.protocol.api_jobs import Retry
+from framefarm.protocol.api_webhooks import NewWebhook
+from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.tables import users
+from framefarm.server.actor import Actor
+from framefarm.server.database import Database, Tx, sqlite_url
+from framefarm.server.jobs import actions
+from framefarm.server.jobs.tables import job_state, tasks
+from framefarm.server.projects import service as projects
+from framefarm.server.rendering.tables import attempts
+from framefarm.server.webhooks import service as webhooks
+from framefarm.server.webhooks.tables import webhooks as webhooks_table
+
+
+@pytest.fixture
+def on_postgres(tmp_path: Path, postgres: Callable[[bool], str]) -> Iterator[Site]:
+    """SQLite has one writer: there is no race on it."""
+    with a_farm(tmp_path, postgres(True)) as farm, a_site(farm) as site:
+        yield site
+
+
+def admin(site: Site) -> Actor:
+    (user,) = site.rows(users, users.c.email == site.email)
+    return Actor(site.account_id, user["id"], "admin", site.email, "tok", "login")
+
+
+def overlapping(site: Site, first: Callable[[Tx], Any], second: Callable[[Tx], Any]) -> tuple[Any, Any]:
+    """What each returned or raised. The second one begins while the first has done all but commit, and the
+    first commits once the second has ended or waits for it.
+    """
+    inside, go_on = threading.Event(), threading.Event()
+
+    def held(tx: Tx) -> Any:
+        found = first(tx)
+        inside.set()
+        assert go_on.wait(30)
+        return found
+
+    def waiting(tx: Tx) -> int:
+        query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        return int(tx.conn.execute(sa.text(query)).scalar_one())
+
+    db = site.farm.db
+    one = db.submit(held)
+    assert inside.wait(30)
+    two = db.submit(second)
+    while not two.done() and not db.read_now(waiting):
+        pass
+    go_on.set()
+    return outcome(one), outcome(two)
+
+
+def outcome(future: Future[Any]) -> Any:
+    try:
+        return future.result(30)
+    except Exception as error:
+        return error
+
+
+NAMED: dict[str, Callable[[Tx, Site], Any]] = {
+    "project": lambda tx, site: projects.create(tx, site.account_id, "", "Film", "operator"),
+    "account": lambda tx, site: accounts.create_account(tx, "studio b"),
+    "user": lambda tx, site: accounts.create_user(
+        tx, site.account_id, "x@studio.example", "-", "member", "operator"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_of_two_who_take_a_name_at_once_one_is_told_that_it_is_taken(on_postgres: Site, kind: str) -> None:
+    def work(tx: Tx) -> Any:
+        return NAMED[kind](tx, on_postgres)
+
+    won, lost = overlapping(on_postgres, work, work)
+    assert not isinstance(won, Exception)
+    assert isinstance(lost, Conflict), repr(lost)
+
+
+def test_a_project_is_not_renamed_to_a_name_that_another_takes_at_once(on_postgres: Site) -> None:
+    site = on_postgres
+    project = site.ask("POST", "/api/projects", json={"name": "old"}).json()["id"]
+    _, lost = overlapping(
+        site,
+        lambda tx: projects.create(tx, site.account_id, "", "new", "operator"),
+        lambda tx: projects.change(tx, admin(site), project, ProjectChange(name="new")),
+    )
+    assert isinstance(lost, Conflict), repr(lost)
+
+
+def test_two_admins_do_not_take_the_role_from_one_another(on_postgres: Site) -> None:
+    site = on_postgres
+
+    def second(tx: Tx) -> str:
+        made = accounts.create_user(tx, site.account_id, "bob@studio.example", "-", "admin", "operator")
+        return str(made["id"])
+
+    bob = site.farm.db.write_now(second)
+
+    def demote(user: str) -> Callable[[Tx], Any]:
+        return lambda tx: accounts.change_user(tx, site.account_id, user, "user:x", role="member")
+
+    _, refused = overlapping(site, demote(admin(site).user_id), demote(bob))
+    assert isinstance(refused, Conflict), repr(refused)
+
+
+def test_an_account_has_no_more_webhooks_than_it_may_have(
+    on_postgres: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "MOST", 1)
+    site, said = on_postgres, NewWebhook(url="https://example.com/hook")
+
+    def work(tx: Tx) -> Any:
+        return webhooks.create(tx, site.farm.keys, admin_of, said)
+
+    admin_of = admin(site)
+    _, refused = overlapping(site, work, work)
+    assert isinstance(refused, Conflict), repr(refused)
+    assert len(site.rows(webhooks_table)) == 1
+
+
+@pytest.mark.parametrize("what", ["retry", "delete"])
+def test_a_job_that_is_deleted_meanwhile_is_not_there(on_postgres: Site, what: str) -> None:
+    site = on_postgres
+    job = failed_job(site, 1)
+    me = admin(site)
+
+    def delete(tx: Tx) -> None:
+        actions.delete(tx, site.farm, me, job)
+
+    def retry(tx: Tx) -> Any:
+        return actions.retry(tx, site.farm, me, job, Retry())
+
+    _, late = overlapping(site, delete, retry if what == "retry" else delete)
+    assert isinstance(late, NotFound), repr(late)
+    assert site.row(job_state, job_state.c.job_id == job)["status"] == "failed"
+
+
+# ------------------------------------------------------------------------- retrying many tasks
+
+
+def failed_job(site: Site, scouts: int) -> str:
+    """A job of nine tasks, all begun: three failed, one of them a scout, and one preempted."""
+    job: str = site.submit(task_retries=0, scout_frames=f"fml:{scouts}")["id"]
+    site.ask("PATCH", f"/api/jobs/{job}", json={"action": "unhold"})
+    runner = site.runner(job)
+    wanted = runner.sync().tasks
+    count = 0
+    while wanted:
+        task = wanted[0]
+        bad = count < 3
+        ends = runner.ended(task, "failed" if bad else "success", message="no" if bad else None)
+        saved = [] if bad else [runner.saved(task, f) for f in task.frames]
+        wanted = runner.report(runner.started(task), *saved, ends).desired.tasks
+        count += 1
+    runner.end()
+    site.publish()
+    assert site.status(job) == "failed"
+    return job
+
+
+def test_all_failed_tasks_go_back_in_a_few_statements(site: Site) -> None:
+    job = failed_job(site, 1)
+    before = site.row(job_state, job_state.c.job_id == job)
+    assert (before["rows_failed"], before["scouts_ended"]) == (3, 1)
+    said: list[str] = []
+
+    def listen(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        said.append(statement)
+
+    sa.event.listen(site.farm.db.engine, "before_cursor_execute", listen)
+    answer = site.ask("POST", f"/api/jobs/{job}/retry")
+    sa.event.remove(site.farm.db.engine, "before_cursor_execute", listen)
+    assert answer.json() == {"retried": ["000", "001", "002"]}
+    assert len([s for s in said if s.startswith("UPDATE tasks")]) == 1
+    after = site.row(job_state, job_state.c.job_id == job)
+    assert (after["rows_failed"], after["rows_pending"], after["scouts_ended"]) == (0, 3, 0)
+    for task in site.rows(tasks, tasks.c.job_id == job, tasks.c.status == "pending"):
+        assert (task["failures"], task["cause"], task["reason"]) == (0, None, None)
+    assert site.render(job) == [1, 2, 3]
+    assert site.status(job) == "success"
+
+
+# --------------------------------------------------------------------- what a runner gives back
+
+
+def test_a_task_that_was_begun_and_is_called_unbegun_is_kept_and_paid(site: Site) -> None:
+    job = site.submit(chunk_size=9)["id"]
+    runner = site.runner(job)
+    (task,) = runner.sync().tasks
+    runner.report(runner.started(task))
+    runner.clock_ms = 1
+    runner.report(runner.saved(task, 1))
+    assert runner.report(say.TaskReleased(attempt=task.attempt)).verdicts == ["applied"]
+    attempt = site.row(attempts, attempts.c.id == task.attempt)
+    assert (attempt["outcome"], attempt["frames_done"]) == ("cancelled", 1)
+    assert attempt["started_ms"] is not None
+    assert runner.render_all() == list(range(2, 10))
+    runner.end()
+    site.publish()
+    assert site.status(job) == "success"
+
+
+# --------------------------------------------------------------------------- a closed database
+
+
+def test_what_is_handed_in_while_the_database_closes_is_done_or_refused_and_never_waits(
+    tmp_path: Path,
+) -> None:
+    for i in range(30):
+        db = Database(sqlite_url(tmp_path / f"{i}.sqlite"))
+        begin = threading.Barrier(5)
+
+        def hand_in(db: Database = db, begin: threading.Barrier = begin) -> list[Any]:
+            begin.wait(30)
+            found = []
+            for _ in range(50):
+                try:
+                    found.append(db.submit(lambda tx: 1))
+                except RuntimeError as error:
+                    found.append(str(error))
+            return found
+
+        with ThreadPoolExecutor(4) as threads:
+            handed = [threads.submit(hand_in) for _ in range(4)]
+            begin.wait(30)
+            db.close()
+            for found in handed:
+                for one in found.result(30):
+                    assert one == "the database is closed" or one.result(30) == 1
+
+
+def test_a_closed_database_says_so_to_readers_too(tmp_path: Path) -> None:
+    db = Database(sqlite_url(tmp_path / "x.sqlite"))
+    db.close()
+    with pytest.raises(RuntimeError, match="the database is closed"):
+        asyncio.run(db.read(lambda tx: 1))
