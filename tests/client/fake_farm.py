@@ -48,6 +48,8 @@ class FakeFarm:
     job: dict[str, Any] = field(default_factory=dict)
     states: list[dict[str, Any]] = field(default_factory=list)
     """What the job becomes at each look at it; the last one stays."""
+    no_jobs: bool = False
+    """Whether its list of jobs is empty."""
     on_seen: Callable[[Seen], object] = lambda seen: None
     """Called with each request before it is answered."""
     streams: list[list[dict[str, Any]]] = field(default_factory=list)
@@ -175,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.farm.job = job(**seen.json)
                 return self.farm.job
             case "GET", "/api/jobs":
-                return page([self.farm.job])
+                return page([] if self.farm.no_jobs else [self.farm.job])
             case "GET", path if path.endswith("/files"):
                 return page(self.farm.file_entries())
             case "GET", path if path.endswith("/frames"):

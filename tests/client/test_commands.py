@@ -14,7 +14,9 @@ from typer.testing import CliRunner, Result
 
 from framefarm.cli import watch
 from framefarm.cli.main import build
+from framefarm.cli.submit import OPTIONS
 from framefarm.client import Credentials, Login, following
+from framefarm.protocol.api_jobs import JobSubmission
 
 
 def run(*words: str, input: str | None = None) -> Result:
@@ -56,7 +58,7 @@ def test_logout_forgets_the_login(farm: FakeFarm) -> None:
     assert run("logout").exit_code == 0
     assert farm.requests("POST", "/api/auth/logout")
     done = run("jobs")
-    assert (done.exit_code, "framefarm login" in done.stderr) == (1, True)
+    assert (done.exit_code, "framefarm login" in done.stderr) == (4, True)
 
 
 @pytest.mark.blender
@@ -101,7 +103,7 @@ def test_a_dry_run_sends_and_submits_nothing(farm: FakeFarm, blends: Path) -> No
 def test_what_the_farm_refuses_is_refused_before_anything_is_sent(farm: FakeFarm, blends: Path) -> None:
     farm.refusals["/api/jobs"] = {"detail": "bad", "errors": [{"field": "chunk_size", "message": "is bad"}]}
     done = run("submit", str(blends / "shot.blend"), "--chunk", "0")
-    assert (done.exit_code, "chunk_size: is bad" in done.stderr) == (1, True)
+    assert (done.exit_code, "--chunk: is bad" in done.stderr) == (1, True)
     assert not [s for s in farm.seen if s.path.startswith("/api/uploads")]
 
 
@@ -167,6 +169,30 @@ def test_a_scene_that_is_not_there_is_an_error_before_anything_is_sent(
 ) -> None:
     done = run("submit", str(tmp_path / "no.blend"))
     assert (done.exit_code, "does not exist" in done.stderr, farm.seen) == (1, True, [])
+
+
+def test_what_is_no_blend_is_said_in_a_sentence(farm: FakeFarm, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no scene")
+    for name, said in (("", "is a folder"), ("notes.txt", "is no .blend")):
+        done = run("submit", str(tmp_path / name))
+        assert (done.exit_code, "Errno" in done.output, farm.seen) == (1, False, [])
+        assert said in done.stderr.replace("\n", "")
+
+
+def test_every_field_that_submit_can_say_has_its_options_name() -> None:
+    """In errors; those left out are not said by an option."""
+    said_by_none = {"upload_paths", "upload_md5s", "upload_sha256s", "scene_path", "hold"}
+    assert set(OPTIONS) - {"notify.on"} == set(JobSubmission.model_fields) - said_by_none
+    shown = run("submit", "--help").stdout
+    assert [option for option in OPTIONS.values() if option not in shown] == []
+
+
+@pytest.mark.parametrize("filter_", ["--project", "--user", "--search", "--status"])
+def test_no_job_that_fits_is_not_no_job_at_all(fake: FakeFarm, filter_: str) -> None:
+    fake.no_jobs = True
+    Credentials().save(Login(fake.url, "t0k"))
+    assert "No such jobs." in run("jobs", filter_, "x").stderr
+    assert "framefarm submit" in run("jobs").stderr
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,9 @@ def test_a_budget_of_a_project_and_of_a_job_says_so(mailing: Farm) -> None:
     ("words", "said"),
     [
         (["set", "lots"], ["lots", "250 or 12.50"]),
-        (["set", "0"], ["amount", "given: 0"]),
+        (["set", "0"], ["AMOUNT", "given: 0"]),
         (["set", "5", "--hold-at", "soon"], ["--hold-at", "soon", "percent nor none"]),
-        (["set", "5", "--hold-at", "0"], ["hold_at", "given: 0"]),
+        (["set", "5", "--hold-at", "0"], ["--hold-at", "given: 0"]),
         (["set", "5", "--project", "nosuch"], ["project", "nosuch"]),
         (["set", "5", "--job", "job_nosuch"], ["job", "job_nosuch"]),
         (["set", "5", "--project", "default", "--job", "job_1"], ["project", "job"]),
@@ -139,9 +139,9 @@ def test_rules_are_added_switched_and_removed() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["add-runtime", "0"], ["seconds", "given: 0"]),
-        (["add-on-demand", "900", "--min-priority", "200"], ["min_priority", "100", "given: 200"]),
-        (["add-upload"], ["remind_after_seconds"]),
+        (["add-runtime", "0"], ["SECONDS", "given: 0"]),
+        (["add-on-demand", "900", "--min-priority", "200"], ["--min-priority", "100", "given: 200"]),
+        (["add-upload"], ["remind after", "fail after"]),
         (["switch", "rul_nosuch", "--on"], ["There is no rule rul_nosuch"]),
         (["remove", "rul_nosuch"], ["There is no rule rul_nosuch"]),
     ],
@@ -184,5 +184,5 @@ def test_notify_is_kept_with_the_job_and_a_stranger_is_refused_by_name(
     usual = told(*words)["notify"]
     assert usual["on"] == ["success", "failed", "holding"]
     said = refused(*words, "--notify", "eve@rival.example")
-    assert "notify.email" in said and "eve@rival.example" in said
-    assert "notify.on" in refused(*words, "--notify-on", "lunch")
+    assert "--notify (email): " in said and "eve@rival.example" in said
+    assert "--notify-on" in refused(*words, "--notify-on", "lunch")

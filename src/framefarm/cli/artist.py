@@ -132,7 +132,9 @@ def list_jobs(
             out.document({"data": found})
         elif not found:
             out.note(
-                "No jobs yet:  framefarm submit SCENE.blend" if not (status or search) else "No such jobs."
+                "No such jobs."
+                if status or project or user or search
+                else "No jobs yet:  framefarm submit SCENE.blend"
             )
         else:
             out.say(show.job_table(found, out.out.width))
@@ -164,6 +166,7 @@ def show_log(
     framefarm log job_01KAXQ2V 003
     """
     with command(as_json) as out, farm_at(url) as farm:
+        out.names = {"number": "TASK"}
         text = jobs.log(farm, job_id, task)
         if as_json:
             out.document({"job": job_id, "task": task, "log": text})
@@ -242,6 +245,7 @@ def retry(
     with command(as_json) as out, farm_at(url) as farm:
         if frames is not None and task:
             raise LocalProblem("Give --frames or --task, not both.")
+        out.names = {"frames": "--frames", "number": "--task"}
         answer = jobs.retry(farm, job_id, frames=frames, tasks=task)
         if as_json:
             out.document(answer)
@@ -300,8 +304,10 @@ def fetch(
 
 def _say_fetched(out: Output, job: jobs.Job, report: download.Report, where: Path) -> None:
     there = f", {len(report.already_there)} were there already" if report.already_there else ""
-    amount = f"{plural(len(report.fetched), 'file')} ({size(report.size_bytes)})"
-    out.say(f"{amount} verified in {clean(where)}{there}.")
+    amount = f"{plural(len(report.fetched), 'file')} ({size(report.size_bytes)}) verified"
+    if not report.fetched and report.already_there:
+        amount, there = f"{plural(len(report.already_there), 'file')} verified, all there already,", ""
+    out.say(f"{amount} in {clean(where)}{there}.")
     done, total = jobs.count(job) or (0, 0)
     if done < total:
         out.note(f"{done} of {total} frames are done so far.")

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from framefarm.client.errors import FarmError, Incomplete, LoginNeeded, Refused, Unreachable
+from framefarm.client.errors import FarmError, Incomplete, LoginNeeded, NotLoggedIn, Refused, Unreachable
 
 SUB = 1_000_000
 """Micro-units in one unit of money."""
@@ -104,6 +104,8 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
+        self.names: Mapping[str, str] = {}
+        """Fields of the API → what they are on this command's line, for errors."""
         self.out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         if not self.out.is_terminal:
             self.out.width = PIPED_WIDTH
@@ -161,7 +163,7 @@ def command(as_json: bool, *, logging_in: bool = False) -> Iterator[Output]:
 
 
 def _code(error: FarmError) -> Code:
-    if isinstance(error, LoginNeeded):
+    if isinstance(error, LoginNeeded | NotLoggedIn):
         return Code.LOGIN_NEEDED
     return Code.UNREACHABLE if isinstance(error, Unreachable) else Code.FAILED
 
@@ -175,7 +177,7 @@ def _report(output: Output, error: FarmError, logging_in: bool) -> None:
         lines = ["error: the farm refused this:"]
         for bad in error.errors:
             given = "" if bad.given is None else f" (given: {clean(json.dumps(bad.given))[:200]})"
-            lines.append(f"  {clean(bad.field)}: {clean(bad.message)}{given}")
+            lines.append(f"  {clean(_name(output.names, bad.field))}: {clean(bad.message)}{given}")
     if isinstance(error, Incomplete):
         lines += [f"  {clean(path)}: {clean(problem)}" for path, problem in error.problems]
     if isinstance(error, LoginNeeded) and not logging_in:
@@ -184,6 +186,16 @@ def _report(output: Output, error: FarmError, logging_in: bool) -> None:
         lines.append(f"  The farm's log has more under request {clean(error.request_id)}.")
     for line in lines:
         output.err.print(line, style="red" if line.startswith("error:") else None)
+
+
+def _name(names: Mapping[str, str], field: str) -> str:
+    """`metadata.shot` → `--metadata (shot)`, with the names of the command at hand."""
+    parts = field.replace("[", ".").replace("]", "").split(".")
+    for end in range(len(parts), 0, -1):
+        if (name := names.get(".".join(parts[:end]))) is not None:
+            rest = ".".join(p for p in parts[end:] if not p.isdecimal())
+            return f"{name} ({rest})" if rest else name
+    return names.get(parts[-1], field)
 
 
 def _as_document(error: FarmError) -> dict[str, Any]:

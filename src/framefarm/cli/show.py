@@ -93,8 +93,9 @@ def _facts(it: jobs.Job) -> Iterable[tuple[str, str]]:
         clean(it["frame_range"]) + (f", scouts {clean(it['scout_frames'])}" if it["scout_frames"] else ""),
     )
     pace = it["average_frame_seconds"]
-    left = f", about {duration(it['remaining_seconds'])} left" if it["remaining_seconds"] else ""
     forecast = it.get("forecast") or {}
+    told = forecast.get("frames_left") and forecast.get("seconds_left")
+    left = f", about {duration(it['remaining_seconds'])} left" if it["remaining_seconds"] and not told else ""
     yield "cost", money(it["cost"]) + (f", {duration(pace)} a frame{left}" if pace else "")
     if forecast.get("frames_left") and (rest := forecast.get("seconds_left")):
         costs = forecast["cost_left"]

@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
 def list_budgets(url: Url = None, as_json: AsJson = False) -> None:
     """Show all budgets: what is spent, set aside and left."""
     with command(as_json) as out, farm_at(url) as farm:
+        out.names = NAMES
         rows = list(farm.pages("/api/budgets"))
         if as_json:
             out.document({"data": rows})
@@ -83,6 +84,7 @@ def set_budget(
     framefarm budgets set 500 --project film --mode stop
     """
     with command(as_json) as out, farm_at(url) as farm:
+        out.names = NAMES
         body: dict[str, Any] = {"amount_micros": _micros(amount), "mode": str(mode)}
         body |= _percents(warn_at, hold_at, cancel_at)
         body |= {k: v for k, v in (("project", project), ("job", job)) if v is not None}
@@ -107,6 +109,7 @@ def change_budget(
     framefarm budgets change bud_01KAXQ2V --amount 750
     """
     with command(as_json) as out, farm_at(url) as farm:
+        out.names = NAMES
         body = _percents(warn_at, hold_at, cancel_at)
         if amount is not None:
             body["amount_micros"] = _micros(amount)
@@ -121,6 +124,7 @@ def change_budget(
 def remove_budget(budget: BudgetId, url: Url = None, as_json: AsJson = False) -> None:
     """Remove a budget; jobs that it holds go on by themselves."""
     with command(as_json) as out, farm_at(url) as farm:
+        out.names = NAMES
         farm.delete(f"/api/budgets/{quoted(budget)}")
         if as_json:
             out.document({"id": budget, "removed": True})
@@ -162,6 +166,13 @@ def _say_budget(out: Output, row: Mapping[str, Any]) -> None:
     out.say(f"  {', '.join(steps)}; {row['mode']}{held}")
 
 
+NAMES = {
+    "amount_micros": "AMOUNT", "project": "--project", "job": "--job", "period": "--period",
+    "warn_at": "--warn-at", "hold_at": "--hold-at", "cancel_at": "--cancel-at", "mode": "--mode",
+    "seconds": "SECONDS", "wait_seconds": "WAIT_SECONDS", "min_priority": "--min-priority",
+    "remind_after_seconds": "--remind-after", "fail_after_seconds": "--fail-after",
+}  # fmt: skip
+"""Fields → the words on the command's line that say them."""
 PERIODS = {"month": "a month", "total": "in all"}
 STEPS = (("warns", "warn_at"), ("holds", "hold_at"), ("cancels", "cancel_at"))
 
@@ -173,6 +184,7 @@ STEPS = (("warns", "warn_at"), ("holds", "hold_at"), ("cancels", "cancel_at"))
 def list_rules(url: Url = None, as_json: AsJson = False) -> None:
     """Show all wrangler rules, and what each did last."""
     with command(as_json) as out, farm_at(url) as farm:
+        out.names = NAMES
         rows = list(farm.pages("/api/wrangler/rules"))
         if as_json:
             out.document({"data": rows})
@@ -235,6 +247,7 @@ def switch_rule(
 ) -> None:
     """Switch a rule on or off."""
     with command(as_json) as out, farm_at(url) as farm:
+        out.names = NAMES
         row = farm.patch(f"/api/wrangler/rules/{quoted(rule)}", {"enabled": on})
         out.document(row) if as_json else _say_rule(out, row)
 
@@ -243,6 +256,7 @@ def switch_rule(
 def remove_rule(rule: RuleId, url: Url = None, as_json: AsJson = False) -> None:
     """Remove a rule. What it did stays in the jobs' events and in the audit."""
     with command(as_json) as out, farm_at(url) as farm:
+        out.names = NAMES
         farm.delete(f"/api/wrangler/rules/{quoted(rule)}")
         if as_json:
             out.document({"id": rule, "removed": True})
@@ -251,6 +265,7 @@ def remove_rule(rule: RuleId, url: Url = None, as_json: AsJson = False) -> None:
 
 def _add(url: str | None, as_json: bool, body: dict[str, Any]) -> None:
     with command(as_json) as out, farm_at(url) as farm:
+        out.names = NAMES
         row = farm.post("/api/wrangler/rules", body, idempotency_key=uuid.uuid4().hex)
         out.document(row) if as_json else _say_rule(out, row)
 

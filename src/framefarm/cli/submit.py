@@ -17,6 +17,20 @@ from framefarm.client import Farm, LocalProblem, dependencies, hashing, jobs, up
 from framefarm.client.dependencies import Missing, SceneFacts
 
 SHOWN_MISSING = 20
+OPTIONS = {
+    "job_title": "--title", "project": "--project", "instance_type": "--instance",
+    "preemptible": "--preemptible",
+    "preemptible_retries": "--preemptible-retries", "chunk_size": "--chunk", "frame_range": "--frames",
+    "scout_frames": "--scouts", "blender_version": "--blender", "render_software": "--engine",
+    "output_path": "--output", "environment_variables": "--env", "metadata": "--metadata",
+    "scene": "--scene-name", "camera": "--camera", "view_layers": "--view-layer", "samples": "--samples",
+    "resolution_percentage": "--resolution-percentage", "priority": "--priority",
+    "max_sessions": "--max-sessions", "task_retries": "--task-retries",
+    "max_task_runtime_seconds": "--max-task-runtime", "depends_on": "--depends-on",
+    "on_missing_files": "--on-missing-files", "on_blocked_scripts": "--on-blocked-scripts",
+    "addons": "--addon", "notify": "--notify", "notify.on": "--notify-on",
+}  # fmt: skip
+"""A submission's fields → the options that say them."""
 
 
 def register(app: typer.Typer) -> None:
@@ -149,6 +163,7 @@ def submit(
     framefarm submit shot.blend textures/ --instance local-2 --on-demand --watch
     """
     with command(as_json) as out, farm_at(url) as farm:
+        out.names = OPTIONS
         whole = Path(os.path.abspath(scene))
         facts = dependencies.read_scene(whole)
         addons = dependencies.expand(addon or [])

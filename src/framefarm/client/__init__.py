@@ -9,7 +9,15 @@ with Farm(login.url, login.token) as farm:
 """
 
 from framefarm.client.credentials import Credentials, Login
-from framefarm.client.errors import FarmError, Incomplete, LocalProblem, LoginNeeded, Refused, Unreachable
+from framefarm.client.errors import (
+    FarmError,
+    Incomplete,
+    LocalProblem,
+    LoginNeeded,
+    NotLoggedIn,
+    Refused,
+    Unreachable,
+)
 from framefarm.client.http import Farm
 
 __all__ = [
@@ -20,6 +28,7 @@ __all__ = [
     "LocalProblem",
     "Login",
     "LoginNeeded",
+    "NotLoggedIn",
     "Refused",
     "Unreachable",
 ]

@@ -15,7 +15,7 @@ from typing import Any
 
 from platformdirs import user_config_path
 
-from framefarm.client.errors import LocalProblem
+from framefarm.client.errors import LocalProblem, NotLoggedIn
 from framefarm.client.http import clean_url
 
 
@@ -40,18 +40,18 @@ class Credentials:
         """The farm to talk to: the one asked for, else FRAMEFARM_URL, else the last one logged in to."""
         url = asked_for or self._environment.get("FRAMEFARM_URL") or self._read().get("default")
         if not url:
-            raise LocalProblem("Which farm? Log in first: framefarm login http://farm.example:8000")
+            raise NotLoggedIn("Which farm? Log in first: framefarm login http://farm.example:8000")
         return clean_url(str(url))
 
     def login(self, asked_for: str | None = None) -> Login:
-        """The login to use. Raises LocalProblem, with the command that helps, if there is none."""
+        """The login to use. Raises NotLoggedIn, with the command that helps, if there is none."""
         url = self.url(asked_for)
         token = self._environment.get("FRAMEFARM_TOKEN")
         if token:
             return Login(url, token)
         stored = self._read()["servers"].get(url)
         if not isinstance(stored, dict) or not stored.get("token"):
-            raise LocalProblem(f"Not logged in to {url}. Log in first: framefarm login {url}")
+            raise NotLoggedIn(f"Not logged in to {url}. Log in first: framefarm login {url}")
         return Login(url, stored["token"], stored.get("email", ""), stored.get("expires_at"))
 
     def save(self, login: Login) -> None:

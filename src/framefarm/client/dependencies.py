@@ -285,4 +285,8 @@ class _Opened:
     def _unreadable(self, error: BaseException) -> LocalProblem:
         if isinstance(error, FileNotFoundError) and not self._path.exists():
             return LocalProblem(f"{self._path} does not exist.")
+        if self._path.is_dir():
+            return LocalProblem(f"{self._path} is a folder: name the .blend in it.")
+        if "not a blend file" in str(error):
+            return LocalProblem(f"{self._path} is no .blend.")
         return LocalProblem(f"{self._path} cannot be read as a .blend: {error}.")

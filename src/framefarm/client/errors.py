@@ -5,6 +5,7 @@ FarmError                (core)
 │   └── LoginNeeded      401: no token, or one that is not valid any more
 ├── Unreachable          no answer that can be understood
 ├── LocalProblem         a file, folder or setting on this machine is in the way
+│   └── NotLoggedIn      no login is stored here, or no farm is known
 └── Incomplete           a download in which some files are missing or wrong, named
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 
 from framefarm.core.errors import FarmError, FieldError
 
-__all__ = ["FarmError", "Incomplete", "LocalProblem", "LoginNeeded", "Refused", "Unreachable"]
+__all__ = ["FarmError", "Incomplete", "LocalProblem", "LoginNeeded", "NotLoggedIn", "Refused", "Unreachable"]
 
 
 class Refused(FarmError):
@@ -50,6 +51,12 @@ class LocalProblem(FarmError):
     """Something on this machine: a file that cannot be read, a folder that cannot be written."""
 
     title = "Something on this machine is in the way"
+
+
+class NotLoggedIn(LocalProblem):
+    """Nothing was asked of a farm: there is no login to ask with."""
+
+    title = "Not logged in"
 
 
 class Incomplete(FarmError):

@@ -119,11 +119,11 @@ def _seen(tx: Tx, rows: dict[str, Any], capacity: Sequence[Capacity], leaving: d
 
 def _ended_badly(tx: Tx, since_ms: int, steady_ms: int) -> list[rules.Ended]:
     """Attempts; and sessions that never got to the scene, or that the machine itself ended."""
+    kind = attempts.c.node, attempts.c.job_id, attempts.c.cause, attempts.c.frames_done > 0
     bad = farmwide(
-        sa.select(
-            attempts.c.node, attempts.c.job_id, attempts.c.ended_ms, attempts.c.cause, attempts.c.frames_done
-        )
+        sa.select(*kind[:2], sa.func.max(attempts.c.ended_ms), attempts.c.cause, sa.cast(kind[3], sa.Integer))
     ).where(FAILED, attempts.c.ended_ms > since_ms, attempts.c.cause.is_not(None))
+    bad = bad.group_by(*kind)  # a job may fail a million times
     of_sessions = farmwide(
         sa.select(
             sessions.c.node, sessions.c.job_id, sessions.c.ended_ms, sessions.c.end_reason, sa.literal(0)
@@ -139,7 +139,8 @@ def _ended_badly(tx: Tx, since_ms: int, steady_ms: int) -> list[rules.Ended]:
 
 
 def _last_good(tx: Tx, node: Node, found: Sequence[rules.Ended]) -> int | None:
-    """When an attempt that committed a frame last ended there, or one that still runs last committed one."""
+    """When an attempt that committed a frame last ended there, or one that still runs last committed one (by
+    its runner's clock, which is believed only up to now)."""
     since = max(node.counted_from_ms, min((e.at_ms for e in found), default=0))
     everyone = sa.select(accounts_table.c.id)  # so that the index of accounts serves
     ended = farmwide(sa.select(sa.func.max(attempts.c.ended_ms))).where(
@@ -156,7 +157,7 @@ def _last_good(tx: Tx, node: Node, found: Sequence[rules.Ended]) -> int | None:
         .where(attempts.c.session_id == sessions.c.id, attempts.c.outcome.is_(None))
     )
     times = [tx.conn.execute(query).scalar() for query in (ended, working)]
-    return max((at for at in times if at is not None), default=None)
+    return max((min(at, tx.now_ms) for at in times if at is not None), default=None)
 
 
 def _live(tx: Tx) -> dict[str, int]:
