@@ -58,8 +58,8 @@ def _told(name: str, value: Any) -> str:
             (u, s) for u, s in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)) if value >= s
         )
         return f"{value // size} {unit}"
-    if name.endswith(("_seconds", "_hours")):
-        return f"{value:g} {'s' if name.endswith('_seconds') else 'h'}"
+    if name.endswith(("_seconds", "_hours", "_days")):
+        return f"{value:g} {name.rsplit('_', 1)[1][0]}"
     return f"`{value}`"
 
 
@@ -73,7 +73,7 @@ def test_every_setting_is_documented_with_its_meaning_and_default() -> None:
     for name, field in Settings.model_fields.items():
         meaning, default = rows[f"FRAMEFARM_{name.upper()}"]
         assert default == _told(name, field.default), name
-        if name.endswith(("_seconds", "_hours", "_bytes")):
+        if name.endswith(("_seconds", "_hours", "_days", "_bytes")):
             assert name.rsplit("_", 1)[1] in meaning, f"{name}: the unit"
 
 

@@ -20,6 +20,10 @@ from framefarm.protocol import node as say
 E = TypeVar("E")
 
 
+class Deaf(Exception):
+    """Answered with a 503."""
+
+
 @dataclass
 class OneJobFarm:
     """Hands out `tasks`, keeps all that it is told. `wait` returns when a condition holds."""
@@ -32,6 +36,9 @@ class OneJobFarm:
     tasks: list[say.TaskOrder] = field(default_factory=list)
     cancel: bool = False
     drain: bool = True
+    deaf: bool = False
+    """Reports get no answer: they are asked again."""
+    refused: int = 0
     events: list[Any] = field(default_factory=list)
     progress: list[say.Progress] = field(default_factory=list)
     version: int = 1
@@ -107,6 +114,10 @@ class OneJobFarm:
                     self.changed.notify_all()
                 self.changed.wait_for(lambda: self.version > said.seen, timeout=0.1)
                 return self._desired()
+            if self.deaf:
+                self.refused += 1
+                self.changed.notify_all()
+                raise Deaf
             report = msgspec.json.decode(body, type=say.Report)
             self.events += report.events
             self.changed.notify_all()
@@ -125,8 +136,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        answer = msgspec.json.encode(self.farm.answer(self.path.rpartition("/")[2], body))
-        self.send_response(200)
+        try:
+            status, answer = 200, msgspec.json.encode(self.farm.answer(self.path.rpartition("/")[2], body))
+        except Deaf:
+            status, answer = 503, b"{}"
+        self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)

@@ -141,3 +141,29 @@ def test_every_task_ends_exactly_once_and_attempts_never_overlap(script: list[st
     assert sorted(names) == sorted(taken)
     spans = sorted((e.started_ms, e.ended_ms) for e in said if isinstance(e, say.TaskEnded))
     assert all(a[1] <= b[0] for a, b in pairwise(spans))
+
+
+def test_rendering_pauses_while_too_much_is_not_acknowledged_and_goes_on_after() -> None:
+    desk = Desk(most_gathered_bytes=100)
+    desk.take(wanted(1, order("a", 1, 2, 3)), 0)
+    desk.next(1)
+    desk.saved(1, 0, 2)
+    desk.staged(1, 99)
+    assert desk.next(3).frame == 2  # type: ignore[union-attr]
+    desk.saved(2, 0, 4)
+    desk.staged(1, 1)
+    assert desk.next(5) is None
+    assert desk.due_ms is None, "a Blender that waits is not late"
+    desk.acknowledged(99)
+    assert desk.next(6).frame == 3  # type: ignore[union-attr]
+
+
+def test_an_acknowledgement_may_come_before_the_frame_counts_as_staged() -> None:
+    desk = Desk(most_gathered_bytes=100)
+    desk.take(wanted(1, order("a", 1, 2)), 0)
+    desk.next(1)
+    desk.saved(1, 0, 2)
+    desk.acknowledged(100)
+    desk.staged(1, 100)
+    assert desk.gathered_bytes == 0
+    assert desk.next(3).frame == 2  # type: ignore[union-attr]

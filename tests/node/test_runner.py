@@ -187,3 +187,22 @@ def test_each_frames_seconds_and_memory_are_its_own(farm: Open) -> None:
     assert first.peak_memory_bytes - second.peak_memory_bytes > 200 << 20
     assert one.ended("a").peak_memory_bytes == first.peak_memory_bytes
     assert 0 < second.seconds <= (second.at_ms - first.at_ms) / 1000 + 0.001
+
+
+def test_a_machine_whose_frames_nobody_takes_pauses_at_the_limit_and_goes_on_after(
+    farm: Open, tmp_path: Path
+) -> None:
+    one = farm("heavy_first", gathering_bytes=1)
+    one.deaf = True
+    one.give("a", 1, 2, 3)
+    one.start()
+    began = tmp_path / "staging" / "a"
+    one.wait(lambda: one.refused >= 3 and began.is_dir() and any(began.glob("1.*")))
+    tries = one.refused
+    one.wait(lambda: one.refused >= tries + 3)  # a frame takes far less than three tries
+    assert not any(began.glob("2.*")), "nothing is begun that the farm may not take"
+    with one.changed:
+        one.deaf = False
+    assert one.ended("a").outcome == "success"
+    assert [f.frame for f in one.heard(say.FrameSaved)] == [1, 2, 3]
+    assert one.over() == "ended"

@@ -27,9 +27,10 @@ THUMBNAILS_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Staged:
-    """Frames that are durable in staging."""
+    """Frames that are durable in staging, or refused; and the bytes of those that the farm is told of."""
 
     count: int
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Collector(threading.Thread):
         """Frames whose thumbnails are still to come."""
         self._drawings: deque[tuple[tuple[str, int], bytes]] = deque()
         self._hurry = False
+        self._told_bytes = 0
         self._decoder = Decoder(places.decoder, self._drawn, mode=mode)
 
     def add(self, item: Frame | say.Event) -> None:
@@ -155,7 +157,8 @@ class Collector(threading.Thread):
                     self._send(item)
         self._keep_drawings()
         if count := sum(isinstance(item, Frame) for item in items):
-            self._put(Staged(count))
+            told, self._told_bytes = self._told_bytes, 0
+            self._put(Staged(count, told))
 
     def _sync(self, folders: set[Path]) -> OutputRejected | None:
         """Make what was staged durable; why it is not."""
@@ -210,6 +213,7 @@ class Collector(threading.Thread):
         first = seen.get(taken.files[0].staged)
         if self._places.thumbnails is not None and isinstance(first, Picture):
             self._told.add((frame.attempt, frame.frame))
+        self._told_bytes += sum(file.size for file in taken.files)
         self._send(
             say.FrameSaved(
                 attempt=frame.attempt,

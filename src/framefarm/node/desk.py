@@ -49,6 +49,9 @@ class Desk:
     waiting: int = 0
     """Saved frames that are not staged yet."""
     most_waiting: int = 2
+    gathered_bytes: int = 0
+    """Staged and told, and not acknowledged: the farm does not answer, or not yet."""
+    most_gathered_bytes: int | None = None
     runtime_ms: int | None = None
     """A task may run for so long."""
     silence_ms: int | None = None
@@ -101,9 +104,11 @@ class Desk:
         return "preempted" if self.preempted else "cancelled"
 
     def next(self, now_ms: int) -> Render | None:
-        """The next frame to render, if Blender is free and the collector keeps up."""
+        """The next frame to render, if Blender is free, the collector keeps up and little has gathered."""
         if self.cancelled or self.waiting >= self.most_waiting or not self.tasks:
             return None
+        if self.most_gathered_bytes is not None and self.gathered_bytes >= self.most_gathered_bytes:
+            return None  # until the farm answers again
         task = self.current or next(iter(self.tasks.values()))
         if task.in_work is not None or not task.left:
             return None
@@ -128,8 +133,14 @@ class Desk:
         whole = frame == task.order.frames[-1]
         return attempt, [self._end(task, "success" if whole else self._given_up, now_ms)]
 
-    def staged(self, count: int = 1) -> None:
+    def staged(self, count: int = 1, gathered_bytes: int = 0) -> None:
+        """Frames are durable; their files wait for the farm."""
         self.waiting -= count
+        self.gathered_bytes += gathered_bytes
+
+    def acknowledged(self, gathered_bytes: int) -> None:
+        """The farm has them, or does not want them. It may say so before `staged` does."""
+        self.gathered_bytes -= gathered_bytes
 
     def begin_without_frame(self, now_ms: int) -> None:
         """Blender starts: the first task's attempt begins now, loading the scene counts."""

@@ -31,6 +31,13 @@ class Over:
     reason: str
 
 
+@dataclass(frozen=True)
+class Acknowledged:
+    """The farm has answered for frames of so many bytes."""
+
+    bytes: int
+
+
 Put = Callable[[object], None]
 
 
@@ -117,4 +124,7 @@ class ReportLane(threading.Thread):
                     (self._staging / event.attempt / file.staged).unlink(missing_ok=True)
             if isinstance(event, say.FrameDrawn):
                 thumbnail(self._thumbnails, event.attempt, event.frame).unlink(missing_ok=True)
+        saved = [e for e in report.events if isinstance(e, say.FrameSaved)]
+        if saved:
+            self._put(Acknowledged(sum(file.size for e in saved for file in e.files)))
         self._put(Wanted(receipt.desired))

@@ -27,7 +27,7 @@ from framefarm.node.blender_log import BlenderLog
 from framefarm.node.collector import Collector, Frame, Places, Refused, Staged
 from framefarm.node.desk import Desk
 from framefarm.node.inputs import BadInputs, Layout, lay_out
-from framefarm.node.lanes import Over, ReportLane, SyncLane, Wanted
+from framefarm.node.lanes import Acknowledged, Over, ReportLane, SyncLane, Wanted
 from framefarm.node.link import Abandoned, Link, SessionOver
 from framefarm.node.sandbox import SandboxUnavailable
 from framefarm.protocol import node as say
@@ -76,6 +76,7 @@ class Runner:
         self.order = self.link.hello(hello)
         self.patience = self.order.disconnected_seconds
         self.desk.runtime_ms = _milliseconds(self.order.max_task_runtime_seconds)
+        self.desk.most_gathered_bytes = self.order.gathering_bytes
         self.desk.silence_ms = _milliseconds(self.order.no_progress_seconds)
         staging = Path(self.order.staging)
         thumbnails = Path(self.order.thumbnails) if self.order.thumbnails else None
@@ -140,8 +141,10 @@ class Runner:
                 self._opened(event)
             case Saved():
                 self._saved(event)
-            case Staged(count):
-                self.desk.staged(count)
+            case Staged(count, told_bytes):
+                self.desk.staged(count, told_bytes)
+            case Acknowledged(told_bytes):
+                self.desk.acknowledged(told_bytes)
             case Refused():
                 self._refused(event)
             case Failed(cause, message, _) if is_machines(cause):

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from framefarm.core.errors import Conflict, FarmError, NotAuthenticated, TooLarge
+from framefarm.core.errors import Conflict, FarmError, NotAuthenticated, NotFound, TooLarge
 from framefarm.protocol import node as say
 from framefarm.server.database import Tx
 from framefarm.server.events import progress
@@ -183,7 +183,7 @@ class NodeApi:
                 return _json(422, {"detail": f"not JSON: {error}"})
             except service.ReportGap as gap:
                 return _json(409, say.Gap(expected=gap.expected))
-            except service.SessionOver as error:
+            except (service.SessionOver, NotFound) as error:  # or its job is not there any more
                 return _json(410, {"detail": error.detail})
             except NotAuthenticated as error:
                 return _json(401, {"detail": error.detail})
