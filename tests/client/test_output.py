@@ -26,6 +26,7 @@ def test_no_control_character_reaches_the_terminal(text: str) -> None:
         ("ordinary – ü 雪", "ordinary – ü 雪"),
         ("\x1bc", ""),
         ("left\u202eright", "leftright"),
+        ("a\u061cb\u2028c\u2029d\u200ee\u2066f", "abcdef"),
     ],
 )
 def test_escape_sequences_are_taken_out_whole(text: str, left: str) -> None:

@@ -44,7 +44,7 @@ def test_every_operators_command_leaves_its_row(site: Site) -> None:
     assert {name for name, _, _ in OPERATORS} | LOOKS == set(operator.COMMANDS)
     for name, said, action in OPERATORS:
         before = len(rows(site))
-        site.farm.db.write_now(operator._do, site.farm, name, said)
+        site.farm.db.write_now(operator._do, site.farm, name, operator.prepare(name, said))
         new = rows(site)[before:]
         assert new, name
         assert {(r["action"], r["actor"]) for r in new} == {(action, "operator")} or name == "account.create"
@@ -62,7 +62,7 @@ def test_a_refused_command_leaves_none(site: Site) -> None:
     before = rows(site)
     for name in {name for name, _, _ in OPERATORS} - {"account.create", "package.register"}:
         with pytest.raises(FarmError):
-            site.farm.db.write_now(operator._do, site.farm, name, wrong)
+            site.farm.db.write_now(operator._do, site.farm, name, operator.prepare(name, wrong))
     with pytest.raises(FarmError):
         site.farm.db.write_now(operator._do, site.farm, "account.create", {"account": "studio"})
     assert rows(site) == before

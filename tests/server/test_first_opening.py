@@ -143,7 +143,7 @@ def read(site: Site, made: Path, names: list[str], **more: Any) -> str:
     try:
         found = scenes.read(site.farm, row)
     except scenes.Unrenderable as error:
-        site.farm.db.write_now(scenes.fail, site.farm, row, error)
+        site.farm.db.write_now(scenes.fail, row, error)
     else:
         site.farm.db.write_now(scenes.settle, site.farm, row, found)
     return str(row["id"])

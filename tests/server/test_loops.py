@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -86,3 +87,36 @@ def test_a_scene_that_the_farm_cannot_read_holds_up_no_other(
     asyncio.run(main())
     assert site.row(job_state, job_state.c.job_id == other)["scene_read"]
     assert not site.row(job_state, job_state.c.job_id == first)["scene_read"]
+
+
+def test_a_scene_that_takes_long_holds_up_no_other_accounts(
+    site: Site, other: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine: list[str] = []
+    for who, count in ((site, 2), (other, 1)):
+        assert who.upload().status_code == 200
+        mine += [who.ask("POST", "/api/jobs", json=who.payload()).json()["id"] for _ in range(count)]
+    found = {"scene_path": SCENE, "frames": "1-9", "scouts": "", "scene": {"path": SCENE}, "warnings": []}
+    others_was_read, tried = threading.Event(), []
+
+    def read(_farm: Farm, job: Any) -> dict[str, Any]:
+        tried.append(job["id"])
+        if job["id"] == mine[0]:
+            assert others_was_read.wait(30), "the other account's scene waits for this one"
+        if job["id"] == mine[2]:
+            others_was_read.set()
+        return found
+
+    monkeypatch.setattr(scenes, "read", read)
+    monkeypatch.setattr(scenes, "at_once", lambda: 2)
+
+    async def main() -> None:
+        site.farm.hub.attach(asyncio.get_running_loop())
+        async with site.farm.hub.listen("dispatch") as settled:
+            task = asyncio.create_task(scenes.run(site.farm))
+            while not all(r["scene_read"] for r in site.rows(job_state)):
+                assert await settled.wait(60)
+            await app._end([task])
+
+    asyncio.run(main())
+    assert tried.index(mine[1]) > tried.index(mine[0]), "of one account one after the other"

@@ -143,7 +143,7 @@ def test_a_job_that_is_deleted_meanwhile_is_not_there(on_postgres: Site, what: s
     me = admin(site)
 
     def delete(tx: Tx) -> None:
-        actions.delete(tx, site.farm, me, job)
+        actions.delete(tx, me, job)
 
     def retry(tx: Tx) -> Any:
         return actions.retry(tx, site.farm, me, job, Retry())

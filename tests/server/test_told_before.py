@@ -42,7 +42,7 @@ def refused(site: Site, files: dict[str, bytes], **more: Any) -> scenes.Unrender
     job = job_of(site, files, **more)
     with pytest.raises(scenes.Unrenderable) as refusal:
         scenes.read(site.farm, job)
-    site.farm.db.write_now(scenes.fail, site.farm, job, refusal.value)
+    site.farm.db.write_now(scenes.fail, job, refusal.value)
     told = site.get(f"/api/jobs/{job['id']}")
     assert (told["status"], told["cause"]) == ("failed", refusal.value.cause)
     assert told["message" if "message" in told else "reason"] == refusal.value.message

@@ -68,7 +68,7 @@ def serve(
     with contextlib.ExitStack() as stack:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            stack.enter_context(operator.lock_data(data))
+            stack.enter_context(operator.serve_data(data))
         except BlockingIOError:
             _fail(f"a farm already runs on {data}; stop it with: framefarm stop --data {data}")
         try:
@@ -214,7 +214,7 @@ def stop(
         from framefarm.server import opening
         from framefarm.server.settings import Settings
 
-        with operator.lock_data(data):
+        with operator.serve_data(data):
             farm = opening.open_farm(Settings(data=data))
             try:
                 opening.local_engine(farm).stop_all(grace_seconds=2)

@@ -27,12 +27,15 @@ from framefarm.core.errors import FarmError, InvalidInput
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.opening import open_farm
-from framefarm.server.operator_commands import COMMANDS, LONG
+from framefarm.server.operator_commands import COMMANDS, LONG, prepare
 from framefarm.server.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 LOCK = "lock"
+LINE = 32
+"""Bytes in the lock's file; written at once."""
+FARM, COMMAND = "farm", "command"
 SOCKET = "control.sock"
 PATIENCE_SECONDS = 30.0
 """How long a command waits for a farm that starts or stops, or for other commands."""
@@ -49,32 +52,62 @@ class NobodyAnswers(OperatorError):
 
 
 @contextlib.contextmanager
-def lock_data(data: Path) -> Iterator[None]:
-    """Hold the data directory: one farm at a time. Raises BlockingIOError if another holds it."""
+def lock_data(data: Path, who: str = COMMAND) -> Iterator[None]:
+    """Hold the data directory: one at a time. Raises BlockingIOError if another holds it.
+
+    The lock's file says who holds it: `farm PID`, or `command PID` for a moment.
+    """
     fd = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(fd, f"{who} {os.getpid()}".ljust(LINE).encode(), 0)
         yield
+        os.ftruncate(fd, 0)
     finally:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def serve_data(data: Path) -> Iterator[None]:
+    """Hold the data directory for a farm; a command at work on it is waited for. Raises BlockingIOError."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lock_data(data, FARM))
+                break
+            except BlockingIOError:
+                if running_pid(data) is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        yield
+
+
 def running_pid(data: Path) -> int | None:
-    """The process that holds the data directory, or None."""
+    """The farm that holds the data directory; None for nobody, or a command."""
     try:
         fd = os.open(data / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.pread(fd, 32, 0).decode().strip()
-        return int(text) if text else None
+        who, _, pid = os.pread(fd, LINE, 0).decode().strip().partition(" ")
+        return int(pid) if who == FARM and pid.isdecimal() and _has_open(pid, fd) else None
     finally:
         os.close(fd)
     return None
+
+
+def _has_open(pid: str, fd: int) -> bool:
+    """Whether that process has the same file open: what the file says may be of a farm that was killed."""
+    mine = os.fstat(fd)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), mine):
+                    return True
+    return False
 
 
 def run(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +133,7 @@ def _run_alone(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, An
     try:
         if name in LONG:
             return LONG[name](farm, arguments)
-        return farm.db.write_now(_do, farm, name, arguments)
+        return farm.db.write_now(_do, farm, name, prepare(name, arguments))
     finally:
         farm.db.close()
 
@@ -159,7 +192,8 @@ async def serve_control(farm: Farm) -> AsyncIterator[None]:
         try:
             if said["name"] in LONG:
                 return JSONResponse(await run_in_threadpool(LONG[said["name"]], farm, said["arguments"]))
-            return JSONResponse(await farm.db.write(_do, farm, said["name"], said["arguments"]))
+            arguments = await run_in_threadpool(prepare, said["name"], said["arguments"])
+            return JSONResponse(await farm.db.write(_do, farm, said["name"], arguments))
         except FarmError as error:
             return JSONResponse({"detail": error.detail}, 422)
         except Exception:

@@ -40,6 +40,15 @@ def command(name: str) -> Callable[[Command], Command]:
     return remember
 
 
+def prepare(name: str, said: Arguments) -> Arguments:
+    """What a command needs that takes long: not done in its transaction, where everybody waits for it."""
+    if name not in {"user.add", "user.set"} or said.get("password") is None:
+        return said
+    passwords.check_new(said["password"])
+    rest = {key: value for key, value in said.items() if key != "password"}
+    return rest | {"password_hash": passwords.hash_password(said["password"])}
+
+
 def _account(row: Any) -> dict[str, Any]:
     return {k: row[k] for k in ("id", "name", "credit_limit_micros", "allow_scripts", "quota_bytes")}
 
@@ -73,7 +82,7 @@ def account_set(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if said.get("credit_limit") is not None:
         limit = said["credit_limit"]
-        values["credit_limit_micros"] = None if limit == "none" else _micros(limit, "credit-limit")
+        values["credit_limit_micros"] = None if limit == "none" else _limit(limit)
     if said.get("allow_scripts") is not None:
         values["allow_scripts"] = said["allow_scripts"]
     if said.get("quota_bytes") is not None:
@@ -88,14 +97,13 @@ def account_set(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
 
 @command("user.add")
 def user_add(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
-    passwords.check_new(said["password"])
     try:
         account_id = accounts.account_named(tx, said["account"])["id"]
     except NotFound:
         if not said.get("create_account"):
             raise
         account_id = account_create(tx, farm, said)["id"]
-    hashed = passwords.hash_password(said["password"])
+    hashed = said["password_hash"]
     return _user(accounts.create_user(tx, account_id, said["email"], hashed, said["role"], "operator"))
 
 
@@ -112,10 +120,6 @@ def user_set(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
     row = accounts.user_by_email(tx, said["email"])
     if row is None:
         raise NotFound(f"There is no user {said['email']}.")
-    hashed = None
-    if said.get("password") is not None:
-        passwords.check_new(said["password"])
-        hashed = passwords.hash_password(said["password"])
     return _user(
         accounts.change_user(
             tx,
@@ -124,7 +128,7 @@ def user_set(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
             "operator",
             role=said.get("role"),
             disabled=said.get("disabled"),
-            password_hash=hashed,
+            password_hash=said.get("password_hash"),
         )
     )
 
@@ -134,6 +138,13 @@ def _micros(text: str, field: str) -> int:
         return parse_amount(text)
     except ValueError as error:
         raise InvalidInput.of(field, str(error), text[:40]) from None
+
+
+def _limit(text: str) -> int:
+    micros = _micros(text, "credit-limit")
+    if micros < 0:
+        raise InvalidInput.of("credit-limit", "must be 0 or more, or none", text[:40])
+    return micros
 
 
 @command("credit.add")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from framefarm.core.errors import NotAuthenticated
+from framefarm.core.errors import NotAllowed, NotAuthenticated
 from framefarm.protocol.api_accounts import (
     KeyPage,
     KeyRequest,
@@ -23,6 +23,7 @@ from framefarm.protocol.api_accounts import (
 from framefarm.server.accounts import passwords, service
 from framefarm.server.accounts.callers import COOKIE, Admin, Caller, Writer
 from framefarm.server.accounts.throttle import Throttle
+from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.farm import Keyring
 from framefarm.server.http.idempotency import command
@@ -161,8 +162,15 @@ async def list_users(request: Request, actor: Admin, paging: Paging) -> Any:
     return paging.page("users", [], actor, [_user(r) for r in rows], lambda row: [row.id])
 
 
+def _no_key(actor: Actor) -> None:
+    """A key that made itself a login would outlive its own end."""
+    if actor.token_kind == "key":
+        raise NotAllowed("A key cannot make users, nor change passwords and roles: log in with a password.")
+
+
 @router.post("/users", status_code=201, response_model=UserInfo, summary="Add a user to the account")
 async def add_user(request: Request, actor: Admin, said: NewUser) -> Response:
+    _no_key(actor)
     passwords.check_new(said.password)
     hashed = await run_in_threadpool(passwords.hash_password, said.password)
 
@@ -177,6 +185,8 @@ async def add_user(request: Request, actor: Admin, said: NewUser) -> Response:
 
 @router.patch("/users/{user_id}", response_model=UserInfo, summary="Change a user's role, password, access")
 async def change_user(request: Request, actor: Admin, user_id: Id, said: UserChange) -> Any:
+    if said.password is not None or said.role is not None:
+        _no_key(actor)
     hashed = None
     if said.password is not None:
         passwords.check_new(said.password)

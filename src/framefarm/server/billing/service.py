@@ -159,6 +159,20 @@ def balance(tx: Tx, account_id: str) -> int:
     return int(tx.conn.execute(scoped(query, ledger_transactions, account_id)).scalar_one())
 
 
+def over_limit(tx: Tx, account_id: str) -> tuple[int, int] | None:
+    """(balance with what is not posted yet, credit limit) of an account that owes more than its limit."""
+    query = farmwide(sa.select(accounts.c.credit_limit_micros)).where(accounts.c.id == account_id)
+    limit: int | None = tx.conn.execute(query).scalar_one()
+    if limit is None:
+        return None
+    cost = sa.select(sa.func.coalesce(sa.func.sum(attempts.c.cost_micros), 0))
+    unposted = scoped(cost, attempts, account_id).where(
+        attempts.c.charge_id.is_(None), attempts.c.outcome.is_not(None)
+    )
+    owed = balance(tx, account_id) - int(tx.conn.execute(unposted).scalar_one())
+    return (owed, limit) if owed < -limit else None
+
+
 def transactions(tx: Tx, account_id: str, before: int | None, limit: int, kind: str | None) -> list[Any]:
     """Newest first, numbers below `before`."""
     query = scoped(sa.select(ledger_transactions), ledger_transactions, account_id)

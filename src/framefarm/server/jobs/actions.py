@@ -156,7 +156,7 @@ def _tell_sessions(tx: Tx, farm: Farm, job_id: str, *, stop: bool) -> None:
     tx.after_commit(lambda: farm.hub.wake(f"job:{job_id}", "dispatch"))
 
 
-def delete(tx: Tx, farm: Farm, actor: Actor, job_id: str) -> None:
+def delete(tx: Tx, actor: Actor, job_id: str) -> None:
     """Marks it; the collector empties it. Outputs that were delivered, usage and ledger stay."""
     _, state = _locked(tx, actor, job_id)
     if JobStatus(state["status"]) not in FINISHED:

@@ -174,7 +174,7 @@ async def change_job(request: Request, actor: Caller, job_id: JobId, said: JobCh
 @router.delete("/{job_id}", status_code=204, summary="Delete a completed or cancelled job")
 async def delete_job(request: Request, actor: Caller, job_id: JobId) -> Response:
     farm = farm_of(request)
-    await farm.db.write(actions.delete, farm, actor, job_id)
+    await farm.db.write(actions.delete, actor, job_id)
     drawn = BackgroundTask(thumbnails.remove, farm, actor.account_id, job_id)
     return Response(status_code=204, background=drawn)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -30,6 +32,7 @@ from framefarm.server.tenancy import farmwide
 
 log = structlog.get_logger(__name__)
 LOOK_SECONDS = 10.0
+MOST_AT_ONCE = 4
 READ_SECONDS = 60.0
 TOLD = 5
 """Most missing files named in one sentence."""
@@ -45,9 +48,9 @@ class Unrenderable(Exception):
         super().__init__(self.message)
 
 
-def unread(tx: Tx, resting: Collection[str] = ()) -> list[Any]:
-    """Of each account the oldest job whose inputs are there and whose scene was not read yet, `resting` ones
-    left out: scenes of one account that take long keep no other waiting for more than one of them.
+def unread(tx: Tx, resting: Collection[str] = (), busy: Collection[str] = ()) -> list[Any]:
+    """Of each account the oldest job whose inputs are there and whose scene was not read yet; but for the
+    jobs `resting` and the accounts `busy`.
     """
     waiting = farmwide(
         sa.select(sa.func.min(jobs.c.id)).join(job_state, job_state.c.job_id == jobs.c.id)
@@ -60,6 +63,8 @@ def unread(tx: Tx, resting: Collection[str] = ()) -> list[Any]:
     )
     if resting:
         waiting = waiting.where(jobs.c.id.not_in(resting))
+    if busy:
+        waiting = waiting.where(jobs.c.account_id.not_in(busy))
     query = farmwide(
         sa.select(jobs, packages.c.release.label("release"), packages.c.id.label("package")).join(
             packages, packages.c.id == jobs.c.package_id
@@ -185,7 +190,7 @@ def settle(tx: Tx, farm: Farm, job: Any, found: dict[str, Any]) -> None:
     tx.after_commit(lambda: farm.hub.wake("dispatch"))
 
 
-def fail(tx: Tx, farm: Farm, job: Any, error: Unrenderable) -> None:
+def fail(tx: Tx, job: Any, error: Unrenderable) -> None:
     """The job fails before any machine starts."""
     state = job_states.lock(tx, job["id"])
     if state["scene_read"]:
@@ -215,22 +220,48 @@ def complete(tx: Tx, farm: Farm, job_ids: list[str]) -> None:
         tx.after_commit(lambda: farm.hub.wake("scenes"))
 
 
+def at_once() -> int:
+    """How many scenes are read at once: one that takes long holds up no other account's."""
+    return min(len(os.sched_getaffinity(0)), MOST_AT_ONCE)
+
+
 async def run(farm: Farm) -> None:
-    """The scene reader's life: woken by submissions and uploads, else looking now and then."""
+    """The scene reader's life: woken by submissions and uploads, else looking now and then.
+
+    Of an account one scene is read at a time; who begins is whose job is oldest.
+    """
     resting: dict[str, float] = {}
-    async with farm.hub.listen("scenes") as woken:
-        while True:
-            waiting: list[Any] = []
-            resting = {job: until for job, until in resting.items() if until > time.monotonic()}
-            try:
-                waiting = await farm.db.read(unread, list(resting))
-            except Exception:
-                log.exception("scene_reading_failed")
-            for job in waiting:
-                if not await _one(farm, job):
-                    resting[job["id"]] = time.monotonic() + REST_SECONDS
-            if not waiting:
-                await woken.wait(LOOK_SECONDS)
+    work: dict[asyncio.Task[bool], Any] = {}
+    try:
+        async with farm.hub.listen("scenes") as woken:
+            while True:
+                resting = {job: until for job, until in resting.items() if until > time.monotonic()}
+                try:
+                    await _begin(farm, work, list(resting))
+                except Exception:
+                    log.exception("scene_reading_failed")
+                looking = asyncio.create_task(woken.wait(LOOK_SECONDS))
+                done, _ = await asyncio.wait({looking, *work}, return_when=asyncio.FIRST_COMPLETED)
+                looking.cancel()
+                for task in done - {looking}:
+                    job = work.pop(task)
+                    if not task.result():
+                        resting[job["id"]] = time.monotonic() + REST_SECONDS
+    finally:
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+
+
+async def _begin(farm: Farm, work: dict[asyncio.Task[bool], Any], resting: list[str]) -> None:
+    """Begin to read as many scenes as there is room for."""
+    room = at_once() - len(work)
+    if room <= 0:
+        return
+    busy = {job["account_id"] for job in work.values()}
+    waiting = await farm.db.read(unread, [*resting, *(job["id"] for job in work.values())], busy)
+    for job in waiting[:room]:
+        work[asyncio.create_task(_one(farm, job))] = job
 
 
 async def _one(farm: Farm, job: Any) -> bool:
@@ -239,7 +270,7 @@ async def _one(farm: Farm, job: Any) -> bool:
         try:
             found = await run_in_threadpool(read, farm, job)
         except Unrenderable as error:
-            await farm.db.write(fail, farm, job, error)
+            await farm.db.write(fail, job, error)
         else:
             await farm.db.write(settle, farm, job, found)
     except Stopped:  # the farm stops; its next start reads it
