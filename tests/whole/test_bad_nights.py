@@ -86,9 +86,10 @@ def impatient(tmp_path: Path, scene: bytes) -> Iterator[Farm]:
     farm.stop()
 
 
+@pytest.mark.long
 def test_server_away_longer_than_runners_work_alone_ends_them_and_a_start_goes_on(impatient: Farm) -> None:
     farm = impatient
-    job = a_long_job(farm, "away", frames=40, samples=2000)
+    job = a_long_job(farm, "away", frames=24, samples=2000)
     done = len(farm.done(job["id"]))
     alive = farm.processes()
     assert len(alive) >= 2, "a runner and its Blender"
@@ -96,7 +97,7 @@ def test_server_away_longer_than_runners_work_alone_ends_them_and_a_start_goes_o
     farm.until(lambda: over(alive), "runner and Blender have ended by themselves")
     farm.start()
     assert len(farm.done(job["id"])) >= done
-    tries = ends_whole(farm, job, frames=40)
+    tries = ends_whole(farm, job, frames=24)
     assert [a["outcome"] for a in tries].count("success") == 1
     assert all(a["billed_seconds"] == 0 for a in tries if a["outcome"] == "lost")
 
