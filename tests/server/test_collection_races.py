@@ -370,6 +370,23 @@ class Months(RuleBasedStateMachine):
         said = {"md5": md5(data)} | ({"path": path} if register else {})
         assert self.site.ask("POST", "/api/uploads/md5", json=said).status_code == 200
 
+    @rule(scene=st.sampled_from(KINDS), other=st.sampled_from(KINDS), days=st.sampled_from([0, 8, 40]))
+    def a_job_gets_its_files(self, scene: bytes, other: bytes, days: int) -> None:
+        """The last of them some days after the first, while the collector is at work."""
+        self.upload(SCENE, scene)
+        self.submit({PATHS[1]}, None)
+        self.time_passes(days)
+        self.collect(killed=False)
+        self.what_a_waiting_job_has_got_does_not_get_lost()
+        self.upload(PATHS[1], other)
+        self.what_a_waiting_job_has_got_does_not_get_lost()
+
+    @rule(days=st.sampled_from([2, 8, 16]))
+    def the_collector_works_for(self, days: int) -> None:
+        for _ in range(days // 2):
+            self.time_passes(2)
+            self.collect(killed=False)
+
     @rule(more=st.sets(st.sampled_from(PATHS[1:])), pin=st.none() | st.sampled_from(KINDS))
     def submit(self, more: set[str], pin: bytes | None) -> None:
         said: dict[str, Any] = {"upload_paths": [SCENE, *sorted(more)], "frame_range": "1-2"}
@@ -505,8 +522,8 @@ def test_whatever_happens_in_whatever_order_nothing_goes_that_is_needed_and_all_
         run_state_machine_as_test(
             lambda: Months(site),
             settings=settings(
-                max_examples=15,
-                stateful_step_count=25,
+                max_examples=50,
+                stateful_step_count=30,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
             ),
