@@ -21,7 +21,7 @@ from framefarm.server.collection import content as collecting_content
 from framefarm.server.collection import service as collection
 from framefarm.server.events.tables import progress
 from framefarm.server.files.tables import contents, manifest_contents, manifests, missing_paths, registrations
-from framefarm.server.jobs.tables import events, job_dependencies, jobs, tasks
+from framefarm.server.jobs.tables import events, job_dependencies, job_state, jobs, tasks
 from framefarm.server.mail.tables import mails
 from framefarm.server.rendering.tables import attempts, files, frames
 
@@ -394,3 +394,15 @@ def test_the_statement_that_condemns_says_what_the_rule_says(site: Site, clock: 
     found = site.farm.db.read_now(collecting_content.to_condemn, run.keeping, ("", ""))
     assert {r["sha256"] for r in found} == {sha for sha, fate in wanted.items() if fate == "condemn"}
     assert found
+
+
+def test_a_runner_whose_job_is_not_there_any_more_is_told_so_for_good(site: Site) -> None:
+    job = site.submit()["id"]
+    runner = site.runner(job)
+    site.farm.db.write_now(
+        lambda tx: tx.conn.execute(sa.delete(job_state).where(job_state.c.job_id == job)).rowcount
+    )
+    headers = {"Authorization": f"Bearer {runner.token}"}
+    body = b'{"seq": 1, "events": []}'
+    answer = site.ask("POST", f"/node/v1/sessions/{runner.session}/reports", content=body, headers=headers)
+    assert answer.status_code == 410, answer.text
