@@ -23,8 +23,9 @@ from framefarm.server.accounts.tables import users
 from framefarm.server.actor import Actor
 from framefarm.server.database import Database, Tx, sqlite_url
 from framefarm.server.jobs import actions, submit
-from framefarm.server.jobs.tables import job_state, tasks
+from framefarm.server.jobs.tables import job_state, jobs, tasks
 from framefarm.server.projects import service as projects
+from framefarm.server.rendering import publisher, told
 from framefarm.server.rendering.tables import attempts
 from framefarm.server.webhooks import service as webhooks
 from framefarm.server.webhooks.tables import webhooks as webhooks_table
@@ -178,6 +179,21 @@ def test_a_job_does_not_wait_for_one_that_ends_while_it_is_submitted(
     ending[0].result(30)
     assert site.status(first) == "cancelled"
     assert site.status(second) == "holding"
+
+
+def test_a_warning_that_goes_while_another_comes_is_gone(on_postgres: Site) -> None:
+    site = on_postgres
+    job = site.submit()["id"]
+    note = say.Note(code="budget_low", message="little is left", subject="x")
+    place = {job: ("gs://renders/x", "it is read-only")}
+    site.farm.db.write_now(publisher._warn, {job}, place)
+    overlapping(
+        site,
+        lambda tx: publisher._warn(tx, {job}, {}),
+        lambda tx: told.add(tx, job, [note]),
+    )
+    warnings = site.row(jobs, jobs.c.id == job)["warnings"]
+    assert [w["code"] for w in warnings] == ["budget_low"]
 
 
 # ------------------------------------------------------------------------- retrying many tasks
