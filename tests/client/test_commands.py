@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import sys
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from framefarm.cli import watch
 from framefarm.cli.main import build
 from framefarm.cli.submit import OPTIONS
 from framefarm.client import Credentials, Login, following
+from framefarm.client.errors import Refused, Unreachable
 from framefarm.protocol.api_jobs import JobSubmission
 
 
@@ -268,6 +270,17 @@ def test_watch_says_so_once_where_there_is_no_stream_and_asks_again_and_again(fa
     assert watched.exit_code == 0
     assert watched.stderr.count("There is no event stream") == 1
     assert len([s for s in farm.seen if s.path.endswith("/events")]) == 1
+
+
+@pytest.mark.parametrize("error", [Refused(404, {}), Unreachable("The connection broke.")])
+def test_a_stream_that_cannot_be_had_ends_no_watch(error: Exception) -> None:
+    """A proxy in between may hold back its headers for ever, while the job can be asked for."""
+    inbox: Any = queue.SimpleQueue()
+    notes: list[str] = []
+    inbox.put(error)
+    ears = following._Ears(inbox, notes.append)
+    assert ears.hear(60.0) == []
+    assert (len(notes), ears.behind({"status": "success"})) == (1, False)
 
 
 def test_watch_says_what_happened_in_a_line_each_and_many_frames_in_one() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,12 @@ from framefarm.server.accounts.tables import audit, idempotency, tokens
 from framefarm.server.budgets.tables import budget_holds
 from framefarm.server.collection import content as collecting_content
 from framefarm.server.collection import service as collection
+from framefarm.server.collection.run import Run, Went
+from framefarm.server.database import Tx
 from framefarm.server.events.tables import progress
 from framefarm.server.files.tables import contents, manifest_contents, manifests, missing_paths, registrations
 from framefarm.server.jobs.tables import events, job_dependencies, job_state, jobs, tasks
+from framefarm.server.lead import NotLeader
 from framefarm.server.mail.tables import mails
 from framefarm.server.rendering.tables import attempts, files, frames
 
@@ -330,6 +336,44 @@ def test_whoever_leads_no_more_collects_nothing(site: Site, clock: FakeClock) ->
     with pytest.raises(LeadLost):
         site.loop.run(collection.turn(site.farm, must_lead, collection.ROWS))
     assert exists(site)
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_part_that_fails_keeps_no_other_from_its_work(
+    site: Site, monkeypatch: pytest.MonkeyPatch, leads: bool
+) -> None:
+    """And who does not lead begins none of them."""
+    done: list[str] = []
+
+    def fails(_run: Run) -> Iterator[Went]:
+        done.append("fails")
+        raise PermissionError("an object that cannot be removed")
+        yield
+
+    def works(_run: Run) -> Iterator[Went]:
+        done.append("works")
+        yield from ()
+
+    looks: list[str] = []
+    second = threading.Event()
+
+    def must_lead(_tx: Tx) -> None:
+        looks.append("look")
+        if done[2:] or (not leads and looks[1:]):
+            second.set()
+        if not leads:
+            raise NotLeader
+
+    async def main() -> None:
+        for name, value in {"ROWS": (fails, works), "FIRST_LOOK_SECONDS": 0, "LOOK_SECONDS": 0}.items():
+            monkeypatch.setattr(collection, name, value)
+        task = asyncio.create_task(collection.run(site.farm, must_lead))
+        assert await asyncio.to_thread(second.wait, 60)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    site.loop.run(main())
+    assert done[:3] == (["fails", "works", "fails"] if leads else [])
 
 
 def test_the_metrics_count_what_went(site: Site, clock: FakeClock) -> None:

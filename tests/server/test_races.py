@@ -16,15 +16,16 @@ from farm_site import Site, a_farm, a_site
 from framefarm.core.errors import Conflict, NotFound
 from framefarm.protocol import node as say
 from framefarm.protocol.api_catalog import ProjectChange
-from framefarm.protocol.api_jobs import Retry
+from framefarm.protocol.api_jobs import JobChange, Retry
 from framefarm.protocol.api_webhooks import NewWebhook
 from framefarm.server.accounts import service as accounts
 from framefarm.server.accounts.tables import users
 from framefarm.server.actor import Actor
 from framefarm.server.database import Database, Tx, sqlite_url
-from framefarm.server.jobs import actions
-from framefarm.server.jobs.tables import job_state, tasks
+from framefarm.server.jobs import actions, submit
+from framefarm.server.jobs.tables import job_state, jobs, tasks
 from framefarm.server.projects import service as projects
+from framefarm.server.rendering import publisher, told
 from framefarm.server.rendering.tables import attempts
 from framefarm.server.webhooks import service as webhooks
 from framefarm.server.webhooks.tables import webhooks as webhooks_table
@@ -54,18 +55,19 @@ def overlapping(site: Site, first: Callable[[Tx], Any], second: Callable[[Tx], A
         assert go_on.wait(30)
         return found
 
-    def waiting(tx: Tx) -> int:
-        query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
-        return int(tx.conn.execute(sa.text(query)).scalar_one())
-
     db = site.farm.db
     one = db.submit(held)
     assert inside.wait(30)
     two = db.submit(second)
-    while not two.done() and not db.read_now(waiting):
+    while not two.done() and not db.read_now(locks_waited_for):
         pass
     go_on.set()
     return outcome(one), outcome(two)
+
+
+def locks_waited_for(tx: Tx) -> int:
+    query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+    return int(tx.conn.execute(sa.text(query)).scalar_one())
 
 
 def outcome(future: Future[Any]) -> Any:
@@ -151,6 +153,47 @@ def test_a_job_that_is_deleted_meanwhile_is_not_there(on_postgres: Site, what: s
     _, late = overlapping(site, delete, retry if what == "retry" else delete)
     assert isinstance(late, NotFound), repr(late)
     assert site.row(job_state, job_state.c.job_id == job)["status"] == "failed"
+
+
+def test_a_job_does_not_wait_for_one_that_ends_while_it_is_submitted(
+    on_postgres: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, me = on_postgres, admin(on_postgres)
+    first = site.submit()["id"]
+    wait_for = submit._wait_for
+
+    def late(tx: Tx, *more: Any) -> Any:
+        """The job waited for ends once this submission has looked whether it has."""
+        found = wait_for(tx, *more)
+        ending.append(site.farm.db.submit(cancel))
+        while not ending[0].done() and not site.farm.db.read_now(locks_waited_for):
+            pass
+        return found
+
+    def cancel(tx: Tx) -> None:
+        actions.change(tx, site.farm, me, first, JobChange(action="cancel"))
+
+    ending: list[Future[None]] = []
+    monkeypatch.setattr(submit, "_wait_for", late)
+    second = site.submit(frame_range="2", depends_on=[first])["id"]
+    ending[0].result(30)
+    assert site.status(first) == "cancelled"
+    assert site.status(second) == "holding"
+
+
+def test_a_warning_that_goes_while_another_comes_is_gone(on_postgres: Site) -> None:
+    site = on_postgres
+    job = site.submit()["id"]
+    note = say.Note(code="budget_low", message="little is left", subject="x")
+    place = {job: ("gs://renders/x", "it is read-only")}
+    site.farm.db.write_now(publisher._warn, {job}, place)
+    overlapping(
+        site,
+        lambda tx: publisher._warn(tx, {job}, {}),
+        lambda tx: told.add(tx, job, [note]),
+    )
+    warnings = site.row(jobs, jobs.c.id == job)["warnings"]
+    assert [w["code"] for w in warnings] == ["budget_low"]
 
 
 # ------------------------------------------------------------------------- retrying many tasks

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from framefarm.client.errors import FarmError, LoginNeeded, Refused
+from framefarm.client.errors import FarmError, LoginNeeded
 from framefarm.client.http import EventStream, Farm
 from framefarm.client.jobs import FINISHED, Job, get, quoted
 
@@ -92,7 +92,8 @@ class _Ears:
         with suppress(queue.Empty):
             while True:
                 item = self._inbox.get(timeout=wait)
-                if isinstance(item, Refused) and not isinstance(item, LoginNeeded):
+                if isinstance(item, FarmError) and not isinstance(item, LoginNeeded):
+                    # Whether the farm answers at all, asking for the job tells.
                     self._streams = False
                     self._on_note(
                         f"There is no event stream ({item}): the job is asked again and again instead."

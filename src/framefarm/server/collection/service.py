@@ -18,6 +18,7 @@ from framefarm.server.collection import rows as table_rows
 from framefarm.server.collection.run import Run, Stopped, Went, keeping_of
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
+from framefarm.server.lead import NotLeader
 from framefarm.server.measures import COLLECTED_BYTES, COLLECTED_ROWS
 
 log = structlog.get_logger(__name__)
@@ -82,12 +83,26 @@ async def run(farm: Farm, must_lead: Callable[[Tx], None]) -> None:
     while True:
         walks = time.monotonic() >= walk_at
         try:
-            await turn(farm, must_lead, (*ROWS, *WALKS) if walks else ROWS)
+            await farm.db.write(must_lead)  # objects go without a transaction
+            for part in (*ROWS, *WALKS) if walks else ROWS:
+                await _apart(farm, must_lead, part)
+        except NotLeader:
+            log.debug("collection_is_anothers")
         except Exception:
             log.exception("collection_failed")
-        if walks:
-            walk_at = time.monotonic() + WALK_SECONDS
+        else:
+            walk_at = time.monotonic() + WALK_SECONDS if walks else walk_at
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _apart(farm: Farm, must_lead: Callable[[Tx], None], part: Part) -> None:
+    """A part that fails, on an object that cannot be removed say, keeps no other from its work."""
+    try:
+        await turn(farm, must_lead, (part,))
+    except NotLeader:
+        raise
+    except Exception:
+        log.exception("collection_failed", part=part.__name__)
 
 
 async def turn(farm: Farm, must_lead: Callable[[Tx], None], parts: Iterable[Part]) -> list[dict[str, Any]]:

@@ -113,16 +113,20 @@ def _plan(prepared: Prepared) -> TaskPlan | None:
 
 
 def _wait_for(tx: Tx, actor: Actor, job_id: str, prepared: Prepared) -> tuple[int, set[str]]:
-    """Write down the unfinished jobs waited for; a failed one holds this one at once."""
+    """Write down the unfinished jobs waited for; a failed one holds this one at once.
+
+    None of them ends meanwhile: who ends looks for those that wait, and would not see this one. Locked in
+    the order of their ids, as an end locks the jobs that wait for it, which are younger.
+    """
     holds = {"user"} if prepared.said.hold else set()
     rows = []
-    for row in prepared.depends_on:
-        status = tx.conn.execute(
-            farmwide(sa.select(job_state.c.status)).where(job_state.c.job_id == row["job_id"])
-        ).scalar_one()
+    names = sorted(row["job_id"] for row in prepared.depends_on)
+    for name in names:
+        query = farmwide(sa.select(job_state.c.status)).where(job_state.c.job_id == name)
+        status = tx.conn.execute(query.with_for_update(read=True)).scalar_one()
         if status == JobStatus.SUCCESS:
             continue
-        rows.append({"job_id": job_id, "depends_on": row["job_id"], "account_id": actor.account_id})
+        rows.append({"job_id": job_id, "depends_on": name, "account_id": actor.account_id})
         if JobStatus(status) in FINISHED:
             holds.add("dependency")
     if rows:

@@ -19,7 +19,9 @@ def add(tx: Tx, job_id: str, notes: list[say.Note], frame: int | None = None) ->
     """Add warnings to the job, each (code, subject) once, at most MOST. Returns those that were new; a code
     that the job does not have yet always finds room. `frame`: whose picture they are about."""
     key = jobs.c.id == job_id
-    have: list[dict[str, Any]] = tx.conn.execute(farmwide(sa.select(jobs.c.warnings)).where(key)).scalar_one()
+    # Locked: the publisher writes warnings, too, of jobs whose state it does not lock.
+    query = farmwide(sa.select(jobs.c.warnings)).where(key).with_for_update(key_share=True)
+    have: list[dict[str, Any]] = tx.conn.execute(query).scalar_one()
     known = {(w["code"], w.get("subject", "")) for w in have}
     codes = {w["code"] for w in have}
     fresh: list[say.Note] = []
