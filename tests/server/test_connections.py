@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import httpx2
 import pytest
+import structlog
 import uvicorn
 from farm_site import Site, a_farm, a_site
 
@@ -90,17 +91,66 @@ def test_one_kept_alive_gives_way_after_those_that_never_asked(site: Site) -> No
         assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
+def upload(site: Site) -> bytes:
+    """The head of a user's upload, and half its body."""
+    head = "POST /api/uploads/file HTTP/1.1\r\nHost: farm\r\n"
+    head += "Content-Type: multipart/form-data; boundary=x\r\n"
+    return f"{head}Authorization: Bearer {site.token}\r\nContent-Length: 2\r\n\r\n{{".encode()
+
+
+@pytest.mark.parametrize("path", ["/api/auth/login", "/node/v1/sessions/x/sync"])
+def test_strangers_in_the_middle_of_a_body_give_way_and_users_do_not(site: Site, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: farm\r\nAuthorization: Bearer x\r\n".encode()
+    with served(site) as (crowd, at), contextlib.ExitStack() as stack:
+        user = connect(stack, at, upload(site))
+        wait_for(lambda: any(not c.is_strangers for c in crowd.sending))
+        strangers = [connect(stack, at, head + b"Content-Length: 2\r\n\r\n{") for _ in range(2 * LIMIT)]
+        wait_for(lambda: len(crowd.sending) == LIMIT)
+        assert health(at) == 200
+        assert ended(strangers[0]) == b""
+        user.sendall(b"}")
+        assert user.recv(1 << 16).startswith(b"HTTP/1.1 422")
+
+
+def deaf(stack: contextlib.ExitStack, at: tuple[str, int]) -> socket.socket:
+    """It asks for much and reads nothing."""
+    sock = stack.enter_context(socket.socket())
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    sock.connect(at)
+    sock.sendall(b"GET /api/openapi.json HTTP/1.1\r\nHost: farm\r\n\r\n" * 100)
+    return sock
+
+
+def test_strangers_that_take_no_answer_give_way(site: Site) -> None:
+    with served(site, 4) as (crowd, at), contextlib.ExitStack() as stack:
+        with structlog.testing.capture_logs() as logged:
+            for _ in range(5):
+                deaf(stack, at)
+            wait_for(lambda: len(crowd.deaf) == 4)
+            assert health(at) == 200
+        assert not [line for line in logged if line["log_level"] == "error"]
+
+
+def test_a_client_that_takes_no_answer_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    with served(site) as (crowd, at), contextlib.ExitStack() as stack:
+        deaf(stack, at)
+        wait_for(lambda: bool(crowd.deaf))
+        wait_for(lambda: not crowd.all)
+
+
 def test_while_nobody_can_give_way_only_runners_are_answered(site: Site) -> None:
     head = b"POST /node/v1/sessions/x/sync HTTP/1.1\r\nHost: farm\r\nAuthorization: Bearer x\r\n"
     with served(site, 4) as (crowd, at), contextlib.ExitStack() as stack:
-        busy = [connect(stack, at, head + b"Content-Length: 2\r\n\r\n{") for _ in range(4)]
-        wait_for(lambda: len(crowd.sending) == 4)
+        busy = [connect(stack, at, upload(site)) for _ in range(4)]
+        wait_for(lambda: sum(not c.is_strangers for c in crowd.sending) == 4)
         late = connect(stack, at, b"GET /healthz HTTP/1.1\r\nHost: farm\r\nConnection: close\r\n\r\n")
         assert ended(late).startswith(b"HTTP/1.1 503")
         runner = connect(stack, at, head + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}")
         assert ended(runner).startswith(HEARD), "its session is unknown, but it was asked"
         busy[0].sendall(b"}")
-        assert busy[0].recv(1 << 16).startswith(HEARD)
+        assert busy[0].recv(1 << 16).startswith(b"HTTP/1.1 422")
         assert health(at) == 200
 
 

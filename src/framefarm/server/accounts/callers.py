@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 from framefarm.core.errors import NotAuthenticated
 from framefarm.server.accounts import service
 from framefarm.server.actor import Actor
+from framefarm.server.http.connections import KNOWN
 from framefarm.server.http.request import farm_of
 
 COOKIE = "framefarm_session"
@@ -27,7 +28,9 @@ async def who_calls(request: Request) -> Actor:
         raise NotAuthenticated(
             "Log in first: POST /api/auth/login, then Authorization: Bearer <access_token>."
         )
-    return await farm.db.read(service.who_is, farm.keys, token.strip(), request.state.id)
+    actor = await farm.db.read(service.who_is, farm.keys, token.strip(), request.state.id)
+    request.scope["state"][KNOWN] = True
+    return actor
 
 
 async def _caller(request: Request, _seen: Annotated[Any, Depends(bearer)]) -> Actor:

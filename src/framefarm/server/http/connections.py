@@ -11,18 +11,21 @@ from typing import Any
 
 import structlog
 from uvicorn.protocols.http.flow_control import service_unavailable
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 log = structlog.get_logger(__name__)
 HEAD_SECONDS = 20.0
 """How long the head of a request may take, from its first byte on; of the first, from the connection on."""
 SILENCE_SECONDS = 120.0
-"""How long a sender may be silent in the middle of a body that the farm waits for."""
+"""How long a sender may be silent in the middle of a body that the farm waits for; and how long a client may
+take nothing of what it is sent."""
 HEAD_BYTES = 128 << 10
 """Most of a request's head."""
 NODE = b"/node/"
 RUNNER = "runner"
 """In a scope's state once a session's token was good."""
+KNOWN = "known"
+"""In a scope's state once a user's token was good."""
 
 
 class Crowd:
@@ -40,6 +43,8 @@ class Crowd:
         """Those kept alive after an answer, longest first; none of a runner."""
         self.sending: dict[Connection, float] = {}
         """Those in the middle of a body; since when silent, longest first."""
+        self.deaf: dict[Connection, float] = {}
+        """Those that do not take what they are sent; since when, longest first."""
         self._timer: asyncio.TimerHandle | None = None
 
     def protocol(self, *args: Any, **more: Any) -> Connection:
@@ -51,12 +56,19 @@ class Crowd:
         self.all.add(newest)
         if len(self.all) <= self.limit:
             return True
-        if oldest := next(iter(self.fresh), None) or next(iter(self.resting), None):
+        if oldest := self._idlest():
             oldest.drop("room is needed")
             return True
         if len(self.all) > self.limit + max(1, self.limit // 4):
             newest.drop("no room")
         return False
+
+    def _idlest(self) -> Connection | None:
+        """Who gives way first. Strangers also do in the middle of a body or an answer: else they could fill
+        the farm at no cost."""
+        if oldest := next(iter(self.fresh), None) or next(iter(self.resting), None):
+            return oldest
+        return next((c for group in (self.deaf, self.sending) for c in group if c.is_strangers), None)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """See to it that `look` runs when the first of them has waited too long."""
@@ -73,6 +85,8 @@ class Crowd:
                 self.hear(late, now)
             else:
                 late.drop("silent in the middle of a body")
+        while (late := next(iter(self.deaf), None)) and self.deaf[late] + SILENCE_SECONDS <= now:
+            late.drop("takes nothing of an answer")
         self.watch(loop)
 
     def hear(self, connection: Connection, now: float) -> None:
@@ -87,11 +101,13 @@ class Crowd:
 
     def forget(self, connection: Connection) -> None:
         self.busy(connection)
+        self.deaf.pop(connection, None)
         self.all.discard(connection)
 
     def _due(self) -> float | None:
         due = [since + HEAD_SECONDS for since in list(self.fresh.values())[:1]]
-        due += [since + SILENCE_SECONDS for since in list(self.sending.values())[:1]]
+        for group in (self.sending, self.deaf):
+            due += [since + SILENCE_SECONDS for since in list(group.values())[:1]]
         return min(due, default=None)
 
 
@@ -103,6 +119,8 @@ class Connection(HttpToolsProtocol):
         self._crowd = crowd
         self._head_due, self._in_head, self._head_bytes = True, False, 0
         self._within_limit = True
+        self._asked: list[RequestResponseCycle] = []
+        """Requests that are not answered yet; `cycle` is the last of them."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -112,6 +130,11 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._crowd.forget(self)
+        for cycle in self._asked:  # uvicorn tells the last one alone
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._asked.clear()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -131,6 +154,22 @@ class Connection(HttpToolsProtocol):
         else:
             self._crowd.sending.pop(self, None)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self in self._crowd.all:
+            self._crowd.deaf[self] = self.loop.time()
+            self._crowd.watch(self.loop)
+
+    def resume_writing(self) -> None:
+        self._crowd.deaf.pop(self, None)
+        super().resume_writing()
+
+    @property
+    def is_strangers(self) -> bool:
+        """Whether nobody known has its request in work, as far as that was looked at."""
+        state = {} if self.cycle is None else self.cycle.scope["state"]
+        return RUNNER not in state and KNOWN not in state
+
     def on_message_begin(self) -> None:
         self._in_head, self._head_bytes = True, 0
         super().on_message_begin()
@@ -141,6 +180,9 @@ class Connection(HttpToolsProtocol):
         if not self._within_limit:
             self.app = self.config.loaded_app if self.url.startswith(NODE) else service_unavailable
         super().on_headers_complete()
+        self._asked = [cycle for cycle in self._asked if not cycle.response_complete]
+        if self.cycle is not None:
+            self._asked.append(self.cycle)
 
     def on_response_complete(self) -> None:
         runner = RUNNER in self.cycle.scope["state"]
