@@ -28,12 +28,17 @@ LIMITS = Limits(jobs=3, window_ms=900_000, pause_ms=60_000)
 NODE = Node("m")
 
 
-def ended(job: str, at: int = 1, reason: str = "crashed", node: str = "m", frames: int = 0) -> Ended:
-    return Ended(node, job, at, reason, frames)
+def ended(
+    job: str, at: int = 1, reason: str = "crashed", node: str = "m", frames: int = 0, account: str = "one"
+) -> Ended:
+    return Ended(node, account, job, at, reason, frames)
 
 
-def look(node: Node, *found: Ended, good: int | None = None, now: int = 100) -> Node:
-    return judge(node, against(found).get(node.name, []), good, now, LIMITS)
+def look(
+    node: Node, *found: Ended, good: int | None = None, now: int = 100, only: bool = False, accounts: int = 1
+) -> Node:
+    limits = replace(LIMITS, accounts=accounts)
+    return judge(node, against(found).get(node.name, []), good, now, limits, only=only)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +69,24 @@ def test_different_jobs_that_fail_on_a_machine_set_it_aside() -> None:
     assert after.reason == (
         "3 different jobs failed on it, with no success between: Blender crashed (2), Disk full (1)."
     )
-    assert suspect(NODE, found, LIMITS)
+    assert suspect(NODE, found, LIMITS, only=False)
+
+
+def test_the_only_machine_is_not_given_up_for_what_the_scenes_may_have_caused() -> None:
+    assert look(NODE, *[ended(j) for j in "abcdef"], only=True) == NODE
+    for reason in ("disk_full", "blender_broken", "not_started"):
+        assert look(NODE, *[ended(j, 1, reason) for j in "abc"], only=True).standing is Standing.SET_ASIDE
+
+
+def test_no_account_takes_a_machine_from_the_others_with_its_own_scenes() -> None:
+    mine = [ended(j, 1, reason) for j, reason in zip("abcd", ["crashed", "killed_outside"] * 2, strict=True)]
+    assert look(NODE, *mine, accounts=2) == NODE
+    trial = replace(NODE, standing=Standing.ON_TRIAL)
+    assert look(trial, *mine, accounts=2) == trial
+    both = [*mine, ended("z", account="other")]
+    assert look(NODE, *both, accounts=2).standing is Standing.SET_ASIDE
+    full = [ended(j, 1, "disk_full") for j in "abc"]
+    assert look(NODE, *full, accounts=2).standing is Standing.SET_ASIDE
 
 
 def test_one_job_alone_never_does() -> None:
@@ -76,7 +98,7 @@ def test_a_success_between_clears_what_was_before_it() -> None:
     found = [ended("a", 1), ended("b", 2), ended("c", 4)]
     after = look(NODE, *found, good=3)
     assert (after.standing, after.counted_from_ms) == (Standing.IN_USE, 3)
-    assert not suspect(after, found, LIMITS)
+    assert not suspect(after, found, LIMITS, only=False)
     assert look(after, *found, ended("d", 5), ended("e", 6)).standing is Standing.SET_ASIDE
 
 
@@ -118,7 +140,7 @@ def test_what_an_operator_set_aside_stays_so() -> None:
 @given(
     found=st.lists(
         st.builds(
-            Ended, st.sampled_from("mn"), st.sampled_from("abcd"), st.integers(1, 50),
+            Ended, st.sampled_from("mn"), st.just("one"), st.sampled_from("abcd"), st.integers(1, 50),
             st.sampled_from(["crashed", "disk_full", "no_camera", "machine_lost"]), st.integers(0, 1),
         )
     ),

@@ -2,7 +2,9 @@
 
 A machine on which different jobs fail, with no success between, is set aside: no session starts there. After
 a pause it is on trial, with one session at a time: one frame there returns it, one more failure sets it aside
-for twice as long. What an operator set aside stays so until they return it. Described in docs/failures.md.
+for twice as long. What may be the scenes' fault (a crash, say) counts only where another machine is in use,
+and if the farm has several accounts, only where two of them have it. What an operator set aside stays so
+until they return it. Described in docs/operator.md.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from framefarm.core.causes import CAUSES, is_machines, may_be_the_machine
+from framefarm.core.causes import CAUSES, Fault, is_machines, may_be_the_machine
 
 LONGEST_DOUBLING = 6
 """A pause is at most 2 ** 6 times the first one."""
@@ -37,12 +39,21 @@ class Ended:
     """An attempt, or a session before its first one, that ended badly."""
 
     node: str
+    account: str
     job: str
     at_ms: int
     reason: str
     """The attempt's cause, or the session's end."""
     frames: int = 0
     """What it committed before."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether it speaks against the machine by itself, whatever the scenes are like."""
+        code = self.reason.partition(":")[0]
+        fault = CAUSES[code].fault if code in CAUSES else None
+        by_farm = fault in {Fault.MACHINE, Fault.FARM} and code != "killed_outside"  # a script can do that
+        return code in SESSION_REASONS or by_farm
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +73,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`jobs` different jobs within `window_ms` set a machine aside, first for `pause_ms`."""
+    """`jobs` different jobs within `window_ms` set a machine aside, first for `pause_ms`.
+
+    Of several `accounts`, failures that the scenes may have caused count only where two have them: no account
+    takes machines from the others with bad scenes of its own.
+    """
 
     jobs: int
     window_ms: int
     pause_ms: int
+    accounts: int = 1
 
 
 def counts(ended: Ended) -> bool:
@@ -108,16 +124,19 @@ def avoided(ended: Sequence[Ended], now_ms: int) -> dict[str, dict[str, tuple[in
     return dict(found)
 
 
-def suspect(node: Node, found: Sequence[Ended], limits: Limits) -> bool:
+def suspect(node: Node, found: Sequence[Ended], limits: Limits, *, only: bool) -> bool:
     """Whether `judge` would act on these if nothing has succeeded there: only then is that worth a look."""
     if node.standing is Standing.ON_TRIAL:
         return True
-    return node.standing is Standing.IN_USE and _jobs(node, found) >= limits.jobs
+    return node.standing is Standing.IN_USE and _jobs(_speaking(node, found, limits, only)) >= limits.jobs
 
 
-def judge(node: Node, found: Sequence[Ended], good_ms: int | None, now_ms: int, limits: Limits) -> Node:
+def judge(
+    node: Node, found: Sequence[Ended], good_ms: int | None, now_ms: int, limits: Limits, *, only: bool
+) -> Node:
     """Where the machine stands now. `found`: what speaks against it; `good_ms`: when something last succeeded
-    there, if `suspect` asked for it."""
+    there, if `suspect` asked for it; `only`: no other machine is in use, so that what may be the scenes'
+    fault is no reason to do without it."""
     if node.standing is Standing.SET_ASIDE:
         if node.until_ms is None or now_ms < node.until_ms:
             return node
@@ -127,9 +146,9 @@ def judge(node: Node, found: Sequence[Ended], good_ms: int | None, now_ms: int, 
             return returned(node, now_ms)
         node = replace(node, counted_from_ms=good_ms)
     enough = 1 if node.standing is Standing.ON_TRIAL else limits.jobs
-    if _jobs(node, found) < enough:
+    late = _speaking(node, found, limits, only)
+    if _jobs(late) < enough:
         return node
-    late = [one for one in found if one.at_ms > node.counted_from_ms]
     pause_ms = limits.pause_ms * 2 ** min(node.times, LONGEST_DOUBLING)
     return replace(
         node,
@@ -151,8 +170,16 @@ def returned(node: Node, now_ms: int) -> Node:
     return Node(node.name, Standing.IN_USE, since_ms=now_ms, counted_from_ms=now_ms)
 
 
-def _jobs(node: Node, found: Sequence[Ended]) -> int:
-    return len({one.job for one in found if one.at_ms > node.counted_from_ms})
+def _speaking(node: Node, found: Sequence[Ended], limits: Limits, only: bool) -> list[Ended]:
+    late = [one for one in found if one.at_ms > node.counted_from_ms]
+    accounts = {one.account for one in late}
+    if only or (limits.accounts > 1 and len(accounts) < 2):
+        return [one for one in late if one.certain]
+    return late
+
+
+def _jobs(found: Sequence[Ended]) -> int:
+    return len({one.job for one in found})
 
 
 def _reason(found: Sequence[Ended], *, tried: bool) -> str:

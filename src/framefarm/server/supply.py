@@ -242,8 +242,8 @@ def shut(capacity: list[Capacity], nodes: dict[str, Any]) -> list[tuple[schedule
         elif row["standing"] == Standing.SET_ASIDE:
             until = row["until_ms"]
             then = "until the farm's operator returns it" if until is None else f"tried again at {iso(until)}"
-            reason = (row["reason"] or "").rstrip(".")
-            found.append((total, f"machine {total.node} is set aside ({reason}), {then}"))
+            # Not why: that is of other accounts' jobs, or the operator's own word.
+            found.append((total, f"machine {total.node} is set aside, {then}"))
         elif row["standing"] == Standing.ON_TRIAL:
             found.append((total, f"machine {total.node} was set aside and is on trial with one session"))
     return found

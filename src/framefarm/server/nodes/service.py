@@ -28,10 +28,13 @@ _MACHINES_OWN = [code for code in CAUSES if is_machines(code)]
 _STANDING = ("standing", "since_ms", "counted_from_ms", "until_ms", "times", "reason")
 
 
-def limits_of(farm: Farm) -> Limits:
+def limits_of(tx: Tx, farm: Farm) -> Limits:
     said = farm.settings
     return Limits(
-        said.node_failed_jobs, round(said.node_window_seconds * 1000), round(said.node_pause_seconds * 1000)
+        said.node_failed_jobs,
+        round(said.node_window_seconds * 1000),
+        round(said.node_pause_seconds * 1000),
+        tx.conn.execute(sa.select(sa.func.count()).select_from(accounts_table)).scalar_one(),
     )
 
 
@@ -53,13 +56,18 @@ def look(
     rows = {row["name"]: dict(row) for row in tx.conn.execute(sa.select(nodes)).mappings()}
     if capacity is not None:
         _seen(tx, rows, capacity, {n.node: n.deadline_ms for n in notices})
-    limits = limits_of(farm)
+    limits = limits_of(tx, farm)
     bad = _ended_badly(tx, tx.now_ms - limits.window_ms, steady_ms)
     found = rules.against(bad)
     for row in rows.values():
         node, mine = _node(row), found.get(row["name"], [])
-        good_ms = _last_good(tx, node, mine) if rules.suspect(node, mine, limits) else None
-        after = rules.judge(node, mine, good_ms, tx.now_ms, limits)
+        only = not any(
+            other["present"] and other["standing"] == Standing.IN_USE
+            for name, other in rows.items()
+            if name != row["name"]
+        )
+        good_ms = _last_good(tx, node, mine) if rules.suspect(node, mine, limits, only=only) else None
+        after = rules.judge(node, mine, good_ms, tx.now_ms, limits, only=only)
         if after != node:
             _write(tx, row, after, "system")
     return Machines(rows, rules.avoided(bad, tx.now_ms))
@@ -119,14 +127,20 @@ def _seen(tx: Tx, rows: dict[str, Any], capacity: Sequence[Capacity], leaving: d
 
 def _ended_badly(tx: Tx, since_ms: int, steady_ms: int) -> list[rules.Ended]:
     """Attempts; and sessions that never got to the scene, or that the machine itself ended."""
-    kind = attempts.c.node, attempts.c.job_id, attempts.c.cause, attempts.c.frames_done > 0
-    bad = farmwide(
-        sa.select(*kind[:2], sa.func.max(attempts.c.ended_ms), attempts.c.cause, sa.cast(kind[3], sa.Integer))
-    ).where(FAILED, attempts.c.ended_ms > since_ms, attempts.c.cause.is_not(None))
-    bad = bad.group_by(*kind)  # a job may fail a million times
+    some = sa.cast(attempts.c.frames_done > 0, sa.Integer)
+    kind = attempts.c.node, attempts.c.account_id, attempts.c.job_id
+    bad = farmwide(sa.select(*kind, sa.func.max(attempts.c.ended_ms), attempts.c.cause, some)).where(
+        FAILED, attempts.c.ended_ms > since_ms, attempts.c.cause.is_not(None)
+    )
+    bad = bad.group_by(*kind, attempts.c.cause, some)  # a job may fail a million times
     of_sessions = farmwide(
         sa.select(
-            sessions.c.node, sessions.c.job_id, sessions.c.ended_ms, sessions.c.end_reason, sa.literal(0)
+            sessions.c.node,
+            sessions.c.account_id,
+            sessions.c.job_id,
+            sessions.c.ended_ms,
+            sessions.c.end_reason,
+            sa.literal(0),
         )
     ).where(
         sessions.c.ended_ms > since_ms,
