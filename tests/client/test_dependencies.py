@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from framefarm.client import LocalProblem, dependencies
+from framefarm.client import LocalProblem, dependencies, reading
 from framefarm.node import runtimes
 
 PATH_SCENES = Path(__file__).parents[1] / "node" / "make_path_scenes.py"
@@ -47,7 +48,26 @@ def test_a_scene_tells_its_version_and_each_range(blends: Path) -> None:
 
 
 @pytest.mark.blender
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_read_apart_it_is_the_same(blends: Path) -> None:
+    shot = blends / "shot.blend"
+    assert reading.read_scene(shot) == dependencies.read_scene(shot)
+    assert reading.find(shot) == dependencies.find(shot)
+
+
+@pytest.mark.parametrize("what", ["memory = [0] * (1 << 60)", "while True: pass", "import os; os._exit(1)"])
+def test_endless_reading_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Whatever the damage does to the reader, it does it to a process of its own."""
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable}\n{what}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(reading.sys, "executable", str(program))
+    monkeypatch.setattr(reading, "SECONDS", 2.0)
+    with pytest.raises(LocalProblem, match=r"x\.blend cannot be read as a \.blend: that took more than"):
+        reading.read_scene(tmp_path / "x.blend")
+
+
+@pytest.mark.blender
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1), junk=st.binary(min_size=1, max_size=40), cut=st.booleans())
 def test_a_damaged_scene_is_one_sentence_or_is_read(
     blends: Path, tmp_path: Path, where: float, junk: bytes, cut: bool
@@ -56,7 +76,7 @@ def test_a_damaged_scene_is_one_sentence_or_is_read(
     at = int(where * (len(whole) - 1))
     damaged = tmp_path / "damaged.blend"
     damaged.write_bytes(whole[:at] + junk + (b"" if cut else whole[at + len(junk) :]))
-    for read in (dependencies.read_scene, dependencies.find):
+    for read in (reading.read_scene, reading.find):
         try:
             read(damaged)
         except LocalProblem as problem:

@@ -127,6 +127,8 @@ def test_an_account_over_its_credit_limit_takes_no_new_jobs_until_it_pays(site: 
     assert site.ask("POST", "/api/jobs?dry_run=true", json=site.payload()).status_code == 409
     assert site.ask("POST", "/api/jobs", json=site.payload(chunk_size=0)).status_code == 422
     assert site.render(old) == list(range(1, 10)), "what was submitted goes on"
+    again = site.ask("POST", f"/api/jobs/{old}/retry", json={"frames": "1"})
+    assert (again.status_code, again.json()["state"]) == (409, "over_credit_limit")
     run(site, "credit.add", account="studio", amount="1", kind="payment")
     assert site.ask("POST", "/api/jobs", json=site.payload()).status_code == 201
     spend(site, "100")

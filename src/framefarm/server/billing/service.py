@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from framefarm.core.errors import InvalidInput
-from framefarm.core.money import balanced, cost_micros
+from framefarm.core.errors import Conflict, InvalidInput
+from framefarm.core.money import balanced, cost_micros, format_amount
 from framefarm.server.accounts.tables import accounts
 from framefarm.server.billing.tables import ledger_postings, ledger_transactions
 from framefarm.server.catalog.tables import instance_types
@@ -171,6 +171,17 @@ def over_limit(tx: Tx, account_id: str) -> tuple[int, int] | None:
     )
     owed = balance(tx, account_id) - int(tx.conn.execute(unposted).scalar_one())
     return (owed, limit) if owed < -limit else None
+
+
+def must_have_credit(tx: Tx, account_id: str) -> None:
+    """Accounts are postpaid, up to their credit limit where they have one. Raises Conflict."""
+    if (owes := over_limit(tx, account_id)) is not None:
+        balance_now, limit = map(format_amount, owes)
+        sentence = (
+            f"The account's balance is {balance_now} and its credit limit {limit}: it takes no new work until"
+            " a payment is posted or the limit is raised; ask the farm's operator."
+        )
+        raise Conflict(sentence, state="over_credit_limit")
 
 
 def transactions(tx: Tx, account_id: str, before: int | None, limit: int, kind: str | None) -> list[Any]:

@@ -14,6 +14,7 @@ from framefarm.core.job import FINISHED, JobStatus, TaskStatus
 from framefarm.protocol.api_jobs import JobChange, Retry
 from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
+from framefarm.server.billing import service as billing
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.jobs import fence
@@ -193,6 +194,7 @@ def retry(tx: Tx, farm: Farm, actor: Actor, job_id: str, said: Retry) -> list[st
             raise Conflict("No task of this job has failed.", state=state["status"])
         _all_again(tx, state)
     else:
+        billing.must_have_credit(tx, actor.account_id)
         numbers = _redo(tx, state, plan, said.frames)
     return _retried(tx, farm, actor, state, plan, numbers)
 

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from framefarm.core import frames as grammar
 from framefarm.core.errors import Conflict, FieldError, InvalidInput
 from framefarm.core.frames import FrameSet, FrameSpecError, Pick
-from framefarm.core.money import format_amount
 from framefarm.core.paths import normalise, normalise_all
 from framefarm.protocol.api_jobs import (
     MAX_ENVIRONMENT_BYTES,
@@ -104,7 +103,7 @@ def prepare(
     check(lambda: _environment(said, texts), "environment_variables")
     check(lambda: _notify(tx, farm, account_id, said), "notify")
     addons = check(lambda: _addons(tx, account_id, said, paths), "addons")
-    check(lambda: _credit(tx, account_id), "")
+    check(lambda: billing.must_have_credit(tx, account_id), "")
     check.done()
     assert place is not None and paths is not None and depends is not None
     snapshot = manifests.snapshot(tx, account_id, actor.user_id, paths, pins)
@@ -167,17 +166,6 @@ def _place(
     if unwritable is not None:
         raise unwritable
     return place
-
-
-def _credit(tx: Tx, account_id: str) -> None:
-    """Accounts are postpaid, up to their credit limit where they have one."""
-    if (owes := billing.over_limit(tx, account_id)) is not None:
-        balance, limit = map(format_amount, owes)
-        sentence = (
-            f"The account's balance is {balance} and its credit limit {limit}: it takes no new jobs until a"
-            " payment is posted or the limit is raised; ask the farm's operator."
-        )
-        raise Conflict(sentence, state="over_credit_limit")
 
 
 def _preemptible(said: JobSubmission, instance: Mapping[str, Any]) -> None:
