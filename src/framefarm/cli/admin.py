@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from framefarm.cli.output import money
 from framefarm.core.errors import FarmError
 
 admin = typer.Typer(no_args_is_help=True, help="Accounts, users, credit, prices, output places, machines.")
@@ -70,9 +71,18 @@ def _run(data: Path, name: str, as_json: bool, **arguments: Any) -> None:
         rows = ["nothing is due to go"]
     for row in rows:
         line = (
-            "  ".join(f"{k}={v}" for k, v in row.items() if v is not None) if isinstance(row, dict) else row
+            "  ".join(_word(k, v) for k, v in row.items() if v is not None) if isinstance(row, dict) else row
         )
         sys.stdout.write(f"{line}\n")
+
+
+def _word(name: str, value: Any) -> str:
+    """One fact for a person: `balance=-$0.000255`, `present=yes`."""
+    if isinstance(value, bool):
+        return f"{name}={'yes' if value else 'no'}"
+    if name.endswith("_micros"):
+        return f"{name.removesuffix('_micros')}={money({'amount_micros': value})}"
+    return f"{name}={value}"
 
 
 def _password(given: str | None, file: str | None) -> str:

@@ -90,7 +90,8 @@ def _password(given: str | None, file: str | None) -> str:
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise LocalProblem(f"The password cannot be read from {file}: {error}.") from error
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise LocalProblem(f"The password cannot be read from {file}: {why}.") from error
     return text.removesuffix("\n").removesuffix("\r")
 
 

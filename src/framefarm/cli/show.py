@@ -131,7 +131,8 @@ def strip(frames: Sequence[Mapping[str, Any]]) -> Text:
         group = {str(f["status"]) for f in frames[start : start + each]}
         word = next((w for w in order if w in group), "waiting")
         line.append(MARKS[word], style=MARK_COLOURS.get(word, ""))
-    return line + Text(f"  {frames[0]['frame']}–{frames[-1]['frame']}", style="dim")
+    first, last = frames[0]["frame"], frames[-1]["frame"]
+    return line + Text(f"  {first}–{last}" if last != first else f"  {first}", style="dim")
 
 
 def job_bill(out: Output, it: jobs.Job, attempts: Sequence[Mapping[str, Any]]) -> None:

@@ -103,19 +103,26 @@ def why_it_waits(job: jobs.Job) -> str:
 
 def _ended(out: Output, job: jobs.Job) -> Code:
     done, total = jobs.count(job) or (0, 0)
-    summary = f"{done} of {total} frames, {money(job.get('cost'))}"
+    summary = f"{done} of {plural(total, 'frame')}, {money(job.get('cost'))}"
     match job["status"]:
         case "success":
             out.say(f"{clean(job['job_title'])}: success, {summary}", style="green")
+            if job.get("warnings"):
+                count = plural(len(job["warnings"]), "warning")
+                out.say(f"  It has {count}:  framefarm job {clean(job['id'])}", style="yellow")
             return Code.OK
         case "holding":
             out.say(f"{clean(job['job_title'])}: holding, {summary}", style="yellow")
-            if "scouts" in (job.get("hold_reasons") or []):
+            reasons = job.get("hold_reasons") or []
+            if "scouts" in reasons:
                 out.say("  The scouts have ended.")
                 out.say(f"  Look at them:  framefarm download {clean(job['id'])}")
             elif why_it_waits(job):
                 out.say(f"  {why_it_waits(job)}")
-            out.say(f"  Go on:         framefarm unhold {clean(job['id'])}")
+            if "rule" in reasons:
+                out.say(f"  Read them:     framefarm job {clean(job['id'])}")
+            if "budget" not in reasons:
+                out.say(f"  Go on:         framefarm unhold {clean(job['id'])}")
             return Code.HOLDING
         case status:
             out.say(f"{clean(job['job_title'])}: {clean(status)}, {summary}", style="red")

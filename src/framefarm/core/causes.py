@@ -131,7 +131,7 @@ _FAILURES = [
     Cause("hung_at_exit", "Blender hung", "Blender stopped talking{where} and did not end; it was ended.",
           "Retry the task; if it happens again, try another blender_version.", _S),
     Cause("task_timed_out", "Took too long",
-          "The task ran longer than the {limit} seconds that the job allows{where}.",
+          "The task ran into the job's limit of {limit} seconds{where}.",
           "Raise max_task_runtime_seconds, use smaller chunks, or make the frame lighter.", _P),
     Cause("no_progress", "Stuck", "Blender showed no progress for {limit} seconds{where}; it was ended.",
           "Retry the task; if it stops there again, try the frame in Blender on your machine.", _S),

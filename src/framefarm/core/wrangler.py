@@ -123,7 +123,7 @@ def _due(fact: Fact, rule: Rule, now_ms: int) -> Iterator[Action]:
         if now_ms - fact.started_ms > rule.seconds * 1000:
             yield Action(
                 rule.id, rule.action, fact.job, fact.attempt,
-                f"Task {fact.task} ran longer than the {rule.seconds} seconds that a rule of the account"
+                f"Task {fact.task:03d} ran longer than the {rule.seconds} seconds that a rule of the account"
                 " allows.",
                 fact.task, fact.attempt,
             )  # fmt: skip

@@ -96,7 +96,7 @@ def resolve(tx: Tx, farm: Farm, account_id: str, output_path: str) -> Place:
 
 
 def _allowed(given: Sequence[str]) -> str:
-    return f"; allowed are: {', '.join([*given, 'a bare path as a/b/c'])}"
+    return f"; allowed are: {', '.join([*given, 'a bare path like a/b/c'])}"
 
 
 def place_of(farm: Farm, url: str) -> Place:
@@ -109,7 +109,8 @@ def place_of(farm: Farm, url: str) -> Place:
     assert found is not None
     root = buckets(farm).get(f"{found[1]}://{found[2]}")
     if root is None:
-        raise ValueError(f"the bucket {found[1]}://{found[2]} is not yet on this farm: the operator maps it")
+        bucket = f"{found[1]}://{found[2]}"
+        raise ValueError(f"{bucket} has no folder on this farm: its operator names one in FRAMEFARM_BUCKETS")
     return Place(url, root, _parts(found[3] or ""))
 
 

@@ -305,7 +305,7 @@ def _dependencies(tx: Tx, actor: Actor, said: JobSubmission) -> list[Any]:
     )
     rows = list(tx.conn.execute(mine).mappings())
     unknown = sorted(set(wanted) - {r["job_id"] for r in rows})
-    _refuse([FieldError("depends_on", "must name jobs of the account: there is no such", u) for u in unknown])
+    _refuse([FieldError("depends_on", "there is no such job in your account", u) for u in unknown])
     return rows
 
 

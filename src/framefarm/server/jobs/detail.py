@@ -111,7 +111,7 @@ def _cause(tx: Tx, row: Any) -> tuple[str | None, str | None]:
     first = tx.conn.execute(query.order_by(tasks.c.number).limit(1)).one()
     count = row["rows_failed"] + row["rows_preempted"]
     more = f" ({count} tasks ended so.)" if count > 1 else ""
-    return first.cause or first.status, f"Task {first.number}: {first.reason or first.status}{more}"
+    return first.cause or first.status, f"Task {first.number:03d}: {first.reason or first.status}{more}"
 
 
 def newest(rows: Iterable[Any]) -> dict[int, Any]:

@@ -22,8 +22,8 @@ from framefarm.server.times import iso
 
 HOLD_WORDS = {
     "user": "a person holds it: unhold to go on",
-    "budget": "a budget holds it: raise the budget to go on",
-    "rule": "a rule holds it: see its warnings, then unhold to go on",
+    "budget": "a budget is used up: it goes on by itself when an admin raises or removes that",
+    "rule": "the scene lacks files, or its scripts are blocked: read the warnings, then unhold to go on",
     "dependency": "a job it depends on did not succeed: unhold to go on all the same",
     "scouts": "scouts are done: unhold to render the rest",
 }
