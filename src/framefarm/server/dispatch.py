@@ -120,7 +120,7 @@ class Dispatcher:
         for spec in decided.start:
             try:
                 await run_in_threadpool(self.engine.start, spec)
-            except (OSError, RuntimeError) as error:
+            except Exception as error:  # of this one; the others still start
                 log.warning("session_not_started", session=spec.id, error=str(error))
                 await self.farm.db.write(self._not_started, spec.id, str(error))
         return decided.pause_seconds
