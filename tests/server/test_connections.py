@@ -174,6 +174,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(
 
 def test_a_sender_that_falls_silent_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)  # the next look was set for that
     head = b"POST /api/jobs HTTP/1.1\r\nHost: farm\r\nContent-Length: 100\r\n\r\n"
     with served(site) as (crowd, at), contextlib.ExitStack() as stack:
         assert ended(connect(stack, at, head + b"{")) == b""
