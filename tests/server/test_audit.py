@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from farm_site import Site
 
 from framefarm.core.errors import FarmError
 from framefarm.server import operator
 from framefarm.server.accounts.tables import audit
+from framefarm.server.nodes.tables import nodes
 
 SECRET = "a password that nobody shall read"
 OPERATORS: list[tuple[str, dict[str, Any], str]] = [
@@ -32,8 +34,14 @@ OPERATORS: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("output.add", {"account": "studio", "url": "gs://films"}, "output.add"),
     ("output.remove", {"account": "studio", "url": "gs://films"}, "output.remove"),
+    ("node.set_aside", {"node": "m", "reason": "a new disk"}, "node.set_aside"),
+    ("node.return", {"node": "m"}, "node.in_use"),
 ]
-LOOKS = {"account.list", "user.list", "package.list", "output.list"}
+LOOKS = {"account.list", "user.list", "package.list", "output.list", "node.list"}
+MACHINE = {
+    "name": "m", "zone": "", "market": "any", "present": True, "standing": "in_use", "since_ms": 0,
+    "counted_from_ms": 0, "times": 0,
+}  # fmt: skip
 
 
 def rows(site: Site) -> list[Any]:
@@ -42,6 +50,7 @@ def rows(site: Site) -> list[Any]:
 
 def test_every_operators_command_leaves_its_row(site: Site) -> None:
     assert {name for name, _, _ in OPERATORS} | LOOKS == set(operator.COMMANDS)
+    site.farm.db.write_now(lambda tx: tx.conn.execute(sa.insert(nodes).values(MACHINE)))
     for name, said, action in OPERATORS:
         before = len(rows(site))
         site.farm.db.write_now(operator._do, site.farm, name, operator.prepare(name, said))
@@ -58,7 +67,8 @@ def test_every_operators_command_leaves_its_row(site: Site) -> None:
 
 def test_a_refused_command_leaves_none(site: Site) -> None:
     wrong = {"account": "nobody", "email": "no@x.example", "amount": "x", "instance": "moon", "url": "x",
-             "password": "short", "role": "king", "on_demand": "-1"}  # fmt: skip
+             "password": "short", "role": "king", "on_demand": "-1", "node": "moon",
+             "reason": "x"}  # fmt: skip
     before = rows(site)
     for name in {name for name, _, _ in OPERATORS} - {"account.create", "package.register"}:
         with pytest.raises(FarmError):
