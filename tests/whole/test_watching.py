@@ -55,7 +55,11 @@ def frames_of(told: str) -> list[int]:
 def a_terminal(**command: Any) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A command on a terminal of its own, and what is to be read from there."""
     ours, its = pty.openpty()
-    process = subprocess.Popen(**command, stdin=its, stdout=its, stderr=its, start_new_session=True)
+    process = subprocess.Popen(
+        **command, stdin=its, stdout=its, stderr=its, start_new_session=True,
+        # Tests that a shell runs in the background ignore it, and so would all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     os.close(its)
     try:
         yield process, ours
