@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     """Most that an account may store, where its own quota says nothing else."""
     uploads_per_user: int = 16
     """Uploads of one user at once."""
-    streams_per_user: int = 32
+    streams_per_user: int = 256
     """Streams of events and logs that one user follows at once."""
     free_disk_floor_bytes: int = 512 * MiB
     """Uploads are refused when less of the disk is free."""
