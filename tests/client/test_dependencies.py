@@ -54,6 +54,13 @@ def test_read_apart_it_is_the_same(blends: Path) -> None:
     assert reading.find(shot) == dependencies.find(shot)
 
 
+def test_modules_of_the_folder_one_is_in_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LocalProblem, match="does not exist"):
+        reading.read_scene(tmp_path / "x.blend")
+
+
 @pytest.mark.parametrize("what", ["memory = [0] * (1 << 60)", "while True: pass", "import os; os._exit(1)"])
 def test_endless_reading_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     """Whatever the damage does to the reader, it does it to a process of its own."""

@@ -85,6 +85,7 @@ def test_no_account_takes_a_machine_from_the_others_with_its_own_scenes() -> Non
     assert look(trial, *mine, accounts=2) == trial
     both = [*mine, ended("z", account="other")]
     assert look(NODE, *both, accounts=2).standing is Standing.SET_ASIDE
+    assert look(NODE, *mine, ended("z", 1, "disk_full", account="other"), accounts=2) == NODE
     full = [ended(j, 1, "disk_full") for j in "abc"]
     assert look(NODE, *full, accounts=2).standing is Standing.SET_ASIDE
 

@@ -60,7 +60,7 @@ def succeed(bench: Bench) -> None:
         bench.engine.die(one.spec.id)
 
 
-def test_a_machine_on_which_different_jobs_fail_is_set_aside_and_shown(bench: Bench) -> None:
+def test_machine_failing_different_jobs_is_set_aside_and_shown(bench: Bench) -> None:
     fail(bench)
     fail(bench, "blender_broken")
     bench.turn()
@@ -274,7 +274,7 @@ def test_the_command_lists_machines_of_a_farm_that_does_not_run(tmp_path: Path) 
 # ------------------------------------------------------------------------- taken away
 
 
-def test_a_machine_about_to_be_taken_drains_then_preempts_before_the_deadline(bench: Bench) -> None:
+def test_machine_taken_away_drains_then_preempts_before_the_deadline(bench: Bench) -> None:
     job = bench.site.submit(frame_range="1-4", chunk_size=4, preemptible=True)["id"]
     (one,) = bench.start(1)
     one.render()

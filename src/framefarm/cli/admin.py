@@ -263,7 +263,7 @@ def node_list(data: Data, as_json: Json = False) -> None:
 def node_set_aside(
     node: Node,
     data: Data,
-    reason: Annotated[str, typer.Option(help="Why; artists whose jobs wait for it read it.")],
+    reason: Annotated[str, typer.Option(help="Why; `node list`, the audit and the log tell it.")],
     as_json: Json = False,
 ) -> None:
     """Start no session on a machine, and let those there end their task, until it is returned."""

@@ -289,4 +289,5 @@ class _Opened:
             return LocalProblem(f"{self._path} is a folder: name the .blend in it.")
         if "not a blend file" in str(error):
             return LocalProblem(f"{self._path} is no .blend.")
-        return LocalProblem(f"{self._path} cannot be read as a .blend: {error}.")
+        why = "it asks for more memory than there is" if isinstance(error, MemoryError) else error
+        return LocalProblem(f"{self._path} cannot be read as a .blend: {why}.")

@@ -1,7 +1,7 @@
 """A .blend read in a process of its own: a damaged one may ask for endless memory or time.
 
-As a program: `python -m framefarm.client.reading scene|files PATH` prints what it found, or what is wrong, as
-JSON. Paths travel as their bytes, one character each.
+As a program: `python -P -m framefarm.client.reading scene|files PATH` prints what it found, or what is wrong,
+as JSON. Paths travel as their bytes, one character each.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def find(scene: Path) -> Dependencies:
 
 
 def _apart(what: str, path: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", __name__, what, os.fspath(path)]
+    # -P: the folder that the artist is in may be a stranger's, and holds no modules of ours.
+    command = [sys.executable, "-P", "-m", __name__, what, os.fspath(path)]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False

@@ -172,7 +172,7 @@ def returned(node: Node, now_ms: int) -> Node:
 
 def _speaking(node: Node, found: Sequence[Ended], limits: Limits, only: bool) -> list[Ended]:
     late = [one for one in found if one.at_ms > node.counted_from_ms]
-    accounts = {one.account for one in late}
+    accounts = {one.account for one in late if not one.certain}
     if only or (limits.accounts > 1 and len(accounts) < 2):
         return [one for one in late if one.certain]
     return late

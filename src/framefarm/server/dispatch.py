@@ -101,7 +101,7 @@ class Dispatcher:
                         log.exception("dispatch_failed")
                     await woken.wait(pause)
         finally:
-            if leads:  # so that another one need not wait for a lease
+            if self.lead.epoch:  # taken while this ended, too: so that another one need not wait for a lease
                 await self.farm.db.write(self.lead.leave)
 
     def must_lead(self, tx: Tx) -> None:

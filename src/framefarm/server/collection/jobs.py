@@ -37,22 +37,21 @@ def _count(table: sa.Table, *where: Any) -> sa.ScalarSelect[int]:
     return query.where(table.c.job_id == jobs.c.id, *where).scalar_subquery()
 
 
+def _facts(*columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """These columns, then what a `DeletedJob` is made of, of each that is not emptied."""
+    query = sa.select(
+        *columns,
+        jobs.c.deleted_ms,
+        _count(sessions, ~sessions.c.ended),
+        _count(files, files.c.published_ms.is_(None)),
+        _count(mails, mails.c.status == "pending"),
+    )
+    return farmwide(query).where(jobs.c.deleted_ms.is_not(None), jobs.c.emptied_ms.is_(None))
+
+
 def due(tx: Tx, after: str) -> tuple[list[str], str | None]:
     """Deleted jobs that may be emptied, in order of ids; and the last that was looked at, None at the end."""
-    facts = farmwide(
-        sa.select(
-            jobs.c.id,
-            jobs.c.deleted_ms,
-            _count(sessions, ~sessions.c.ended).label("live_sessions"),
-            _count(files, files.c.published_ms.is_(None)).label("unpublished"),
-            _count(mails, mails.c.status == "pending").label("pending_mails"),
-        )
-    ).where(
-        jobs.c.deleted_ms < tx.now_ms - DELETED_MS,
-        jobs.c.deleted_ms.is_not(None),
-        jobs.c.emptied_ms.is_(None),
-        jobs.c.id > after,
-    )
+    facts = _facts(jobs.c.id).where(jobs.c.deleted_ms < tx.now_ms - DELETED_MS, jobs.c.id > after)
     found = tx.conn.execute(facts.order_by(jobs.c.id).limit(PAGE)).all()
     ready = [row.id for row in found if may_be_emptied(DeletedJob(*row[1:]), tx.now_ms)]
     return ready, found[-1].id if found else None
@@ -60,15 +59,7 @@ def due(tx: Tx, after: str) -> tuple[list[str], str | None]:
 
 def facts_of(tx: Tx, job_id: str) -> DeletedJob | None:
     """None: it is not deleted, or it is emptied."""
-    query = farmwide(
-        sa.select(
-            jobs.c.deleted_ms,
-            _count(sessions, ~sessions.c.ended),
-            _count(files, files.c.published_ms.is_(None)),
-            _count(mails, mails.c.status == "pending"),
-        )
-    ).where(jobs.c.id == job_id, jobs.c.deleted_ms.is_not(None), jobs.c.emptied_ms.is_(None))
-    row = tx.conn.execute(query).one_or_none()
+    row = tx.conn.execute(_facts().where(jobs.c.id == job_id)).one_or_none()
     return None if row is None else DeletedJob(*row)
 
 

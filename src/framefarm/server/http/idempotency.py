@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from framefarm.core.collection import IDEMPOTENCY_MS
 from framefarm.core.errors import Conflict, InFlight, InvalidInput
 from framefarm.server.accounts.tables import idempotency
 from framefarm.server.actor import Actor
@@ -20,7 +21,6 @@ from framefarm.server.database import Tx
 from framefarm.server.http.request import farm_of
 from framefarm.server.tenancy import scoped
 
-KEY_HOURS = 24
 NAMES = ("account_id", "user_id", "method", "path", "key")
 
 Encode = Callable[[Any], bytes]
@@ -100,7 +100,7 @@ def _in_flight() -> InFlight:
 def _kept(tx: Tx, key: _Key) -> tuple[int, Any] | None:
     query = scoped(sa.select(idempotency), idempotency, key.scope[0])
     row = tx.conn.execute(query.where(*_same(key))).mappings().one_or_none()
-    if row is None or tx.now_ms - row["created_ms"] >= KEY_HOURS * 3_600_000:
+    if row is None or tx.now_ms - row["created_ms"] >= IDEMPOTENCY_MS:
         return None
     if row["body_sha256"] != key.body_sha256:
         raise Conflict("This Idempotency-Key was used with another body.")

@@ -241,8 +241,10 @@ async def run(farm: Farm) -> None:
                 except Exception:
                     log.exception("scene_reading_failed")
                 looking = asyncio.create_task(woken.wait(LOOK_SECONDS))
-                done, _ = await asyncio.wait({looking, *work}, return_when=asyncio.FIRST_COMPLETED)
-                looking.cancel()
+                try:
+                    done, _ = await asyncio.wait({looking, *work}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    looking.cancel()
                 for task in done - {looking}:
                     job = work.pop(task)
                     if not task.result():

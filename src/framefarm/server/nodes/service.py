@@ -59,17 +59,16 @@ def look(
     limits = limits_of(tx, farm)
     bad = _ended_badly(tx, tx.now_ms - limits.window_ms, steady_ms)
     found = rules.against(bad)
-    for row in rows.values():
-        node, mine = _node(row), found.get(row["name"], [])
-        only = not any(
-            other["present"] and other["standing"] == Standing.IN_USE
-            for name, other in rows.items()
-            if name != row["name"]
-        )
+    in_use = {n for n, row in rows.items() if row["present"] and row["standing"] == Standing.IN_USE}
+    for name, row in rows.items():
+        node, mine = _node(row), found.get(name, [])
+        only = in_use <= {name}
         good_ms = _last_good(tx, node, mine) if rules.suspect(node, mine, limits, only=only) else None
         after = rules.judge(node, mine, good_ms, tx.now_ms, limits, only=only)
         if after != node:
             _write(tx, row, after, "system")
+            if after.standing is not Standing.IN_USE:
+                in_use.discard(name)
     return Machines(rows, rules.avoided(bad, tx.now_ms))
 
 

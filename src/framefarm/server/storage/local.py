@@ -102,16 +102,11 @@ class LocalStore:
     def touch(self, key: str) -> bool:
         """Make an object durable, and young: it is not removed as abandoned. False: it is not there."""
         path = self.path(key)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
+        with _locked(path, fcntl.LOCK_SH) as fd:
+            if fd is None:
+                return False
             os.utime(fd)
             there = _is_at(fd, path)
-        finally:
-            os.close(fd)
         if there:
             self._sync_up(path.parent)
         return there
@@ -120,17 +115,10 @@ class LocalStore:
         """Remove an object that was neither written nor touched since (nanoseconds of the disk's clock). A
         `touch` is before that, and then it stays, or after, and then it tells that it is gone."""
         path = self.path(key)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_mtime_ns >= before_ns or not _is_at(fd, path):
+        with _locked(path, fcntl.LOCK_EX) as fd:
+            if fd is None or os.fstat(fd).st_mtime_ns >= before_ns or not _is_at(fd, path):
                 return False
             path.unlink()
-        finally:
-            os.close(fd)
         return True
 
     def walk(self, area: str) -> Iterator[Aged]:
@@ -224,6 +212,21 @@ class Aged:
     key: str
     size: int
     changed_ns: int
+
+
+@contextlib.contextmanager
+def _locked(path: Path, how: int) -> Iterator[int | None]:
+    """The object's descriptor, locked as `fcntl.flock` takes it; None: it is not there."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        fcntl.flock(fd, how)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _is_at(fd: int, path: Path) -> bool:
