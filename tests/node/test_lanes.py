@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from framefarm.node.collector import Collector, Frame, Places, Refused
+from framefarm.node.lanes import ReportLane
 from framefarm.node.runner import end_with_threads
+from framefarm.protocol import node as say
 
 
 @pytest.fixture
@@ -33,3 +35,33 @@ def test_a_staging_without_folder_is_refused(tmp_path: Path, inbox: queue.Simple
     refused = inbox.get(timeout=60)
     assert isinstance(refused, Refused) and refused.cause == "staging_failed"
     collector.finish(hurry=True)
+
+
+class FakeLink:
+    """Takes every report."""
+
+    def __init__(self) -> None:
+        self.taken: list[say.Report] = []
+
+    def report(self, said: say.Report) -> say.Receipt:
+        self.taken.append(said)
+        return say.Receipt(
+            last_seq=said.seq,
+            verdicts=["applied"] * len(said.events),
+            desired=say.Desired(version=0, tasks=[]),
+        )
+
+
+@pytest.mark.parametrize(("files", "reports"), [(1, 1), (1000, 3), (2000, 5)])
+def test_a_report_has_a_bound_of_events_and_of_files(
+    tmp_path: Path, inbox: queue.SimpleQueue[object], files: int, reports: int
+) -> None:
+    link = FakeLink()
+    lane = ReportLane(link, inbox.put, tmp_path, tmp_path)  # type: ignore[arg-type]
+    file = say.StagedFile(path="a.png", staged="1.0", kind="frame", size=1, md5="", sha256="")
+    for frame in range(5):
+        lane.send(say.FrameSaved(attempt="a", frame=frame, at_ms=0, seconds=0.0, files=[file] * files))
+    lane.start()
+    lane.finish(60)
+    assert len(link.taken) == reports
+    assert [e.frame for r in link.taken for e in r.events if isinstance(e, say.FrameSaved)] == list(range(5))

@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from farm_site import SCENE, Site
 
 from framefarm.core.errors import Conflict
+from framefarm.protocol import node as say
 from framefarm.protocol.api_accounts import NewUser
 from framefarm.server import places
 from framefarm.server.accounts.tables import accounts, idempotency
@@ -68,6 +70,37 @@ def test_a_report_beyond_the_limit_is_a_413(site: Site, monkeypatch: pytest.Monk
     answer = machine.ask("POST", f"/node/v1/sessions/{runner.session}/reports", content=body)
     assert answer.status_code == 413
     assert body.taken < 2 * MiB
+
+
+def test_a_report_of_too_many_events_is_a_422_and_moves_nothing(site: Site) -> None:
+    runner = site.runner(site.submit()["id"])
+    machine = dataclasses.replace(site, token=runner.token)
+    path = f"/node/v1/sessions/{runner.session}/reports"
+    event = say.TaskReleased(attempt="att_none")
+    many = say.Report(seq=1, events=[event] * (say.MOST_EVENTS + 1))
+    answer = machine.ask("POST", path, content=msgspec.json.encode(many))
+    assert answer.status_code == 422
+    assert str(say.MOST_EVENTS) in answer.json()["detail"]
+    most = say.Report(seq=1, events=[event] * say.MOST_EVENTS)
+    assert machine.ask("POST", path, content=msgspec.json.encode(most)).json()["last_seq"] == 1
+
+
+def test_a_long_report_is_decoded_beside_the_loop_and_counts(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def decode(body: bytes, **kind: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return msgspec.json.decode(body, **kind)
+
+    monkeypatch.setattr(node_routes, "decode", decode)
+    runner = site.runner(site.submit()["id"])
+    machine = dataclasses.replace(site, token=runner.token)
+    said = say.Report(seq=1, events=[say.TaskReleased(attempt="a" * node_routes.ASIDE_BYTES)])
+    path = f"/node/v1/sessions/{runner.session}/reports"
+    assert machine.ask("POST", path, content=msgspec.json.encode(said)).json()["verdicts"] == ["superseded"]
+    assert [name.split()[0] for name in threads] == ["AnyIO"]
 
 
 def test_many_bad_items_of_a_map_are_told_in_time_that_grows_with_them(site: Site) -> None:

@@ -13,6 +13,9 @@ from framefarm.node.link import Abandoned, Link, OutOfStep, SessionOver
 from framefarm.protocol import node as say
 
 EVENTS_PER_REPORT = 64
+FILES_PER_REPORT = 2000
+"""Of its frames; the event that reaches it is the report's last. One frame's bound is as much again, and the
+farm takes both."""
 REPORT_PACE_SECONDS = 0.02
 """Reports follow one another no faster: what happens meanwhile goes in one. The first is sent at once."""
 
@@ -103,10 +106,12 @@ class ReportLane(threading.Thread):
     def _gather(self, until: float) -> tuple[list[say.Event], bool]:
         """What is there by `until` (monotonic seconds), at least one; and whether that was the last."""
         events: list[say.Event] = []
+        files = 0
         event = self._queue.get()
         while event is not None:
             events.append(event)
-            if len(events) == EVENTS_PER_REPORT:
+            files += len(event.files) if isinstance(event, say.FrameSaved) else 0
+            if len(events) == EVENTS_PER_REPORT or files >= FILES_PER_REPORT:
                 return events, False
             try:
                 event = self._queue.get(timeout=max(0.0, until - time.monotonic()))

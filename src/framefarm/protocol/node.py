@@ -13,12 +13,14 @@ pydantic: a runner should start in a blink, and these calls are the farm's hot p
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 PROTOCOL_VERSION = 1
 """The version a runner names in its hello. The server speaks this one and the one before."""
+MOST_EVENTS = 256
+"""Of one report."""
 
 PackageKind = Literal["bpy", "executable"]
 TaskEnd = Literal["success", "failed", "timed_out", "cancelled", "preempted"]
@@ -302,7 +304,7 @@ class Report(Message):
     """Events in order. `seq` counts reports of the session from 1, without a gap."""
 
     seq: int
-    events: list[Event]
+    events: Annotated[list[Event], msgspec.Meta(max_length=MOST_EVENTS)]
 
 
 class Receipt(Message):
