@@ -211,6 +211,8 @@ _WARNINGS = [
     Cause("input_not_reconfirmed", "Old upload used",
           "{path} was used by an earlier job and was not uploaded again for this one.",
           "Upload it before you submit, or pin its hash.", _P, True),
+    Cause("no_sandbox", "No sandbox", "This farm renders without a sandbox: its operator switched it off.",
+          "Nothing, if all scenes on this farm are trusted: each could read the others' files.", _F, True),
     Cause("place_unwritable", "Output place cannot be written", "{place} cannot be written ({what}).",
           "Nothing: finished frames are kept by the farm and delivered as soon as it can be.", _F, True),
     Cause("output_shared", "Output shared",

@@ -200,7 +200,8 @@ class Blender:
 
     def _binds(self, package: Package) -> tuple[Bind, ...]:
         if self._seat.sandbox == "none":
-            passable(self._work / "output")
+            if os.geteuid() == 0:
+                passable(self._work / "output")
             return ()
         binds = [
             *self._layout.binds,

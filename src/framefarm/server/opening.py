@@ -24,6 +24,7 @@ from framefarm.server.storage.local import LocalStore
 
 DATABASE = "framefarm.db"
 ENDPOINT = "endpoint"
+SESSIONS = "sessions"
 ADMIN_PASSWORD = "admin-password"
 
 
@@ -45,10 +46,23 @@ def open_farm(settings: Settings) -> Farm:
             files_arrived=scenes.complete,
         )
         db.write_now(_first_start, farm)
+        if settings.sandbox == "none" and os.geteuid() == 0:
+            _let_through(data)
     except BaseException:
         db.close()
         raise
     return farm
+
+
+def _let_through(data: Path) -> None:
+    """Without bubblewrap Blender's user reaches its files by their real paths: any user may pass through to
+    the sessions, and to nothing else."""
+    for name in ("store", "outputs", "buckets"):
+        (data / name).mkdir(exist_ok=True)
+    for entry in data.iterdir():
+        if not entry.is_symlink() and entry.name != SESSIONS:
+            entry.chmod(entry.stat().st_mode & ~0o077)
+    data.chmod(0o711)
 
 
 def _first_start(tx: Tx, farm: Farm) -> None:
@@ -83,7 +97,7 @@ def local_engine(farm: Farm) -> LocalEngine:
     """The engine of this machine. What a farm that was killed while it started a sandbox left, is ended."""
     strays.end_strays()
     return LocalEngine(
-        farm.data / "sessions",
+        farm.data / SESSIONS,
         farm.data / ENDPOINT,
         first_uid=farm.settings.sandbox_uid,
         sandbox=farm.settings.sandbox,

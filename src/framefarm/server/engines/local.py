@@ -57,7 +57,10 @@ class LocalEngine:
         memory_bytes: int | None = None,
     ) -> None:
         self._root = sessions
-        self._root.mkdir(mode=0o700, exist_ok=True)
+        self._mode = 0o711 if sandbox == "none" else 0o700
+        """Without bubblewrap Blender's user passes through to its files."""
+        self._root.mkdir(exist_ok=True)
+        self._root.chmod(self._mode)
         self._endpoint_file = endpoint_file
         self._first_uid = first_uid
         self._sandbox = sandbox
@@ -74,6 +77,7 @@ class LocalEngine:
                 return
             slot = self._take(session)
             directory.mkdir(mode=0o700)
+            directory.chmod(self._mode)
             (directory / "slot.json").write_bytes(
                 msgspec.json.encode(SlotRecord(slot.cores, slot.memory_bytes, slot.uid))
             )

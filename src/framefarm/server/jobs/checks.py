@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from framefarm.core import frames as grammar
+from framefarm.core.causes import explain
 from framefarm.core.errors import Conflict, FieldError, InvalidInput
 from framefarm.core.frames import FrameSet, FrameSpecError, Pick
 from framefarm.core.paths import normalise, normalise_all
@@ -112,7 +113,7 @@ def prepare(
         None if isinstance(frames, Pick) else frames, scouts or _EMPTY, depends, snapshot,
         addons=addons or [],
     )  # fmt: skip
-    _warn(tx, actor, prepared)
+    _warn(tx, farm, actor, prepared)
     return prepared
 
 
@@ -309,7 +310,9 @@ def _dependencies(tx: Tx, actor: Actor, said: JobSubmission) -> list[Any]:
     return rows
 
 
-def _warn(tx: Tx, actor: Actor, prepared: Prepared) -> None:
+def _warn(tx: Tx, farm: Farm, actor: Actor, prepared: Prepared) -> None:
+    if farm.settings.sandbox == "none":
+        prepared.warnings.append({"code": "no_sandbox", "message": explain("no_sandbox"), "subject": ""})
     used = [path for path in prepared.snapshot.used if path not in prepared.pins]
     for path in used[:REUSED_TOLD]:
         text = "An earlier job used this file, and nothing was uploaded for it since."
