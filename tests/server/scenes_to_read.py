@@ -63,6 +63,11 @@ def scenes():
     camera(scene, "Side")
     scene.camera = camera(scene, "Main")
     scene.view_layers.new("Glow")
+    shut = bpy.data.collections.new("Shut")
+    scene.collection.children.link(shut)
+    shut.objects.link(bpy.data.objects.new("Hidden", bpy.data.cameras.new("Hidden")))
+    for layer in scene.view_layers:
+        layer.layer_collection.children["Shut"].exclude = True
     other = bpy.data.scenes.new("Ämter")
     other.render.engine = "BLENDER_EEVEE_NEXT"
     other.eevee.taa_render_samples = 7

@@ -140,6 +140,7 @@ def read(site: Site, made: Path, names: list[str], **more: Any) -> str:
     assert answer.status_code == 201, answer.text
     row = dict(site.row(jobs, jobs.c.id == answer.json()["id"]))
     row["release"] = site.row(packages, packages.c.id == row["package_id"])["release"]
+    row["allow_scripts"] = False
     try:
         found = scenes.read(site.farm, row)
     except scenes.Unrenderable as error:
@@ -203,6 +204,7 @@ def test_a_configuration_without_its_luts_is_told(site: Site, made: Path) -> Non
         "/api/jobs",
         json=site.payload(upload_paths=paths, environment_variables={"OCIO": "C:\\ocio\\config.ocio"}),
     )
-    values = dict(site.row(jobs, jobs.c.id == answer.json()["id"])) | {"release": "4.2.23"}
+    values = dict(site.row(jobs, jobs.c.id == answer.json()["id"]))
+    values |= {"release": "4.2.23", "allow_scripts": False}
     [warning] = scenes.read(site.farm, values)["warnings"]
     assert warning["subject"] == "C:/ocio/luts/a.spi1d"

@@ -28,14 +28,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def job_of(site: Site, files: dict[str, bytes], **more: Any) -> Any:
+def job_of(site: Site, files: dict[str, bytes], *, allow_scripts: bool = False, **more: Any) -> Any:
     """A job as the scene reader takes it up."""
     for path, data in files.items():
         assert site.upload(path, data).status_code == 200
     answer = site.ask("POST", "/api/jobs", json=site.payload(upload_paths=list(files), **more))
     assert answer.status_code == 201, answer.text
     job = dict(site.row(jobs, jobs.c.id == answer.json()["id"]))
-    return job | {"release": site.row(packages, packages.c.id == job["package_id"])["release"]}
+    release = site.row(packages, packages.c.id == job["package_id"])["release"]
+    return job | {"release": release, "allow_scripts": allow_scripts}
 
 
 def refused(site: Site, files: dict[str, bytes], **more: Any) -> scenes.Unrenderable:
@@ -67,6 +68,43 @@ def test_newer_file_fails_the_job_with_both_versions(site: Site, made: Path) -> 
 def test_unknown_scene_fails_the_job_with_those_that_are_there(site: Site, made: Path) -> None:
     error = refused(site, {"/film/a.blend": (made / "scenes.blend").read_bytes()}, scene="Nope")
     assert error.cause == "unknown_scene" and "Shot" in error.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "cause", "has"),
+    [
+        ({"camera": "Nope"}, "unknown_camera", "Main, Side"),
+        ({"view_layers": ["Glow", "Nope"]}, "unknown_view_layer", "ViewLayer, Glow"),
+    ],
+)
+def test_a_camera_or_layer_that_is_not_there_is_told_before_a_machine_is_paid(
+    site: Site, made: Path, asked: dict[str, Any], cause: str, has: str
+) -> None:
+    content = (made / "scenes.blend").read_bytes()
+    error = refused(site, {"/film/a.blend": content}, **asked)
+    assert error.cause == cause and f"'Nope'; it has: {has}" in error.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "scripts"),
+    [
+        ({"camera": "Side", "view_layers": ["Glow"]}, False),
+        ({"camera": "Hidden"}, False),
+        ({"camera": "Nope", "view_layers": ["Nope"]}, True),
+    ],
+    ids=["there", "in-a-hidden-collection", "a-script-may-make-it"],
+)
+def test_a_camera_that_may_be_there_is_left_to_blender(
+    site: Site, made: Path, asked: dict[str, Any], scripts: bool
+) -> None:
+    content = (made / "scenes.blend").read_bytes()
+    scenes.read(site.farm, job_of(site, {"/film/a.blend": content}, allow_scripts=scripts, **asked))
+
+
+def test_a_camera_of_a_library_is_left_to_blender(site: Site, made: Path) -> None:
+    paths = {f"/film/{name}": (made / name).read_bytes() for name in ("dependencies.blend", "library.blend")}
+    job = job_of(site, paths, camera="Nope", scene_path="/film/dependencies.blend")
+    scenes.read(site.farm, job)
 
 
 def test_bad_frames_fail_the_job(site: Site, made: Path) -> None:

@@ -110,6 +110,7 @@ class Collector(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        self._decoder.warm()  # while Blender starts: the first frame need not wait for it
         last = False
         while not last:
             items, last = self._gather()
@@ -152,8 +153,6 @@ class Collector(threading.Thread):
                 case None:
                     pass
                 case _:
-                    if isinstance(item, say.BlenderOpened):
-                        self._decoder.warm()
                     self._send(item)
         self._keep_drawings()
         if count := sum(isinstance(item, Frame) for item in items):

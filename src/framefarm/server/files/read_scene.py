@@ -155,6 +155,7 @@ def read(file: IO[bytes], name: str) -> dict[str, Any]:
         "blender_version": f"{major}.{minor}",
         "scenes": scenes,
         "active_scene": next((s["name"] for s in scenes if s["is_active"]), None),
+        "cameras": sorted({_name(o) for o in blend.code_index[b"OB"] if o[b"type"] == OB_CAMERA}),
         "dependencies": dependencies,
         "unread_blocks": unread,
     }

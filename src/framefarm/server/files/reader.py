@@ -89,6 +89,8 @@ class SceneFacts(msgspec.Struct, frozen=True):
     """The series that saved it, `4.2`; known by its header alone. Empty if unreadable."""
     scenes: list[Scene] = []
     active_scene: str | None = None
+    cameras: list[str] = []
+    """Of all its scenes, and those in collections that no view layer shows."""
     dependencies: list[Dependency] = []
     unread_blocks: list[str] = []
     """Data-blocks that could not be looked into; their dependencies are unknown."""

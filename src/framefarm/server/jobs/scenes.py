@@ -20,11 +20,12 @@ from framefarm.core.frames import FrameSet, FrameSpecError, Pick, Run, TaskPlan
 from framefarm.core.paths import normalise
 from framefarm.core.wanted import Uploads
 from framefarm.sandboxing.errors import Stopped
+from framefarm.server.accounts.tables import accounts
 from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
 from framefarm.server.farm import Farm
 from framefarm.server.files import manifests, reader
-from framefarm.server.files.reader import SceneFacts
+from framefarm.server.files.reader import Scene, SceneFacts
 from framefarm.server.jobs import needs
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_state, jobs
@@ -36,6 +37,9 @@ MOST_AT_ONCE = 4
 READ_SECONDS = 60.0
 TOLD = 5
 """Most missing files named in one sentence."""
+MOST_NAMED = 50
+OLD_LAYERS = "2.79"
+"""Until then a scene had render layers; Blender makes view layers of them when it opens it."""
 REST_SECONDS = 60.0
 """How long a job waits whose scene the farm could not even try to read."""
 
@@ -66,9 +70,9 @@ def unread(tx: Tx, resting: Collection[str] = (), busy: Collection[str] = ()) ->
     if busy:
         waiting = waiting.where(jobs.c.account_id.not_in(busy))
     query = farmwide(
-        sa.select(jobs, packages.c.release.label("release"), packages.c.id.label("package")).join(
-            packages, packages.c.id == jobs.c.package_id
-        )
+        sa.select(jobs, packages.c.release, accounts.c.allow_scripts)
+        .join(packages, packages.c.id == jobs.c.package_id)
+        .join(accounts, accounts.c.id == jobs.c.account_id)
     ).where(jobs.c.id.in_(waiting.group_by(jobs.c.account_id)))
     return list(tx.conn.execute(query.order_by(jobs.c.id).limit(20)).mappings())
 
@@ -142,6 +146,7 @@ def _frames(job: Any, chosen: reader.SceneFacts, warnings: list[dict[str, str]])
     if scene is None:
         names = ", ".join(s.name for s in chosen.scenes)
         raise Unrenderable("unknown_scene", name=repr(request.get("scene")), has=names)
+    _known(job, chosen, scene)
     own = FrameSet([Run(scene.frame_start, scene.frame_end, max(1, scene.frame_step))])
     try:
         parsed = grammar.parse(request["frame_range"])
@@ -165,6 +170,22 @@ def _frames(job: Any, chosen: reader.SceneFacts, warnings: list[dict[str, str]])
         },
         "warnings": warnings,
     }
+
+
+def _known(job: Any, chosen: SceneFacts, scene: Scene) -> None:
+    """Raise Unrenderable for a camera or view layer that the scene can't have. What a library, an add-on or a
+    script may bring, Blender tells."""
+    request = job["request"]
+    camera, bare = request.get("camera"), not (chosen.libraries or request["addons"] or job["allow_scripts"])
+    if camera is not None and bare and camera not in chosen.cameras:
+        has = ", ".join(scene.cameras[:MOST_NAMED]) or "none"
+        raise Unrenderable("unknown_camera", name=repr(camera), has=has)
+    if blenders.opens(chosen.blender_version, OLD_LAYERS) or job["allow_scripts"] or request["addons"]:
+        return
+    for name in request.get("view_layers") or ():
+        if name not in scene.view_layers:
+            has = ", ".join(scene.view_layers[:MOST_NAMED]) or "none"
+            raise Unrenderable("unknown_view_layer", name=repr(name), has=has)
 
 
 def settle(tx: Tx, farm: Farm, job: Any, found: dict[str, Any]) -> None:
