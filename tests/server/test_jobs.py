@@ -146,6 +146,24 @@ def test_a_job_holds_when_one_it_depends_on_is_cancelled(site: Site) -> None:
     assert site.render(second) == [2]
 
 
+def test_a_hold_for_a_failed_job_ends_when_all_that_failed_are_retried_and_succeed(site: Site) -> None:
+    first, second = (site.submit(frame_range="1", task_retries=0)["id"] for _ in range(2))
+    third = site.submit(frame_range="2", depends_on=[first, second])["id"]
+    for job in (first, second):
+        runner = site.runner(job)
+        (task,) = runner.sync().tasks
+        runner.report(runner.started(task), runner.ended(task, "failed"))
+        runner.end()
+        assert site.status(job) == "failed"
+    assert site.get(f"/api/jobs/{third}")["hold_reasons"] == ["dependency"]
+    for job, then in ((first, "holding"), (second, "pending")):
+        assert site.ask("POST", f"/api/jobs/{job}/retry").status_code == 200
+        assert site.get(f"/api/jobs/{third}")["hold_reasons"] == ["dependency"]
+        assert site.render(job) == [1]
+        assert site.status(third) == then
+    assert site.render(third) == [2]
+
+
 # ------------------------------------------------------------------------------------ actions
 
 

@@ -159,8 +159,21 @@ def add_hold(state: JobState, hold: str) -> None:
     state["holds"] = ",".join(sorted({*filter(None, state["holds"].split(",")), hold}))
 
 
+def drop_hold(state: JobState, hold: str) -> None:
+    state["holds"] = ",".join(sorted({*filter(None, state["holds"].split(","))} - {hold}))
+
+
+def _waits_for_a_failed_one(tx: Tx, job_id: str) -> bool:
+    ended = [str(status) for status in FINISHED - {JobStatus.SUCCESS}]
+    query = farmwide(sa.select(job_dependencies.c.job_id)).where(job_dependencies.c.job_id == job_id)
+    other = job_state.c.job_id == job_dependencies.c.depends_on
+    found = query.join(job_state, other).where(job_state.c.status.in_(ended))
+    return tx.conn.execute(found.limit(1)).first() is not None
+
+
 def _tell_dependents(tx: Tx, job_id: str, *, success: bool) -> None:
-    """A job that others wait for has ended: count it off, or hold them."""
+    """A job that others wait for has ended: count it off, or hold them. One that failed before, was retried
+    and succeeds holds nobody any more."""
     waiting = farmwide(sa.select(job_dependencies.c.job_id)).where(job_dependencies.c.depends_on == job_id)
     for dependent in tx.conn.execute(waiting.order_by(job_dependencies.c.job_id)).scalars().all():
         state = lock(tx, dependent)
@@ -170,6 +183,8 @@ def _tell_dependents(tx: Tx, job_id: str, *, success: bool) -> None:
             state.add("depends_left", -1)
             row = (job_dependencies.c.job_id == dependent) & (job_dependencies.c.depends_on == job_id)
             tx.conn.execute(farmwide(sa.delete(job_dependencies)).where(row))
+            if not _waits_for_a_failed_one(tx, dependent):
+                drop_hold(state, "dependency")
         else:
             add_hold(state, "dependency")
         save(tx, state)
