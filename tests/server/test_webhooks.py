@@ -187,7 +187,7 @@ def test_after_a_day_a_delivery_has_failed_later_ones_go_on_and_it_can_be_sent_a
         async with sending(site):
             await emit(site, job, 1)
             await emit(site, job, 2)
-            await until(site, _tried)
+            await until(site, lambda tx: _tried(tx) and len(_all(tx)) == 2)
 
     site.loop.run(down())
     clock = site.farm.db.clock_ms

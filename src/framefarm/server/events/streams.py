@@ -234,10 +234,11 @@ class Streams:
     async def round(self) -> bool:
         """Read on and deliver; whether there may be more to read."""
         async with self._reading:
+            first = self.horizon.position is None
             read = await self.farm.db.read(horizon.look, self.horizon)
             self.horizon, ready = horizon.advance(self.horizon, read)
             self._deliver(ready)
-        if ready:
+        if ready or (first and self.horizon.position is not None):
             self.farm.hub.wake("webhooks", "mail")
         return len(read.rows) == horizon.READ_AT_ONCE
 
