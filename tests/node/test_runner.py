@@ -29,7 +29,7 @@ def farm(tmp_path: Path, failing_scenes: Path, package: say.Package) -> Iterator
             "job": "j", "account": "a", "package": package, "scene_path": f"/film/{scene}.blend",
             "stem": scene, "render": say.RenderSettings(), "environment": {}, "fresh_scene_per_task": False,
             "allow_scripts": True, "staging": str(tmp_path / "staging"), "logs": str(tmp_path / "logs"),
-            "lease_seconds": 60.0, "disconnected_seconds": 60.0, "gathering_bytes": 1 << 30,
+            "lease_seconds": 6.0, "disconnected_seconds": 60.0, "gathering_bytes": 1 << 30,
         }  # fmt: skip
         one = OneJobFarm(
             tmp_path, say.Order(**{**said, **order}), inputs_of(failing_scenes, "/film"), UID, gpus

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from test_billing import FakeClock
 
+from framefarm.core.errors import Conflict
 from framefarm.core.job import FINISHED
 from framefarm.protocol import node as say
 from framefarm.protocol.api_files import FileCheck
@@ -148,11 +149,11 @@ def submission(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tx], An
 
     async def command(_request: Any, _actor: Any, _said: Any, work: Any, *args: Any, **_: Any) -> Any:
         caught.append((work, args))
-        raise RuntimeError("enough")
+        raise Conflict("enough")
 
     with monkeypatch.context() as patched:
         patched.setattr(routes, "command", command)
-        assert site.ask("POST", "/api/jobs", json=site.payload()).status_code == 500
+        assert site.ask("POST", "/api/jobs", json=site.payload()).status_code == 409
     ((work, args),) = caught
     return lambda tx: work(tx, *args)
 
