@@ -176,14 +176,13 @@ def _known(job: Any, chosen: SceneFacts, scene: Scene) -> None:
     """Raise Unrenderable for a camera or view layer that the scene can't have. What a library, an add-on or a
     script may bring, Blender tells."""
     request = job["request"]
-    camera, bare = request.get("camera"), not (chosen.libraries or request["addons"] or job["allow_scripts"])
-    if camera is not None and bare and camera not in chosen.cameras:
+    alone = not (job["allow_scripts"] or request.get("addons"))
+    camera = request.get("camera")
+    if camera is not None and alone and not chosen.libraries and camera not in chosen.cameras:
         has = ", ".join(scene.cameras[:MOST_NAMED]) or "none"
         raise Unrenderable("unknown_camera", name=repr(camera), has=has)
-    if blenders.opens(chosen.blender_version, OLD_LAYERS) or job["allow_scripts"] or request["addons"]:
-        return
     for name in request.get("view_layers") or ():
-        if name not in scene.view_layers:
+        if alone and name not in scene.view_layers and not blenders.opens(chosen.blender_version, OLD_LAYERS):
             has = ", ".join(scene.view_layers[:MOST_NAMED]) or "none"
             raise Unrenderable("unknown_view_layer", name=repr(name), has=has)
 
