@@ -29,6 +29,15 @@ def test_no_secret_is_in_an_argument_list_an_environment_or_a_log_of_a_whole_run
     seen: dict[str, bytes] = {}
     runners: set[int] = set()
 
+    def read_logs() -> None:
+        """A session's folder goes with it, at any moment."""
+        for folder, _, names in os.walk(farm.data):
+            for name in names:
+                path = Path(folder, name)
+                if path.suffix == ".log" or "logs" in path.parts:
+                    with contextlib.suppress(FileNotFoundError):
+                        seen[str(path)] = path.read_bytes()
+
     def look() -> bool:
         """The server itself was given its password by its operator; Blender its own job's variables."""
         below = descendants(farm.process.pid)  # type: ignore[union-attr]
@@ -40,14 +49,13 @@ def test_no_secret_is_in_an_argument_list_an_environment_or_a_log_of_a_whole_run
                     runners.add(pid)
                 if Path(f"/proc/{pid}").stat().st_uid == os.geteuid():
                     seen[f"{pid} environ {command[:60]!r}"] = Path(f"/proc/{pid}/environ").read_bytes()
+        read_logs()
         return str(farm.job(job["id"])["status"]) in {"success", "failed"}
 
     farm.until(look, "the job has ended")
     assert farm.job(job["id"])["status"] == "success"
     assert runners and any("bwrap" in name for name in seen), "nothing was looked at"
-    for path in farm.data.rglob("*"):
-        if path.is_file() and (path.suffix == ".log" or "logs" in path.parts):
-            seen[str(path)] = path.read_bytes()
+    read_logs()
     assert any(name.endswith("runner.log") for name in seen)
 
     with contextlib.closing(sqlite3.connect(farm.data / DATABASE)) as database:
