@@ -1,7 +1,8 @@
 """Frame saved → its event at each of 100 clients of the job's stream.
 
 A frame's moment is the time of change of the file that the runner took from Blender, which publishing keeps;
-clients and farm share one machine and one clock.
+clients and farm share one machine and one clock. The stand-in opens its scene in half a second, as
+Blender does with a small one (`sandbox` shows it); the picture decoder of the session starts meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 import psutil
 from harness import HERE, a_farm, a_scene, row
 
-CLIENTS, SLOTS = 100, 2
+CLIENTS = 100
 
 
 async def _client(url: str, token: str, job: str, frames: int, seen: dict[int, list[float]]) -> None:
@@ -75,12 +76,12 @@ def run(options: argparse.Namespace) -> None:
         a_scene(farm.data / "scene.blend")
         farm.upload("/bench/scene.blend", (farm.data / "scene.blend").read_bytes())
         farm.register("blender-9-9", "executable", str(HERE / "fake/fake_instant_blender.py"), "9.9.0")
-        median, late, warm, worst, cpu = [], [], [], [], []
+        median, late, worst, cpu = [], [], [], []
         process = psutil.Process(farm.process.pid)
         for turn in range(options.turns or 3):
             job = farm.submit(
                 frame_range=f"1-{frames}", blender_version="blender-9-9", output_path=f"gs://renders/{turn}",
-                hold=True, environment_variables={"FAKE_FRAME_SECONDS": "0.1"},
+                hold=True, environment_variables={"FAKE_FRAME_SECONDS": "0.1", "FAKE_OPEN_SECONDS": "0.5"},
             )  # fmt: skip
 
             def go(job: str = job) -> None:
@@ -96,11 +97,8 @@ def run(options: argparse.Namespace) -> None:
             every = _sorted(found.values())
             median.append(statistics.median(every))
             late.append(every[int(len(every) * 0.99)])
-            later = _sorted(list(found.values())[SLOTS:])
-            warm.append(later[int(len(later) * 0.99)])
             worst.append(every[-1])
     row(f"frame saved to client, {CLIENTS} clients, median", median, "ms")
     row("99th percentile", late, "ms", "goal 100")
-    row("99th percentile, machines warm", warm, "ms", "without the first frame of each: its decoder starts")
     row("worst", worst, "ms")
     row("the server's processor meanwhile", cpu, "% core", "20 frames a second in all")

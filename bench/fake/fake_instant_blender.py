@@ -22,6 +22,7 @@ farm = socket.socket(fileno=int(sys.argv[-1]))
 for line in farm.makefile("rb"):
     asked = json.loads(line)
     if asked["do"] == "open":
+        time.sleep(float(os.environ.get("FAKE_OPEN_SECONDS", "0")))
         farm.sendall(b'{"is": "opened", "blender": "0.0.0"}\n')
     elif asked["do"] == "render":
         time.sleep(float(os.environ.get("FAKE_FRAME_SECONDS", "0")))
