@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from framefarm.sandboxing.box import Sandbox
-from framefarm.sandboxing.strays import end_strays
+from framefarm.sandboxing.strays import NAME, OURS, end_strays
 from framefarm.sandboxing.watch import descendants
 
 MARK = f"framefarm-stray-{os.getpid()}"
@@ -62,6 +62,19 @@ def test_an_inner_process_without_its_outer_one_is_ended_and_no_other() -> None:
     assert well.stdin is not None
     well.stdin.close()
     assert well.wait() == 0
+
+
+def test_a_sandbox_is_known_as_ours_whatever_runs_in_it() -> None:
+    """Else what is left of a runner that was killed while it tried its sandbox stays for ever."""
+    box = Sandbox("bubblewrap", 65534, (min(os.sched_getaffinity(0)),))
+    process = box.start(["/bin/sleep", "600"], {"A": "1"}, any_thread=True)
+    try:
+        outer = (Path("/proc") / str(process.pid) / "cmdline").read_bytes()
+        assert outer.startswith(NAME + b"\0") and OURS.encode() in outer.split(b"\0")
+        assert b"sleep" in outer
+    finally:
+        process.kill()
+        process.close()
 
 
 def test_a_sandbox_whose_outer_process_is_stopped_can_be_ended() -> None:

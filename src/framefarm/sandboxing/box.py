@@ -31,7 +31,7 @@ from framefarm.core import causes
 from framefarm.sandboxing import syscalls
 from framefarm.sandboxing.errors import SandboxUnavailable
 from framefarm.sandboxing.limits import Limits, Quota, disk_facts, is_root, memory_facts
-from framefarm.sandboxing.strays import end_strays
+from framefarm.sandboxing.strays import OURS, end_strays
 from framefarm.sandboxing.watch import Watch
 
 Mode = Literal["bubblewrap", "none"]
@@ -109,7 +109,7 @@ class Sandbox:
         # An ordinary user without a namespace of his own would count all else that he runs.
         chain += self.limits.command(own_user=drop or self.mode == "bubblewrap")
         chain += ["taskset", "-c", ",".join(str(core) for core in self.cores)]
-        return [*chain, "/bin/sh", "-s", "--"]
+        return [*chain, "/bin/sh", "-s", "--", OURS]
 
     def start(
         self,
@@ -310,7 +310,7 @@ def _system() -> list[str]:
 
 def _shell(environment: Mapping[str, str]) -> bytes:
     lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    return os.fsencode("\n".join([*lines, 'exec "$@" </dev/null', ""]))
+    return os.fsencode("\n".join([*lines, "shift", 'exec "$@" </dev/null', ""]))
 
 
 def memory_file(name: str, content: bytes) -> int:

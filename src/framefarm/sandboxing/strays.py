@@ -12,8 +12,8 @@ import signal
 from pathlib import Path
 
 NAME = b"bwrap"
-OURS = b"framefarm"
-"""In the arguments of each of our sandboxes: a module of ours, or the driver's folder."""
+OURS = "framefarm"
+"""In the arguments of each of our sandboxes, whatever runs in it."""
 
 
 def end_strays() -> list[int]:
@@ -30,7 +30,7 @@ def end_strays() -> list[int]:
 def _is_stray(process: Path) -> bool:
     try:
         words = (process / "cmdline").read_bytes()
-        if not words.startswith(NAME + b"\0") or OURS not in words:
+        if not words.startswith(NAME + b"\0") or OURS.encode() not in words:
             return False
         status = dict(line.split(b":\t", 1) for line in (process / "status").read_bytes().splitlines())
         numbers = status[b"NSpid"].split()
