@@ -28,6 +28,8 @@ MEMORY_BYTES = 3 << 30
 ANSWER_BYTES = 64 << 20
 CAUSE = "unreadable_scene"
 
+TRIES = 4
+"""Of one file, if its readers are killed from outside. A few, as the file may be what they are killed for."""
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|//")
 
 
@@ -132,7 +134,7 @@ def read_scenes(
     for start in range(0, len(blends), FILES_AT_ONCE):
         left = max(0.0, deadline - time.monotonic())
         facts += _read(
-            blends[start : start + FILES_AT_ONCE], left, file_limit_seconds, sandbox, stopping, tries=2
+            blends[start : start + FILES_AT_ONCE], left, file_limit_seconds, sandbox, stopping, tries=TRIES
         )
     return facts
 
@@ -170,7 +172,7 @@ def _read(
     *,
     tries: int,
 ) -> list[SceneFacts]:
-    """`tries`: a reader that was killed from outside is no fault of the file it was at: one more looks."""
+    """`tries`: a reader that was killed from outside is no fault of the file it was at: another one looks."""
     began = time.monotonic()
     opened = [_open(content) for _, content in blends]
     try:
