@@ -13,7 +13,7 @@ import json
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -44,8 +44,8 @@ async def _client(url: str, token: str, job: str, frames: int, seen: dict[int, l
 
 def delays_ms(
     url: str, token: str, job: str, frames: int, folder: Path, go: Callable[[], None]
-) -> dict[int, list[float]]:
-    """Frame → milliseconds from its file to each client. `go` starts the job once all listen."""
+) -> list[float]:
+    """Milliseconds from each frame's file to each client, sorted. `go` starts the job once all listen."""
     seen: dict[int, list[float]] = {}
 
     async def follow() -> None:
@@ -62,12 +62,7 @@ def delays_ms(
             if found := re.search(r"_(\d+)\.png$", path.name):
                 saved[int(found[1])] = path.stat().st_mtime
         time.sleep(0.05)
-    order = sorted(seen, key=saved.__getitem__)
-    return {frame: [(at - saved[frame]) * 1000 for at in seen[frame]] for frame in order}
-
-
-def _sorted(values: Iterable[list[float]]) -> list[float]:
-    return sorted(value for some in values for value in some)
+    return sorted((at - saved[frame]) * 1000 for frame, times in seen.items() for at in times)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -94,10 +89,9 @@ def run(options: argparse.Namespace) -> None:
             after = process.cpu_times()
             spent = after.user + after.system - before.user - before.system
             cpu.append(spent / (time.perf_counter() - begun) * 100)
-            every = _sorted(found.values())
-            median.append(statistics.median(every))
-            late.append(every[int(len(every) * 0.99)])
-            worst.append(every[-1])
+            median.append(statistics.median(found))
+            late.append(found[int(len(found) * 0.99)])
+            worst.append(found[-1])
     row(f"frame saved to client, {CLIENTS} clients, median", median, "ms")
     row("99th percentile", late, "ms", "goal 100")
     row("worst", worst, "ms")

@@ -39,7 +39,7 @@ def test_no_sandbox_is_a_warning_and_a_farm_that_renders(data: Path, scene: byte
         assert not any(p.name() == "bwrap" for p in farm.processes())
         for entry in data.iterdir():
             open_to_all = stat.S_IMODE(entry.stat().st_mode) & 0o077
-            assert open_to_all == {"sessions": 0o011, "endpoint": 0o044, "serve.log": 0}.get(entry.name, 0)
+            assert open_to_all == {"sessions": 0o011, "endpoint": 0o044}.get(entry.name, 0)
         assert stat.S_IMODE(data.stat().st_mode) == 0o711
         farm.client.patch(f"/api/jobs/{job['id']}", json={"action": "cancel"}).raise_for_status()
         farm.until(lambda: farm.job(job["id"])["status"] == "cancelled", "it is cancelled")

@@ -310,7 +310,7 @@ def _system() -> list[str]:
 
 def _shell(environment: Mapping[str, str]) -> bytes:
     lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    return os.fsencode("\n".join([*lines, "shift", 'exec "$@" </dev/null', ""]))
+    return os.fsencode("\n".join([*lines, "shift  # our mark", 'exec "$@" </dev/null', ""]))
 
 
 def memory_file(name: str, content: bytes) -> int:

@@ -156,11 +156,11 @@ def save(tx: Tx, state: JobState, actor: str = "system") -> None:
 
 
 def add_hold(state: JobState, hold: str) -> None:
-    state["holds"] = ",".join(sorted({*filter(None, state["holds"].split(",")), hold}))
+    state["holds"] = ",".join(sorted(state.facts.holds | {hold}))
 
 
 def drop_hold(state: JobState, hold: str) -> None:
-    state["holds"] = ",".join(sorted({*filter(None, state["holds"].split(","))} - {hold}))
+    state["holds"] = ",".join(sorted(state.facts.holds - {hold}))
 
 
 def _waits_for_a_failed_one(tx: Tx, job_id: str) -> bool:
@@ -183,7 +183,7 @@ def _tell_dependents(tx: Tx, job_id: str, *, success: bool) -> None:
             state.add("depends_left", -1)
             row = (job_dependencies.c.job_id == dependent) & (job_dependencies.c.depends_on == job_id)
             tx.conn.execute(farmwide(sa.delete(job_dependencies)).where(row))
-            if not _waits_for_a_failed_one(tx, dependent):
+            if "dependency" in state.facts.holds and not _waits_for_a_failed_one(tx, dependent):
                 drop_hold(state, "dependency")
         else:
             add_hold(state, "dependency")

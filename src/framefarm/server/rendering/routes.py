@@ -31,8 +31,8 @@ from framefarm.server.tracing import span
 log = structlog.get_logger(__name__)
 M = TypeVar("M", bound=say.Message)
 MAX_WAIT_SECONDS = 20.0
-MAX_BODY_BYTES = 16 << 20
-"""A runner's largest report: 4,000 files, each path of 8 parts of 255 bytes."""
+MAX_BODY_BYTES = 32 << 20
+"""A runner's largest report: 4,000 files, each path of 8 parts of 255 characters that JSON may escape."""
 ASIDE_BYTES = 1 << 18
 """A longer body is decoded beside the loop."""
 MAX_FRAME = 1_048_574
