@@ -19,8 +19,8 @@ from typing import Any
 import httpx2
 import psutil
 
-from framefarm.node.runtimes import Installed, installed
-from framefarm.server import operator
+from framefarm.node.blender_installs import Installed, installed
+from framefarm.server.operator import control_socket
 
 HERE = Path(__file__).resolve().parent
 FRAMEFARM = str(Path(sys.executable).with_name("framefarm"))
@@ -52,7 +52,7 @@ class Farm:
 
     def register(self, package: str, kind: str, path: str, release: str) -> None:
         arguments = {"id": package, "kind": kind, "path": path, "release": release, "default": False}
-        operator.run(self.data, "package.register", arguments)
+        control_socket.run(self.data, "package.register", arguments)
 
     def upload(self, path: str, content: Any) -> None:
         self.client.post("/api/uploads/file", data={"path": path}, files={"file": content}).raise_for_status()

@@ -21,7 +21,7 @@ from framefarm.node.blender import Blender, Opened, SceneOrder, Seat
 from framefarm.node.blender_events import Event, Exited, Failed, Saved
 from framefarm.node.inputs import lay_out
 from framefarm.protocol.node import Input, Package, RenderSettings
-from framefarm.sandboxing.box import Mode
+from framefarm.sandboxing.bubblewrap import Mode
 
 PAIRS, FRAMES = 7, 6
 SCENE = "/bench/scene.blend"

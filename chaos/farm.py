@@ -17,8 +17,8 @@ import httpx2
 import psutil
 from proxy import Proxy
 
-from framefarm.node.runtimes import installed
-from framefarm.server import operator
+from framefarm.node.blender_installs import installed
+from framefarm.server.operator import control_socket
 
 FRAMEFARM = str(Path(sys.executable).with_name("framefarm"))
 EMAIL, PASSWORD = "chaos@studio.example", "chaos-password"
@@ -124,7 +124,7 @@ class Farm:
         self.start()
         until(self.ready, "the farm is ready")
         blender = next(b for b in installed() if b.id == "blender-4-2")
-        operator.run(self.data, "package.register", {**blender.as_dict(), "default": True})
+        control_socket.run(self.data, "package.register", {**blender.as_dict(), "default": True})
         answer = httpx2.post(f"{self.direct}/api/auth/login", json={"email": EMAIL, "password": PASSWORD})
         self.token = answer.json()["access_token"]
 
@@ -164,7 +164,7 @@ class Farm:
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if "framefarm.server.files.read_scene" in process.cmdline():
+                    if "framefarm.server.files.scene_reader_process" in process.cmdline():
                         found.append(process)
         return found
 

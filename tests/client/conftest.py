@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_farm import FakeFarm, fake_farm
 
-from framefarm.node import runtimes
+from framefarm.node import blender_installs
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 @pytest.fixture(scope="session")
 def blends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with shot.blend and all that it needs, made by Blender 4.2."""
-    blender = next((b for b in runtimes.installed() if b.id == "blender-4-2"), None)
+    blender = next((b for b in blender_installs.installed() if b.id == "blender-4-2"), None)
     if blender is None:
         pytest.skip("no Blender 4.2 here: framefarm blender install 4.2")
     folder = tmp_path_factory.mktemp("blends")

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from framefarm.cli import watch
 from framefarm.cli.main import build
 from framefarm.cli.submit import OPTIONS
-from framefarm.client import Credentials, Login, following
+from framefarm.client import Credentials, Login, follow
 from framefarm.client.errors import Refused, Unreachable
 from framefarm.protocol.api_jobs import JobSubmission
 
@@ -30,7 +30,7 @@ def farm(fake: FakeFarm, monkeypatch: pytest.MonkeyPatch) -> FakeFarm:
     """A fake farm that this machine is logged in to, and watching that does not wait."""
     Credentials().save(Login(fake.url, "t0k"))
     for name in ("PACE_SECONDS", "QUIET_SECONDS", "LEAVING_SECONDS", "POLL_SECONDS", "RESUME_SECONDS"):
-        monkeypatch.setattr(following, name, 0.01)
+        monkeypatch.setattr(follow, name, 0.01)
     fake.job = job()
     return fake
 
@@ -278,7 +278,7 @@ def test_a_stream_that_cannot_be_had_ends_no_watch(error: Exception) -> None:
     inbox: Any = queue.SimpleQueue()
     notes: list[str] = []
     inbox.put(error)
-    ears = following._Ears(inbox, notes.append)
+    ears = follow._Ears(inbox, notes.append)
     assert ears.hear(60.0) == []
     assert (len(notes), ears.behind({"status": "success"})) == (1, False)
 
@@ -298,7 +298,7 @@ def test_watch_is_left_in_silence_by_an_interrupt(farm: FakeFarm, monkeypatch: p
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(following._Ears, "hear", interrupted)
+    monkeypatch.setattr(follow._Ears, "hear", interrupted)
     watched = run("watch", "job_1")
     assert (watched.exit_code, "Traceback" in watched.output) == (130, False)
     assert not [t for t in threading.enumerate() if t.name == "events" and t.is_alive()]

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from framefarm.client import LocalProblem, dependencies, reading
-from framefarm.node import runtimes
+from framefarm.client import LocalProblem, dependencies, scene_process
+from framefarm.node import blender_installs
 
 PATH_SCENES = Path(__file__).parents[1] / "node" / "make_path_scenes.py"
 TEXTURES = ["plain.png", "sea_009.png", "sea_010.png", "sea_011.png", "middle.png", "deep.png"]
@@ -50,15 +50,15 @@ def test_a_scene_tells_its_version_and_each_range(blends: Path) -> None:
 @pytest.mark.blender
 def test_read_apart_it_is_the_same(blends: Path) -> None:
     shot = blends / "shot.blend"
-    assert reading.read_scene(shot) == dependencies.read_scene(shot)
-    assert reading.find(shot) == dependencies.find(shot)
+    assert scene_process.read_scene(shot) == dependencies.read_scene(shot)
+    assert scene_process.find(shot) == dependencies.find(shot)
 
 
 def test_modules_of_the_folder_one_is_in_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit(9)")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LocalProblem, match="does not exist"):
-        reading.read_scene(tmp_path / "x.blend")
+        scene_process.read_scene(tmp_path / "x.blend")
 
 
 @pytest.mark.parametrize("what", ["memory = [0] * (1 << 60)", "while True: pass", "import os; os._exit(1)"])
@@ -67,10 +67,10 @@ def test_endless_reading_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     program = tmp_path / "python"
     program.write_text(f"#!{sys.executable}\n{what}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(reading.sys, "executable", str(program))
-    monkeypatch.setattr(reading, "SECONDS", 2.0)
+    monkeypatch.setattr(scene_process.sys, "executable", str(program))
+    monkeypatch.setattr(scene_process, "SECONDS", 2.0)
     with pytest.raises(LocalProblem, match=r"x\.blend cannot be read as a \.blend: that took more than"):
-        reading.read_scene(tmp_path / "x.blend")
+        scene_process.read_scene(tmp_path / "x.blend")
 
 
 @pytest.mark.blender
@@ -83,7 +83,7 @@ def test_a_damaged_scene_is_one_sentence_or_is_read(
     at = int(where * (len(whole) - 1))
     damaged = tmp_path / "damaged.blend"
     damaged.write_bytes(whole[:at] + junk + (b"" if cut else whole[at + len(junk) :]))
-    for read in (reading.read_scene, reading.find):
+    for read in (scene_process.read_scene, scene_process.find):
         try:
             read(damaged)
         except LocalProblem as problem:
@@ -115,7 +115,7 @@ def test_folders_given_by_hand_become_their_files(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def path_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    blender = next(b for b in runtimes.installed() if b.id == "blender-4-2")
+    blender = next(b for b in blender_installs.installed() if b.id == "blender-4-2")
     folder = tmp_path_factory.mktemp("path-scenes")
     command = [blender.path, str(PATH_SCENES), str(folder)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from framefarm.core.alike import Failure, stops_early
-from framefarm.core.causes import CAUSES, Fault, is_certain, is_scenes
+from framefarm.core.failure_codes import CAUSES, Fault, is_certain, is_scenes
+from framefarm.core.retry_policy import Failure, stops_early
 
 SCENE, ASKED = "so the fault is with the scene", "so the fault is with what was asked for"
 CERTAIN = "and would on every machine"

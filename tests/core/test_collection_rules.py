@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.core.collection import (
+from framefarm.core.retention import (
     DAY_MS,
     DELETED_MS,
     HOUR_MS,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.core.causes import CAUSES, Fault
-from framefarm.core.nodes import (
+from framefarm.core.failure_codes import CAUSES, Fault
+from framefarm.core.node_health import (
     Ended,
     Limits,
     Node,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from framefarm.core.pictures import Look, stands_out
+from framefarm.core.frame_colour import Look, stands_out
 
 SCENE, BLACK, WHITE = Look(), Look((0.0, 0.0, 0.0)), Look((1.0, 1.0, 1.0))
 

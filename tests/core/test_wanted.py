@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.core.wanted import Uploads, fold, placeable
+from framefarm.core.path_matching import Uploads, fold, placeable
 
 UPLOADS = [
     "C:/proj/Tex/Wood.PNG",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from framefarm.core.causes import CAUSES, explain
+from framefarm.core.failure_codes import CAUSES, explain
 
 ROOT = Path(__file__).parents[2]
 SOURCE = [p for p in (ROOT / "src").rglob("*.py") if p.name != "causes.py"]

@@ -6,8 +6,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-from framefarm.node.pictures import SECONDS, Decoder, Picture, Undecodable
-from framefarm.sandboxing.box import Mode
+from framefarm.node.image_decoder import SECONDS, Decoder, Picture, Undecodable
+from framefarm.sandboxing.bubblewrap import Mode
 
 
 class Looking:

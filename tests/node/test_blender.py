@@ -16,7 +16,7 @@ import pytest
 from blender_desk import UID, Desk, inner_pid, inputs_of
 from PIL import Image
 
-from framefarm.node import outputs
+from framefarm.node import output_files
 from framefarm.node.blender import Blender, Exited, Progress, Saved
 from framefarm.node.blender_log import BlenderLog
 from framefarm.node.inputs import lay_out
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.blender
 
 
 def collected(desk: Desk, saved: Saved, stem: str) -> list[StagedFile]:
-    return outputs.collect(saved.directory, desk.folder / "staging", stem, saved.frame)
+    return output_files.collect(saved.directory, desk.folder / "staging", stem, saved.frame)
 
 
 def test_two_frames_come_from_one_warm_process_and_differ(desk: Desk) -> None:

@@ -9,8 +9,8 @@ import pytest
 from looking import inspect
 from PIL import Image
 
-from framefarm.node.checks import Checked, check_frame
-from framefarm.node.pictures import SECONDS
+from framefarm.node.frame_validation import Checked, check_frame
+from framefarm.node.image_decoder import SECONDS
 from framefarm.protocol.node import Look, StagedFile
 
 

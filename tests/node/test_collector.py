@@ -10,7 +10,7 @@ import pytest
 from blender_desk import Desk
 from PIL import Image
 
-from framefarm.node.collector import Collector, Frame, Places, Refused, Staged
+from framefarm.node.output_stager import Collector, Frame, Places, Refused, Staged
 from framefarm.protocol import node as say
 
 

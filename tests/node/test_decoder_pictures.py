@@ -17,9 +17,9 @@ import pytest
 from looking import Looking, inspect
 from PIL import Image
 
-from framefarm.node import pictures
-from framefarm.node.pictures import Picture, Undecodable
-from framefarm.sandboxing.box import Mode
+from framefarm.node import image_decoder
+from framefarm.node.image_decoder import Picture, Undecodable
+from framefarm.sandboxing.bubblewrap import Mode
 
 
 def write(path: Path, values: np.ndarray, channels: tuple[str, ...] = (), kind: str = "uint8") -> Path:
@@ -173,7 +173,7 @@ def test_a_decoder_that_runs_out_of_memory_or_time_is_a_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = write(tmp_path / "a.png", gradient(4000, 3000))
-    monkeypatch.setattr(pictures, "MEMORY_BYTES", 300 << 20)
+    monkeypatch.setattr(image_decoder, "MEMORY_BYTES", 300 << 20)
     assert refused(picture).cause in {"decoder_died", "picture_too_large"}
     began = time.monotonic()
     found, _ = inspect(picture, seconds=0.01)

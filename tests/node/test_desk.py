@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.node.desk import Desk
+from framefarm.node.task_queue import Desk
 from framefarm.protocol import node as say
 
 

@@ -1,4 +1,4 @@
-"""Each way a render ends badly, by its real cause, in a real Blender. Names are those of core/causes.py."""
+"""Each way a render ends badly, by its real cause, in a real Blender. Names are those of core/failure_codes.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from blender_desk import Desk, inner_pid, inputs_of
 
-from framefarm.core.causes import CAUSES
+from framefarm.core.failure_codes import CAUSES
 from framefarm.node.blender import Exited, Failed, Opened
 from framefarm.node.blender_events import Stage, judge_exit
 from framefarm.node.inputs import Layout, lay_out

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from framefarm.node.blender_log import BlenderLog
-from framefarm.node.collector import Collector, Frame, Places, Refused
+from framefarm.node.output_stager import Collector, Frame, Places, Refused
 from framefarm.protocol import node as say
 
 
@@ -54,7 +54,7 @@ def test_a_staging_folder_that_cannot_be_synced_refuses_the_frames_in_it(
     def full(folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("framefarm.node.collector.sync_directory", full)
+    monkeypatch.setattr("framefarm.node.output_stager.sync_directory", full)
     made, heard, told = collector(tmp_path / "staging")
     made.add(saved(tmp_path / "1"))
     made.add(say.TaskEnded(attempt="att_1", outcome="success", started_ms=0, ended_ms=1))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framefarm.node.outputs import Limits, OutputRejected, collect
+from framefarm.node.output_files import Limits, OutputRejected, collect
 from framefarm.node.sandbox import OUTPUT, Bind, Process, Sandbox
 from framefarm.protocol.node import StagedFile
 from framefarm.sandboxing.uids import Claim

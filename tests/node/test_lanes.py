@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from framefarm.node.collector import Collector, Frame, Places, Refused
-from framefarm.node.lanes import ReportLane
+from framefarm.node.output_stager import Collector, Frame, Places, Refused
 from framefarm.node.runner import end_with_threads
+from framefarm.node.server_threads import ReportLane
 from framefarm.protocol import node as say
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from framefarm.node.link import Abandoned, Link
+from framefarm.node.server_client import Abandoned, Link
 from framefarm.protocol import node as say
 
 
@@ -41,7 +41,7 @@ def test_an_answer_that_waited_in_a_frozen_machine_is_as_old_as_its_question(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("framefarm.node.link.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("framefarm.node.server_client.time.monotonic", lambda: now[0])
     slot = say.Slot(
         session="s", token="t", endpoint_file=str(tmp_path / "endpoint"), directory=str(tmp_path),
         node="here", cores=(0,), memory_bytes=1 << 30, uid=70_000,

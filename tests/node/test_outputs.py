@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from framefarm.node.outputs import Limits, OutputRejected, collect, sync_directory
+from framefarm.node.output_files import Limits, OutputRejected, collect, sync_directory
 
 
 @pytest.fixture

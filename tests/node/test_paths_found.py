@@ -10,7 +10,7 @@ import pytest
 from blender_desk import Desk, inputs_of
 from PIL import Image
 
-from framefarm.node import outputs
+from framefarm.node import output_files
 from framefarm.node.inputs import lay_out
 
 pytestmark = pytest.mark.blender
@@ -35,7 +35,7 @@ def path_scenes(bpy_python: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def colour(desk: Desk, frame: int) -> tuple[int, ...]:
     saved = desk.saved()
-    [file] = outputs.collect(saved.directory, desk.folder / "staging", "x", frame)
+    [file] = output_files.collect(saved.directory, desk.folder / "staging", "x", frame)
     picture = Image.open(desk.folder / "staging" / file.staged).convert("RGB")
     seen = {picture.getpixel((x, y)) for x in range(16) for y in range(16)}
     assert len(seen) == 1

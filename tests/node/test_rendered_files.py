@@ -8,7 +8,7 @@ import pytest
 from blender_desk import Desk
 from PIL import Image
 
-from framefarm.node import outputs
+from framefarm.node import output_files
 from framefarm.protocol.node import RenderSettings, StagedFile
 
 pytestmark = pytest.mark.blender
@@ -30,7 +30,7 @@ def rendered(desk: Desk, settings: RenderSettings, *frames: int) -> list[list[St
     for frame in frames:
         saved = desk.saved()
         assert saved.frame == frame
-        found.append(outputs.collect(saved.directory, desk.folder / "staging", "shot", frame))
+        found.append(output_files.collect(saved.directory, desk.folder / "staging", "shot", frame))
         for file in found[-1]:
             if file.kind == "frame" and not file.path.endswith(".exr"):
                 assert Image.open(staged(desk, file)).size == (saved.width, saved.height)

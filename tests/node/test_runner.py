@@ -11,7 +11,7 @@ import pytest
 from blender_desk import inner_pid, inputs_of
 from one_job_farm import OneJobFarm
 
-from framefarm.core.causes import CAUSES
+from framefarm.core.failure_codes import CAUSES
 from framefarm.protocol import node as say
 
 pytestmark = pytest.mark.blender

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from framefarm.core.errors import InvalidInput
-from framefarm.node import runtimes
-from framefarm.node.runtimes import Installed, RuntimeProblem
+from framefarm.node import blender_installs
+from framefarm.node.blender_installs import Installed, RuntimeProblem
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def environment(root: Path, release: str, prints: str, whole: bool = True) -> Pa
     (folder / "bin").mkdir(parents=True)
     program(folder / "bin" / "python", f"echo 'Blender {prints}'\n")
     if whole:
-        (folder / runtimes.MARKER).write_text(release)
+        (folder / blender_installs.MARKER).write_text(release)
     return folder
 
 
 @pytest.fixture
 def index(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     releases = ["4.2.9", "4.2.23", "5.0.1"]
-    monkeypatch.setattr(runtimes, "available_releases", lambda: releases)
+    monkeypatch.setattr(blender_installs, "available_releases", lambda: releases)
     return releases
 
 
@@ -50,20 +50,20 @@ def test_only_whole_environments_count_oldest_first(root: Path) -> None:
     environment(root, "4.2.9", "4.2.9")
     environment(root, "4.5.0", "4.5.0", whole=False)
     (root / "bpy-4.2.23-old").mkdir()
-    assert [i.release for i in runtimes.installed()] == ["4.2.9", "4.2.23"]
+    assert [i.release for i in blender_installs.installed()] == ["4.2.9", "4.2.23"]
 
 
 def test_nothing_is_installed_where_nothing_is(root: Path) -> None:
-    assert runtimes.installed() == []
+    assert blender_installs.installed() == []
 
 
 def test_a_series_that_is_here_is_started_and_nothing_is_asked_or_fetched(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = environment(root, "4.2.9", "4.2.9 LTS")
-    monkeypatch.setattr(runtimes, "_newest_on_index", lambda _: pytest.fail("asked the index"))
-    monkeypatch.setattr(runtimes, "_build", lambda *_: pytest.fail("built"))
-    found = runtimes.install_bpy("blender-4-2")
+    monkeypatch.setattr(blender_installs, "_newest_on_index", lambda _: pytest.fail("asked the index"))
+    monkeypatch.setattr(blender_installs, "_build", lambda *_: pytest.fail("built"))
+    found = blender_installs.install_bpy("blender-4-2")
     assert found == Installed("bpy", "blender-4-2", "4.2.9", str(folder / "bin" / "python"))
 
 
@@ -72,8 +72,8 @@ def test_upgrade_looks_for_a_newer_release(
 ) -> None:
     environment(root, "4.2.9", "4.2.9 LTS")
     built = []
-    monkeypatch.setattr(runtimes, "_build", lambda folder, release, say: built.append(release))
-    assert runtimes.install_bpy("4.2", upgrade=True).release == "4.2.23"
+    monkeypatch.setattr(blender_installs, "_build", lambda folder, release, say: built.append(release))
+    assert blender_installs.install_bpy("4.2", upgrade=True).release == "4.2.23"
     assert built == ["4.2.23"]
 
 
@@ -88,16 +88,16 @@ def test_what_a_crash_left_half_done_is_built_anew(
         program(half / "bin" / "python", "echo 'Blender 4.2.23 LTS'\n").chmod(0o700)
         return ""
 
-    monkeypatch.setattr(runtimes, "_run", fake_installer)
+    monkeypatch.setattr(blender_installs, "_run", fake_installer)
     old = os.umask(0o077)
     try:
-        runtimes.install_bpy("4.2")
+        blender_installs.install_bpy("4.2")
     finally:
         os.umask(old)
     assert not (half / "rubbish").exists()
-    assert [i.release for i in runtimes.installed()] == ["4.2.23"]
+    assert [i.release for i in blender_installs.installed()] == ["4.2.23"]
     assert (half / "bin" / "python").stat().st_mode & 0o777 == 0o755
-    assert (half / runtimes.MARKER).stat().st_mode & 0o777 == 0o644
+    assert (half / blender_installs.MARKER).stat().st_mode & 0o777 == 0o644
 
 
 def test_one_that_does_not_start_is_not_offered(
@@ -109,37 +109,37 @@ def test_one_that_does_not_start_is_not_offered(
         program(root / "bpy-4.2.23" / "bin" / "python", f"echo '{lacking}' >&2; exit 1\n")
         return ""
 
-    monkeypatch.setattr(runtimes, "_run", fake_installer)
+    monkeypatch.setattr(blender_installs, "_run", fake_installer)
     with pytest.raises(RuntimeProblem, match=r"libXi\.so\.6, which is missing: apt-get install libxi6\."):
-        runtimes.install_bpy("4.2")
-    assert runtimes.installed() == []
+        blender_installs.install_bpy("4.2")
+    assert blender_installs.installed() == []
 
 
 def test_a_full_disk_is_said_before_anything_is_fetched(
     root: Path, index: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtimes, "NEEDED_BYTES", 1 << 60)
+    monkeypatch.setattr(blender_installs, "NEEDED_BYTES", 1 << 60)
     with pytest.raises(RuntimeProblem, match="GB of disk space"):
-        runtimes.install_bpy("4.2")
+        blender_installs.install_bpy("4.2")
 
 
 def test_an_unknown_release_names_those_there_are(root: Path, index: list[str]) -> None:
     with pytest.raises(InvalidInput, match=r"no bpy 4\.2\.24 .* there are: 4\.2\.9, 4\.2\.23"):
-        runtimes.install_bpy("4.2.24")
+        blender_installs.install_bpy("4.2.24")
     with pytest.raises(InvalidInput, match=r"no bpy 4\.9 .* there are: 4\.2, 5\.0"):
-        runtimes.install_bpy("4.9")
+        blender_installs.install_bpy("4.9")
 
 
 @pytest.mark.parametrize(("version", "why"), [("4.1", "does not exist as a package"), ("5.1", "Python 3.13")])
 def test_series_without_a_package_for_this_python_say_what_to_do(root: Path, version: str, why: str) -> None:
     with pytest.raises(InvalidInput, match=f"{why}.*blender add --executable"):
-        runtimes.install_bpy(version)
+        blender_installs.install_bpy(version)
 
 
 def test_the_index_is_asked_and_its_answer_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = "bpy (5.0.1)\nAvailable versions: 5.0.1, 4.2.9, 4.2.23, 4.5.0rc1\n  INSTALLED: 4.2.9\n"
-    monkeypatch.setattr(runtimes, "_run", lambda *_, **__: answer)
-    assert runtimes.available_releases() == ["4.2.9", "4.2.23", "5.0.1"]
+    monkeypatch.setattr(blender_installs, "_run", lambda *_, **__: answer)
+    assert blender_installs.available_releases() == ["4.2.9", "4.2.23", "5.0.1"]
 
 
 @pytest.mark.parametrize(
@@ -148,31 +148,31 @@ def test_the_index_is_asked_and_its_answer_sorted(monkeypatch: pytest.MonkeyPatc
 )
 def test_a_program_tells_what_blender_it_is(tmp_path: Path, told: str, release: str, package: str) -> None:
     path = program(tmp_path / "blender", f"echo 'noise'; echo '{told}'; echo '\tbuild date: …'\n")
-    assert runtimes.describe_executable(path) == Installed("executable", package, release, str(path))
+    assert blender_installs.describe_executable(path) == Installed("executable", package, release, str(path))
 
 
 def test_a_program_that_is_none_or_no_blender_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="must be the path of a Blender program"):
-        runtimes.describe_executable(tmp_path / "nothing")
+        blender_installs.describe_executable(tmp_path / "nothing")
     with pytest.raises(InvalidInput, match="is not a Blender"):
-        runtimes.describe_executable(program(tmp_path / "other", "echo Maya 2027\n"))
+        blender_installs.describe_executable(program(tmp_path / "other", "echo Maya 2027\n"))
     with pytest.raises(RuntimeProblem, match=r"does not start \(exit code 3\): broken"):
-        runtimes.describe_executable(program(tmp_path / "broken", "echo broken >&2; exit 3\n"))
+        blender_installs.describe_executable(program(tmp_path / "broken", "echo broken >&2; exit 3\n"))
 
 
 def test_a_program_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtimes, "START_SECONDS", 0.2)
+    monkeypatch.setattr(blender_installs, "START_SECONDS", 0.2)
     with pytest.raises(RuntimeProblem, match="did not start within"):
-        runtimes.describe_executable(program(tmp_path / "hung", "exec sleep 60\n"))
+        blender_installs.describe_executable(program(tmp_path / "hung", "exec sleep 60\n"))
 
 
 @pytest.mark.blender
 def test_a_real_one_that_is_here_needs_no_download_and_can_be_read_by_anyone() -> None:
-    if not any(i.id == "blender-4-2" for i in runtimes.installed()):
+    if not any(i.id == "blender-4-2" for i in blender_installs.installed()):
         pytest.skip("no Blender 4.2 here: framefarm blender install 4.2")
     begun = time.monotonic()
-    found = runtimes.install_bpy("4.2")
-    assert time.monotonic() - begun < runtimes.START_SECONDS
+    found = blender_installs.install_bpy("4.2")
+    assert time.monotonic() - begun < blender_installs.START_SECONDS
     folder = Path(found.path).parents[1]
     unreadable = subprocess.run(
         ["find", folder, "-not", "-type", "l", "-not", "-perm", "-o+r"],

@@ -17,7 +17,7 @@ import pytest
 import framefarm
 from framefarm.node import sandbox
 from framefarm.node.sandbox import Bind, Mode, Sandbox, SandboxUnavailable
-from framefarm.sandboxing import box
+from framefarm.sandboxing import bubblewrap
 
 UID = 71235
 CORE = min(os.sched_getaffinity(0))
@@ -45,7 +45,7 @@ def test_this_machine_has_a_sandbox() -> None:
 
 
 def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(box.shutil, "which", lambda name, path: None if name == "bwrap" else name)
+    monkeypatch.setattr(bubblewrap.shutil, "which", lambda name, path: None if name == "bwrap" else name)
     assert sandbox.check() == "bwrap is not installed: install the Debian package bubblewrap."
 
 

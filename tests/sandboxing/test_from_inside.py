@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from framefarm.sandboxing.box import Bind, Process, Sandbox
+from framefarm.sandboxing.bubblewrap import Bind, Process, Sandbox
 from framefarm.sandboxing.limits import Limits, Quota
 from framefarm.sandboxing.uids import Claim
-from framefarm.sandboxing.watch import descendants, fits
+from framefarm.sandboxing.usage_monitor import descendants, fits
 
 PYTHON = "/usr/bin/python3.11"
 CORES = tuple(sorted(os.sched_getaffinity(0)))

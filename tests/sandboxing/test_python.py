@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
-from framefarm.sandboxing import python
+from framefarm.sandboxing import module_call
 
 
 def test_a_try_that_was_killed_does_not_open_the_sandbox_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [python.Answer(b"", True, -9), python.Answer(b"ready\n", True, 0)]
+    answers = [module_call.Answer(b"", True, -9), module_call.Answer(b"ready\n", True, 0)]
 
-    def answered(*_: Any, **__: Any) -> python.Answer:
+    def answered(*_: Any, **__: Any) -> module_call.Answer:
         return answers.pop(0)
 
-    monkeypatch.setattr(python, "run_module", answered)
-    python._try_once.cache_clear()
+    monkeypatch.setattr(module_call, "run_module", answered)
+    module_call._try_once.cache_clear()
     try:
-        assert "code -9" in (python.unready() or "")
-        assert python.unready() is None
-        assert python.unready() is None
+        assert "code -9" in (module_call.unready() or "")
+        assert module_call.unready() is None
+        assert module_call.unready() is None
         assert answers == []
     finally:
-        python._try_once.cache_clear()
+        module_call._try_once.cache_clear()

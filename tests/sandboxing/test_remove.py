@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from framefarm.sandboxing.remove import remove_tree
+from framefarm.sandboxing.safe_remove import remove_tree
 
 
 def test_a_nest_deeper_than_python_can_recurse_is_taken_away_and_no_link_followed(tmp_path: Path) -> None:

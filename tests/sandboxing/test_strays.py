@@ -8,9 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from framefarm.sandboxing.box import Sandbox
-from framefarm.sandboxing.strays import NAME, OURS, end_strays
-from framefarm.sandboxing.watch import descendants
+from framefarm.sandboxing.bubblewrap import Sandbox
+from framefarm.sandboxing.orphans import NAME, OURS, end_strays
+from framefarm.sandboxing.usage_monitor import descendants
 
 MARK = f"framefarm-stray-{os.getpid()}"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from farm_site import Site
 
-from framefarm.core.collection import DAY_MS, HOUR_MS
-from framefarm.server.collection import service as collection
-from framefarm.server.collection.run import Run, keeping_of
+from framefarm.core.retention import DAY_MS, HOUR_MS
+from framefarm.server.retention import service as collection
+from framefarm.server.retention.retention_pass import Run, keeping_of
 
 WEEK_MS = 7 * DAY_MS
 

@@ -9,8 +9,8 @@ import pytest
 from farm_site import Site, a_farm, a_site, token_of
 
 from framefarm.server.accounts import service as accounts
+from framefarm.server.context import Farm
 from framefarm.server.database import Tx
-from framefarm.server.farm import Farm
 from framefarm.server.projects import service as projects
 
 

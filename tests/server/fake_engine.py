@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from framefarm.core.schedule import Machine
-from framefarm.server.dispatch import Dispatcher
+from framefarm.server.context import Farm
+from framefarm.server.dispatch.dispatcher import Dispatcher
 from framefarm.server.engines.base import Capacity, Notice, Observed, SessionSpec
-from framefarm.server.farm import Farm
 
 NODE = "fake-node"
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from framefarm.protocol import node as say
+from framefarm.server.context import Farm
 from framefarm.server.database import Tx
-from framefarm.server.farm import Farm
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import jobs
-from framefarm.server.rendering import lost, service
-from framefarm.server.rendering.tables import leases, sessions
+from framefarm.server.sessions import expiry, service
+from framefarm.server.sessions.tables import leases, sessions
 
 PRICE_MICROS = 3_600_000
 """Per hour: one micro-dollar for each millisecond."""
@@ -121,4 +121,4 @@ class FakeRunner:
 
     def lose(self) -> None:
         """The engine or the lease says that the machine is gone."""
-        self.farm.db.write_now(lost.lose_session, self.session, "runner_lost", "The machine was lost.")
+        self.farm.db.write_now(expiry.lose_session, self.session, "runner_lost", "The machine was lost.")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from framefarm.core.errors import Conflict
-from framefarm.node.desk import Desk
+from framefarm.node.task_queue import Desk
 from framefarm.protocol import node as say
+from framefarm.server.context import Farm
 from framefarm.server.engines.base import SessionSpec
-from framefarm.server.farm import Farm
-from framefarm.server.rendering import service
+from framefarm.server.sessions import service
 
 
 @dataclass

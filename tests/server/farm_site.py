@@ -17,17 +17,17 @@ from pydantic import SecretStr
 
 from framefarm.core import frames as grammar
 from framefarm.server import app as farm_app
-from framefarm.server import opening
+from framefarm.server import bootstrap
 from framefarm.server.accounts import service as accounts
 from framefarm.server.catalog import service as catalog
 from framefarm.server.catalog.tables import instance_types
+from framefarm.server.context import Farm
 from framefarm.server.database import Tx
-from framefarm.server.farm import Farm
 from framefarm.server.ids import new_id
-from framefarm.server.jobs import scenes
 from framefarm.server.jobs.tables import jobs
-from framefarm.server.rendering import publisher
+from framefarm.server.outputs import publisher
 from framefarm.server.settings import Settings
+from framefarm.server.submission import scene_reading
 
 SCENE = "/film/shot.blend"
 
@@ -109,7 +109,7 @@ class Site:
             "scene": {"path": SCENE},
             "warnings": [],
         }
-        self.farm.db.write_now(scenes.settle, self.farm, job, found)
+        self.farm.db.write_now(scene_reading.settle, self.farm, job, found)
 
     def runner(self, job_id: str) -> FakeRunner:
         """A machine for the job, which has said hello."""
@@ -169,7 +169,7 @@ def a_farm(folder: Path, database_url: str | None) -> Iterator[Farm]:
         admin_password=SecretStr("correct horse battery"),
         free_disk_floor_bytes=0,
     )
-    opened = opening.open_farm(settings)
+    opened = bootstrap.open_farm(settings)
     blender = folder / "blender"
     blender.touch()
     opened.db.write_now(

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from farm_site import Site, member_of
 
-from framefarm.server.jobs import routes as job_routes
+from framefarm.server.job_api import routes as job_routes
 
 PASSWORD = "correct horse battery"
 _addresses = itertools.count(1)

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from farm_site import Site
 
 from framefarm.core.errors import FarmError
-from framefarm.server import operator
 from framefarm.server.accounts.tables import audit
 from framefarm.server.nodes.tables import nodes
+from framefarm.server.operator import control_socket
 
 SECRET = "a password that nobody shall read"
 OPERATORS: list[tuple[str, dict[str, Any], str]] = [
@@ -49,18 +49,18 @@ def rows(site: Site) -> list[Any]:
 
 
 def test_every_operators_command_leaves_its_row(site: Site) -> None:
-    assert {name for name, _, _ in OPERATORS} | LOOKS == set(operator.COMMANDS)
+    assert {name for name, _, _ in OPERATORS} | LOOKS == set(control_socket.COMMANDS)
     site.farm.db.write_now(lambda tx: tx.conn.execute(sa.insert(nodes).values(MACHINE)))
     for name, said, action in OPERATORS:
         before = len(rows(site))
-        site.farm.db.write_now(operator._do, site.farm, name, operator.prepare(name, said))
+        site.farm.db.write_now(control_socket._do, site.farm, name, control_socket.prepare(name, said))
         new = rows(site)[before:]
         assert new, name
         assert {(r["action"], r["actor"]) for r in new} == {(action, "operator")} or name == "account.create"
         assert action in {r["action"] for r in new}
     before = len(rows(site))
     for name in LOOKS:
-        site.farm.db.write_now(operator._do, site.farm, name, {"account": "studio"})
+        site.farm.db.write_now(control_socket._do, site.farm, name, {"account": "studio"})
     assert len(rows(site)) == before
     assert SECRET not in json.dumps([dict(r) for r in rows(site)], default=str)
 
@@ -72,9 +72,9 @@ def test_a_refused_command_leaves_none(site: Site) -> None:
     before = rows(site)
     for name in {name for name, _, _ in OPERATORS} - {"account.create", "package.register"}:
         with pytest.raises(FarmError):
-            site.farm.db.write_now(operator._do, site.farm, name, operator.prepare(name, wrong))
+            site.farm.db.write_now(control_socket._do, site.farm, name, control_socket.prepare(name, wrong))
     with pytest.raises(FarmError):
-        site.farm.db.write_now(operator._do, site.farm, "account.create", {"account": "studio"})
+        site.farm.db.write_now(control_socket._do, site.farm, "account.create", {"account": "studio"})
     assert rows(site) == before
 
 

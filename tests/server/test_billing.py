@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from framefarm.server.billing import service as billing
 from framefarm.server.billing.tables import ledger_postings, ledger_transactions
-from framefarm.server.rendering.tables import attempts
+from framefarm.server.sessions.tables import attempts
 
 HOUR_MS = 3_600_000
 

@@ -20,9 +20,10 @@ from framefarm.core.errors import FieldError, InvalidInput
 from framefarm.server.accounts.tables import idempotency
 from framefarm.server.app import ROUTERS
 from framefarm.server.database import Tx
-from framefarm.server.http import edge, errors
-from framefarm.server.jobs import detail, submit
+from framefarm.server.http import errors, request_limits
+from framefarm.server.job_api import detail
 from framefarm.server.jobs.tables import jobs
+from framefarm.server.submission import storing
 
 JSON = {"Content-Type": "application/json"}
 
@@ -174,12 +175,12 @@ def test_no_route_makes_a_mistake_over_a_broken_body(shared: Site, method: str, 
 
 @pytest.mark.parametrize("number", ["9223372036854775807", "-9223372036854775808", "1e308", "0", "-0.0"])
 def test_numbers_of_64_bits_pass(number: str) -> None:
-    edge.check_json(f"[{number}]".encode())
+    request_limits.check_json(f"[{number}]".encode())
 
 
 def test_the_place_of_a_mistake_is_told() -> None:
     with pytest.raises(InvalidInput) as refused:
-        edge.check_json(b'{\n  "a": tru\n}')
+        request_limits.check_json(b'{\n  "a": tru\n}')
     assert "line 2, column 8" in refused.value.detail
 
 
@@ -205,7 +206,7 @@ def test_large_bodies_and_answers_are_read_and_made_beside_the_event_loop(
 
         monkeypatch.setattr(module, name, noted)
 
-    note(edge, "check_json")
+    note(request_limits, "check_json")
     note(detail, "encode")
     monkeypatch.setattr(Request, "json", None)  # the framework would read the body again
     made = send(site, many_paths(site, 5000))
@@ -228,7 +229,7 @@ def test_a_kept_answer_does_not_hold_the_inputs_a_second_time(site: Site) -> Non
 
 @pytest.mark.parametrize("piece", [b"1,", b'"",', b"1.5,"])
 def test_a_body_of_values_without_end_is_refused_before_it_is_read(shared: Site, piece: bytes) -> None:
-    answer = send(shared, b"[" + piece * (edge.MAX_COMMAS + 1) + b"1]")
+    answer = send(shared, b"[" + piece * (request_limits.MAX_COMMAS + 1) + b"1]")
     assert answer.status_code == 422, answer.text
     assert "2,000,000 commas" in answer.json()["errors"][0]["message"]
 
@@ -243,7 +244,7 @@ def test_of_a_value_without_end_the_beginning_is_told() -> None:
 
 
 def test_only_routes_that_need_large_bodies_take_them(shared: Site) -> None:
-    body = json.dumps({"name": "x"}).encode().ljust(edge.LARGE_BYTES + 1)
+    body = json.dumps({"name": "x"}).encode().ljust(request_limits.LARGE_BYTES + 1)
     answer = shared.ask("POST", "/api/projects", content=body, headers=JSON)
     assert answer.status_code == 413, answer.text
 
@@ -252,7 +253,7 @@ def test_a_user_sends_two_large_bodies_at_once_and_is_told_so(shared: Site) -> N
     member = shared.member("two@studio.example")
 
     async def slow(begun: asyncio.Event, go_on: asyncio.Event) -> AsyncIterator[bytes]:
-        yield b" " * (edge.LARGE_BYTES + 1)
+        yield b" " * (request_limits.LARGE_BYTES + 1)
         begun.set()
         await go_on.wait()
         yield b"{}"
@@ -260,12 +261,14 @@ def test_a_user_sends_two_large_bodies_at_once_and_is_told_so(shared: Site) -> N
     async def race() -> tuple[list[int], Any, int]:
         go_on = asyncio.Event()
         sending = []
-        for _ in range(edge.LARGE_OF_ONE):
+        for _ in range(request_limits.LARGE_OF_ONE):
             begun = asyncio.Event()
             call = member.call("POST", "/api/jobs", content=slow(begun, go_on), headers=JSON)
             sending.append(asyncio.create_task(call))
             await begun.wait()
-        third = await member.call("POST", "/api/jobs", content=b" " * (edge.LARGE_BYTES + 1), headers=JSON)
+        third = await member.call(
+            "POST", "/api/jobs", content=b" " * (request_limits.LARGE_BYTES + 1), headers=JSON
+        )
         another = await shared.call("POST", "/api/jobs", content=b" " * (2 << 20), headers=JSON)
         go_on.set()
         return [(await call).status_code for call in sending], third, another.status_code
@@ -273,17 +276,17 @@ def test_a_user_sends_two_large_bodies_at_once_and_is_told_so(shared: Site) -> N
     first, third, another = shared.loop.run(race())
     assert (third.status_code, third.headers["retry-after"]) == (429, "1")
     assert (first, another) == ([422, 422], 422)
-    assert send(member, b" " * (edge.LARGE_BYTES + 1)).status_code == 422
+    assert send(member, b" " * (request_limits.LARGE_BYTES + 1)).status_code == 422
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_body_that_does_not_arrive_is_given_up(
     shared: Site, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
-    monkeypatch.setattr(edge, "BODY_SECONDS" if known else "STRANGERS_SECONDS", 0.01)
+    monkeypatch.setattr(request_limits, "BODY_SECONDS" if known else "STRANGERS_SECONDS", 0.01)
 
     async def stuck() -> AsyncIterator[bytes]:
-        yield b" " * (edge.STRANGERS_BYTES + 1 if known else 1)
+        yield b" " * (request_limits.STRANGERS_BYTES + 1 if known else 1)
         await asyncio.Event().wait()
 
     answer = shared.loop.run(shared.call("POST", "/api/jobs", content=stuck(), headers=JSON))
@@ -333,14 +336,14 @@ class Race:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inside, self.go_on = threading.Event(), threading.Event()
-        store = submit.store
+        store = storing.store
 
         def slow(tx: Tx, *args: Any) -> str:
             self.inside.set()
             assert self.go_on.wait(30)
             return store(tx, *args)
 
-        monkeypatch.setattr(submit, "store", slow)
+        monkeypatch.setattr(storing, "store", slow)
 
 
 @contextlib.contextmanager

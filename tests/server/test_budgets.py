@@ -15,7 +15,7 @@ from framefarm.server.accounts.tables import audit
 from framefarm.server.budgets.tables import budget_holds, budgets, reservations
 from framefarm.server.catalog import service as catalog
 from framefarm.server.jobs.tables import events
-from framefarm.server.rendering.tables import attempts, sessions
+from framefarm.server.sessions.tables import attempts, sessions
 
 DOLLAR = 1_000_000
 HOURLY = 3600 * DOLLAR

@@ -20,16 +20,16 @@ from test_billing import FakeClock, books_agree
 from framefarm.cli.main import build
 from framefarm.server.accounts.tables import audit, idempotency, tokens
 from framefarm.server.budgets.tables import budget_holds
-from framefarm.server.collection import content as collecting_content
-from framefarm.server.collection import service as collection
-from framefarm.server.collection.run import Run, Went
 from framefarm.server.database import Tx
+from framefarm.server.dispatch.leader import NotLeader
 from framefarm.server.events.tables import progress
 from framefarm.server.files.tables import contents, manifest_contents, manifests, missing_paths, registrations
 from framefarm.server.jobs.tables import events, job_dependencies, job_state, jobs, tasks
-from framefarm.server.lead import NotLeader
 from framefarm.server.mail.tables import mails
-from framefarm.server.rendering.tables import attempts, files, frames
+from framefarm.server.retention import expired_content as collecting_content
+from framefarm.server.retention import service as collection
+from framefarm.server.retention.retention_pass import Run, Went
+from framefarm.server.sessions.tables import attempts, files, frames
 
 DATA = b"a texture"
 TEXTURE = "/film/wood.png"
@@ -408,7 +408,7 @@ def test_the_statement_that_condemns_says_what_the_rule_says(site: Site, clock: 
     """All of the rule's facts, in every combination, beside `core.collection.content_fate`."""
     from itertools import product
 
-    from framefarm.core.collection import Content, content_fate
+    from framefarm.core.retention import Content, content_fate
 
     run = a_run(site)
     old = clock.now_ms - WEEK_MS

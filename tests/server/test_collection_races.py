@@ -28,14 +28,15 @@ from framefarm.protocol import node as say
 from framefarm.protocol.api_files import FileCheck
 from framefarm.server.accounts.tables import users
 from framefarm.server.actor import Actor
-from framefarm.server.collection import content as collecting
 from framefarm.server.database import Tx
 from framefarm.server.files import manifests, service
 from framefarm.server.files.tables import contents, manifest_contents, missing_paths, registrations
 from framefarm.server.files.tables import manifests as manifest_rows
-from framefarm.server.jobs import routes, scenes, submit
+from framefarm.server.job_api import routes
 from framefarm.server.jobs.tables import job_state, jobs
-from framefarm.server.rendering.tables import sessions
+from framefarm.server.retention import expired_content as collecting
+from framefarm.server.sessions.tables import sessions
+from framefarm.server.submission import scene_reading, storing
 
 DATA = b"a scene"
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -170,7 +171,7 @@ def test_a_submission_whose_content_is_condemned_meanwhile_takes_its_snapshot_ag
     site: Site, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count_of, error = meet(site, condemns(site), submission(site, monkeypatch))
-    assert count_of == 1 and isinstance(error, submit.SnapshotMoved)
+    assert count_of == 1 and isinstance(error, storing.SnapshotMoved)
     assert not site.rows(jobs)
 
 
@@ -518,7 +519,7 @@ class Months(RuleBasedStateMachine):
 def test_whatever_happens_in_whatever_order_nothing_goes_that_is_needed_and_all_else_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scenes, "needs", None)  # no scene is read here
+    monkeypatch.setattr(scene_reading, "needs", None)  # no scene is read here
     with a_farm(tmp_path, None) as farm, a_site(farm) as site:
         run_state_machine_as_test(
             lambda: Months(site),

@@ -14,8 +14,8 @@ import structlog
 import uvicorn
 from farm_site import Site, a_farm, a_site
 
-from framefarm.server.http import connections
-from framefarm.server.http.connections import Crowd
+from framefarm.server.http import connection_limits
+from framefarm.server.http.connection_limits import Crowd
 
 LIMIT = 40
 HEARD = (b"HTTP/1.1 401", b"HTTP/1.1 404", b"HTTP/1.1 422")
@@ -132,8 +132,8 @@ def test_strangers_that_take_no_answer_give_way(site: Site) -> None:
 
 
 def test_a_client_that_takes_no_answer_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "SILENCE_SECONDS", 0.3)
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(connection_limits, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.5)
     with served(site) as (crowd, at), contextlib.ExitStack() as stack:
         deaf(stack, at)
         wait_for(lambda: bool(crowd.deaf))
@@ -165,7 +165,7 @@ def test_while_nobody_can_give_way_only_runners_are_answered(site: Site) -> None
 def test_a_head_that_does_not_come_is_not_waited_for(
     site: Site, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.05)
     with served(site) as (crowd, at), contextlib.ExitStack() as stack:
         assert ended(connect(stack, at, said))[:12] in {b"", b"HTTP/1.1 200"}
         assert not crowd.all
@@ -173,8 +173,8 @@ def test_a_head_that_does_not_come_is_not_waited_for(
 
 
 def test_a_sender_that_falls_silent_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "SILENCE_SECONDS", 0.05)
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.5)  # the next look was set for that
+    monkeypatch.setattr(connection_limits, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.5)  # the next look was set for that
     head = b"POST /api/jobs HTTP/1.1\r\nHost: farm\r\nContent-Length: 100\r\n\r\n"
     with served(site) as (crowd, at), contextlib.ExitStack() as stack:
         assert ended(connect(stack, at, head + b"{")) == b""

@@ -18,11 +18,12 @@ from farm_site import Site
 from framefarm.protocol import node as say
 from framefarm.server.accounts import service as accounts
 from framefarm.server.database import Database, Tx
-from framefarm.server.events import horizon, progress, service
-from framefarm.server.events.horizon import Horizon, Read, advance
+from framefarm.server.events import commit_horizon, service
+from framefarm.server.events.commit_horizon import Horizon, Read, advance
 from framefarm.server.events.streams import Stream, Streams
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import events
+from framefarm.server.sessions import progress
 
 DAY_MS = 24 * 3_600_000
 
@@ -64,7 +65,7 @@ def test_events_that_commit_out_of_order_reach_a_global_reader_all_and_in_order(
     got: list[int] = []
 
     async def turn() -> None:
-        read = await db.read(horizon.look, reader.horizon)
+        read = await db.read(commit_horizon.look, reader.horizon)
         reader.horizon, ready = advance(reader.horizon, read)
         got.extend(r["id"] for r in ready)
 

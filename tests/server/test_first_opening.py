@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from farm_site import Site
 
-from framefarm.node import runtimes
+from framefarm.node import blender_installs
 from framefarm.protocol import node as say
 from framefarm.server.catalog.tables import packages
-from framefarm.server.jobs import scenes
 from framefarm.server.jobs.tables import jobs
+from framefarm.server.submission import scene_reading
 
 SCRIPT = Path(__file__).parents[1] / "node" / "make_path_scenes.py"
 BLOCKED = say.Note(code="blocked_scripts", message="Some scripts were not run.", subject="Driver 'x'")
@@ -125,7 +125,7 @@ def test_a_scene_full_of_warnings_does_not_hide_that_scripts_were_blocked(site: 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    blender = next(b for b in runtimes.installed() if b.id == "blender-4-2")
+    blender = next(b for b in blender_installs.installed() if b.id == "blender-4-2")
     folder = tmp_path_factory.mktemp("paths")
     subprocess.run([blender.path, str(SCRIPT), str(folder)], check=True, capture_output=True, timeout=120)
     return folder
@@ -142,11 +142,11 @@ def read(site: Site, made: Path, names: list[str], **more: Any) -> str:
     row["release"] = site.row(packages, packages.c.id == row["package_id"])["release"]
     row["allow_scripts"] = False
     try:
-        found = scenes.read(site.farm, row)
-    except scenes.Unrenderable as error:
-        site.farm.db.write_now(scenes.fail, row, error)
+        found = scene_reading.read(site.farm, row)
+    except scene_reading.Unrenderable as error:
+        site.farm.db.write_now(scene_reading.fail, row, error)
     else:
-        site.farm.db.write_now(scenes.settle, site.farm, row, found)
+        site.farm.db.write_now(scene_reading.settle, site.farm, row, found)
     return str(row["id"])
 
 
@@ -206,5 +206,5 @@ def test_a_configuration_without_its_luts_is_told(site: Site, made: Path) -> Non
     )
     values = dict(site.row(jobs, jobs.c.id == answer.json()["id"]))
     values |= {"release": "4.2.23", "allow_scripts": False}
-    [warning] = scenes.read(site.farm, values)["warnings"]
+    [warning] = scene_reading.read(site.farm, values)["warnings"]
     assert warning["subject"] == "C:/ocio/luts/a.spi1d"

@@ -19,14 +19,14 @@ from farm_site import SCENE, Site
 from framefarm.core.errors import Conflict
 from framefarm.protocol import node as say
 from framefarm.protocol.api_accounts import NewUser
-from framefarm.server import places
 from framefarm.server.accounts.tables import accounts, idempotency
-from framefarm.server.farm import Keyring
+from framefarm.server.catalog import destinations
+from framefarm.server.context import Keyring
 from framefarm.server.files import uploads
 from framefarm.server.files.tables import contents
-from framefarm.server.jobs import scenes
-from framefarm.server.rendering import routes as node_routes
-from framefarm.server.times import iso
+from framefarm.server.sessions import routes as node_routes
+from framefarm.server.submission import scene_reading
+from framefarm.server.timestamps import iso
 
 MiB = 1 << 20
 
@@ -201,7 +201,7 @@ def test_a_slow_account_keeps_no_other_waiting_for_its_scenes(site: Site, other:
         assert who.upload().status_code == 200
         for _ in range(count):
             assert who.ask("POST", "/api/jobs", json=who.payload()).status_code == 201
-    waiting = site.farm.db.read_now(scenes.unread)
+    waiting = site.farm.db.read_now(scene_reading.unread)
     assert sorted(j["account_id"] for j in waiting) == sorted([site.account_id, other.account_id])
 
 
@@ -222,10 +222,10 @@ def test_a_scene_that_the_farm_fails_to_read_holds_up_no_other(
         both.set()
         return {"scene_path": SCENE, "frames": "1-9", "scouts": "", "scene": {}, "warnings": []}
 
-    monkeypatch.setattr(scenes, "read", read)
+    monkeypatch.setattr(scene_reading, "read", read)
 
     async def until_both_were_tried() -> None:
-        reading = asyncio.create_task(scenes.run(site.farm))
+        reading = asyncio.create_task(scene_reading.run(site.farm))
         await asyncio.to_thread(both.wait, 30)
         reading.cancel()
 
@@ -254,7 +254,7 @@ def test_a_reading_key_revokes_no_key(site: Site) -> None:
 @pytest.mark.parametrize("wide", ["file:///", "file:///srv"])
 def test_a_place_around_another_accounts_is_not_given(site: Site, other: Site, wide: str) -> None:
     def give(account_id: str, url: str) -> None:
-        site.farm.db.write_now(lambda tx: places.give(tx, account_id, url))
+        site.farm.db.write_now(lambda tx: destinations.give(tx, account_id, url))
 
     give(site.account_id, "file:///srv/films")
     with pytest.raises(Conflict):

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from farm_site import SCENE, Site
 
 from framefarm.server.jobs.tables import job_state, jobs, tasks
-from framefarm.server.rendering.tables import frames
+from framefarm.server.sessions.tables import frames
 
 
 def fields(answer: Any) -> set[str]:

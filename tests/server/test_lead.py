@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from fake_engine import FakeEngine
 from farm_site import Site, a_farm, a_site
 
+from framefarm.server.context import Farm, Hub
 from framefarm.server.database import Database, ServerClock
-from framefarm.server.dispatch import Dispatcher
-from framefarm.server.farm import Farm, Hub
-from framefarm.server.lead import Lead, NotLeader
-from framefarm.server.rendering.tables import leaders, leases, sessions
+from framefarm.server.dispatch.dispatcher import Dispatcher
+from framefarm.server.dispatch.leader import Lead, NotLeader
+from framefarm.server.sessions.tables import leaders, leases, sessions
 
 LEASE_SECONDS = 1.0
 

@@ -19,9 +19,9 @@ from ulid import ULID
 
 from framefarm.protocol import node as say
 from framefarm.server import ids
+from framefarm.server.dispatch.leader import NotLeader
 from framefarm.server.jobs.tables import job_state, tasks
-from framefarm.server.lead import NotLeader
-from framefarm.server.rendering.tables import attempts, frames, leases, sessions
+from framefarm.server.sessions.tables import attempts, frames, leases, sessions
 
 LEASE_MS = 20_000
 TICK_MS = 10_000

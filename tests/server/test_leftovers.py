@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from farm_site import Site
 
 from framefarm.protocol import node as say
-from framefarm.server.rendering import leftovers, lost
-from framefarm.server.rendering.tables import attempts, files
+from framefarm.server.outputs import staging_cleanup
+from framefarm.server.sessions import expiry
+from framefarm.server.sessions.tables import attempts, files
 
 
 def staged(site: Site, account: str, attempt: str, name: str) -> Path:
@@ -21,11 +22,11 @@ def staged(site: Site, account: str, attempt: str, name: str) -> Path:
 
 def sweep(site: Site) -> None:
     farm = site.farm
-    leftovers.remove(farm, farm.db.read_now(leftovers.abandoned, leftovers.folders(farm)))
+    staging_cleanup.remove(farm, farm.db.read_now(staging_cleanup.abandoned, staging_cleanup.folders(farm)))
 
 
 def lose(site: Site, session: str) -> None:
-    site.farm.db.write_now(lost.lose_session, session, "runner_lost", "gone")
+    site.farm.db.write_now(expiry.lose_session, session, "runner_lost", "gone")
 
 
 def test_what_a_machine_staged_and_could_not_report_goes_once_it_is_gone(site: Site) -> None:

@@ -13,8 +13,8 @@ from farm_site import Site
 from PIL import Image
 
 from framefarm.protocol import node as say
-from framefarm.server.files import thumbnails
-from framefarm.server.rendering.tables import frames
+from framefarm.server.outputs import thumbnails
+from framefarm.server.sessions.tables import frames
 
 SCENE, BLACK = say.Look(), say.Look(colour=[0.0, 0.0, 0.0])
 

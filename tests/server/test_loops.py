@@ -10,9 +10,9 @@ import pytest
 from farm_site import SCENE, Site
 
 from framefarm.server import app
-from framefarm.server.farm import Farm, Hub
-from framefarm.server.jobs import scenes
+from framefarm.server.context import Farm, Hub
 from framefarm.server.jobs.tables import job_state
+from framefarm.server.submission import scene_reading
 
 
 def test_a_loop_that_fails_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,12 +75,12 @@ def test_a_scene_that_the_farm_cannot_read_holds_up_no_other(
             raise OSError("the disk fails")
         return found
 
-    monkeypatch.setattr(scenes, "read", read)
+    monkeypatch.setattr(scene_reading, "read", read)
 
     async def main() -> None:
         site.farm.hub.attach(asyncio.get_running_loop())
         async with site.farm.hub.listen("dispatch") as settled:
-            task = asyncio.create_task(scenes.run(site.farm))
+            task = asyncio.create_task(scene_reading.run(site.farm))
             assert await settled.wait(60)
             await app._end([task])
 
@@ -107,13 +107,13 @@ def test_a_scene_that_takes_long_holds_up_no_other_accounts(
             others_was_read.set()
         return found
 
-    monkeypatch.setattr(scenes, "read", read)
-    monkeypatch.setattr(scenes, "at_once", lambda: 2)
+    monkeypatch.setattr(scene_reading, "read", read)
+    monkeypatch.setattr(scene_reading, "at_once", lambda: 2)
 
     async def main() -> None:
         site.farm.hub.attach(asyncio.get_running_loop())
         async with site.farm.hub.listen("dispatch") as settled:
-            task = asyncio.create_task(scenes.run(site.farm))
+            task = asyncio.create_task(scene_reading.run(site.farm))
             while not all(r["scene_read"] for r in site.rows(job_state)):
                 assert await settled.wait(60)
             await app._end([task])

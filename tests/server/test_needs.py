@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from framefarm.core.wanted import Uploads
-from framefarm.node import runtimes
-from framefarm.server.files.reader import Dependency, SceneFacts, read_scenes
-from framefarm.server.jobs import needs
+from framefarm.core.path_matching import Uploads
+from framefarm.node import blender_installs
+from framefarm.server.files.scene_reader import Dependency, SceneFacts, read_scenes
+from framefarm.server.submission import missing_files
 
 SCRIPT = Path(__file__).parents[1] / "node" / "make_path_scenes.py"
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    blender = next(b for b in runtimes.installed() if b.id == "blender-4-2")
+    blender = next(b for b in blender_installs.installed() if b.id == "blender-4-2")
     folder = tmp_path_factory.mktemp("paths")
     subprocess.run([blender.path, str(SCRIPT), str(folder)], check=True, capture_output=True, timeout=120)
     return folder
 
 
-def look(scenes: Path, scene: str, at: str, without: Sequence[str] = ()) -> needs.Needs:
+def look(scenes: Path, scene: str, at: str, without: Sequence[str] = ()) -> missing_files.Needs:
     here = {f"{at}/{f.relative_to(scenes)}": f for f in scenes.rglob("*") if f.is_file()}
     here = {path: f for path, f in here.items() if path.removeprefix(at + "/") not in without}
 
@@ -32,7 +32,7 @@ def look(scenes: Path, scene: str, at: str, without: Sequence[str] = ()) -> need
         return read_scenes([(path, here[path]) for path in paths])
 
     [facts] = reading([f"{at}/{scene}.blend"])
-    return needs.look(facts, Uploads(here), reading)
+    return missing_files.look(facts, Uploads(here), reading)
 
 
 @pytest.mark.blender
@@ -99,14 +99,14 @@ def facts(path: str, *wanted: str, kind: str = "library") -> SceneFacts:
 
 def test_libraries_that_link_each_other_in_a_circle_end() -> None:
     of = {"/p/a.blend": facts("/p/a.blend", "//B.blend"), "/p/b.blend": facts("/p/b.blend", "//A.blend")}
-    found = needs.look(of["/p/a.blend"], Uploads(of), lambda paths: [of[p] for p in paths])
+    found = missing_files.look(of["/p/a.blend"], Uploads(of), lambda paths: [of[p] for p in paths])
     assert found.aliases == [("/p/B.blend", "/p/b.blend"), ("/p/A.blend", "/p/a.blend")]
 
 
 def test_library_unread_is_told() -> None:
     broken = SceneFacts("/p/b.blend", cause="unreadable_scene", message="b.blend is cut off.")
     of = {"/p/a.blend": facts("/p/a.blend", "//b.blend"), "/p/b.blend": broken}
-    found = needs.look(of["/p/a.blend"], Uploads(of), lambda paths: [of[p] for p in paths])
+    found = missing_files.look(of["/p/a.blend"], Uploads(of), lambda paths: [of[p] for p in paths])
     [told] = found.warnings()
     assert told["code"] == "library_unread"
     assert "b.blend is cut off" in told["message"]
@@ -115,7 +115,7 @@ def test_library_unread_is_told() -> None:
 def test_blenders_own_brushes_and_an_image_without_a_file_are_not_missed() -> None:
     own = "C:\\Program Files\\Blender\\4.3\\datafiles\\assets\\brushes\\essentials.blend"
     scene = facts("C:/p/a.blend", own, "//", kind="library")
-    assert needs.look(scene, Uploads(["C:/p/a.blend"]), lambda _: []).missing == {}
+    assert missing_files.look(scene, Uploads(["C:/p/a.blend"]), lambda _: []).missing == {}
 
 
 def test_colours_want_their_luts_on_the_search_path() -> None:
@@ -123,6 +123,6 @@ def test_colours_want_their_luts_on_the_search_path() -> None:
         "C:/ocio/config.ocio", search_path=["luts", "C:\\shared"], luts=["a.spi1d", "b.spi1d"]
     )
     uploads = Uploads(["C:/ocio/config.ocio", "C:/shared/b.spi1d"])
-    assert needs.look_at_colours("C:/ocio/config.ocio", config, uploads) == {
+    assert missing_files.look_at_colours("C:/ocio/config.ocio", config, uploads) == {
         "C:/ocio/luts/a.spi1d": "colour configuration config.ocio"
     }

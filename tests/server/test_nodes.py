@@ -23,8 +23,8 @@ from framefarm.server.database import sqlite_url
 from framefarm.server.engines.base import Notice
 from framefarm.server.jobs.tables import job_state, tasks
 from framefarm.server.nodes import service as nodes
-from framefarm.server.operator_commands import COMMANDS
-from framefarm.server.rendering.tables import attempts, sessions
+from framefarm.server.operator.commands import COMMANDS
+from framefarm.server.sessions.tables import attempts, sessions
 
 
 @pytest.fixture

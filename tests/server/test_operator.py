@@ -12,13 +12,13 @@ import pytest
 from farm_site import Site
 
 from framefarm.core.errors import InvalidInput
-from framefarm.server import operator
 from framefarm.server.accounts import passwords
 from framefarm.server.database import Tx
+from framefarm.server.operator import control_socket
 
 
 def run(site: Site, name: str, **said: Any) -> Any:
-    return site.farm.db.write_now(operator._do, site.farm, name, operator.prepare(name, said))
+    return site.farm.db.write_now(control_socket._do, site.farm, name, control_socket.prepare(name, said))
 
 
 # ------------------------------------------------------------------- who holds the directory
@@ -43,21 +43,23 @@ def holder(data: Path, *who: str) -> subprocess.Popen[str]:
 
 
 def test_only_a_farm_is_a_running_farm(tmp_path: Path) -> None:
-    assert operator.running_pid(tmp_path) is None
-    with holder(tmp_path, operator.FARM) as farm:
-        assert operator.running_pid(tmp_path) == farm.pid
+    assert control_socket.running_pid(tmp_path) is None
+    with holder(tmp_path, control_socket.FARM) as farm:
+        assert control_socket.running_pid(tmp_path) == farm.pid
         farm.kill()
-    assert operator.running_pid(tmp_path) is None
+    assert control_socket.running_pid(tmp_path) is None
     with holder(tmp_path) as command:
-        assert operator.running_pid(tmp_path) is None, "stop would end a command in the middle of its work"
+        assert control_socket.running_pid(tmp_path) is None, (
+            "stop would end a command in the middle of its work"
+        )
         command.communicate()
 
 
 def test_a_farm_that_was_killed_is_not_taken_for_who_holds_its_lock_now(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True) as stranger:
         with holder(tmp_path) as command:
-            (tmp_path / operator.LOCK).write_text(f"farm {stranger.pid}\n")
-            assert operator.running_pid(tmp_path) is None
+            (tmp_path / control_socket.LOCK).write_text(f"farm {stranger.pid}\n")
+            assert control_socket.running_pid(tmp_path) is None
             command.communicate()
         stranger.communicate("\n")
 
@@ -67,7 +69,7 @@ def test_a_farm_waits_for_a_command_at_work(tmp_path: Path) -> None:
     with holder(tmp_path) as command:
 
         def serve() -> None:
-            with operator.serve_data(tmp_path):
+            with control_socket.serve_data(tmp_path):
                 begun.set()
 
         thread = threading.Thread(target=serve)
@@ -76,8 +78,8 @@ def test_a_farm_waits_for_a_command_at_work(tmp_path: Path) -> None:
         command.communicate()
         thread.join(30)
     assert begun.is_set()
-    with holder(tmp_path, operator.FARM) as farm:
-        with pytest.raises(BlockingIOError), operator.serve_data(tmp_path):
+    with holder(tmp_path, control_socket.FARM) as farm:
+        with pytest.raises(BlockingIOError), control_socket.serve_data(tmp_path):
             pass
         farm.communicate()
 
@@ -86,7 +88,7 @@ def test_a_farm_waits_for_a_command_at_work(tmp_path: Path) -> None:
 
 
 def test_a_password_is_hashed_before_the_transaction(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = operator.prepare(
+    said = control_socket.prepare(
         "user.add",
         {"account": "studio", "email": "o@studio.example", "password": "a long one", "role": "member"},
     )
@@ -96,7 +98,7 @@ def test_a_password_is_hashed_before_the_transaction(site: Site, monkeypatch: py
         raise AssertionError("in the transaction everybody waits for it")
 
     monkeypatch.setattr(passwords, "hash_password", refuse)
-    made = site.farm.db.write_now(operator._do, site.farm, "user.add", said)
+    made = site.farm.db.write_now(control_socket._do, site.farm, "user.add", said)
     assert made["email"] == "o@studio.example"
 
 

@@ -14,8 +14,8 @@ from fake_engine import FakeEngine, Turned
 from farm_site import a_farm, a_site
 
 from framefarm.server.billing import service as billing
-from framefarm.server.rendering import publisher
-from framefarm.server.rendering.tables import leases
+from framefarm.server.outputs import publisher
+from framefarm.server.sessions.tables import leases
 
 GROWING = "attempts|files|frames|job_state|jobs|leases|sessions|tasks"
 WHOLE = re.compile(rf"SCAN ({GROWING})(?! USING (COVERING )?INDEX ix_\w+_(live|open|unposted|unpublished)\b)")

@@ -11,7 +11,7 @@ from test_leases import Bench
 
 from framefarm.protocol import node as say
 from framefarm.server.jobs.tables import tasks
-from framefarm.server.rendering.tables import attempts, frames, sessions
+from framefarm.server.sessions.tables import attempts, frames, sessions
 
 GRACE_MS = 30_000
 

@@ -11,8 +11,8 @@ import pytest
 from farm_site import Site
 
 from framefarm.server.jobs.tables import jobs
-from framefarm.server.rendering import publisher
-from framefarm.server.rendering.tables import files
+from framefarm.server.outputs import publisher
+from framefarm.server.sessions.tables import files
 
 
 def place(site: Site, name: str) -> Path:

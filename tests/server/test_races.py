@@ -22,11 +22,13 @@ from framefarm.server.accounts import service as accounts
 from framefarm.server.accounts.tables import users
 from framefarm.server.actor import Actor
 from framefarm.server.database import Database, Tx, sqlite_url
-from framefarm.server.jobs import actions, submit
+from framefarm.server.job_api import actions
+from framefarm.server.jobs import warnings as told
 from framefarm.server.jobs.tables import job_state, jobs, tasks
+from framefarm.server.outputs import publisher
 from framefarm.server.projects import service as projects
-from framefarm.server.rendering import publisher, told
-from framefarm.server.rendering.tables import attempts
+from framefarm.server.sessions.tables import attempts
+from framefarm.server.submission import storing
 from framefarm.server.webhooks import service as webhooks
 from framefarm.server.webhooks.tables import webhooks as webhooks_table
 
@@ -160,7 +162,7 @@ def test_a_job_does_not_wait_for_one_that_ends_while_it_is_submitted(
 ) -> None:
     site, me = on_postgres, admin(on_postgres)
     first = site.submit()["id"]
-    wait_for = submit._wait_for
+    wait_for = storing._wait_for
 
     def late(tx: Tx, *more: Any) -> Any:
         """The job waited for ends once this submission has looked whether it has."""
@@ -174,7 +176,7 @@ def test_a_job_does_not_wait_for_one_that_ends_while_it_is_submitted(
         actions.change(tx, site.farm, me, first, JobChange(action="cancel"))
 
     ending: list[Future[None]] = []
-    monkeypatch.setattr(submit, "_wait_for", late)
+    monkeypatch.setattr(storing, "_wait_for", late)
     second = site.submit(frame_range="2", depends_on=[first])["id"]
     ending[0].result(30)
     assert site.status(first) == "cancelled"

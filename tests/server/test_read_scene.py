@@ -18,21 +18,21 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framefarm.node import runtimes
-from framefarm.sandboxing import python
-from framefarm.sandboxing.box import Mode
+from framefarm.node import blender_installs
+from framefarm.sandboxing import module_call
+from framefarm.sandboxing.bubblewrap import Mode
 from framefarm.sandboxing.errors import Stopped
-from framefarm.sandboxing.strays import end_strays
-from framefarm.sandboxing.watch import descendants
-from framefarm.server.files import reader
-from framefarm.server.files.reader import SceneFacts, absolute, read_scenes
+from framefarm.sandboxing.orphans import end_strays
+from framefarm.sandboxing.usage_monitor import descendants
+from framefarm.server.files import scene_reader
+from framefarm.server.files.scene_reader import SceneFacts, absolute, read_scenes
 
 SCRIPT = Path(__file__).with_name("scenes_to_read.py")
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    blender = next((b for b in runtimes.installed() if b.id == "blender-4-2"), None)
+    blender = next((b for b in blender_installs.installed() if b.id == "blender-4-2"), None)
     if blender is None:
         pytest.skip("no Blender 4.2 here: framefarm blender install 4.2")
     folder = tmp_path_factory.mktemp("scenes")
@@ -224,13 +224,13 @@ def test_the_reader_ends_when_the_server_is_killed(tmp_path: Path, sandbox: str)
     slow = tmp_path / "slow.blend"
     os.mkfifo(slow)
     writer = os.open(slow, os.O_RDWR)
-    program = "import sys, pathlib; from framefarm.server.files.reader import read_scenes; "
+    program = "import sys, pathlib; from framefarm.server.files.scene_reader import read_scenes; "
     program += "read_scenes([('/in/slow.blend', pathlib.Path(sys.argv[1]))], 600, sandbox=sys.argv[2])"
     server = subprocess.Popen([sys.executable, "-c", program, str(slow), sandbox])
 
     def reader() -> int | None:
         below = [server.pid, *descendants(server.pid)]
-        return next((p for p in below if b"framefarm.server.files.read_scene" in _words(p)), None)
+        return next((p for p in below if b"framefarm.server.files.scene_reader_process" in _words(p)), None)
 
     pid = _wait(reader)
     server.send_signal(signal.SIGKILL)
@@ -255,7 +255,7 @@ def test_scene_reader_killed_from_outside_is_no_fault_of_the_file_until_the_four
     before: set[int] = set()
 
     def reader() -> int | None:
-        python = [sys.executable.encode(), b"framefarm.server.files.read_scene"]
+        python = [sys.executable.encode(), b"framefarm.server.files.scene_reader_process"]
         below = set(descendants(os.getpid())) - before
         return next((p for p in below if [w for w in _words(p)[:5] if w in python] == python), None)
 
@@ -296,8 +296,8 @@ def test_with_or_without_the_sandbox_the_answer_is_the_same(tmp_path: Path, sand
 def test_without_a_working_bubblewrap_the_reader_is_a_limited_child_and_the_log_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(python, "unready", lambda: "bwrap is not installed.")
-    reader._warn_once.cache_clear()
+    monkeypatch.setattr(module_call, "unready", lambda: "bwrap is not installed.")
+    scene_reader._warn_once.cache_clear()
     (tmp_path / "no.blend").write_bytes(b"no blend at all, but long enough to be one")
     with structlog.testing.capture_logs() as logs:
         (facts,) = read_scenes([("/in/no.blend", tmp_path / "no.blend")])

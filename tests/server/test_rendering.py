@@ -16,9 +16,9 @@ from farm_site import Site
 from framefarm.core.errors import Conflict, NotAuthenticated
 from framefarm.protocol import node as say
 from framefarm.server.jobs.tables import job_state, tasks
-from framefarm.server.rendering import routes, service
-from framefarm.server.rendering.routes import NodeApi
-from framefarm.server.rendering.tables import attempts, files, frames
+from framefarm.server.sessions import routes, service
+from framefarm.server.sessions.routes import NodeApi
+from framefarm.server.sessions.tables import attempts, files, frames
 
 
 def committed(site: Site) -> list[int]:

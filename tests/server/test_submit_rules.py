@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from farm_site import SCENE, Site, a_farm, a_site, md5
 
 from framefarm.protocol.api_jobs import JobSubmission
-from framefarm.server import places
 from framefarm.server.accounts.tables import accounts, audit
+from framefarm.server.catalog import destinations
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
 from framefarm.server.jobs.tables import events, job_state, jobs
@@ -514,13 +514,13 @@ def test_a_file_place_that_was_given_is_taken(site: Site) -> None:
     folder = site.farm.data.parent / "given"
     folder.mkdir()
     url = f"file://{folder}"
-    site.farm.db.write_now(lambda tx: places.give(tx, site.account_id, url))
+    site.farm.db.write_now(lambda tx: destinations.give(tx, site.account_id, url))
     assert accepted(site, output_path=f"{url}/shot")["output_url"] == f"{url}/shot"
     assert error(post(site, output_path=f"{url}er/shot"))["field"] == "output_path"
 
 
 def test_a_place_of_another_account_is_not_told_of(site: Site, other: Site) -> None:
-    site.farm.db.write_now(lambda tx: places.give(tx, other.account_id, "gs://secret"))
+    site.farm.db.write_now(lambda tx: destinations.give(tx, other.account_id, "gs://secret"))
     assert "secret" not in error(post(site, output_path="gs://mine/x"))["message"]
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from farm_site import Site
 
-from framefarm.core.causes import CAUSES
-from framefarm.node import runtimes
+from framefarm.core.failure_codes import CAUSES
+from framefarm.node import blender_installs
 from framefarm.server.catalog.tables import packages
-from framefarm.server.jobs import scenes
 from framefarm.server.jobs.tables import jobs
+from framefarm.server.submission import scene_reading
 
 pytestmark = pytest.mark.blender
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.blender
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes of Blender 4.2: `scenes.blend` with several, `simulations.blend` with unbaked ones."""
-    blender = next(b for b in runtimes.installed() if b.id == "blender-4-2")
+    blender = next(b for b in blender_installs.installed() if b.id == "blender-4-2")
     folder = tmp_path_factory.mktemp("scenes")
     script = Path(__file__).with_name("scenes_to_read.py")
     subprocess.run([blender.path, str(script), str(folder)], check=True, capture_output=True, timeout=120)
@@ -39,11 +39,11 @@ def job_of(site: Site, files: dict[str, bytes], *, allow_scripts: bool = False, 
     return job | {"release": release, "allow_scripts": allow_scripts}
 
 
-def refused(site: Site, files: dict[str, bytes], **more: Any) -> scenes.Unrenderable:
+def refused(site: Site, files: dict[str, bytes], **more: Any) -> scene_reading.Unrenderable:
     job = job_of(site, files, **more)
-    with pytest.raises(scenes.Unrenderable) as refusal:
-        scenes.read(site.farm, job)
-    site.farm.db.write_now(scenes.fail, job, refusal.value)
+    with pytest.raises(scene_reading.Unrenderable) as refusal:
+        scene_reading.read(site.farm, job)
+    site.farm.db.write_now(scene_reading.fail, job, refusal.value)
     told = site.get(f"/api/jobs/{job['id']}")
     assert (told["status"], told["cause"]) == ("failed", refusal.value.cause)
     assert told["message" if "message" in told else "reason"] == refusal.value.message
@@ -98,13 +98,13 @@ def test_a_camera_that_may_be_there_is_left_to_blender(
     site: Site, made: Path, asked: dict[str, Any], scripts: bool
 ) -> None:
     content = (made / "scenes.blend").read_bytes()
-    scenes.read(site.farm, job_of(site, {"/film/a.blend": content}, allow_scripts=scripts, **asked))
+    scene_reading.read(site.farm, job_of(site, {"/film/a.blend": content}, allow_scripts=scripts, **asked))
 
 
 def test_a_camera_of_a_library_is_left_to_blender(site: Site, made: Path) -> None:
     paths = {f"/film/{name}": (made / name).read_bytes() for name in ("dependencies.blend", "library.blend")}
     job = job_of(site, paths, camera="Nope", scene_path="/film/dependencies.blend")
-    scenes.read(site.farm, job)
+    scene_reading.read(site.farm, job)
 
 
 def test_bad_frames_fail_the_job(site: Site, made: Path) -> None:
@@ -115,14 +115,14 @@ def test_bad_frames_fail_the_job(site: Site, made: Path) -> None:
 
 def test_unbaked_simulation_is_a_warning(site: Site, made: Path) -> None:
     job = job_of(site, {"/film/a.blend": (made / "simulations.blend").read_bytes()}, scene="rigid")
-    found = scenes.read(site.farm, job)
+    found = scene_reading.read(site.farm, job)
     assert "unbaked_simulation" in [w["code"] for w in found["warnings"]]
 
 
 def test_scene_guessed_is_a_warning_that_names_it(site: Site, made: Path) -> None:
     content = (made / "scenes.blend").read_bytes()
     job = job_of(site, {"/film/a.blend": content, "/film/b.blend": content})
-    warning = next(w for w in scenes.read(site.farm, job)["warnings"] if w["code"] == "scene_guessed")
+    warning = next(w for w in scene_reading.read(site.farm, job)["warnings"] if w["code"] == "scene_guessed")
     assert warning["subject"] == "/film/a.blend"
 
 

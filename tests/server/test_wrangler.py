@@ -10,11 +10,11 @@ from farm_site import Site
 from test_billing import FakeClock
 
 from framefarm.server.accounts.tables import audit
+from framefarm.server.dispatch.leader import NotLeader
 from framefarm.server.jobs.tables import events, job_state, tasks
-from framefarm.server.lead import NotLeader
-from framefarm.server.rendering import lost
-from framefarm.server.rendering.tables import attempts, sessions
-from framefarm.server.wrangler import acting
+from framefarm.server.sessions import expiry
+from framefarm.server.sessions.tables import attempts, sessions
+from framefarm.server.wrangler import rule_engine
 from framefarm.server.wrangler.tables import wrangler_actions
 
 
@@ -36,7 +36,7 @@ def add(site: Site, **said: Any) -> str:
 
 
 def look(site: Site, leader: Turned) -> int:
-    return site.loop.run(acting.turn(site.farm, leader.must_lead))
+    return site.loop.run(rule_engine.turn(site.farm, leader.must_lead))
 
 
 def acted(site: Site, job: str) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ def test_a_silent_machines_task_is_left_to_whoever_comes_first(
     add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, runner = running(site)
     clock.now_ms += 61_000
-    site.farm.db.write_now(lost.expire, runner.session)
+    site.farm.db.write_now(expiry.expire, runner.session)
     assert site.row(sessions)["state"] == "lost"
     assert look(site, leader) == 0
     counts_agree(site, job)
@@ -216,10 +216,10 @@ def test_what_changed_between_the_look_and_the_act_is_not_done(
     add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, runner = running(site)
     clock.now_ms += 61_000
-    (action,) = site.farm.db.read_now(acting.due)
+    (action,) = site.farm.db.read_now(rule_engine.due)
     (task, *_) = runner.sync().tasks
     runner.report(*[runner.saved(task, f) for f in task.frames], runner.ended(task))
-    assert not site.farm.db.write_now(acting.act, site.farm, action, leader.must_lead)
+    assert not site.farm.db.write_now(rule_engine.act, site.farm, action, leader.must_lead)
     assert site.get(f"/api/jobs/{job}/tasks/0")["status"] == "success"
 
 

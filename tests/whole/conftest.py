@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from whole_farm import SCENE, Farm
 
-from framefarm.node.runtimes import installed
+from framefarm.node.blender_installs import installed
 
 
 @pytest.fixture(scope="session")

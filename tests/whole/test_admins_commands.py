@@ -13,7 +13,7 @@ from whole_farm import EMAIL, PASSWORD, Farm
 
 from framefarm.cli.main import build
 from framefarm.client import Credentials, Login
-from framefarm.server import operator
+from framefarm.server.operator import control_socket
 
 MEMBER = "max@studio.example"
 
@@ -25,7 +25,7 @@ def mailing(tmp_path_factory: pytest.TempPathFactory, scene: bytes) -> Iterator[
     farm = Farm(tmp_path_factory.mktemp("farm"), **mail)
     farm.open(scene)
     member = {"account": "studio", "email": MEMBER, "password": PASSWORD, "role": "member"}
-    operator.run(farm.data, "user.add", member | {"create_account": False})
+    control_socket.run(farm.data, "user.add", member | {"create_account": False})
     yield farm
     farm.stop()
 

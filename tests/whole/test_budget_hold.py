@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from whole_farm import SCENE, Farm
 
-from framefarm.node.runtimes import installed
-from framefarm.server import operator
+from framefarm.node.blender_installs import installed
+from framefarm.server.operator import control_socket
 
 DOLLAR = 1_000_000
 FRAMES = 300
@@ -20,7 +20,7 @@ FRAMES = 300
 def dear(farm: Farm) -> Farm:
     """A farm that takes a dollar a second."""
     price = {"instance": "local-1", "on_demand": "3600", "preemptible": "3600"}
-    operator.run(farm.data, "price.set", price)
+    control_socket.run(farm.data, "price.set", price)
     return farm
 
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from whole_farm import FRAMEFARM, Farm
 
-from framefarm.node.runtimes import installed
+from framefarm.node.blender_installs import installed
 
 pytestmark = pytest.mark.blender
 SECRET = "only root may read this"

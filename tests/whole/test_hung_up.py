@@ -16,7 +16,7 @@ import httpx2
 import pytest
 from whole_farm import Farm
 
-from framefarm.server import operator
+from framefarm.server.operator import control_socket
 
 HEAD = (
     "POST /api/uploads/file HTTP/1.1\r\nHost: farm\r\nAuthorization: {token}\r\n"
@@ -132,7 +132,7 @@ def test_a_full_disk_refuses_and_keeps_nothing_half_done(farm: Farm) -> None:
 
 
 def test_an_upload_over_the_quota_is_413_and_leaves_nothing(farm: Farm) -> None:
-    operator.run(farm.data, "account.set", {"account": "studio", "quota_bytes": 1})
+    control_socket.run(farm.data, "account.set", {"account": "studio", "quota_bytes": 1})
     before = stored(farm)
     answer = farm.client.post(
         "/api/uploads/file", data={"path": "/film/q.exr"}, files={"file": ("f", os.urandom(MiB))}
@@ -140,5 +140,5 @@ def test_an_upload_over_the_quota_is_413_and_leaves_nothing(farm: Farm) -> None:
     assert answer.status_code == 413, answer.text
     assert "account may store" in answer.json()["detail"]
     assert stored(farm) == before
-    operator.run(farm.data, "account.set", {"account": "studio", "quota_bytes": 0})
+    control_socket.run(farm.data, "account.set", {"account": "studio", "quota_bytes": 0})
     farm.upload("/film/q.exr", b"fits")

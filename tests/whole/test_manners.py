@@ -19,7 +19,7 @@ import psutil
 import pytest
 from whole_farm import FRAMEFARM, Farm
 
-from framefarm.server import operator
+from framefarm.server.operator import control_socket
 
 pytestmark = pytest.mark.blender
 
@@ -106,7 +106,7 @@ def test_a_killed_farm_frees_port_and_database_at_once(farm: Farm, rendering: di
     with sqlite3.connect(farm.data / "framefarm.db", timeout=0, isolation_level=None) as db:
         db.execute("BEGIN EXCLUSIVE")
         db.execute("ROLLBACK")
-    assert operator.running_pid(farm.data) is None
+    assert control_socket.running_pid(farm.data) is None
     assert runners & {p.pid for p in farm.processes()}, "renders go on"
     farm.start(listen=address.netloc)
     done = farm.done(rendering["id"])
@@ -120,7 +120,7 @@ def test_server_stopped_and_its_renders_are_not(farm: Farm, rendering: dict[str,
     farm.process.terminate()
     assert farm.process.wait(10) == 0
     assert runners & {p.pid for p in farm.processes()}
-    assert not (farm.data / operator.SOCKET).exists()
+    assert not (farm.data / control_socket.SOCKET).exists()
     farm.start()
     done = farm.done(rendering["id"])
     farm.until(lambda: len(farm.done(rendering["id"])) > len(done) + 1, "the render goes on")
@@ -130,12 +130,12 @@ def test_server_stopped_and_its_renders_are_not(farm: Farm, rendering: dict[str,
 
 
 def credit(farm: Farm, amount: str) -> Any:
-    return operator.run(farm.data, "credit.add", {"account": "studio", "amount": amount})
+    return control_socket.run(farm.data, "credit.add", {"account": "studio", "amount": amount})
 
 
 def test_operators_commands_work_at_once_and_whether_the_farm_runs_or_not(farm: Farm) -> None:
     def balance() -> int:
-        (account,) = operator.run(farm.data, "account.list", {})["accounts"]
+        (account,) = control_socket.run(farm.data, "account.list", {})["accounts"]
         return int(account["balance_micros"])
 
     def together() -> None:
@@ -169,11 +169,11 @@ def test_a_refused_operators_command_says_why_and_leaves_the_farm_well(farm: Far
         ("no.such", {}, "none of this name"),
         ("user.add", {"account": "studio"}, "its log says which"),
     ):
-        with pytest.raises(operator.OperatorError) as refused:
-            operator.run(farm.data, name, said)
+        with pytest.raises(control_socket.OperatorError) as refused:
+            control_socket.run(farm.data, name, said)
         assert words in str(refused.value)
     assert credit(farm, "0.01")["kind"] == "credit"
-    mode = (farm.data / operator.SOCKET).stat().st_mode & 0o777
+    mode = (farm.data / control_socket.SOCKET).stat().st_mode & 0o777
     assert mode == 0o600
     assert farm.data.stat().st_mode & 0o777 == 0o700
 
@@ -185,7 +185,7 @@ def test_a_stop_does_not_wait_for_a_scene_that_is_being_read(farm: Farm) -> None
     def reader() -> psutil.Process | None:
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in server.children(recursive=True):
-                if "framefarm.server.files.read_scene" in process.cmdline():
+                if "framefarm.server.files.scene_reader_process" in process.cmdline():
                     process.suspend()
                     return process
         return None

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from whole_farm import EMAIL, FRAMEFARM, PASSWORD, Farm
 
-from framefarm.node.runtimes import installed
+from framefarm.node.blender_installs import installed
 
 pytestmark = pytest.mark.blender
 SCRIPT = Path(__file__).parents[1] / "node" / "make_path_scenes.py"

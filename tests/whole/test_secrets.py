@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from whole_farm import Farm
 
-from framefarm.sandboxing.watch import descendants
-from framefarm.server.farm import Keyring
-from framefarm.server.opening import DATABASE
+from framefarm.sandboxing.usage_monitor import descendants
+from framefarm.server.bootstrap import DATABASE
+from framefarm.server.context import Keyring
 
 SECRET = "licence-key-of-the-studio"
 WORD = re.compile(rb"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")

@@ -16,8 +16,8 @@ from typing import Any
 import httpx2
 import psutil
 
-from framefarm.node.runtimes import installed
-from framefarm.server import operator
+from framefarm.node.blender_installs import installed
+from framefarm.server.operator import control_socket
 
 FRAMEFARM = str(Path(sys.executable).with_name("framefarm"))
 EMAIL, PASSWORD = "admin@studio.example", "correct horse battery"
@@ -74,7 +74,7 @@ class Farm:
         """The first start: with Blender, a login and a scene."""
         self.start()
         blender = next(b for b in installed() if b.id == "blender-4-2")
-        operator.run(self.data, "package.register", {**blender.as_dict(), "default": True})
+        control_socket.run(self.data, "package.register", {**blender.as_dict(), "default": True})
         self.login()
         self.upload("/show/monkey.blend", scene)
 

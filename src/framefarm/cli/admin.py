@@ -56,10 +56,10 @@ def register(app: typer.Typer) -> None:
 
 
 def _run(data: Path, name: str, as_json: bool, **arguments: Any) -> None:
-    from framefarm.server import operator
+    from framefarm.server.operator import control_socket
 
     try:
-        answer = operator.run(data, name, arguments)
+        answer = control_socket.run(data, name, arguments)
     except FarmError as error:
         sys.stderr.write(f"framefarm: {error.detail}\n")
         raise typer.Exit(1) from None

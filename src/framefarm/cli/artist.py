@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from framefarm.cli import show, submit, watch
+from framefarm.cli import formatting, submit, watch
 from framefarm.cli.options import AsJson, JobId, Url, farm_at, patient
 from framefarm.cli.output import Output, clean, command, plural, size
 from framefarm.client import Credentials, Farm, LocalProblem, Login, download, jobs
@@ -71,7 +71,7 @@ def login(
             if as_json:
                 out.document({"url": farm.url, "user": user, "account": account, "expires_at": expires_at})
             who = f"{clean(user['email'])} ({clean(user['role'])} of {clean(account['name'])})"
-            out.say(f"Logged in to {farm.url} as {who}, until {show.moment(expires_at)}.")
+            out.say(f"Logged in to {farm.url} as {who}, until {formatting.moment(expires_at)}.")
 
 
 def _ask(what: str, option: str, *, hide: bool = False) -> str:
@@ -138,7 +138,7 @@ def list_jobs(
                 else "No jobs yet:  framefarm submit SCENE.blend"
             )
         else:
-            out.say(show.job_table(found, out.out.width))
+            out.say(formatting.job_table(found, out.out.width))
 
 
 def show_job(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
@@ -153,7 +153,7 @@ def show_job(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
             return
         count = jobs.count(job)
         frames = list(jobs.frames(farm, job_id)) if count and count[1] <= FRAMES_SHOWN else []
-        show.job(out, job, frames)
+        formatting.job(out, job, frames)
 
 
 def show_log(
@@ -225,7 +225,7 @@ def _change(job_id: str, url: str | None, as_json: bool, **change: Any) -> None:
         job = jobs.change(farm, job_id, **change)
         if as_json:
             out.document(job)
-        out.say(show.one_line(job))
+        out.say(formatting.one_line(job))
 
 
 def retry(
@@ -338,10 +338,10 @@ def bill(
             if as_json:
                 out.document({"job": job["id"], "cost": job["cost"], "attempts": attempts})
             else:
-                show.job_bill(out, job, attempts)
+                formatting.job_bill(out, job, attempts)
         elif transactions:
             rows = list(farm.pages("/api/billing/transactions", limit=limit))
-            out.document({"data": rows}) if as_json else show.transactions(out, rows)
+            out.document({"data": rows}) if as_json else formatting.transactions(out, rows)
         else:
             period = farm.get("/api/billing/current-period")
-            out.document(period) if as_json else show.period(out, period)
+            out.document(period) if as_json else formatting.period(out, period)

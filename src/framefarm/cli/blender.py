@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from framefarm.core.errors import FarmError
-from framefarm.node import runtimes
+from framefarm.node import blender_installs
 
 Data = Annotated[
     Path, typer.Option("--data", envvar="FRAMEFARM_DATA", help="The farm's data directory.", metavar="DIR")
@@ -42,7 +42,7 @@ def install(
     """
     with _plain_errors():
         say = _quiet if as_json else typer.echo
-        _offer(data, runtimes.install_bpy(version, upgrade=upgrade, say=say), default, as_json)
+        _offer(data, blender_installs.install_bpy(version, upgrade=upgrade, say=say), default, as_json)
 
 
 @commands.command("add")
@@ -59,7 +59,7 @@ def add(
     framefarm blender add --executable /usr/bin/blender --data farm
     """
     with _plain_errors():
-        _offer(data, runtimes.describe_executable(executable), default, as_json)
+        _offer(data, blender_installs.describe_executable(executable), default, as_json)
 
 
 @commands.command("list")
@@ -77,7 +77,7 @@ def list_packages(data: Data, as_json: AsJson = False) -> None:
             typer.echo(f"{p['id']:<14} {p['release']:<9} {p['kind']:<11} {p['status']:<10} {p['path']}{mark}")
 
 
-def _offer(data: Path, found: runtimes.Installed, default: bool, as_json: bool) -> None:
+def _offer(data: Path, found: blender_installs.Installed, default: bool, as_json: bool) -> None:
     answer = _ask(data, "package.register", {**found.as_dict(), "default": default})
     if as_json:
         typer.echo(json.dumps({**found.as_dict(), **answer, "status": "available"}, indent=2))
@@ -86,7 +86,7 @@ def _offer(data: Path, found: runtimes.Installed, default: bool, as_json: bool) 
 
 
 def _ask(data: Path, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    from framefarm.server.operator import run  # half a second, which --help need not wait for
+    from framefarm.server.operator.control_socket import run  # half a second, which --help need not wait for
 
     return run(data, command, arguments)
 

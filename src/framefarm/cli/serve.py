@@ -46,10 +46,11 @@ def serve(
     from pydantic import ValidationError
     from sqlalchemy.exc import OperationalError
 
-    from framefarm.server import opening, operator, tracing
+    from framefarm.server import bootstrap, tracing
     from framefarm.server.app import create_app
-    from framefarm.server.http.connections import Crowd
+    from framefarm.server.http.connection_limits import Crowd
     from framefarm.server.logs import configure_logs
+    from framefarm.server.operator import control_socket
     from framefarm.server.settings import Settings
 
     try:
@@ -68,7 +69,7 @@ def serve(
     with contextlib.ExitStack() as stack:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            stack.enter_context(operator.serve_data(data))
+            stack.enter_context(control_socket.serve_data(data))
         except BlockingIOError:
             _fail(f"a farm already runs on {data}; stop it with: framefarm stop --data {data}")
         try:
@@ -77,7 +78,7 @@ def serve(
             _fail(f"cannot listen on {listen}: {error.strerror or error}")
         stack.callback(sock.close)
         try:
-            farm = opening.open_farm(settings)
+            farm = bootstrap.open_farm(settings)
         except OperationalError as error:
             _fail(f"cannot open the database: {error.orig}")
         stack.callback(farm.db.close)
@@ -86,7 +87,7 @@ def serve(
         farm.base_url = lambda: settings.public_url or address
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(farm, opening.local_engine(farm)),
+                create_app(farm, bootstrap.local_engine(farm)),
                 http=crowd.protocol,  # type: ignore[arg-type]
                 ws="none",
                 log_config=None,
@@ -108,7 +109,7 @@ def serve(
 
         server.handle_exit = drain  # type: ignore[method-assign,assignment]
         try:
-            _write_endpoint(data / opening.ENDPOINT, address)
+            _write_endpoint(data / bootstrap.ENDPOINT, address)
         except OSError as error:
             _fail(f"cannot write to {data}: {error.strerror or error}")
         _greet(farm, address, host, behind_proxy or settings.behind_proxy)
@@ -166,12 +167,12 @@ def _write_endpoint(path: Path, address: str) -> None:
 
 
 def _greet(farm: Any, address: str, host: str, behind_proxy: bool) -> None:
-    from framefarm.server import opening
+    from framefarm.server import bootstrap
     from framefarm.server.accounts import service as accounts
-    from framefarm.server.places import buckets
+    from framefarm.server.catalog.destinations import buckets
 
     out = sys.stdout
-    password = farm.data / opening.ADMIN_PASSWORD
+    password = farm.data / bootstrap.ADMIN_PASSWORD
     first = farm.db.read_now(accounts.first_admin)
     if first is not None and password.exists():
         out.write(f"the first admin is {first['email']}, the password is in {password}\n")
@@ -199,25 +200,25 @@ def stop(
 
     Renders go on unless --now is given. Example: framefarm stop --data /var/lib/framefarm/data
     """
-    from framefarm.server import operator
+    from framefarm.server.operator import control_socket
 
-    pid = operator.running_pid(data)
+    pid = control_socket.running_pid(data)
     if pid is not None:
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + DRAIN_SECONDS + 4
-        while operator.running_pid(data) is not None:
+        while control_socket.running_pid(data) is not None:
             if time.monotonic() > deadline:
                 os.kill(pid, signal.SIGKILL)
                 break
             time.sleep(0.05)
     if now:
-        from framefarm.server import opening
+        from framefarm.server import bootstrap
         from framefarm.server.settings import Settings
 
-        with operator.serve_data(data):
-            farm = opening.open_farm(Settings(data=data))
+        with control_socket.serve_data(data):
+            farm = bootstrap.open_farm(Settings(data=data))
             try:
-                opening.local_engine(farm).stop_all(grace_seconds=2)
+                bootstrap.local_engine(farm).stop_all(grace_seconds=2)
             finally:
                 farm.db.close()
     sys.stdout.write("stopped\n" if pid is not None else "no farm was running\n")

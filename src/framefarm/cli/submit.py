@@ -13,7 +13,7 @@ import typer
 from framefarm.cli.options import AsJson, Url, farm_at, pairs
 from framefarm.cli.output import Code, Output, clean, command, money, plural, size
 from framefarm.cli.watch import follow
-from framefarm.client import Farm, LocalProblem, dependencies, hashing, jobs, reading, upload
+from framefarm.client import Farm, LocalProblem, dependencies, hashing, jobs, scene_process, upload
 from framefarm.client.dependencies import Missing, SceneFacts
 
 SHOWN_MISSING = 20
@@ -165,7 +165,7 @@ def submit(
     with command(as_json) as out, farm_at(url) as farm:
         out.names = OPTIONS
         whole = Path(os.path.abspath(scene))
-        facts = reading.read_scene(whole)
+        facts = scene_process.read_scene(whole)
         addons = dependencies.expand(addon or [])
         variables = pairs(env or [], "--env")
         paths, missing = _inputs(whole, [*(files or []), *addons], trace=not no_trace)
@@ -238,7 +238,7 @@ def submit(
 
 def _inputs(scene: Path, files: list[Path], *, trace: bool) -> tuple[list[Path], tuple[Missing, ...]]:
     """All files to send, the scene first, and those that the scene wants and nobody has."""
-    found = reading.find(scene) if trace else dependencies.Dependencies((scene,), ())
+    found = scene_process.find(scene) if trace else dependencies.Dependencies((scene,), ())
     paths = list(dict.fromkeys([*found.files, *dependencies.expand(files)]))
     for path in paths:
         try:

@@ -11,8 +11,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from framefarm.cli.options import AsJson, JobId, Url, farm_at
 from framefarm.cli.output import Code, Output, clean, command, duration, money, plural
-from framefarm.client import Farm, following, jobs
-from framefarm.client.following import Event
+from framefarm.client import Farm, jobs
+from framefarm.client import follow as following
+from framefarm.client.follow import Event
 from framefarm.core.frames import FrameSet
 
 PATIENCE_SECONDS = 600.0

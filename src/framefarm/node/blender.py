@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from framefarm.core.causes import explain, is_machines
+from framefarm.core.failure_codes import explain, is_machines
 from framefarm.core.paths import normalise
-from framefarm.node import pipe
+from framefarm.node import blender_protocol
 from framefarm.node.blender_events import (
     OPENED_MARK,
     Event,
@@ -140,7 +140,7 @@ class Blender:
         self._opening_since = time.monotonic()
         self._mark_seen.clear()
         self._send(
-            pipe.OpenScene(
+            blender_protocol.OpenScene(
                 scene=self._layout.inside(self._order.scene_path),
                 remap=list(self._layout.remap),
                 render=self._order.render,
@@ -158,7 +158,9 @@ class Blender:
         self._number += 1
         self._asked.append(_Asked(frame, self._number, time.monotonic()))
         directory = f"{self._inside_output}/{self._number}"
-        self._send(pipe.RenderFrame(frame=frame, directory=directory, picture=picture_name(frame)))
+        self._send(
+            blender_protocol.RenderFrame(frame=frame, directory=directory, picture=picture_name(frame))
+        )
 
     def kill(self) -> None:
         """End the whole tree and wait for it. Exited follows."""
@@ -169,7 +171,7 @@ class Blender:
     def close(self, timeout_seconds: float = 5.0) -> None:
         """Ask Blender to end; kill what has not ended in time. Exited follows."""
         self._ending = self._ending or "closed"
-        self._send(pipe.Close())
+        self._send(blender_protocol.Close())
         try:
             self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
@@ -241,9 +243,9 @@ class Blender:
 
     # -------------------------------------------------------------------------------- talking
 
-    def _send(self, request: pipe.Request) -> None:
+    def _send(self, request: blender_protocol.Request) -> None:
         try:
-            self._pipe.sendall(pipe.request_line(request))
+            self._pipe.sendall(blender_protocol.request_line(request))
         except OSError:
             return  # it has ended; Exited tells why
 
@@ -257,25 +259,27 @@ class Blender:
                     line = bytes(buffer[:end])
                     del buffer[: end + 1]
                     start = 0
-                    self._take(pipe.read_reply(line))
-                if len(buffer) > pipe.MAX_LINE_BYTES:
+                    self._take(blender_protocol.read_reply(line))
+                if len(buffer) > blender_protocol.MAX_LINE_BYTES:
                     raise ValueError("a line without end")
         except ValueError as error:
-            self._fail("bad_report", explain("bad_report", {"what": pipe.clean(str(error))}), None)
+            self._fail(
+                "bad_report", explain("bad_report", {"what": blender_protocol.clean(str(error))}), None
+            )
         except OSError:
             pass
         self._await_exit()
 
-    def _take(self, reply: pipe.Reply) -> None:
+    def _take(self, reply: blender_protocol.Reply) -> None:
         now = time.monotonic()
         self._ready = True
         match reply:
-            case pipe.ReadyReply():
+            case blender_protocol.ReadyReply():
                 pass
-            case pipe.ProgressReply(frame, fraction):
+            case blender_protocol.ProgressReply(frame, fraction):
                 if self._asked and self._asked[0].frame == frame and 0 <= fraction <= 1:
                     self._events.put(Progress(frame, fraction))
-            case pipe.SavedReply(frame, memory, notes, width, height):
+            case blender_protocol.SavedReply(frame, memory, notes, width, height):
                 if not self._asked or self._asked[0].frame != frame:
                     raise ValueError(f"it saved frame {frame}, which was not asked for")
                 asked = self._asked.popleft()
@@ -283,10 +287,10 @@ class Blender:
                 self._free_since = now
                 directory = self._work / "output" / str(asked.number)
                 memory = max(0, min(memory, 1 << 50))
-                told = pipe.notes_of(notes)
+                told = blender_protocol.notes_of(notes)
                 width, height = (max(0, min(side, 1 << 20)) for side in (width, height))
                 self._events.put(Saved(frame, directory, seconds, memory, told, width, height))
-            case pipe.OpenedReply(blender, notes):
+            case blender_protocol.OpenedReply(blender, notes):
                 since, self._opening_since = self._opening_since, None
                 if since is None:
                     raise ValueError("it opened a scene unasked")
@@ -298,21 +302,25 @@ class Blender:
                         self._fail("ocio_fallback", explain("ocio_fallback", {"path": given}), None)
                         return
                 self._free_since = now
-                self._events.put(Opened(pipe.clean(blender)[:64], now - since, pipe.notes_of(notes)))
-            case pipe.FailedReply(cause, facts, frame):
+                self._events.put(
+                    Opened(
+                        blender_protocol.clean(blender)[:64], now - since, blender_protocol.notes_of(notes)
+                    )
+                )
+            case blender_protocol.FailedReply(cause, facts, frame):
                 known = frame if self._asked and frame == self._asked[0].frame else None
                 self._fail(*self._believed(cause, facts), known)
 
     def _believed(self, cause: str, facts: dict[str, str]) -> tuple[str, str]:
         """Nothing inside may accuse the machine but where the machine's own look says the same."""
-        said = pipe.told(cause, facts)
+        said = blender_protocol.told(cause, facts)
         seen = {
             "disk_full": lambda: _is_full(self._work / "output"),
             "gpu_absent": lambda: self._seat.gpus > 0,
             "output_unwritable": lambda: self._opening_since is not None,
         }
         if is_machines(cause) and not (cause in seen and seen[cause]()):
-            what = pipe.clean(facts.get("what", "")) or cause
+            what = blender_protocol.clean(facts.get("what", "")) or cause
             return "render_failed", explain("render_failed", {"where": "", "what": what})
         return cause, said
 

@@ -6,8 +6,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from framefarm.core.causes import explain
-from framefarm.node import pipe
+from framefarm.core.failure_codes import explain
+from framefarm.node import blender_protocol
 from framefarm.protocol.node import Note
 
 OPENED_MARK = b"framefarm: the scene is open\n"
@@ -57,7 +57,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Failed:
-    """This Blender must be replaced. `cause` is a code of core/causes.py, `message` its sentence."""
+    """This Blender must be replaced. `cause` is a code of core/failure_codes.py, `message` its sentence."""
 
     cause: str
     message: str
@@ -67,7 +67,7 @@ class Failed:
 @dataclass(frozen=True)
 class Exited:
     """The last event, always. `cause`: `closed`, `killed`, `failed` (a Failed came before), or a code of
-    core/causes.py."""
+    core/failure_codes.py."""
 
     code: int
     signal: int | None
@@ -110,7 +110,7 @@ def judge_exit(
     if ending is not None:
         return Exited(code, number, ending, f"Blender was ended ({ending}).")
     name = next((s.name for s in signal.Signals if s == number), str(number))
-    lines = [pipe.clean(line) for line in printed[-1500:].decode(errors="replace").splitlines()]
+    lines = [blender_protocol.clean(line) for line in printed[-1500:].decode(errors="replace").splitlines()]
     last = next((line for line in reversed(lines) if line and line not in NOISE), "")[:300]
     facts = {
         "where": stage.where,

@@ -15,7 +15,7 @@ OPENED_MARK = "framefarm: the scene is open"
 
 
 class Failure(Exception):
-    """The render can't be done: a code of core/causes.py, and the facts of its sentence."""
+    """The render can't be done: a code of core/failure_codes.py, and the facts of its sentence."""
 
     def __init__(self, cause, **facts):
         super().__init__(cause)

@@ -19,19 +19,19 @@ from pathlib import Path
 
 import msgspec
 
-from framefarm.core.causes import explain, is_machines
+from framefarm.core.failure_codes import explain, is_machines
 from framefarm.node import sandbox
 from framefarm.node.blender import Blender, SceneOrder, Seat, places
 from framefarm.node.blender_events import Exited, Failed, Opened, Progress, Saved
 from framefarm.node.blender_log import BlenderLog
-from framefarm.node.collector import Collector, Frame, Places, Refused, Staged
-from framefarm.node.desk import Desk
 from framefarm.node.inputs import BadInputs, Layout, lay_out
-from framefarm.node.lanes import Acknowledged, Over, ReportLane, SyncLane, Wanted
-from framefarm.node.link import Abandoned, Link, SessionOver
+from framefarm.node.output_stager import Collector, Frame, Places, Refused, Staged
 from framefarm.node.sandbox import SandboxUnavailable
+from framefarm.node.server_client import Abandoned, Link, SessionOver
+from framefarm.node.server_threads import Acknowledged, Over, ReportLane, SyncLane, Wanted
+from framefarm.node.task_queue import Desk
 from framefarm.protocol import node as say
-from framefarm.sandboxing.remove import remove_tree
+from framefarm.sandboxing.safe_remove import remove_tree
 
 FIRST_PATIENCE_SECONDS = 60.0
 FAREWELL_SECONDS = 20.0

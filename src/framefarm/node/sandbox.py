@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from framefarm.sandboxing.box import Bind, Mode, Process, Sandbox, check
+from framefarm.sandboxing.bubblewrap import Bind, Mode, Process, Sandbox, check
 from framefarm.sandboxing.errors import SandboxUnavailable
 
 INSIDE = "/run/framefarm"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
 
-from framefarm.protocol.moments import Moment
+from framefarm.protocol.timestamps import Moment
 
 
 class Strict(BaseModel):

@@ -12,32 +12,32 @@ import structlog
 from fastapi import FastAPI
 
 from framefarm import __version__
-from framefarm.server import docs_page, health, operator
+from framefarm.server import docs_page, health
 from framefarm.server.accounts import routes as account_routes
 from framefarm.server.accounts.callers import who_calls
 from framefarm.server.billing import routes as billing_routes
 from framefarm.server.billing import service as billing
 from framefarm.server.budgets import routes as budget_routes
 from framefarm.server.catalog import routes as catalog_routes
-from framefarm.server.collection import service as collection
-from framefarm.server.dispatch import Dispatcher
+from framefarm.server.context import Farm
+from framefarm.server.dispatch.dispatcher import Dispatcher
 from framefarm.server.engines.local import LocalEngine
 from framefarm.server.events import routes as event_routes
 from framefarm.server.events import streams
-from framefarm.server.farm import Farm
 from framefarm.server.files import routes as file_routes
-from framefarm.server.files import thumbnails
-from framefarm.server.http import edge, openapi
-from framefarm.server.jobs import routes as job_routes
-from framefarm.server.jobs import scenes
+from framefarm.server.http import openapi, request_limits
+from framefarm.server.job_api import routes as job_routes
 from framefarm.server.mail import sender as mail
+from framefarm.server.operator import control_socket
+from framefarm.server.outputs import publisher, staging_cleanup, thumbnails
 from framefarm.server.projects import routes as project_routes
-from framefarm.server.rendering import leftovers, publisher
-from framefarm.server.rendering.routes import NodeApi, NodeFirst
+from framefarm.server.retention import service as collection
+from framefarm.server.sessions.routes import NodeApi, NodeFirst
+from framefarm.server.submission import scene_reading
 from framefarm.server.webhooks import routes as webhook_routes
 from framefarm.server.webhooks.sender import Sender
-from framefarm.server.wrangler import acting as wrangler
 from framefarm.server.wrangler import routes as wrangler_routes
+from framefarm.server.wrangler import rule_engine as wrangler
 
 log = structlog.get_logger(__name__)
 AGAIN_SECONDS = 1.0
@@ -70,12 +70,12 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
         async with contextlib.AsyncExitStack() as stack:
             loops: list[Callable[[], Coroutine[Any, Any, None]]] = [followers.run]
             if dispatcher is not None:
-                await stack.enter_async_context(operator.serve_control(farm))
+                await stack.enter_async_context(control_socket.serve_control(farm))
                 loops += [
                     dispatcher.run,
                     lambda: publisher.run(farm),
-                    lambda: leftovers.run(farm),
-                    lambda: scenes.run(farm),
+                    lambda: staging_cleanup.run(farm),
+                    lambda: scene_reading.run(farm),
                     lambda: billing.run(farm),
                     Sender(farm, lambda: followers.position).run,
                     lambda: mail.run(farm, lambda: followers.position),
@@ -103,7 +103,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
         app.include_router(router)
     app.include_router(health.router)
     docs_page.install(app)
-    edge.install(app, who_calls)
+    request_limits.install(app, who_calls)
     openapi.install(app)
     app.add_middleware(NodeFirst, router=node_api.router())
     return app

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.pool import QueuePool
 
-from framefarm.server.measures import COMMIT_SECONDS
+from framefarm.server.metrics import COMMIT_SECONDS
 from framefarm.server.tracing import span
 
 P = ParamSpec("P")

@@ -12,14 +12,14 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse
 
 from framefarm.core.errors import NotAllowed
-from framefarm.core.nodes import Standing
+from framefarm.core.node_health import Standing
 from framefarm.server.database import Tx
-from framefarm.server.http.request import farm_of
+from framefarm.server.http.context import farm_of
 from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state
-from framefarm.server.measures import REGISTRY
+from framefarm.server.metrics import REGISTRY
 from framefarm.server.nodes.tables import nodes
-from framefarm.server.rendering.tables import files, sessions
+from framefarm.server.sessions.tables import files, sessions
 from framefarm.server.tenancy import farmwide
 from framefarm.server.webhooks import service as webhooks
 

@@ -19,7 +19,7 @@ from framefarm.server.jobs import tables as jobs
 from framefarm.server.mail import tables as mail
 from framefarm.server.nodes import tables as nodes
 from framefarm.server.projects import tables as projects
-from framefarm.server.rendering import tables as rendering
+from framefarm.server.sessions import tables as rendering
 from framefarm.server.webhooks import tables as webhooks
 from framefarm.server.wrangler import tables as wrangler
 

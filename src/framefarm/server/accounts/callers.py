@@ -10,8 +10,8 @@ from fastapi.security import HTTPBearer
 from framefarm.core.errors import NotAuthenticated
 from framefarm.server.accounts import service
 from framefarm.server.actor import Actor
-from framefarm.server.http.connections import KNOWN
-from framefarm.server.http.request import farm_of
+from framefarm.server.http.connection_limits import KNOWN
+from framefarm.server.http.context import farm_of
 
 COOKIE = "framefarm_session"
 

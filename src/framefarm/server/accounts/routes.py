@@ -24,12 +24,12 @@ from framefarm.server.accounts import passwords, service
 from framefarm.server.accounts.callers import COOKIE, Admin, Caller, Writer
 from framefarm.server.accounts.throttle import Throttle
 from framefarm.server.actor import Actor
+from framefarm.server.context import Keyring
 from framefarm.server.database import Tx
-from framefarm.server.farm import Keyring
+from framefarm.server.http.context import farm_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.paging import Paging
-from framefarm.server.http.request import farm_of
-from framefarm.server.times import iso
+from framefarm.server.timestamps import iso
 
 router = APIRouter(prefix="/api", tags=["accounts"])
 Id = Annotated[str, Path(max_length=100)]

@@ -13,8 +13,8 @@ from framefarm.core.errors import Conflict, InvalidInput, NotAllowed, NotAuthent
 from framefarm.server.accounts.tables import accounts, tokens, users
 from framefarm.server.accounts.tables import audit as audit_table
 from framefarm.server.actor import Actor, Role
+from framefarm.server.context import Keyring
 from framefarm.server.database import Tx
-from framefarm.server.farm import Keyring
 from framefarm.server.ids import new_id
 from framefarm.server.tenancy import farmwide, scoped
 

@@ -10,10 +10,10 @@ from framefarm.core.money import money
 from framefarm.protocol.api_billing import CurrentPeriod, TransactionPage
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.billing import service
-from framefarm.server.billing.budgets import standing
+from framefarm.server.budgets.status import standing
+from framefarm.server.http.context import farm_of
 from framefarm.server.http.paging import Paging
-from framefarm.server.http.request import farm_of
-from framefarm.server.times import iso
+from framefarm.server.timestamps import iso
 
 router = APIRouter(prefix="/api/billing", tags=["billing"])
 Kind = Literal["charge", "payment", "credit", "refund", "adjustment"]

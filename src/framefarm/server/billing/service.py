@@ -15,12 +15,12 @@ from framefarm.core.money import balanced, cost_micros, format_amount
 from framefarm.server.accounts.tables import accounts
 from framefarm.server.billing.tables import ledger_postings, ledger_transactions
 from framefarm.server.catalog.tables import instance_types
+from framefarm.server.context import Farm
 from framefarm.server.database import Tx
-from framefarm.server.farm import Farm
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.projects.tables import projects
-from framefarm.server.rendering.tables import attempts
+from framefarm.server.sessions.tables import attempts
 from framefarm.server.tenancy import farmwide, scoped
 
 log = structlog.get_logger(__name__)

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Path, Request, Response
 
 from framefarm.protocol.api_budgets import Budget, BudgetChange, BudgetPage, NewBudget
 from framefarm.server.accounts.callers import Admin
-from framefarm.server.billing.budgets import standing
 from framefarm.server.budgets import service
+from framefarm.server.budgets.status import standing
 from framefarm.server.database import Tx
+from framefarm.server.http.context import farm_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.paging import Paging
-from framefarm.server.http.request import farm_of
 
 router = APIRouter(prefix="/api/budgets", tags=["budgets"])
 BudgetId = Annotated[str, Path(max_length=100)]

@@ -11,10 +11,10 @@ from framefarm.core.errors import InvalidInput, NotFound
 from framefarm.protocol.api_budgets import BudgetChange, NewBudget
 from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
-from framefarm.server.billing.budgets import standing
+from framefarm.server.budgets.status import standing
 from framefarm.server.budgets.tables import budgets, reservations
+from framefarm.server.context import Farm
 from framefarm.server.database import Tx
-from framefarm.server.farm import Farm
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.projects.tables import projects

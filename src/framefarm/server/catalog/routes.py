@@ -10,8 +10,8 @@ from framefarm.core.money import money
 from framefarm.protocol.api_catalog import Instance, InstanceChange, InstancePage, PackagePage
 from framefarm.server.accounts.callers import Admin, Caller
 from framefarm.server.catalog import service
+from framefarm.server.http.context import farm_of
 from framefarm.server.http.paging import Paging
-from framefarm.server.http.request import farm_of
 
 router = APIRouter(prefix="/api", tags=["catalog"])
 GiB = 1 << 30

@@ -24,7 +24,7 @@ import structlog
 
 from framefarm.core.schedule import Machine
 from framefarm.protocol.node import Slot
-from framefarm.sandboxing import strays
+from framefarm.sandboxing import orphans
 from framefarm.server.engines.base import Capacity, Notice, Observed, SessionSpec
 
 log = structlog.get_logger(__name__)
@@ -163,7 +163,7 @@ class LocalEngine:
     def forget(self, session_id: str) -> None:
         if not self._alive(session_id):
             self._reap(session_id)
-            strays.end_strays()  # its runner may have been killed while it started a sandbox
+            orphans.end_strays()  # its runner may have been killed while it started a sandbox
             shutil.rmtree(self._root / session_id, ignore_errors=True)
 
     def stop_all(self, grace_seconds: float) -> None:

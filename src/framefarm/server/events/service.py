@@ -13,7 +13,7 @@ from framefarm.server.database import Tx
 from framefarm.server.events.tables import reader_positions
 from framefarm.server.jobs.tables import events, job_state, jobs
 from framefarm.server.tenancy import farmwide, scoped
-from framefarm.server.times import iso
+from framefarm.server.timestamps import iso
 
 KEPT_MS = 7 * 24 * 3_600_000
 TRIMMED = "trimmed"

@@ -22,10 +22,11 @@ from starlette.types import Receive, Scope, Send
 from framefarm.core.errors import TooMany, Unavailable
 from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
-from framefarm.server.events import horizon, progress, service
+from framefarm.server.context import Farm
+from framefarm.server.events import commit_horizon, service
 from framefarm.server.events.service import Kind
-from framefarm.server.farm import Farm
-from framefarm.server.measures import EVENT_LAG_SECONDS, STREAMS
+from framefarm.server.metrics import EVENT_LAG_SECONDS, STREAMS
+from framefarm.server.sessions import progress
 
 log = structlog.get_logger(__name__)
 PAGE = 500
@@ -113,7 +114,7 @@ class Streams:
 
     def __init__(self, farm: Farm) -> None:
         self.farm = farm
-        self.horizon = horizon.Horizon()
+        self.horizon = commit_horizon.Horizon()
         self._streams: dict[tuple[Kind, str], set[Stream]] = defaultdict(set)
         self.followed: Counter[str] = Counter()
         """User → streams that go on until the client leaves, of logs too."""
@@ -235,12 +236,12 @@ class Streams:
         """Read on and deliver; whether there may be more to read."""
         async with self._reading:
             first = self.horizon.position is None
-            read = await self.farm.db.read(horizon.look, self.horizon)
-            self.horizon, ready = horizon.advance(self.horizon, read)
+            read = await self.farm.db.read(commit_horizon.look, self.horizon)
+            self.horizon, ready = commit_horizon.advance(self.horizon, read)
             self._deliver(ready)
         if ready or (first and self.horizon.position is not None):
             self.farm.hub.wake("webhooks", "mail")
-        return len(read.rows) == horizon.READ_AT_ONCE
+        return len(read.rows) == commit_horizon.READ_AT_ONCE
 
     def _deliver(self, rows: list[Any]) -> None:
         if not self._streams:

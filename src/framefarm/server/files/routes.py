@@ -19,16 +19,16 @@ from starlette.concurrency import run_in_threadpool
 
 from framefarm.core.errors import NotAllowed, NotFound
 from framefarm.protocol.api_files import Exists, ExistsMany, FileCheck, Md5Request, Uploaded
-from framefarm.server import places
 from framefarm.server.accounts.callers import Writer
+from framefarm.server.catalog import destinations
+from framefarm.server.context import Farm
 from framefarm.server.database import Tx
-from framefarm.server.farm import Farm
 from framefarm.server.files import service, uploads
-from framefarm.server.http.edge import ReadOnce
+from framefarm.server.http.context import farm_of
 from framefarm.server.http.idempotency import command
-from framefarm.server.http.request import farm_of
+from framefarm.server.http.request_limits import ReadOnce
 from framefarm.server.jobs.tables import jobs
-from framefarm.server.rendering.tables import files
+from framefarm.server.sessions.tables import files
 from framefarm.server.tenancy import farmwide
 
 router = APIRouter(prefix="/api", tags=["files"], route_class=ReadOnce)
@@ -108,7 +108,7 @@ def _open(farm: Farm, row: Any) -> io.FileIO:
         fd = os.open(farm.store.path(row["staged"]), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         try:
-            fd = places.open_output(farm, row["output_url"], row["path"])
+            fd = destinations.open_output(farm, row["output_url"], row["path"])
         except (OSError, ValueError):
             raise NotFound("The file is not there any more.") from None
         if row["replaced_by"] is not None:

@@ -18,8 +18,8 @@ from framefarm.core.paths import normalise
 from framefarm.protocol.api_files import FileCheck
 from framefarm.server.accounts.tables import accounts
 from framefarm.server.actor import Actor
+from framefarm.server.context import Farm
 from framefarm.server.database import Tx
-from framefarm.server.farm import Farm
 from framefarm.server.files.manifests import changed, claim, existing, insert, listed, lock, md5_hex, snapshot
 from framefarm.server.files.tables import contents, missing_paths, registrations
 from framefarm.server.tenancy import scoped

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from framefarm.core.errors import FieldError, InvalidInput, TooLarge, TooMany, Unavailable, WrongKind
 from framefarm.core.paths import normalise
 from framefarm.server.actor import Actor
-from framefarm.server.farm import Farm
+from framefarm.server.context import Farm
 from framefarm.server.files import service
 from framefarm.server.files.manifests import md5_hex
 

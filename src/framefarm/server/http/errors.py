@@ -29,7 +29,7 @@ from framefarm.core.errors import (
     Unavailable,
     WrongKind,
 )
-from framefarm.server.http.messages import field_errors
+from framefarm.server.http.validation_messages import field_errors
 
 log = structlog.get_logger(__name__)
 

@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from framefarm.core.collection import IDEMPOTENCY_MS
 from framefarm.core.errors import Conflict, InFlight, InvalidInput
+from framefarm.core.retention import IDEMPOTENCY_MS
 from framefarm.server.accounts.tables import idempotency
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
-from framefarm.server.http.request import farm_of
+from framefarm.server.http.context import farm_of
 from framefarm.server.tenancy import scoped
 
 NAMES = ("account_id", "user_id", "method", "path", "key")

@@ -13,7 +13,7 @@ from fastapi import Depends, Query, Request
 
 from framefarm.core.errors import InvalidInput
 from framefarm.server.actor import Actor
-from framefarm.server.http.request import farm_of
+from framefarm.server.http.context import farm_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from framefarm.core.job import FINISHED, JobFacts, JobStatus, TaskStatus, hold_r
 from framefarm.server.billing import service as billing
 from framefarm.server.database import Tx
 from framefarm.server.jobs.tables import events, job_dependencies, job_state
-from framefarm.server.measures import FRAMES
+from framefarm.server.metrics import FRAMES
 from framefarm.server.tenancy import farmwide
 
 COLUMNS = tuple(c.name for c in job_state.columns)

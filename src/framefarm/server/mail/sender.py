@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from framefarm.server.farm import Farm
+from framefarm.server.context import Farm
 from framefarm.server.mail import service
-from framefarm.server.measures import MAILS
+from framefarm.server.metrics import MAILS
 
 log = structlog.get_logger(__name__)
 AT_ONCE = 20

@@ -9,19 +9,19 @@ from typing import Any
 import sqlalchemy as sa
 import structlog
 
-from framefarm.core import nodes as rules
-from framefarm.core.causes import CAUSES, is_machines
+from framefarm.core import node_health as rules
 from framefarm.core.errors import NotFound
-from framefarm.core.nodes import Limits, Node, Standing
+from framefarm.core.failure_codes import CAUSES, is_machines
+from framefarm.core.node_health import Limits, Node, Standing
 from framefarm.server.accounts import service as accounts
 from framefarm.server.accounts.tables import accounts as accounts_table
+from framefarm.server.context import Farm
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Capacity, Notice
-from framefarm.server.farm import Farm
 from framefarm.server.nodes.tables import nodes
-from framefarm.server.rendering.tables import FAILED, attempts, sessions
+from framefarm.server.sessions.tables import FAILED, attempts, sessions
 from framefarm.server.tenancy import farmwide
-from framefarm.server.times import iso
+from framefarm.server.timestamps import iso
 
 log = structlog.get_logger(__name__)
 _MACHINES_OWN = [code for code in CAUSES if is_machines(code)]

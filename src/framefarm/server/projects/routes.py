@@ -9,11 +9,11 @@ from fastapi import APIRouter, Path, Request, Response
 from framefarm.protocol.api_catalog import NewProject, Project, ProjectChange, ProjectPage
 from framefarm.server.accounts.callers import Caller, Writer
 from framefarm.server.database import Tx
+from framefarm.server.http.context import farm_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.paging import Paging
-from framefarm.server.http.request import farm_of
 from framefarm.server.projects import service
-from framefarm.server.times import iso
+from framefarm.server.timestamps import iso
 
 router = APIRouter(prefix="/api/projects", tags=["projects"])
 ProjectId = Annotated[str, Path(max_length=100)]

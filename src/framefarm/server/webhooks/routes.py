@@ -17,10 +17,10 @@ from framefarm.protocol.api_webhooks import (
     WebhookWithSecret,
 )
 from framefarm.server.accounts.callers import Admin
-from framefarm.server.farm import Farm
+from framefarm.server.context import Farm
+from framefarm.server.http.context import farm_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.paging import Paging
-from framefarm.server.http.request import farm_of
 from framefarm.server.webhooks import addresses, service
 
 router = APIRouter(prefix="/api/webhooks", tags=["webhooks"])

@@ -16,9 +16,9 @@ import msgspec
 import structlog
 
 from framefarm import __version__
+from framefarm.server.context import Farm
 from framefarm.server.events import service as events
-from framefarm.server.farm import Farm
-from framefarm.server.measures import DELIVERIES
+from framefarm.server.metrics import DELIVERIES
 from framefarm.server.tracing import span
 from framefarm.server.webhooks import addresses, service
 

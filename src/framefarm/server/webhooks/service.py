@@ -11,12 +11,12 @@ from framefarm.core.errors import Conflict, NotFound
 from framefarm.protocol.api_webhooks import NewWebhook, WebhookChange
 from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
+from framefarm.server.context import Keyring
 from framefarm.server.database import Tx
 from framefarm.server.events import service as events
-from framefarm.server.farm import Keyring
 from framefarm.server.ids import new_id
 from framefarm.server.tenancy import farmwide, scoped
-from framefarm.server.times import iso
+from framefarm.server.timestamps import iso
 from framefarm.server.webhooks.tables import webhook_deliveries as deliveries
 from framefarm.server.webhooks.tables import webhooks
 

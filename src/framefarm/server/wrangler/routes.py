@@ -8,9 +8,9 @@ from fastapi import APIRouter, Body, Path, Request, Response
 
 from framefarm.protocol.api_wrangler import NewRule, Rule, RuleChange, RulePage
 from framefarm.server.accounts.callers import Admin
+from framefarm.server.http.context import farm_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.paging import Paging
-from framefarm.server.http.request import farm_of
 from framefarm.server.wrangler import service
 
 router = APIRouter(prefix="/api/wrangler/rules", tags=["wrangler"])

@@ -20,7 +20,7 @@ from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
 from framefarm.server.nodes.tables import nodes
 from framefarm.server.tenancy import farmwide, scoped
-from framefarm.server.times import iso
+from framefarm.server.timestamps import iso
 from framefarm.server.wrangler.tables import wrangler_actions, wrangler_rules
 
 Said = MaxTaskRuntime | SpotToOnDemand | StalledUpload | ChangeZone

@@ -1,0 +1,304 @@
+"""Decodes pictures: `python -m framefarm.node.image_decoder_process`, shut in (see `pictures.py`).
+
+It works strip by strip, so that its memory does not grow with the picture. Each question is a line of JSON,
+`{"name": file in the folder, "thumbnail": pixels or 0}`; the answer comes as soon as the picture is decoded,
+its thumbnail on a line of its own when there is time for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import queue
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import OpenImageIO as oiio
+
+from framefarm.sandboxing import module_entry
+
+STRIP_BYTES = 64 << 20
+FORMATS = frozenset(
+    ("png", "jpeg", "webp", "tiff", "openexr", "bmp", "targa", "dpx", "cineon", "hdr", "jpeg2000", "sgi")
+)
+SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"v/1\x01")
+LINEAR = frozenset(("openexr", "hdr"))
+FLOATING = frozenset(("half", "float", "double"))
+DITHER = 2.5 / 255
+"""Of 0–1. Blender's dither moves a value by at most one step of 8 bits to either side."""
+SHOULDER = 0.8
+NICE = 10
+WAITING = 32
+"""Thumbnails that may wait; decoding waits when there are more."""
+ANSWERING = threading.Lock()
+
+
+class Refused(Exception):
+    """`cause` as in `pictures.Undecodable`."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+def main() -> None:
+    order = module_entry.begin()
+    os.nice(NICE)
+    oiio.attribute("threads", 1)
+    oiio.attribute("exr_threads", -1)
+    oiio.attribute("limits:imagesize_MB", 0)
+    oiio.attribute("limits:channels", order["max_channels"])
+    looks: queue.Queue[tuple[str, Look]] = queue.Queue(WAITING)
+    threading.Thread(target=_draw, args=(looks, order["in_tmp"]), daemon=True).start()
+    with os.fdopen(order["questions"], "rb") as questions:
+        for line in questions:
+            asked = json.loads(line)
+            look = None
+            try:
+                answer, look = decode(order, asked)
+            except Refused as error:
+                answer = {"cause": error.cause, "message": str(error)}
+            except MemoryError:
+                answer = {"cause": "picture_too_large", "message": "Decoding it needs too much memory."}
+            _answer({"name": asked["name"]} | answer)
+            if look is not None and look.most:
+                looks.put((asked["name"], look))
+    os._exit(0)
+
+
+def _draw(looks: queue.Queue[tuple[str, Look]], in_tmp: bool) -> None:
+    """Thumbnails: behind everything else that this machine does."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    while True:
+        name, look = looks.get()
+        try:
+            drawn = base64.b64encode(_webp(look.small(), in_tmp)).decode()
+        except MemoryError:
+            drawn = ""
+        _answer({"name": name, "thumbnail": drawn})
+
+
+def _answer(said: dict[str, Any]) -> None:
+    with ANSWERING:
+        module_entry.answer(json.dumps(said))
+
+
+def decode(order: dict[str, Any], asked: dict[str, Any]) -> tuple[dict[str, Any], Look]:
+    path = f"{order['folder']}/{asked['name']}"
+    source = oiio.ImageInput.open(path)
+    with open(path, "rb") as stream:
+        head = stream.read(16)
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - 2))
+        tail = stream.read(2)
+    if source is None and head.startswith(SIGNATURES):
+        raise Refused("picture_damaged", f"The picture can't be opened: {_words(oiio.geterror())}.")
+    if source is None or source.format_name() not in FORMATS:
+        raise Refused("not_a_picture", "The file is none of the kinds of picture that Blender writes.")
+    if source.format_name() == "jpeg" and tail != b"\xff\xd9":  # the decoder would make up what is missing
+        raise Refused("picture_damaged", "The picture is damaged: it ends too early.")
+    first = source.spec()
+    linear = source.format_name() in LINEAR
+    look = Look(first.width, first.height, asked["thumbnail"], linear)
+    samples = 0
+    part = 0
+    while source.seek_subimage(part, 0):
+        spec = source.spec()
+        samples += _check(spec, part, order)
+        if samples > order["max_samples"]:
+            raise Refused("picture_too_large", "The picture's layers are too large together.")
+        colours = _colours(spec.channelnames) if part == 0 else []
+        for top, strip in _strips(source, spec, part):
+            if part == 0:
+                look.take(top, _only(strip, colours), str(spec.format) in FLOATING)
+        part += 1
+    if part < max(1, first.get_int_attribute("oiio:subimages", 1)):
+        raise Refused("picture_damaged", f"The picture is damaged: {_words(source.geterror())}.")
+    source.geterror()  # some kinds only know that there is no further part by failing to find it
+    found = {
+        "format": source.format_name(),
+        "width": first.width,
+        "height": first.height,
+        "channels": first.nchannels,
+        "parts": part,
+        "kind": str(first.format),
+        "all_nan": look.all_nan,
+        "some_nan": look.some_nan,
+        "colour": look.colour,
+    }
+    source.close()
+    return {"picture": found}, look
+
+
+def _check(spec: Any, part: int, order: dict[str, Any]) -> int:
+    """How many samples the part has."""
+    if part >= order["max_parts"]:
+        raise Refused("picture_too_large", f"The picture has more than {order['max_parts']} parts.")
+    if spec.nchannels > order["max_channels"]:
+        raise Refused("picture_too_large", f"The picture has {spec.nchannels} channels.")
+    if spec.deep or spec.depth > 1:
+        raise Refused("not_a_picture", "Deep and volumetric pictures are not looked into.")
+    pixels = spec.width * spec.height
+    if not 0 < pixels <= order["max_pixels"]:
+        raise Refused("picture_too_large", f"The picture has {spec.width} × {spec.height} pixels.")
+    return int(pixels * spec.nchannels)
+
+
+def _strips(source: Any, spec: Any, part: int):
+    """Every sample of the part: the number of the first row (from 0), and rows × columns × channels."""
+    row_bytes = spec.width * spec.nchannels * 4
+    rows = max(1, STRIP_BYTES // row_bytes)
+    if spec.tile_width:
+        rows = max(spec.tile_height, rows // spec.tile_height * spec.tile_height)
+    elif source.format_name() == "openexr":
+        rows = -(-rows // 256) * 256 if rows > 256 else rows
+    if rows * row_bytes > 16 * STRIP_BYTES:
+        raise Refused("picture_too_large", "A row of the picture's tiles is too large.")
+    end = spec.y + spec.height
+    for top in range(spec.y, end, rows):
+        bottom = min(end, top + rows)
+        if spec.tile_width:
+            right = spec.x + spec.width
+            strip = source.read_tiles(
+                part, 0, spec.x, right, top, bottom, spec.z, spec.z + 1, 0, spec.nchannels, "float"
+            )
+        else:
+            strip = source.read_scanlines(part, 0, top, bottom, spec.z, 0, spec.nchannels, "float")
+        if strip is None:
+            raise Refused("picture_damaged", f"The picture is damaged: {_words(source.geterror())}.")
+        yield top - spec.y, strip.reshape(bottom - top, spec.width, spec.nchannels)
+
+
+def _colours(names: tuple[str, ...]) -> list[int]:
+    """Which channels are the colours: R, G and B, of a combined pass, else of any; else the first ones."""
+    for stem in dict.fromkeys(n[:-1] for n in sorted(names, key=lambda n: "Combined." not in n)):
+        if all(stem + colour in names for colour in "RGB"):
+            return [names.index(stem + colour) for colour in "RGB"]
+    return [0, 1, 2] if len(names) >= 3 else [0]
+
+
+def _only(strip: Any, channels: list[int]) -> Any:
+    """These channels, without a copy where they come first."""
+    if channels == list(range(len(channels))):
+        return strip[:, :, : len(channels)]
+    return strip[:, :, channels]
+
+
+def _within(size: int, factor: int) -> tuple[int, ...]:
+    """Which pixels of a square are looked at, in one direction of a picture that has `size`."""
+    if factor < 4 or size < factor:
+        return tuple(range(min(size, factor)))
+    return factor // 4, 3 * factor // 4
+
+
+@dataclass
+class Look:
+    """What the colours of a picture are like, strip by strip."""
+
+    width: int
+    height: int
+    most: int
+    """Pixels of the thumbnail's longer side; 0: none is wanted."""
+    linear: bool
+    all_nan: bool = True
+    some_nan: bool = False
+    _equal: bool = True
+    _low: Any = None
+    _high: Any = None
+    _sums: Any = None
+    _counts: Any = field(default=None)
+
+    def take(self, top: int, colours: Any, floating: bool) -> None:
+        if floating and not np.isfinite(colours.sum()):
+            nan = np.isnan(colours)
+            self.all_nan = self.all_nan and bool(nan.all())
+            self.some_nan = self.some_nan or bool(nan.any())
+        else:
+            self.all_nan = False
+        # One row first: it tells most pictures.
+        self._compare(colours[:1], floating)
+        self._compare(colours, floating)
+        if self.most:
+            self._shrink(top, colours, floating)
+
+    def _compare(self, colours: Any, floating: bool) -> None:
+        """Blender dithers what it writes in 8 or 16 bits: such a picture of one colour has a few close by."""
+        if not self._equal:
+            return
+        low, high = colours.min(axis=(0, 1)), colours.max(axis=(0, 1))
+        if self._low is not None:
+            low, high = np.minimum(low, self._low), np.maximum(high, self._high)
+        self._low, self._high = low, high
+        self._equal = bool((high == low).all() if floating else (high - low <= DITHER).all())
+
+    @property
+    def colour(self) -> list[float] | None:
+        """The one that every pixel has; None if there are several."""
+        if not self._equal:
+            return None
+        return [round(float(v), 6) for v in np.clip((self._low + self._high) / 2, -65504.0, 65504.0)]
+
+    def _shrink(self, top: int, colours: Any, floating: bool) -> None:
+        """The mean of each square of `factor` pixels, of large ones of four within; what is left at the right
+        and the bottom is dropped where there is a whole square beside it."""
+        factor = -(-max(self.width, self.height) // self.most)
+        across, down = max(1, self.width // factor), max(1, self.height // factor)
+        rows = top + np.arange(colours.shape[0])
+        rows = rows[np.isin(rows % factor, _within(self.height, factor)) & (rows < down * factor)]
+        if not rows.size:
+            return
+        within = np.array(_within(self.width, factor))
+        columns = (np.arange(across)[:, None] * factor + within).ravel()
+        values = colours[rows - top][:, columns]
+        if floating:
+            values = np.nan_to_num(values, nan=0.0, posinf=65504.0, neginf=0.0)
+        values = values.reshape(rows.size, across, within.size, -1).mean(axis=2)
+        targets, starts, counts = np.unique(rows // factor, return_index=True, return_counts=True)
+        if self._sums is None:
+            self._sums = np.zeros((down, across, values.shape[2]))
+            self._counts = np.zeros((down, 1, 1))
+        self._sums[targets] += np.add.reduceat(values, starts, axis=0)
+        self._counts[targets] += counts[:, None, None]
+
+    def small(self) -> Any:
+        """Rows × columns × 3, 8 bits, for a screen."""
+        picture = self._sums / self._counts
+        if picture.shape[2] == 1:
+            picture = np.repeat(picture, 3, axis=2)
+        if self.linear:
+            picture = np.maximum(picture, 0.0)
+            bright = SHOULDER + (1 - SHOULDER) * (1 - np.exp(-(picture - SHOULDER) / (1 - SHOULDER)))
+            picture = np.where(picture <= SHOULDER, picture, bright)
+            picture = np.where(picture <= 0.0031308, picture * 12.92, 1.055 * picture ** (1 / 2.4) - 0.055)
+        return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _webp(pixels: Any, in_tmp: bool) -> bytes:
+    path, descriptor = "/tmp/thumbnail.webp", -1  # noqa: S108
+    if not in_tmp:
+        descriptor = os.memfd_create("thumbnail")
+        path = f"/proc/self/fd/{descriptor}"
+    spec = oiio.ImageSpec(pixels.shape[1], pixels.shape[0], 3, "uint8")
+    spec.attribute("compression", "webp:80")
+    spec.attribute("webp:method", 2)  # a quarter of the time, hardly a byte more
+    output = oiio.ImageOutput.create("webp")
+    if output is None or not output.open(path, spec) or not output.write_image(np.ascontiguousarray(pixels)):
+        return b""
+    output.close()
+    with open(path, "rb") as stream:
+        drawn = stream.read()
+    if descriptor >= 0:
+        os.close(descriptor)
+    return drawn
+
+
+def _words(error: str) -> str:
+    """The library's own sentence, for a person: one line, printable, short."""
+    line = " ".join(error.split())
+    return "".join(c for c in line if c.isprintable())[:200].rstrip(".") or "it ends too early"
+
+
+if __name__ == "__main__":
+    main()

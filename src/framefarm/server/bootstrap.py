@@ -1,0 +1,104 @@
+"""Opens the farm that lies in a data directory, or makes it; nothing else does."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import psutil
+
+from framefarm.sandboxing import orphans
+from framefarm.server import schema
+from framefarm.server.accounts import passwords
+from framefarm.server.accounts import service as accounts
+from framefarm.server.catalog import service as catalog
+from framefarm.server.catalog.destinations import first_place
+from framefarm.server.context import Farm, Keyring
+from framefarm.server.database import Database, Tx, sqlite_url
+from framefarm.server.engines.local import RESERVED_SHARE, LocalEngine
+from framefarm.server.projects import service as projects
+from framefarm.server.settings import Settings
+from framefarm.server.storage.local import LocalStore
+from framefarm.server.submission import scene_reading
+
+DATABASE = "framefarm.db"
+ENDPOINT = "endpoint"
+SESSIONS = "sessions"
+ADMIN_PASSWORD = "admin-password"
+
+
+def open_farm(settings: Settings) -> Farm:
+    """Open (and bring up to date, or make) the farm in `settings.data`. Close its `db` in the end."""
+    data = settings.data.resolve()
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    data.chmod(0o700)
+    url = settings.database_url
+    db = Database(url.get_secret_value() if url else sqlite_url(data / DATABASE))
+    try:
+        schema.upgrade(db.engine)
+        farm = Farm(
+            settings=settings,
+            data=data,
+            db=db,
+            keys=Keyring.open(data / "secret.key"),
+            store=LocalStore(data / "store"),
+            files_arrived=scene_reading.complete,
+        )
+        db.write_now(_first_start, farm)
+        if settings.sandbox == "none" and os.geteuid() == 0:
+            _let_through(data)
+    except BaseException:
+        db.close()
+        raise
+    return farm
+
+
+def _let_through(data: Path) -> None:
+    """Without bubblewrap Blender's user reaches its files by their real paths: any user may pass through to
+    the sessions, and to nothing else."""
+    for name in ("store", "outputs", "buckets"):
+        (data / name).mkdir(exist_ok=True)
+    for entry in data.iterdir():
+        if not entry.is_symlink() and entry.name != SESSIONS:
+            entry.chmod(entry.stat().st_mode & ~0o077)
+    data.chmod(0o711)
+
+
+def _first_start(tx: Tx, farm: Farm) -> None:
+    """An empty database gets its account, admin, project, instance types and a place for output."""
+    if accounts.any_account(tx):
+        return
+    settings = farm.settings
+    if settings.admin_password is not None:
+        password = settings.admin_password.get_secret_value()
+    else:
+        password = secrets.token_urlsafe(16)
+        _write_secret(farm.data / ADMIN_PASSWORD, password)
+    account_id, user_id = accounts.first_start(
+        tx, settings.account_name, settings.admin_email, passwords.hash_password(password)
+    )
+    projects.create_default(tx, account_id, user_id)
+    cores = len(os.sched_getaffinity(0))
+    catalog.create_local_types(tx, cores, round(psutil.virtual_memory().total * RESERVED_SHARE))
+    first_place(tx, farm, account_id)
+
+
+def _write_secret(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(fd, "w") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def local_engine(farm: Farm) -> LocalEngine:
+    """The engine of this machine. What a farm that was killed while it started a sandbox left, is ended."""
+    orphans.end_strays()
+    return LocalEngine(
+        farm.data / SESSIONS,
+        farm.data / ENDPOINT,
+        first_uid=farm.settings.sandbox_uid,
+        sandbox=farm.settings.sandbox,
+    )

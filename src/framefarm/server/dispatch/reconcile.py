@@ -1,0 +1,105 @@
+"""What becomes of sessions: the leader holds what the engine sees and the leases against the database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from framefarm.core.job import Seen, SessionState, judge
+from framefarm.server.context import Farm
+from framefarm.server.database import Tx
+from framefarm.server.engines.base import Observed
+from framefarm.server.sessions import expiry, ownership
+from framefarm.server.sessions.tables import leases, sessions
+from framefarm.server.tenancy import farmwide
+
+GONE = "The machine's render process was lost."
+Observations = dict[str, Observed] | None
+"""None: the engine did not answer. Then nothing is known of any session, and none is taken for dead."""
+
+
+@dataclass
+class Settled:
+    """What the engine is to do, and what it still holds for sessions that are over here."""
+
+    stop: list[str] = field(default_factory=list)
+    forget: list[str] = field(default_factory=list)
+    lingering: list[Any] = field(default_factory=list)
+    """Ended sessions whose runner the engine still sees: their slot is taken until it is gone."""
+
+
+def settle(tx: Tx, farm: Farm, observed: Observations, led_since_ms: int) -> Settled:
+    """Judge every session. Those written before `led_since_ms` and unknown to the engine never started."""
+    done = Settled()
+    query = sa.select(sessions, leases.c.expires_ms).join(leases, leases.c.session_id == sessions.c.id)
+    rows = tx.conn.execute(farmwide(query).where(~sessions.c.ended)).mappings().all()
+    for row in rows:
+        _one(tx, farm, row, observed, led_since_ms, done)
+    known = {row["id"] for row in rows}
+    running = []
+    for session_id, seen in (observed or {}).items():
+        if session_id not in known:
+            if seen.state in {"exited", "lost"}:
+                done.forget.append(session_id)
+            else:
+                running.append(session_id)
+    done.stop += running
+    if running:
+        ended = farmwide(sa.select(sessions)).where(sessions.c.id.in_(running))
+        done.lingering += tx.conn.execute(ended).mappings()
+    return done
+
+
+def _one(tx: Tx, farm: Farm, row: Any, observed: Observations, led_since_ms: int, done: Settled) -> None:
+    session_id, state = row["id"], SessionState(row["state"])
+    limit_ms = round(farm.settings.starting_seconds * 1000)
+    silent_ms = tx.now_ms - row["expires_ms"]
+    verdict = judge(
+        state,
+        _seen(row, observed, led_since_ms),
+        silent_ms=silent_ms,
+        deadline_ms=tx.now_ms - (row["hello_ms"] or row["created_ms"]) - limit_ms,
+        owns=state is SessionState.LOST and bool(ownership.owned(tx, session_id)),
+        give_up_ms=round(farm.settings.disconnected_budget_seconds * 1000),
+    )
+    if verdict == "end":
+        seen = (observed or {}).get(session_id)
+        if seen is not None and seen.state in {"exited", "lost"}:
+            reason, text = (
+                seen.reason or "runner_lost",
+                seen.reason or "The machine's render process was lost.",
+            )
+            done.forget.append(session_id)
+        elif state is SessionState.STARTING:
+            reason, text = "not_started", "The machine did not start in time."
+            done.stop.append(session_id)
+            if seen is not None:
+                done.lingering.append(row)
+        else:
+            reason, text = "runner_lost", GONE
+        expiry.lose_session(tx, session_id, reason, text)
+    elif verdict == "lose":
+        expiry.expire(tx, session_id)
+    elif verdict == "give_up":
+        expiry.give_up(tx, session_id)
+        done.stop.append(session_id)
+    elif verdict == "stop":
+        done.stop.append(session_id)
+    if verdict != "keep":
+        job_id = row["job_id"]
+        tx.after_commit(lambda: farm.hub.wake(f"job:{job_id}", f"session:{session_id}"))
+
+
+def _seen(row: Any, observed: Observations, led_since_ms: int) -> Seen:
+    if observed is None:
+        return "unknown"
+    seen = observed.get(row["id"])
+    if seen is None:
+        # An engine that answers and knows nothing of it: gone, unless its start may still be on its way.
+        never = row["state"] == SessionState.STARTING and row["created_ms"] < led_since_ms
+        return "gone" if never or row["state"] == SessionState.LOST else "unknown"
+    if seen.state in {"exited", "lost"}:
+        return "gone"
+    return "running" if seen.state == "running" else "unknown"

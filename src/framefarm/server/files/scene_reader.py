@@ -1,0 +1,245 @@
+"""What .blend files say about themselves, read in a sandbox of their own: scenes are hostile.
+
+`read_scene.py` gets the farm's copies as open descriptors and answers line by line (`sandboxing.python`).
+"""
+
+from __future__ import annotations
+
+import functools
+import ntpath
+import os
+import posixpath
+import re
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from framefarm.sandboxing import module_call
+from framefarm.sandboxing.bubblewrap import Mode
+
+log = structlog.get_logger(__name__)
+
+FILES_AT_ONCE = 256
+MEMORY_BYTES = 3 << 30
+ANSWER_BYTES = 64 << 20
+CAUSE = "unreadable_scene"
+
+TRIES = 4
+"""Of one file, if its readers are killed from outside. A few, as the file may be what they are killed for."""
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|//")
+
+
+class Simulation(msgspec.Struct, frozen=True):
+    """`kind`: rigid_body, cloth, soft_body, particles, hair, fluid, dynamic_paint or geometry_nodes."""
+
+    object: str
+    kind: str
+
+
+class Scene(msgspec.Struct, frozen=True):
+    """One scene of a file, as its artist left it. `engine` and `format` are Blender's own names."""
+
+    name: str
+    is_active: bool
+    frame_start: int
+    frame_end: int
+    frame_step: int
+    fps: float
+    engine: str
+    format: str
+    is_movie: bool
+    camera: str | None
+    """None: nothing can be rendered without choosing one."""
+    cameras: list[str]
+    view_layers: list[str]
+    resolution_x: int
+    resolution_y: int
+    resolution_percentage: int
+    samples: int | None
+    """None: not set in the file; the engine's default counts."""
+    unbaked_simulations: list[Simulation]
+
+
+class Dependency(msgspec.Struct, frozen=True):
+    """A file that the scene names and does not hold. `stored_path` as in the file (`//tex/wood.png`);
+    `path` absolute, seen from the .blend's own path, with forward slashes.
+
+    `kind`: image, tiles, sequence, movie, library, font, sound, cache, volume, light or file. Of a sequence
+    the path is one of its files, or has a `*` in its name, or is a folder; of tiles it has a `<UDIM>`.
+    """
+
+    stored_path: str
+    kind: str
+    path: str = ""
+    many: bool = False
+    """It may stand for several files."""
+    tiles: list[int] = []
+    """The UDIM tiles that the scene wants, if it says so."""
+    wanted_by: str = ""
+    """The data-block that names it, for a person."""
+
+
+class SceneFacts(msgspec.Struct, frozen=True):
+    """What a .blend says; or, if it can't be read, `cause` (`unreadable_scene`) and one sentence."""
+
+    path: str
+    blender_version: str = ""
+    """The series that saved it, `4.2`; known by its header alone. Empty if unreadable."""
+    scenes: list[Scene] = []
+    active_scene: str | None = None
+    cameras: list[str] = []
+    """Of all its scenes, and those in collections that no view layer shows."""
+    dependencies: list[Dependency] = []
+    unread_blocks: list[str] = []
+    """Data-blocks that could not be looked into; their dependencies are unknown."""
+    search_path: list[str] = []
+    """Of a colour configuration (`.ocio`): folders, absolute or seen from its own folder."""
+    luts: list[str] = []
+    """Of a colour configuration: files that it wants from these folders."""
+    cause: str | None = None
+    message: str | None = None
+
+    @property
+    def libraries(self) -> list[Dependency]:
+        return [d for d in self.dependencies if d.kind == "library"]
+
+    def scene(self, name: str | None = None) -> Scene | None:
+        """The scene of that name, or the one that opens with the file."""
+        wanted = self.active_scene if name is None else name
+        return next((s for s in self.scenes if s.name == wanted), None)
+
+
+def read_scenes(
+    blends: Sequence[tuple[str, Path]],
+    time_limit_seconds: float = 60.0,
+    file_limit_seconds: float = 20.0,
+    sandbox: Mode = "bubblewrap",
+    stopping: Callable[[], bool] = lambda: False,
+) -> list[SceneFacts]:
+    """Facts of each .blend, in order; blocks, so call it in a thread. Raises Stopped.
+
+    Args:
+        blends: the path as the artist's machine knows it, and where its bytes are here.
+        time_limit_seconds: for all of them together.
+        file_limit_seconds: processor time for one of them.
+        sandbox: `none`, or where bubblewrap does not work (a warning in the log): a limited child only.
+        stopping: once it is true, nobody waits for the answer any more.
+    """
+    deadline = time.monotonic() + time_limit_seconds
+    facts: list[SceneFacts] = []
+    for start in range(0, len(blends), FILES_AT_ONCE):
+        left = max(0.0, deadline - time.monotonic())
+        facts += _read(
+            blends[start : start + FILES_AT_ONCE], left, file_limit_seconds, sandbox, stopping, tries=TRIES
+        )
+    return facts
+
+
+def absolute(stored: str, blend_path: str) -> str:
+    """A path as Blender stores it, seen from the .blend at `blend_path`: absolute, forward slashes, in the
+    form of `core.paths.normalise` (`/a/b`, `C:/a/b`, `//server/share/a`), `..` taken away.
+
+    `//` means beside the .blend. On Windows' paths both slashes separate.
+    """
+    windows = _WINDOWS.match(blend_path) is not None
+    if stored.startswith("//"):
+        folder = (ntpath if windows else posixpath).dirname(blend_path)
+        return _normal(folder + "/" + stored[2:].replace("\\", "/"), windows)
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", stored):
+        return _normal(stored, windows=True)
+    if stored.startswith("/"):
+        return _normal(stored, windows=False)
+    return _normal((ntpath if windows else posixpath).dirname(blend_path) + "/" + stored, windows)
+
+
+def _normal(path: str, windows: bool) -> str:
+    if not windows:
+        return posixpath.normpath(path)
+    normal = ntpath.normpath(path).replace("\\", "/")
+    return normal[0].upper() + normal[1:]
+
+
+def _read(
+    blends: Sequence[tuple[str, Path]],
+    seconds: float,
+    file_seconds: float,
+    sandbox: Mode,
+    stopping: Callable[[], bool],
+    *,
+    tries: int,
+) -> list[SceneFacts]:
+    """`tries`: a reader that was killed from outside is no fault of the file it was at: another one looks."""
+    began = time.monotonic()
+    opened = [_open(content) for _, content in blends]
+    try:
+        order = {
+            "files": [{"path": path, "descriptor": d} for (path, _), d in zip(blends, opened, strict=True)],
+            "file_seconds": file_seconds,
+        }
+        answer = module_call.run_module(
+            "framefarm.server.files.scene_reader_process",
+            order,
+            [descriptor for descriptor in opened if descriptor is not None],
+            seconds=seconds,
+            cpu_seconds=int(seconds),
+            memory_bytes=MEMORY_BYTES,
+            answer_bytes=ANSWER_BYTES,
+            mode=_mode(sandbox),
+            stopping=stopping,
+        )
+    finally:
+        for descriptor in opened:
+            if descriptor is not None:
+                os.close(descriptor)
+    lines = answer.output.split(b"\n")[:-1]
+    facts = [_facts(path, line) for (path, _), line in zip(blends, lines, strict=False)]
+    rest = blends[len(facts) :]
+    left = seconds - (time.monotonic() - began)
+    killed = answer.code in {-signal.SIGKILL, 128 + signal.SIGKILL}
+    if rest and killed and answer.in_time and tries > 1 and left > 0:
+        log.warning("scene_reader_killed", files_left=len(rest))
+        return facts + _read(rest, left, file_seconds, sandbox, stopping, tries=tries - 1)
+    # One that never ends takes those behind it along: they have the same time limit.
+    why = "could not be looked into" if answer.in_time else f"could not be looked into within {seconds:.0f} s"
+    return facts + [_unreadable(path, why) for path, _ in rest]
+
+
+def _open(content: Path) -> int | None:
+    try:
+        descriptor = os.open(content, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait here
+    except OSError:
+        return None
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _mode(wanted: Mode) -> Mode:
+    if wanted == "none" or module_call.unready() is None:
+        return wanted
+    _warn_once()
+    return "none"
+
+
+@functools.cache
+def _warn_once() -> None:
+    log.warning("scene_reader_without_sandbox", why=module_call.unready())
+
+
+def _facts(path: str, line: bytes) -> SceneFacts:
+    try:
+        facts = msgspec.json.decode(line, type=SceneFacts)
+    except msgspec.DecodeError:
+        return _unreadable(path, "could not be looked into")
+    dependencies = [
+        msgspec.structs.replace(d, path=absolute(d.stored_path, path)) for d in facts.dependencies
+    ]
+    return msgspec.structs.replace(facts, path=path, dependencies=dependencies)
+
+
+def _unreadable(path: str, why: str) -> SceneFacts:
+    name = path.replace("\\", "/").rsplit("/", 1)[-1]
+    return SceneFacts(path, cause=CAUSE, message=f"{name} {why}.")

@@ -1,0 +1,323 @@
+"""The program that looks into .blend files: `python -m framefarm.server.files.scene_reader_process`. Also into colour
+configurations (`.ocio`).
+
+It runs by itself, shut in (see `reader.py`, which starts it, and `sandboxing.inside`). Its order is
+`{"files": [{"path", "descriptor"}], "file_seconds"}`; it answers one line of JSON per file, in order, in the
+shape of `reader.SceneFacts`. It imports little, so that it starts in a blink, and opens nothing but the
+files that it was given: none of the paths that it finds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+from typing import IO, Any
+
+from blender_asset_tracer import blendfile, cdefs
+from blender_asset_tracer.trace import blocks2assets
+
+from framefarm.core import ocio
+from framefarm.sandboxing import module_entry
+from framefarm.server.files import simulations
+from framefarm.server.files.thin_blend import NotReadable, ThinBlend, listbase
+
+MAX_DEPENDENCIES = 100_000
+MAX_OCIO_BYTES = 16 << 20
+OB_CAMERA = 11
+
+# R_IMF_IMTYPE_… of DNA_scene_types.h → the names in `bpy.types.ImageFormatSettings.file_format`
+FORMATS = {
+    0: "TARGA",
+    1: "IRIS",
+    4: "JPEG",
+    14: "TARGA_RAW",
+    15: "AVI_RAW",
+    16: "AVI_JPEG",
+    17: "PNG",
+    20: "BMP",
+    21: "HDR",
+    22: "TIFF",
+    23: "OPEN_EXR",
+    24: "FFMPEG",
+    26: "CINEON",
+    27: "DPX",
+    28: "OPEN_EXR_MULTILAYER",
+    29: "DDS",
+    30: "JPEG2000",
+    31: "FFMPEG",
+    32: "FFMPEG",
+    33: "FFMPEG",
+    34: "PSD",
+    35: "WEBP",
+    36: "FFMPEG",
+}
+MOVIES = frozenset(("AVI_RAW", "AVI_JPEG", "FFMPEG"))
+
+KINDS = {
+    "CF": "cache",
+    "LI": "library",
+    "MC": "movie",
+    "ME": "cache",
+    "SO": "sound",
+    "VF": "font",
+    "VO": "volume",
+    "LA": "light",
+    "OB": "cache",
+}
+MOVIE_CLIP_SEQUENCE = 1
+OWNERS = {
+    "CF": "cache file",
+    "IM": "image",
+    "LA": "light",
+    "LI": "library",
+    "MC": "movie clip",
+    "ME": "mesh",
+    "OB": "object",
+    "SC": "sequencer of scene",
+    "SO": "sound",
+    "VF": "font",
+    "VO": "volume",
+}
+IMAGE_KINDS = {cdefs.IMA_SRC_SEQUENCE: "sequence", cdefs.IMA_SRC_MOVIE: "movie", cdefs.IMA_SRC_TILED: "tiles"}
+
+# What reading a block that is not as the library expects it may raise.
+ODD_BLOCK = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    blendfile.exceptions.BlendFileError,
+    blendfile.exceptions.SegmentationFault,
+)
+
+
+class TooLong(Exception):
+    """One file used up its share of processor time; the others shall have theirs."""
+
+
+def main() -> None:
+    order = module_entry.begin()
+    signal.signal(signal.SIGVTALRM, _too_long)
+    for given in order["files"]:
+        descriptor = given["descriptor"]
+        file = None if descriptor is None else os.fdopen(descriptor, "rb", buffering=1 << 16)
+        signal.setitimer(signal.ITIMER_VIRTUAL, order["file_seconds"])
+        found = _answer(given["path"], file)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        module_entry.answer(json.dumps(found))
+        if file is not None:
+            file.close()
+    os._exit(0)
+
+
+def _too_long(*_: object) -> None:
+    raise TooLong
+
+
+def _answer(path: str, file: IO[bytes] | None) -> dict[str, Any]:
+    name = path.replace("\\", "/").rsplit("/", 1)[-1]
+    try:
+        if file is None:
+            raise NotReadable("is not there")
+        if name.lower().endswith(".ocio"):
+            return {"path": path, **colours(file)}
+        return {"path": path, **read(file, name)}
+    except NotReadable as error:
+        reason = str(error)
+    except TooLong:
+        reason = "takes too long to be looked through"
+    except MemoryError:
+        reason = "needs too much memory to be looked through"
+    except (*ODD_BLOCK, RecursionError):
+        reason = "is damaged: its data contradicts itself"
+    return {"path": path, "cause": "unreadable_scene", "message": f"{name} {reason}."}
+
+
+def read(file: IO[bytes], name: str) -> dict[str, Any]:
+    """All facts of one .blend. Disk caches are named after its `name`.
+
+    Raises:
+        NotReadable: not a whole .blend; or one of `ODD_BLOCK`, if it is one that contradicts itself.
+    """
+    blend = ThinBlend(file, "/" + name)
+    major, minor = divmod(blend.header.version, 100)
+    current = _pointer(blend.code_index[b"GLOB"][0], b"curscene") if blend.code_index[b"GLOB"] else None
+    scenes = [_scene(block, current) for block in blend.code_index[b"SC"]]
+    dependencies, unread = _dependencies(blend)
+    return {
+        "blender_version": f"{major}.{minor}",
+        "scenes": scenes,
+        "active_scene": next((s["name"] for s in scenes if s["is_active"]), None),
+        "cameras": sorted({_name(o) for o in blend.code_index[b"OB"] if o[b"type"] == OB_CAMERA}),
+        "dependencies": dependencies,
+        "unread_blocks": unread,
+    }
+
+
+def colours(file: IO[bytes]) -> dict[str, Any]:
+    """What an OpenColorIO configuration names: its search path, and the files looked for there."""
+    raw = file.read(MAX_OCIO_BYTES + 1)
+    if len(raw) > MAX_OCIO_BYTES:
+        raise NotReadable(f"is larger than {MAX_OCIO_BYTES >> 20} MiB")
+    search_path, files = ocio.wanted(raw.decode("utf-8", "replace"))
+    return {"search_path": search_path, "luts": files}
+
+
+# -------------------------------------------------------------------------------------- scenes
+
+
+def _scene(block: Any, current: Any) -> dict[str, Any]:
+    layers = list(listbase(_pointer(block, (b"view_layers", b"first"))))
+    if layers:
+        bases = [(layer, (b"object_bases", b"first")) for layer in layers]
+    else:  # before 2.80
+        layers = list(listbase(_pointer(block, (b"r", b"layers", b"first"))))
+        bases = [(block, (b"base", b"first"))]
+    objects = _objects(bases)
+    camera = _pointer(block, b"camera")
+    file_format = FORMATS.get(block[b"r", b"im_format", b"imtype"], "unknown")
+    return {
+        "name": _name(block),
+        "is_active": current is not None and block.addr_old == current.addr_old,
+        "frame_start": block[b"r", b"sfra"],
+        "frame_end": block[b"r", b"efra"],
+        "frame_step": max(1, block[b"r", b"frame_step"]),
+        "fps": round(block[b"r", b"frs_sec"] / (block[b"r", b"frs_sec_base"] or 1.0), 4),
+        "engine": _text(block[b"r", b"engine"]),
+        "format": file_format,
+        "is_movie": file_format in MOVIES,
+        "camera": None if camera is None else _name(camera),
+        "cameras": sorted({_name(o) for o in objects if o.code == b"OB" and o[b"type"] == OB_CAMERA}),
+        "view_layers": [_text(layer[b"name"]) for layer in layers],
+        "resolution_x": block[b"r", b"xsch"],
+        "resolution_y": block[b"r", b"ysch"],
+        "resolution_percentage": block[b"r", b"size"],
+        "samples": _samples(block),
+        "unbaked_simulations": simulations.unbaked(block, objects),
+    }
+
+
+def _objects(bases: list[tuple[Any, tuple[bytes, bytes]]]) -> list[Any]:
+    found = {}
+    for owner, first in bases:
+        for base in listbase(_pointer(owner, first)):
+            item = _pointer(base, b"object")
+            if item is not None:
+                found[item.addr_old] = item
+    return list(found.values())
+
+
+def _samples(scene: Any) -> int | None:
+    """What the scene says; None: nothing, then the engine's default counts."""
+    if _text(scene[b"r", b"engine"]) != "CYCLES":
+        return scene.get((b"eevee", b"taa_render_samples"), None)  # type: ignore[no-any-return]
+    # Until 4.x add-ons kept their settings among the custom properties, from 5.0 on apart.
+    for name in (b"system_properties", b"properties"):
+        for group in _members(_pointer(scene, (b"id", name))):
+            if _text(group[b"name"]) == "cycles":
+                for item in _members(group):
+                    if _text(item[b"name"]) == "samples" and item[b"type"] == cdefs.IDP_INT:
+                        return item[b"data", b"val"]  # type: ignore[no-any-return]
+    return None
+
+
+def _members(group: Any) -> list[Any]:
+    return [] if group is None else list(listbase(_pointer(group, (b"data", b"group", b"first"))))
+
+
+# -------------------------------------------------------------------------------- dependencies
+
+
+def _dependencies(blend: ThinBlend) -> tuple[list[dict[str, Any]], list[str]]:
+    """All files that the scene names and does not hold itself; and what could not be looked into."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    unread: list[str] = []
+    for block in blend.blocks:
+        if block.code in (b"DATA", b"ID", b"GLOB", b"DNA1"):
+            continue
+        try:
+            for usage in blocks2assets.iter_assets(block):
+                if simulations.is_unwritten(usage.block):
+                    continue
+                kind = _kind(block, usage)
+                stored = _text(_raw(usage))
+                if kind is not None and stored and len(found) < MAX_DEPENDENCIES:
+                    found.setdefault((stored, kind), _dependency(block, usage, kind, stored))
+        except ODD_BLOCK:
+            if len(unread) < 100:
+                unread.append(_name(block))
+    return list(found.values()), unread
+
+
+def _dependency(block: Any, usage: Any, kind: str, stored: str) -> dict[str, Any]:
+    tiles = [int(t[b"tile_number"]) for t in _tiles(usage.block)] if kind == "tiles" else []
+    return {
+        "stored_path": stored,
+        "kind": kind,
+        "many": bool(usage.is_sequence) or kind == "tiles" or _is_sequence(usage.block),
+        "tiles": sorted(set(tiles)),
+        "wanted_by": f"{OWNERS.get(block.code.decode(), 'data')} {_name(block)}",
+    }
+
+
+def _raw(usage: Any) -> bytes:
+    """The path as it is stored. The library makes all slashes forward ones, and a UNC path relative."""
+    path = bytes(usage.asset_path)
+    field = usage.path_full_field or usage.path_dir_field
+    if path.startswith(b"//") and field is not None:
+        raw = usage.block.get(field.name.name_only, b"")
+        if raw.startswith(b"\\\\"):
+            return b"\\\\" + path[2:]
+    return path
+
+
+def _tiles(image: Any) -> list[Any]:
+    return list(listbase(_pointer(image, (b"tiles", b"first")), 10_000))
+
+
+def _is_sequence(block: Any) -> bool:
+    """Of cache files and movie clips, which the library takes for single files."""
+    if block.code == b"MC":
+        return bool(block.get(b"source", 0) == MOVIE_CLIP_SEQUENCE)
+    return block.code == b"CF" and bool(block.get(b"is_sequence", 0))
+
+
+def _kind(block: Any, usage: Any) -> str | None:
+    """What kind of file it is; None if the scene holds it itself."""
+    code = block.code.decode()
+    if code == "SC":  # a strip of the sequencer
+        return "sequence" if usage.is_sequence else "movie"
+    if usage.block.code == b"IM":
+        if _pointer(usage.block, b"packedfile") or _pointer(usage.block, (b"packedfiles", b"first")):
+            return None
+        return IMAGE_KINDS.get(usage.block.get(b"source", 1), "image")
+    return KINDS.get(code, "file")
+
+
+# --------------------------------------------------------------------------------------- names
+
+
+def _pointer(block: Any, path: Any) -> Any:
+    """What a pointer leads to; None if nowhere, or if this Blender's structs have no such field."""
+    return None if block is None else block.get_pointer(path, None)
+
+
+def _name(block: Any) -> str:
+    """A data-block's name without its two letters of kind; linked ones are bare `ID` structs."""
+    raw = block.get(b"name") if block.dna_type_name == "ID" else block.get((b"id", b"name"))
+    return _text(raw[2:])
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+if __name__ == "__main__":
+    main()

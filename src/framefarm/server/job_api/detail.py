@@ -1,0 +1,142 @@
+"""All that is to be said of one job. Its inputs may be 100,000: they are read and encoded outside of any
+transaction, in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from framefarm.server.actor import Actor
+from framefarm.server.catalog.tables import packages
+from framefarm.server.database import Tx
+from framefarm.server.files import manifests
+from framefarm.server.files.tables import missing_paths
+from framefarm.server.job_api.actions import find
+from framefarm.server.job_api.forecast import outlook
+from framefarm.server.job_api.summary import base, running_costs, summary
+from framefarm.server.jobs.tables import job_dependencies, jobs, tasks
+from framefarm.server.sessions import progress
+from framefarm.server.sessions.tables import frames, sessions
+from framefarm.server.storage.local import LocalStore
+from framefarm.server.tenancy import farmwide
+from framefarm.server.timestamps import iso
+
+SignThumbnail = Callable[[str, Any], str | None]
+"""From an account and a row of `frames`."""
+PIECE = 5000
+"""Items of a list that are encoded at once."""
+
+
+class _Input(msgspec.Struct):
+    """`JobInput` of `protocol/api_jobs.py`, for speed."""
+
+    path: str
+    md5: str | None
+    size: int | None
+    registered_at: str | None
+
+
+def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[dict[str, Any], tuple[str, str]]:
+    """The job, and (account, manifest SHA-256) from which its inputs are read outside the transaction."""
+    find(tx, actor, job_id)
+    row = tx.conn.execute(base(actor.account_id).where(jobs.c.id == job_id)).mappings().one()
+    running = running_costs(tx, [job_id]).get(job_id, 0)
+    answer = summary(row, running)
+    request = row["request"]
+    cause, message = _cause(tx, row)
+    missing = farmwide(sa.select(missing_paths.c.path)).where(missing_paths.c.job_id == job_id)
+    depends = farmwide(sa.select(job_dependencies.c.depends_on)).where(job_dependencies.c.job_id == job_id)
+    live = farmwide(sa.select(sa.func.count()).select_from(sessions)).where(
+        sessions.c.job_id == job_id, ~sessions.c.ended
+    )
+    release = sa.select(packages.c.release).where(packages.c.id == row["package_id"])
+    mean = None if row["frame_ms"] is None else row["frame_ms"] / 1000
+    left = row["frame_count"] - row["frames_done"] if row["frame_count"] is not None else None
+    machines = max(1, tx.conn.execute(live).scalar_one())
+    answer |= {
+        name: request.get(name)
+        for name in (
+            "preemptible_retries", "chunk_size", "scout_frames", "render_software", "output_path",
+            "environment_variables", "max_sessions", "task_retries", "max_task_runtime_seconds",
+            "metadata", "hold", "scene", "camera", "view_layers", "resolution_percentage", "samples",
+            "notify",
+        )
+    }  # fmt: skip
+    answer |= {
+        "on_missing_files": request.get("on_missing_files", "warn"),
+        "on_blocked_scripts": request.get("on_blocked_scripts", "hold"),
+        "addons": request.get("addons", []),
+        "scene_path": row["scene_path"],
+        "output_url": row["output_url"],
+        "depends_on": request.get("depends_on") or sorted(tx.conn.execute(depends).scalars()),
+        "cause": cause,
+        "message": message,
+        "warnings": _with_pictures(tx, row, sign),
+        "missing_paths": sorted(tx.conn.execute(missing).scalars()),
+        "scene_info": row["scene"] and {k: v for k, v in row["scene"].items() if k != "aliases"},
+        "average_frame_seconds": mean,
+        "remaining_seconds": None if mean is None or left is None else mean * left / machines,
+        "forecast": outlook(tx, row, row["cost_micros"] + running),
+        "blender_release": tx.conn.execute(release).scalar_one_or_none(),
+        "frames_in_work": progress.in_work(tx, job_id),
+    }
+    return answer, (row["account_id"], row["manifest_sha256"])
+
+
+def _with_pictures(tx: Tx, row: Any, sign: SignThumbnail) -> list[dict[str, Any]]:
+    """The job's warnings; those about a picture with its thumbnail."""
+    numbers = sorted({w["frame"] for w in row["warnings"] if w.get("frame") is not None})
+    if not numbers:
+        return list(row["warnings"])
+    query = farmwide(sa.select(frames)).where(frames.c.job_id == row["id"], frames.c.frame.in_(numbers))
+    latest = newest(tx.conn.execute(query).mappings())
+    signed = {n: sign(row["account_id"], f) for n, f in latest.items()}
+    return [w | {"thumbnail": signed.get(w.get("frame"))} for w in row["warnings"]]
+
+
+def _cause(tx: Tx, row: Any) -> tuple[str | None, str | None]:
+    """Why it failed, in one sentence: the whole job's reason, else the first failed task's."""
+    if row["failed_cause"] is not None:
+        return row["failed_cause"], row["failed_message"]
+    if not row["rows_failed"] and not row["rows_preempted"]:
+        return None, None
+    query = sa.select(tasks.c.number, tasks.c.cause, tasks.c.reason, tasks.c.status).where(
+        tasks.c.job_id == row["id"], tasks.c.status.in_(["failed", "preempted"])
+    )
+    first = tx.conn.execute(query.order_by(tasks.c.number).limit(1)).one()
+    count = row["rows_failed"] + row["rows_preempted"]
+    more = f" ({count} tasks ended so.)" if count > 1 else ""
+    return first.cause or first.status, f"Task {first.number:03d}: {first.reason or first.status}{more}"
+
+
+def newest(rows: Iterable[Any]) -> dict[int, Any]:
+    best: dict[int, Any] = {}
+    for row in rows:
+        if row["frame"] not in best or row["revision"] > best[row["frame"]]["revision"]:
+            best[row["frame"]] = row
+    return best
+
+
+def encode(store: LocalStore, account_id: str, manifest_sha256: str, answer: dict[str, Any]) -> bytes:
+    """The answer with the job's inputs, as JSON.
+
+    In pieces: while one is encoded no other thread runs, and what is not kept need not be collected.
+    """
+    paths, inputs = [], []
+    entries = manifests.load(store, account_id, manifest_sha256)
+    while piece := list(islice(entries, PIECE)):
+        paths.append(_items([e.path for e in piece]))
+        inputs.append(_items([_Input(e.path, e.md5, e.size, iso(e.registered_ms)) for e in piece]))
+    lists = {"upload_paths": paths, "inputs": inputs}
+    rest = msgspec.json.encode({name: value for name, value in answer.items() if name not in lists})
+    told = (f',"{name}":['.encode() + b",".join(pieces) + b"]" for name, pieces in lists.items())
+    return b"".join([rest[:-1], *told, b"}"])
+
+
+def _items(items: list[Any]) -> bytes:
+    return msgspec.json.encode(items)[1:-1]

@@ -1,0 +1,176 @@
+"""Jobs in short, as lists have them; the detail begins with the same."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+
+from framefarm.core.errors import InvalidInput
+from framefarm.core.job import JobStatus, hold_reasons, untouched_status
+from framefarm.core.money import cost_micros, money
+from framefarm.server.accounts.tables import users
+from framefarm.server.actor import Actor
+from framefarm.server.database import Tx
+from framefarm.server.jobs.state import facts
+from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.projects.tables import projects
+from framefarm.server.sessions.tables import attempts, sessions
+from framefarm.server.tenancy import farmwide, scoped
+from framefarm.server.timestamps import iso
+
+HOLD_WORDS = {
+    "user": "a person holds it: unhold to go on",
+    "budget": "a budget is used up: it goes on by itself when an admin raises or removes that",
+    "rule": "the scene lacks files, or its scripts are blocked: read the warnings, then unhold to go on",
+    "dependency": "a job it depends on did not succeed: retry that one, or unhold to go on without it",
+    "scouts": "scouts are done: unhold to render the rest",
+}
+
+
+HEAVY = frozenset({"request", "warnings", "scene", "frames", "scouts"})
+"""Columns that a list does without: each may be as large as a job is."""
+
+
+def base(account_id: str, leave_out: Collection[str] = ()) -> sa.Select[Any]:
+    columns = [c for c in jobs.columns if c.name not in leave_out]
+    columns += [c for c in job_state.columns if c.name not in {"account_id"}]
+    more = (
+        projects.c.name.label("project_name"),
+        users.c.email.label("user_email"),
+        jobs.c.request["frame_range"].as_string().label("frame_range"),
+    )
+    query = (
+        sa.select(*columns, *more)
+        .join(job_state, job_state.c.job_id == jobs.c.id)
+        .join(projects, projects.c.id == jobs.c.project_id)
+        .join(users, users.c.id == jobs.c.user_id)
+    )
+    return scoped(query, jobs, account_id)
+
+
+def listing(
+    tx: Tx,
+    actor: Actor,
+    *,
+    status: str | None,
+    project: str | None,
+    user: str | None,
+    q: str | None,
+    created_after_ms: int | None,
+    created_before_ms: int | None,
+    after: str | None,
+    limit: int,
+) -> list[dict[str, Any]]:
+    """Newest first; up to `limit` jobs with ids below `after`."""
+    query = base(actor.account_id, HEAVY).where(jobs.c.deleted_ms.is_(None))
+    if status is not None:
+        known = [str(s) for s in JobStatus]
+        if status not in known:
+            raise InvalidInput.of("status", f"must be one of {', '.join(known)}", status)
+        query = query.where(job_state.c.status == status)
+    if project is not None:
+        query = query.where(projects.c.name == project)
+    if user is not None:
+        query = query.where(users.c.email == user.lower())
+    if q:
+        query = query.where(jobs.c.title.icontains(q, autoescape=True))
+    if created_after_ms is not None:
+        query = query.where(jobs.c.created_ms > created_after_ms)
+    if created_before_ms is not None:
+        query = query.where(jobs.c.created_ms < created_before_ms)
+    if after is not None:
+        query = query.where(jobs.c.id < after)
+    rows = tx.conn.execute(query.order_by(jobs.c.id.desc()).limit(limit)).mappings().all()
+    running = running_costs(tx, [r["id"] for r in rows])
+    return [summary(row, running.get(row["id"], 0)) for row in rows]
+
+
+def running_costs(tx: Tx, job_ids: list[str]) -> dict[str, int]:
+    """What each job's attempts in work have cost until now, micro-dollars; live sessions hold them."""
+    query = farmwide(
+        sa.select(attempts.c.job_id, attempts.c.started_ms, attempts.c.price_micros)
+        .join(sessions, sessions.c.id == attempts.c.session_id)
+        .where(
+            sessions.c.job_id.in_(job_ids),
+            ~sessions.c.ended,
+            attempts.c.outcome.is_(None),
+            attempts.c.started_ms.is_not(None),
+        )
+    )
+    costs: dict[str, int] = {}
+    for row in tx.conn.execute(query).mappings():
+        costs[row["job_id"]] = costs.get(row["job_id"], 0) + running(tx, row)[1]
+    return costs
+
+
+def running(tx: Tx, attempt: Any) -> tuple[int, int]:
+    """(milliseconds, micro-dollars) of an attempt in work, until now."""
+    spent = max(0, tx.now_ms - attempt["started_ms"]) if attempt["started_ms"] is not None else 0
+    return spent, cost_micros(spent, attempt["price_micros"])
+
+
+def summary(row: Any, running_cost: int) -> dict[str, Any]:
+    now = facts(row)
+    reasons = hold_reasons(now) if row["status"] == JobStatus.HOLDING else sorted(now.holds)
+    task_counts = frame_counts = None
+    if row["task_count"] is not None:
+        rest = str(untouched_status(now, max(now.next, 0)))
+        behind = max(0, row["task_count"] - max(now.limit, now.next))
+        ahead = now.untouched - behind
+        task_counts = {
+            "total": row["task_count"], "waiting": 0, "pending": row["rows_pending"],
+            "running": row["rows_running"], "success": row["rows_success"], "failed": row["rows_failed"],
+            "preempted": row["rows_preempted"], "cancelled": row["rows_cancelled"],
+        }  # fmt: skip
+        task_counts[rest if ahead else "waiting"] += ahead
+        closed = "cancelled" if now.cancel_asked or now.failed else "waiting"
+        task_counts[closed] += behind
+        if not now.may_start and row["rows_pending"]:
+            task_counts["waiting"] += task_counts["pending"]
+            task_counts["pending"] = 0
+        frame_counts = {
+            "total": row["frame_count"],
+            "done": row["frames_done"],
+            "left": row["frame_count"] - row["frames_done"],
+        }
+    return {
+        "id": row["id"],
+        "job_title": row["title"],
+        "project": row["project_name"],
+        "user": row["user_email"],
+        "status": row["status"],
+        "status_since": iso(row["status_since_ms"]),
+        "hold_reasons": reasons,
+        "waiting_for": waiting_for(row, now, reasons),
+        "priority": row["priority"],
+        "instance_type": row["instance_type_id"],
+        "preemptible": row["preemptible"],
+        "blender_version": row["package_id"],
+        "frame_range": row["frame_range"],
+        "progress": row["frames_done"] / row["frame_count"] if row["frame_count"] else 0.0,
+        "frames": frame_counts,
+        "tasks": task_counts,
+        "cost": money(row["cost_micros"] + running_cost),
+        "created_at": iso(row["created_ms"]),
+        "started_at": iso(row["started_ms"]),
+        "ended_at": iso(row["ended_ms"]),
+    }
+
+
+def waiting_for(row: Any, now: Any, reasons: list[str]) -> str | None:
+    status = row["status"]
+    if status == JobStatus.HOLDING:
+        return "; ".join(HOLD_WORDS[r] for r in reasons)
+    if status == JobStatus.SYNCING:
+        return f"{row['missing']} of its files: upload what missing_paths lists"
+    if status == JobStatus.PENDING:
+        if now.depends_left:
+            return "jobs it depends on"
+        if not now.scene_read:
+            return "the farm reads the scene"
+        return f"a free {row['instance_type_id']} machine"
+    if status == JobStatus.RUNNING and row["unpublished"] and not row["rows_running"]:
+        return "its frames to be delivered to output_path"
+    return None

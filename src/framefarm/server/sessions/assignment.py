@@ -1,0 +1,165 @@
+"""Handing out tasks: the API replica that holds a session's call does it, under the job's lock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from framefarm.core.frames import FrameSet
+from framefarm.core.job import JobFacts, batch_size
+from framefarm.protocol.node import Desired, TaskOrder
+from framefarm.server.database import Tx
+from framefarm.server.ids import new_id
+from framefarm.server.jobs.state import JobState
+from framefarm.server.jobs.tables import tasks
+from framefarm.server.jobs.task_plans import terms_of
+from framefarm.server.sessions.ownership import displace
+from framefarm.server.sessions.tables import attempts, frames, sessions
+from framefarm.server.tenancy import farmwide
+
+_OPEN = farmwide(
+    sa.select(attempts.c.id, attempts.c.task_number, attempts.c.frames, attempts.c.revision)
+    .where(attempts.c.session_id == sa.bindparam("session"), attempts.c.outcome.is_(None))
+    .order_by(attempts.c.assigned_ms, attempts.c.task_number)
+)
+_LIVE = farmwide(sa.select(sa.func.count()).select_from(sessions)).where(
+    sessions.c.job_id == sa.bindparam("job"), ~sessions.c.ended
+)
+
+_NEW_WORK = (
+    farmwide(sa.update(sessions))
+    .where(sessions.c.id == sa.bindparam("session"))
+    .values(version=sa.bindparam("new_version"), state="rendering", idle_since_ms=None)
+)
+
+
+def open_attempts(tx: Tx, session_id: str) -> list[Any]:
+    """The session's attempts that have not ended, in hand-out order."""
+    return list(tx.conn.execute(_OPEN, {"session": session_id}).mappings())
+
+
+def desired(session: Any, facts: JobFacts, held: list[Any], lease_seconds: float, now_ms: int) -> Desired:
+    """Everything the farm wants of this session now."""
+    until = session["preempt_ms"]
+    wanted = [] if facts.holds or session["cancel"] or until is not None else held
+    return Desired(
+        version=session["version"],
+        tasks=[
+            TaskOrder(
+                attempt=a["id"],
+                number=a["task_number"],
+                frames=list(FrameSet.from_text(a["frames"])),
+                revision=a["revision"],
+            )
+            for a in wanted
+        ],
+        drain=session["drain"],
+        cancel=session["cancel"],
+        lease_seconds=lease_seconds,
+        preempt_seconds=None if until is None else max(0.0, (until - now_ms) / 1000),
+    )
+
+
+def hand_out(tx: Tx, session: dict[str, Any], state: JobState, held: list[Any]) -> list[Any]:
+    """Give the session more tasks if it should have more; returns all that it holds now."""
+    ready = state.facts.ready
+    if not ready or session["drain"] or session["cancel"]:
+        return held
+    job_id = session["job_id"]
+    terms = terms_of(tx, job_id)
+    plan = terms.plan
+    scouting = state["next"] < state["scout_count"]
+    want = batch_size(
+        held=len(held),
+        frame_ms=state["frame_ms"],
+        frames_per_task=1 if scouting else terms.chunk_size,
+        ready=ready,
+        live_sessions=tx.conn.execute(_LIVE, {"job": job_id}).scalar_one(),
+    )
+    if want <= 0:
+        return held
+    fresh = _take_returned(tx, session, state, plan, want) if state["rows_pending"] else []
+    first, last = state["next"], min(state.facts.limit, state["next"] + want - len(fresh))
+    if last > first:
+        new = [
+            _attempt(tx, session, n, FrameSet.of(plan.frames_of(n)).to_text(), 0) for n in range(first, last)
+        ]
+        tx.conn.execute(
+            sa.insert(tasks),
+            [
+                {
+                    "job_id": job_id,
+                    "number": a["task_number"],
+                    "status": "running",
+                    "attempt_id": a["id"],
+                    "attempt_count": 1,
+                    "frames_done": 0,
+                }
+                for a in new
+            ],
+        )
+        state["next"] = last
+        for a in new:
+            state.move(a["task_number"], None, "running")
+        fresh += new
+    if not fresh:
+        return held
+    tx.conn.execute(sa.insert(attempts), fresh)
+    session["version"] += 1
+    session["state"] = "rendering"
+    tx.conn.execute(_NEW_WORK, {"session": session["id"], "new_version": session["version"]})
+    return held + fresh
+
+
+def _take_returned(tx: Tx, session: Any, state: JobState, plan: Any, want: int) -> list[dict[str, Any]]:
+    """Tasks that came back: their next attempt gets the frames that are missing, no more."""
+    due = sa.or_(tasks.c.not_before_ms.is_(None), tasks.c.not_before_ms <= tx.now_ms)
+    query = sa.select(tasks).where(tasks.c.job_id == session["job_id"], tasks.c.status == "pending", due)
+    taken = []
+    for task in tx.conn.execute(query.order_by(tasks.c.number).limit(want)).mappings().all():
+        number = task["number"]
+        wanted = FrameSet.from_text(task["redo"]) if task["redo"] else FrameSet.of(plan.frames_of(number))
+        missing = wanted.difference(committed(tx, session["job_id"], number, task["revision"]))
+        lost = task["attempt_id"] is not None and displace(tx, task["attempt_id"])
+        attempt = _attempt(tx, session, number, missing.to_text(), task["revision"])
+        change = {
+            "status": "running",
+            "attempt_id": attempt["id"],
+            "attempt_count": task["attempt_count"] + 1,
+            "losses": task["losses"] + lost,
+        }
+        key = (tasks.c.job_id == session["job_id"]) & (tasks.c.number == number)
+        tx.conn.execute(sa.update(tasks).where(key).values(change))
+        state.move(number, "pending", "running")
+        taken.append(attempt)
+    return taken
+
+
+def committed(tx: Tx, job_id: str, number: int, revision: int) -> FrameSet:
+    """The task's frames that are committed at `revision`."""
+    query = sa.select(frames.c.frame).where(
+        frames.c.job_id == job_id, frames.c.task_number == number, frames.c.revision >= revision
+    )
+    return FrameSet.of(sorted(set(tx.conn.execute(query).scalars())))
+
+
+def _attempt(tx: Tx, session: Any, number: int, frame_text: str, revision: int) -> dict[str, Any]:
+    return {
+        "id": new_id("att"),
+        "account_id": session["account_id"],
+        "job_id": session["job_id"],
+        "task_number": number,
+        "session_id": session["id"],
+        "node": session["node"],
+        "zone": session["zone"],
+        "instance_type_id": session["instance_type_id"],
+        "preemptible": session["preemptible"],
+        "price_micros": session["price_micros"],
+        "frames": frame_text,
+        "revision": revision,
+        "assigned_ms": tx.now_ms,
+        "frames_done": 0,
+        "billed_ms": 0,
+        "cost_micros": 0,
+    }

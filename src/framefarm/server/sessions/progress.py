@@ -1,0 +1,105 @@
+"""How far each frame in work is: the latest value only, at most one a second per session, no event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from framefarm.server.database import Tx
+from framefarm.server.events.tables import progress
+from framefarm.server.sessions.tables import attempts, frames, sessions
+from framefarm.server.tenancy import farmwide
+from framefarm.server.timestamps import iso
+
+STALE_MS = 600_000
+WATCHED_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a session said last of the frame it has in work; `fraction` from 0 to 1."""
+
+    session: str
+    job: str
+    attempt: str
+    frame: int
+    fraction: float
+
+
+def record(tx: Tx, said: Iterable[Progress]) -> None:
+    """Keep the latest value of each session, in one statement."""
+    rows = [
+        {
+            "session_id": p.session,
+            "job_id": p.job,
+            "attempt_id": p.attempt,
+            "frame": p.frame,
+            "fraction": min(1.0, max(0.0, p.fraction)),
+            "at_ms": tx.now_ms,
+        }
+        for p in said
+    ]
+    if not rows:
+        return
+    make: Any = sqlite.insert if tx.conn.dialect.name == "sqlite" else postgresql.insert
+    statement = make(progress).values(rows)
+    fresh = {name: statement.excluded[name] for name in ("attempt_id", "frame", "fraction", "at_ms")}
+    tx.conn.execute(statement.on_conflict_do_update(index_elements=["session_id"], set_=fresh))
+    tx.topics.add("events")
+
+
+def of_jobs(tx: Tx, job_ids: Iterable[str], since_ms: int = 0) -> list[dict[str, Any]]:
+    """The frames in work of these jobs whose progress was told after `since_ms`, lowest frame first.
+
+    Only what a session says of an attempt that it still owns, and of a frame that is not done.
+    """
+    query = farmwide(
+        sa.select(progress, attempts.c.task_number, attempts.c.node)
+        .join(
+            attempts,
+            (attempts.c.id == progress.c.attempt_id)
+            & (attempts.c.session_id == progress.c.session_id)
+            & (attempts.c.job_id == progress.c.job_id),
+        )
+        .join(
+            frames,
+            (frames.c.job_id == progress.c.job_id)
+            & (frames.c.frame == progress.c.frame)
+            & (frames.c.attempt_id == progress.c.attempt_id),
+            isouter=True,
+        )
+    ).where(
+        progress.c.job_id.in_(sorted(job_ids)[:WATCHED_AT_ONCE]),
+        progress.c.at_ms > since_ms,
+        attempts.c.outcome.is_(None),
+        frames.c.frame.is_(None),
+    )
+    return [
+        {
+            "job": row["job_id"],
+            "frame": row["frame"],
+            "task": row["task_number"],
+            "attempt": row["attempt_id"],
+            "session": row["session_id"],
+            "fraction": round(row["fraction"], 4),
+            "at": iso(row["at_ms"]),
+            "at_ms": row["at_ms"],
+        }
+        for row in tx.conn.execute(query.order_by(progress.c.frame)).mappings()
+    ]
+
+
+def in_work(tx: Tx, job_id: str) -> list[dict[str, Any]]:
+    """For the job's detail."""
+    return [{k: v for k, v in row.items() if k not in {"job", "at_ms"}} for row in of_jobs(tx, [job_id])]
+
+
+def forget(tx: Tx) -> int:
+    """Remove what sessions that are over, or silent for long, said last; how many rows."""
+    over = farmwide(sa.select(sessions.c.id)).where(sessions.c.ended.is_(True))
+    old = (progress.c.at_ms < tx.now_ms - STALE_MS) | progress.c.session_id.in_(over)
+    return tx.conn.execute(sa.delete(progress).where(old)).rowcount

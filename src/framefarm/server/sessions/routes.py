@@ -1,0 +1,226 @@
+"""The node API: what runners call. Not part of the public API; plain Starlette and msgspec, for speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from msgspec.json import decode
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from framefarm.core.errors import Conflict, FarmError, NotAuthenticated, NotFound, TooLarge
+from framefarm.protocol import node as say
+from framefarm.server.context import Farm
+from framefarm.server.database import Tx
+from framefarm.server.files import manifests
+from framefarm.server.http.connection_limits import RUNNER
+from framefarm.server.http.errors import disk_is_full
+from framefarm.server.http.request_limits import STRANGERS_BYTES
+from framefarm.server.sessions import progress, service
+from framefarm.server.sessions.progress import Progress
+from framefarm.server.tracing import span
+
+log = structlog.get_logger(__name__)
+M = TypeVar("M", bound=say.Message)
+MAX_WAIT_SECONDS = 20.0
+MAX_BODY_BYTES = 32 << 20
+"""A runner's largest report: 4,000 files, each path of 8 parts of 255 characters that JSON may escape."""
+ASIDE_BYTES = 1 << 18
+"""A longer body is decoded beside the loop."""
+MAX_FRAME = 1_048_574
+PROGRESS_SECONDS = 1.5
+PROGRESS_CALLS_A_SECOND = 200
+"""Most calls a second that come round only to tell progress; with more sessions each comes more rarely."""
+
+
+class NodeApi:
+    """Routes below `/node/v1`, and the leases of the calls that are held open."""
+
+    def __init__(self, farm: Farm) -> None:
+        self.farm = farm
+        self.held: dict[str, object] = {}
+        """Session → the newest sync of it: that one is held, older ones are answered."""
+        self.heard: set[str] = set()
+        """Sessions that reported since their leases were last renewed."""
+        self.progress: dict[str, Progress] = {}
+        """Session → how far its frame is, as last told and not yet written down."""
+
+    def router(self) -> Router:
+        base = "/node/v1/sessions/{session}"
+        return Router(
+            [
+                Route(f"{base}/reports", self._guard(self.report), methods=["POST"]),
+                Route(f"{base}/sync", self._guard(self.sync), methods=["POST"]),
+                Route(f"{base}/hello", self._guard(self.hello), methods=["POST"]),
+                Route(f"{base}/inputs", self._guard(self.inputs), methods=["GET"]),
+            ]
+        )
+
+    async def hello(self, request: Request, session: str, token: str) -> Any:
+        said = await self._said(request, session, token, say.Hello)
+        return await self.farm.db.write(service.hello, self.farm, session, token, said)
+
+    async def inputs(self, _request: Request, session: str, token: str) -> Any:
+        found = await self.farm.db.read(service.manifest_of, self.farm, session, token)
+        account, sha256, aliases = found
+
+        def gather() -> say.Inputs:
+            store = self.farm.store
+            entries = manifests.load(store, account, sha256)
+            inputs = {
+                e.path: say.Input(
+                    path=e.path,
+                    sha256=e.sha256,
+                    size=e.size,
+                    source=str(store.path(f"content/{account}/{e.sha256}/{e.generation}")),
+                )
+                for e in entries
+                if e.sha256 is not None and e.size is not None
+            }
+            again = [msgspec.structs.replace(inputs[real], path=name) for name, real in aliases]
+            return say.Inputs(inputs=[*inputs.values(), *again])
+
+        return await run_in_threadpool(gather)
+
+    async def sync(self, request: Request, session: str, token: str) -> Any:
+        said = await self._said(request, session, token, say.Sync)
+        farm, me = self.farm, object()
+        job = await farm.db.read(service.job_of, farm, session, token)
+        older = self.held.get(session)
+        self.held[session] = me
+        if older is not None:
+            farm.hub.wake(f"session:{session}")
+        began = time.monotonic()
+        longest = min(said.wait_seconds, MAX_WAIT_SECONDS, farm.settings.lease_seconds / 3)
+        try:
+            self._note_progress(session, job, said.progress)
+            async with farm.hub.listen(f"session:{session}", f"job:{job}") as woken:
+                answer = await self._desired(session, token)
+                while answer.version == said.seen and self.held.get(session) is me and not farm.draining:
+                    wait = min(longest, self._progress_seconds()) if answer.tasks else longest
+                    if not await woken.wait(began + wait - time.monotonic()):
+                        break
+                    answer = await self._desired(session, token)
+            return answer
+        finally:
+            if self.held.get(session) is me:
+                del self.held[session]
+
+    async def report(self, request: Request, session: str, token: str) -> Any:
+        said = await self._said(request, session, token, say.Report)
+        receipt = await self.farm.db.write(service.report, self.farm, session, token, said)
+        self.heard.add(session)
+        return receipt
+
+    def _progress_seconds(self) -> float:
+        """How long the call of a rendering session is held: its next one says how far its frame is."""
+        return max(PROGRESS_SECONDS, len(self.held) / PROGRESS_CALLS_A_SECOND)
+
+    async def _desired(self, session: str, token: str) -> say.Desired:
+        """What the farm wants of a session; a commit only where a hand-out may be due."""
+        self.heard.add(session)
+        seen = await self.farm.db.read(service.look, self.farm, session, token)
+        if seen is not None:
+            return seen
+        return await self.farm.db.write(service.sync, self.farm, session, token)
+
+    def _note_progress(self, session: str, job: str, said: say.Progress | None) -> None:
+        """A runner may say anything of itself: only what can be a frame and a fraction is kept."""
+        if said is not None and -MAX_FRAME <= said.frame <= MAX_FRAME and len(said.attempt) <= 100:
+            self.progress[session] = Progress(session, job, said.attempt, said.frame, said.fraction)
+
+    async def _said(self, request: Request, session: str, token: str, kind: type[M]) -> M:
+        """The call's body; bounded, and beyond a little only of a session that is known."""
+        body = bytearray()
+        known = False
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+            if len(body) > STRANGERS_BYTES and not known:
+                await self.farm.db.read(service.job_of, self.farm, session, token)
+                known = True
+        if len(body) > ASIDE_BYTES:
+            return await run_in_threadpool(decode, body, type=kind)
+        return decode(body, type=kind)
+
+    async def renew_held(self) -> None:
+        """Renew the leases of all sessions that called here or whose call is held, in one statement, and
+        write down how far their frames are, in the same commit."""
+        alive, said = self.heard | self.held.keys(), list(self.progress.values())
+        self.heard.clear()
+        self.progress.clear()
+
+        def work(tx: Tx) -> None:
+            service.renew(tx, self.farm, sorted(alive))
+            progress.record(tx, said)
+
+        if alive or said:
+            await self.farm.db.write(work)
+
+    def _guard(
+        self, call: Callable[[Request, str, str], Awaitable[Any]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            try:
+                kind, _, token = request.headers.get("authorization", "").partition(" ")
+                if kind.lower() != "bearer" or not token:
+                    raise NotAuthenticated("A session token is needed.")
+                session = request.path_params["session"]
+                name = f"runner {call.__name__}"
+                with (
+                    structlog.contextvars.bound_contextvars(session=session[:100]),
+                    span(name, session=session),
+                ):
+                    answer = await call(request, session, token)
+                request.scope.setdefault("state", {})[RUNNER] = True
+                return _json(200, answer)
+            except msgspec.ValidationError as error:
+                return _json(422, {"detail": str(error)})
+            except msgspec.DecodeError as error:
+                return _json(422, {"detail": f"not JSON: {error}"})
+            except service.ReportGap as gap:
+                return _json(409, say.Gap(expected=gap.expected))
+            except (service.SessionOver, NotFound) as error:  # or its job is not there any more
+                return _json(410, {"detail": error.detail})
+            except NotAuthenticated as error:
+                return _json(401, {"detail": error.detail})
+            except Conflict as error:
+                return _json(409, {"detail": error.detail} | error.facts)
+            except TooLarge as error:
+                return _json(413, {"detail": error.detail})
+            except FarmError as error:
+                return _json(503, {"detail": error.detail})
+            except Exception as error:
+                if not disk_is_full(error):
+                    raise
+                # In one line: a traceback for each call would go to the same disk.
+                log.warning("disk_full", call=call.__name__)
+                return _json(503, {"detail": "The farm's disk is full; nothing was stored."})
+
+        return endpoint
+
+
+class NodeFirst:
+    """Takes the runners' calls out of the stream before the public API's layers: they are the hot path."""
+
+    def __init__(self, app: ASGIApp, router: Router) -> None:
+        self.app, self.router = app, router
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/node/"):
+            await self.app(scope, receive, send)
+            return
+        # Without an application in its scope the router answers 404 and 405 by itself.
+        await self.router({k: v for k, v in scope.items() if k != "app"}, receive, send)
+
+
+def _json(status: int, body: Any) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")

@@ -1,0 +1,65 @@
+"""What a job does about what Blender told when it first opened the scene: `on_blocked_scripts` and
+`on_missing_files`. Whoever lifts the hold has accepted it: what was told once does not hold again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from framefarm.core.failure_codes import explain
+from framefarm.protocol import node as say
+from framefarm.server.database import Tx
+from framefarm.server.job_api import actions
+from framefarm.server.jobs import state as job_states
+from framefarm.server.jobs.state import JobState
+from framefarm.server.jobs.tables import jobs
+from framefarm.server.sessions.tables import sessions
+from framefarm.server.submission import scene_reading
+from framefarm.server.tenancy import farmwide
+
+CHOICES = {"blocked_scripts": ("on_blocked_scripts", "hold"), "missing_file": ("on_missing_files", "warn")}
+"""Code of a warning → the job's field, and what counts without it."""
+STOPPED = "The job failed while this machine did not answer."
+
+
+def judge(tx: Tx, session: dict[str, Any], state: JobState, fresh: list[say.Note]) -> None:
+    """Hold or fail the job, whose lock is held, for warnings that it did not have before."""
+    told = {code: [n.subject for n in fresh if n.code == code] for code in CHOICES}
+    if not any(told.values()):
+        return
+    row = farmwide(sa.select(jobs.c.request, jobs.c.warnings)).where(jobs.c.id == state["job_id"])
+    request, have = tx.conn.execute(row).one()
+    for code, subjects in told.items():
+        field, usual = CHOICES[code]
+        asked = request.get(field, usual) if subjects else "warn"
+        if asked == "fail":
+            cause, message = _failure(code, subjects)
+            _fail(tx, session, state, cause, message)
+            return
+        if asked == "hold" and sum(w["code"] == code for w in have) == len(subjects):
+            job_states.add_hold(state, "rule")
+            _tell(tx, session, state, {})
+
+
+def _failure(code: str, subjects: list[str]) -> tuple[str, str]:
+    if code == "missing_file":
+        error = scene_reading.lacking(sorted(subjects))
+        return error.cause, error.message
+    return "scripts_blocked", explain("scripts_blocked")
+
+
+def _fail(tx: Tx, session: dict[str, Any], state: JobState, cause: str, message: str) -> None:
+    """The whole job: what waits for another try is cancelled now, what runs when its session says so."""
+    state["failed_cause"], state["failed_message"] = cause, message
+    actions.cancel_returned(tx, state, STOPPED)
+    _tell(tx, session, state, {"cancel": True})
+
+
+def _tell(tx: Tx, session: dict[str, Any], state: JobState, change: dict[str, Any]) -> None:
+    """A newer version of what each of the job's sessions is to do; `session` is the one that reported."""
+    live = (sessions.c.job_id == state["job_id"]) & sessions.c.ended.is_(False)
+    values = {"version": sessions.c.version + 1, **change}
+    tx.conn.execute(farmwide(sa.update(sessions)).where(live).values(values))
+    session.update(version=session["version"] + 1, **change)

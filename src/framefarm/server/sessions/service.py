@@ -1,0 +1,212 @@
+"""The runner's calls: hello, inputs, sync, report. Leases are renewed by each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from framefarm.core.errors import Conflict, FarmError, NotAuthenticated
+from framefarm.core.paths import normalise
+from framefarm.protocol import node as say
+from framefarm.server.accounts.tables import accounts
+from framefarm.server.catalog.tables import packages
+from framefarm.server.context import Farm
+from framefarm.server.database import Tx
+from framefarm.server.jobs import state as job_states
+from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.outputs import thumbnails
+from framefarm.server.sessions import ownership
+from framefarm.server.sessions.assignment import desired, hand_out, open_attempts
+from framefarm.server.sessions.reports import Reporter
+from framefarm.server.sessions.tables import leases, sessions
+from framefarm.server.tenancy import farmwide
+
+
+class SessionOver(FarmError):
+    """Nothing of this session is its own any more; the runner ends (410)."""
+
+    title = "This session is over"
+
+
+class ReportGap(Conflict):
+    """A report came out of order; `expected` is the number to send next (409)."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__(f"The next report is number {expected}.", expected=expected)
+        self.expected = expected
+
+
+def hello(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Hello) -> say.Order:
+    """The first hello of a session wins; a runner whose session is not `starting` ends."""
+    session = _session(tx, farm, session_id, token)
+    if said.protocol not in {say.PROTOCOL_VERSION, say.PROTOCOL_VERSION - 1} or said.protocol < 1:
+        raise Conflict(f"This farm speaks node protocol {say.PROTOCOL_VERSION}.")
+    starting = (sessions.c.id == session_id) & (sessions.c.state == "starting")
+    change = {"state": "ready", "hello_ms": tx.now_ms, "idle_since_ms": tx.now_ms}
+    if not tx.conn.execute(farmwide(sa.update(sessions)).where(starting).values(change)).rowcount:
+        raise Conflict("This session was already taken, or is over.", state=session["state"])
+    renew(tx, farm, [session_id])
+    job = tx.conn.execute(farmwide(sa.select(jobs)).where(jobs.c.id == session["job_id"])).mappings().one()
+    package = tx.conn.execute(sa.select(packages).where(packages.c.id == job["package_id"])).mappings().one()
+    allow = farmwide(sa.select(accounts.c.allow_scripts)).where(accounts.c.id == job["account_id"])
+    request = job["request"]
+    return say.Order(
+        job=job["id"],
+        account=job["account_id"],
+        package=say.Package(
+            id=package["id"], kind=package["kind"], path=package["path"], release=package["release"]
+        ),
+        scene_path=job["scene_path"],
+        stem=normalise(job["scene_path"]).stem,
+        render=say.RenderSettings(
+            engine=request["render_software"],
+            scene=request.get("scene"),
+            camera=request.get("camera"),
+            view_layers=tuple(request.get("view_layers") or ()),
+            resolution_percentage=request.get("resolution_percentage"),
+            samples=request.get("samples"),
+        ),
+        environment=request["environment_variables"],
+        addons=request.get("addons", []),
+        fresh_scene_per_task=bool((job["scene"] or {}).get("unbaked_simulations")),
+        allow_scripts=tx.conn.execute(allow).scalar_one(),
+        staging=str(farm.store.path(f"staging/{job['account_id']}")),
+        logs=str(farm.store.path(f"logs/{job['account_id']}")),
+        thumbnails=str(farm.store.path(thumbnails.folder(job["account_id"], job["id"]))),
+        lease_seconds=farm.settings.lease_seconds,
+        disconnected_seconds=farm.settings.disconnected_budget_seconds,
+        gathering_bytes=farm.settings.gathering_bytes,
+        max_task_runtime_seconds=request.get("max_task_runtime_seconds"),
+        no_progress_seconds=farm.settings.no_progress_seconds,
+    )
+
+
+def manifest_of(
+    tx: Tx, farm: Farm, session_id: str, token: str
+) -> tuple[str, str, Sequence[tuple[str, str]]]:
+    """(account, manifest SHA-256, aliases) of the session's job, for the inputs call. An alias is another
+    name, by which the scene knows an input, and that input's path."""
+    session = _session(tx, farm, session_id, token)
+    query = farmwide(sa.select(jobs.c.account_id, jobs.c.manifest_sha256, jobs.c.scene)).where(
+        jobs.c.id == session["job_id"]
+    )
+    row = tx.conn.execute(query).one()
+    return row.account_id, row.manifest_sha256, (row.scene or {}).get("aliases", ())
+
+
+def job_of(tx: Tx, farm: Farm, session_id: str, token: str) -> str:
+    """The session's job; the token is checked."""
+    job_id: str = _session(tx, farm, session_id, token)["job_id"]
+    return job_id
+
+
+def look(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired | None:
+    """The desired state as it stands, without handing out; None where a hand-out may be due."""
+    session = _session(tx, farm, session_id, token)
+    if session["state"] == "lost":
+        return None
+    state = tx.conn.execute(_state_of(session["job_id"])).mappings().one()
+    held = open_attempts(tx, session_id)
+    facts = job_states.facts(state)
+    if facts.ready and not held and not session["drain"] and not session["cancel"]:
+        return None
+    return desired(session, facts, held, farm.settings.lease_seconds, tx.now_ms)
+
+
+def sync(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired:
+    """Renew the lease, hand out, and answer what the farm wants of the session."""
+    session, state = _locked(tx, farm, session_id, token)
+    renew(tx, farm, [session_id])
+    held = _settle(tx, farm, session, state, None)
+    job_states.save(tx, state)
+    return desired(session, state.facts, held, farm.settings.lease_seconds, tx.now_ms)
+
+
+def report(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Report) -> say.Receipt:
+    """Apply a report, once; then hand out, so that the answer already carries the next tasks."""
+    session, state = _locked(tx, farm, session_id, token)
+    if said.seq > session["last_seq"] + 1:
+        raise ReportGap(session["last_seq"] + 1)
+    status = state["status"]
+    reporter = None
+    verdicts: list[say.Verdict] = []
+    if said.seq == session["last_seq"] + 1:
+        reporter = Reporter(tx, session, state)
+        verdicts = reporter.apply(said.events)
+        session["last_seq"] = said.seq
+        tx.conn.execute(_REPORTED, {"session": session_id, "seq": said.seq})
+        if reporter.out.files:
+            tx.after_commit(lambda: farm.hub.wake("publish"))
+    held: list[Any] = []
+    if not session["ended"]:
+        held = _settle(tx, farm, session, state, list(reporter.own.values()) if reporter else None)
+    job_states.save(tx, state)
+    # Others need to look only where there is something new for them: plain progress wakes nobody.
+    if session["ended"] or state["status"] != status or (reporter and reporter.gave_back):
+        job_id = session["job_id"]
+        tx.after_commit(lambda: farm.hub.wake(f"job:{job_id}", "dispatch"))
+    return say.Receipt(
+        last_seq=session["last_seq"],
+        verdicts=verdicts,
+        desired=desired(session, state.facts, held, farm.settings.lease_seconds, tx.now_ms),
+    )
+
+
+def renew(tx: Tx, farm: Farm, session_ids: list[str]) -> None:
+    """One statement for any number of sessions."""
+    if session_ids:
+        until = tx.now_ms + round(farm.settings.lease_seconds * 1000)
+        tx.conn.execute(
+            sa.update(leases).where(leases.c.session_id.in_(session_ids)).values(expires_ms=until)
+        )
+
+
+def _settle(
+    tx: Tx, farm: Farm, session: dict[str, Any], state: job_states.JobState, held: list[Any] | None
+) -> list[Any]:
+    """Hand out, and note when a session falls idle; `ready` ends with the first call for work. `held`: its
+    open attempts, if they are known."""
+    held = hand_out(tx, session, state, open_attempts(tx, session["id"]) if held is None else held)
+    if not held and session["state"] in {"ready", "rendering"}:
+        session.update(state="idle", idle_since_ms=tx.now_ms)
+        tx.conn.execute(_IDLE, {"session": session["id"], "now_ms": tx.now_ms})
+        tx.after_commit(lambda: farm.hub.wake("dispatch"))
+    return held
+
+
+_SESSION = farmwide(sa.select(sessions)).where(sessions.c.id == sa.bindparam("session"))
+_CHANGE = farmwide(sa.update(sessions)).where(sessions.c.id == sa.bindparam("session"))
+_IDLE = _CHANGE.values(state="idle", idle_since_ms=sa.bindparam("now_ms"))
+_REPORTED = _CHANGE.values(last_seq=sa.bindparam("seq"))
+
+
+def _locked(tx: Tx, farm: Farm, session_id: str, token: str) -> tuple[dict[str, Any], job_states.JobState]:
+    """The session as it stands while its job's row is locked. A lost session comes back if it still owns a
+    task; else it is over. Raises NotAuthenticated, SessionOver."""
+    session = _session(tx, farm, session_id, token)
+    state = job_states.lock(tx, session["job_id"])
+    if tx.conn.dialect.name != "sqlite":  # there, others may have changed it while this one waited
+        session = _session(tx, farm, session_id, token)
+    mine = dict(session)
+    if mine["state"] == "lost":
+        if not ownership.take_back(tx, mine, state):
+            raise SessionOver("The machine did not answer for too long: others have taken all its tasks.")
+        renew(tx, farm, [session_id])
+        state.emit(tx, "system", "session.back", {"session": session_id})
+    return mine, state
+
+
+def _session(tx: Tx, farm: Farm, session_id: str, token: str) -> Any:
+    """The session's row, its token checked. Raises NotAuthenticated, SessionOver."""
+    row = tx.conn.execute(_SESSION, {"session": session_id}).mappings().one_or_none()
+    if row is None or row["token_hash"] != farm.keys.digest("session", token):
+        raise NotAuthenticated("The session's token is not valid.")
+    if row["ended"]:
+        raise SessionOver(row["end_message"] or "The farm has ended this session.")
+    return row
+
+
+def _state_of(job_id: str) -> sa.Select[Any]:
+    return farmwide(sa.select(job_state)).where(job_state.c.job_id == job_id)

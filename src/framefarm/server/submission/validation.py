@@ -1,0 +1,331 @@
+"""Every rule of a submission: all that is wrong with it is told at once, before anything is stored."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from framefarm.core import frames as grammar
+from framefarm.core.errors import Conflict, FieldError, InvalidInput
+from framefarm.core.failure_codes import explain
+from framefarm.core.frames import FrameSet, FrameSpecError, Pick
+from framefarm.core.paths import normalise, normalise_all
+from framefarm.protocol.api_jobs import (
+    MAX_ENVIRONMENT_BYTES,
+    MAX_VALUE_BYTES,
+    JobSubmission,
+    Notify,
+    is_refused,
+)
+from framefarm.server.accounts.tables import accounts
+from framefarm.server.actor import Actor
+from framefarm.server.billing import service as billing
+from framefarm.server.catalog import destinations
+from framefarm.server.catalog import service as catalog
+from framefarm.server.context import Farm
+from framefarm.server.database import Tx
+from framefarm.server.files import manifests
+from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.mail import service as mail
+from framefarm.server.projects import service as projects
+from framefarm.server.submission.parsing import Submitted
+from framefarm.server.tenancy import farmwide, scoped
+
+T = TypeVar("T")
+REUSED_TOLD = 100
+"""Most inputs that are warned of one by one."""
+_HEX = {"upload_md5s": re.compile(r"[0-9a-f]{32}\Z"), "upload_sha256s": re.compile(r"[0-9a-f]{64}\Z")}
+_EMPTY = FrameSet.from_text("")
+
+
+@dataclass
+class Prepared:
+    """A submission that passed every rule, ready to be stored."""
+
+    said: JobSubmission
+    project: Any
+    instance: Any
+    package: Any
+    place: destinations.Place
+    paths: list[str]
+    pins: manifests.Pins
+    scene_path: str | None
+    frames: FrameSet | None
+    scouts: FrameSet
+    depends_on: list[Any]
+    snapshot: manifests.Snapshot
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    manifest_sha256: str = ""
+    addons: list[str] = field(default_factory=list)
+
+
+def place_of(tx: Tx, farm: Farm, actor: Actor, submitted: Submitted) -> destinations.Place | None:
+    """Where the frames shall go; None where `prepare` refuses it."""
+    if "output_path" in submitted.bad:
+        return None
+    with contextlib.suppress(InvalidInput):
+        return destinations.resolve(tx, farm, actor.account_id, submitted.said.output_path)
+    return None
+
+
+def prepare(
+    tx: Tx, farm: Farm, actor: Actor, submitted: Submitted, unwritable: InvalidInput | None = None
+) -> Prepared:
+    """Check everything; raises InvalidInput with every bad field, else Conflict for an archived project.
+
+    `unwritable`: what a look at the place of `place_of` found; that waits for a disk, so it is not done here.
+    """
+    actor.must_write()
+    said, check = submitted.said, _Checks(submitted)
+    account_id = actor.account_id
+    project = check(lambda: projects.project_for_job(tx, account_id, said.project), "project")
+    instance = check(
+        lambda: catalog.instance_for(tx, account_id, said.instance_type, actor.is_admin), "instance_type"
+    )
+    package = check(lambda: catalog.package_for(tx, said.blender_version), "blender_version")
+    place = check(lambda: _place(tx, farm, account_id, said, unwritable), "output_path")
+    if instance is not None:
+        check(lambda: _preemptible(said, instance), "preemptible")
+    frames = check(lambda: _frames(said), "frame_range")
+    scouts = check(lambda: _scouts(said, frames), "scout_frames")
+    paths = check(lambda: _paths(said), "upload_paths")
+    scene_path = check(lambda: _scene(said, paths), "scene_path")
+    texts = dict(zip(said.upload_paths, paths, strict=True)) if paths is not None else None
+    pins: dict[str, tuple[str | None, str | None]] = {}
+    check(lambda: _pins(pins, "upload_md5s", said.upload_md5s, texts), "upload_md5s")
+    check(lambda: _pins(pins, "upload_sha256s", said.upload_sha256s, texts), "upload_sha256s")
+    depends = check(lambda: _dependencies(tx, actor, said), "depends_on")
+    check(lambda: _environment(said, texts), "environment_variables")
+    check(lambda: _notify(tx, farm, account_id, said), "notify")
+    addons = check(lambda: _addons(tx, account_id, said, paths), "addons")
+    check(lambda: billing.must_have_credit(tx, account_id), "")
+    check.done()
+    assert place is not None and paths is not None and depends is not None
+    snapshot = manifests.snapshot(tx, account_id, actor.user_id, paths, pins)
+    prepared = Prepared(
+        said, project, instance, package, place, paths, pins, scene_path,
+        None if isinstance(frames, Pick) else frames, scouts or _EMPTY, depends, snapshot,
+        addons=addons or [],
+    )  # fmt: skip
+    _warn(tx, farm, actor, prepared)
+    return prepared
+
+
+def _notify(tx: Tx, farm: Farm, account_id: str, said: JobSubmission) -> None:
+    if said.notify is None:
+        return
+    try:  # beside another bad field it is as it was sent
+        notify = Notify.model_validate(said.notify)
+    except ValidationError:
+        return  # which is told already
+    mail.check(tx, farm.settings, account_id, notify.email)
+
+
+class _Checks:
+    """Runs checks of fields that could be read, and keeps what they refuse until `done`."""
+
+    def __init__(self, submitted: Submitted) -> None:
+        self._bad = submitted.bad
+        self._errors = list(submitted.errors)
+        self._conflict: Conflict | None = None
+
+    def __call__(self, work: Callable[[], T], name: str) -> T | None:
+        """None where the field `name` could not be read, or was refused."""
+        if name in self._bad:
+            return None
+        try:
+            return work()
+        except InvalidInput as bad:
+            self._errors.extend(bad.errors)
+        except Conflict as conflict:
+            self._conflict = conflict
+        return None
+
+    def done(self) -> None:
+        """Raises InvalidInput with every bad field; else what the state forbids."""
+        if self._errors:
+            raise InvalidInput(self._errors)
+        if self._conflict is not None:
+            raise self._conflict
+
+
+def _refuse(errors: list[FieldError]) -> None:
+    if errors:
+        raise InvalidInput(errors)
+
+
+def _place(
+    tx: Tx, farm: Farm, account_id: str, said: JobSubmission, unwritable: InvalidInput | None
+) -> destinations.Place:
+    place = destinations.resolve(tx, farm, account_id, said.output_path)
+    if unwritable is not None:
+        raise unwritable
+    return place
+
+
+def _preemptible(said: JobSubmission, instance: Mapping[str, Any]) -> None:
+    if said.preemptible and instance["preemptible_price_micros"] is None:
+        sentence = f"must be false: {instance['id']} has no preemptible price"
+        raise InvalidInput.of("preemptible", sentence, True)
+
+
+def _frames(said: JobSubmission) -> FrameSet | Pick:
+    try:
+        return grammar.parse(said.frame_range)
+    except FrameSpecError as error:
+        raise InvalidInput.of("frame_range", str(error), said.frame_range[:200]) from None
+
+
+def _scouts(said: JobSubmission, frames: FrameSet | Pick | None) -> FrameSet | None:
+    """None until the frames are known: then only the grammar is checked."""
+    try:
+        if isinstance(frames, FrameSet):
+            return grammar.resolve_scouts(said.scout_frames, frames)
+        if said.scout_frames:
+            grammar.parse(said.scout_frames)
+    except FrameSpecError as error:
+        raise InvalidInput.of("scout_frames", str(error), said.scout_frames[:200]) from None
+    return None
+
+
+def _paths(said: JobSubmission) -> list[str]:
+    """The upload paths, normalised, in their order."""
+    paths, errors = normalise_all(said.upload_paths)
+    _refuse(errors)
+    if said.scene_path is None and not any(p.lower().endswith(".blend") for p in paths):
+        sentence = "none of them is a .blend: upload the scene, or name it in scene_path"
+        errors.append(FieldError("upload_paths", sentence, paths[0]))
+    _refuse(errors)
+    return paths
+
+
+def _scene(said: JobSubmission, paths: list[str] | None) -> str | None:
+    """The scene's path; None while it is not known which .blend it is."""
+    if said.scene_path is None:
+        blends = [p for p in paths or () if p.lower().endswith(".blend")]
+        return blends[0] if len(blends) == 1 else None
+    return _one_of(paths, said.scene_path, "scene_path")
+
+
+def _one_of(paths: Collection[str] | None, given: str, field: str) -> str:
+    """The upload path that `given` names; where `paths` could not be read, `given` normalised."""
+    try:
+        wanted = normalise(given)
+    except ValueError as error:
+        raise InvalidInput.of(field, str(error), given[:200]) from None
+    if paths is None or wanted.text in paths:
+        return wanted.text
+    if wanted.kind != "posix":  # Windows ignores case
+        for path in paths:
+            if path.lower() == wanted.text.lower():
+                return path
+    raise InvalidInput.of(field, "must be one of upload_paths", given[:200])
+
+
+def _addons(tx: Tx, account_id: str, said: JobSubmission, paths: Collection[str] | None) -> list[str]:
+    """The add-ons' upload paths. Enabling one runs its code."""
+    if not said.addons:
+        return []
+    account = sa.select(accounts.c.allow_scripts).where(accounts.c.id == account_id)
+    if not tx.conn.execute(farmwide(account)).scalar_one():
+        sentence = "an add-on is code, and this account's jobs may not run any: ask the farm's operator"
+        raise InvalidInput.of("addons", sentence, said.addons[0][:200])
+    errors: list[FieldError] = []
+    found: list[str] = []
+    for index, given in enumerate(said.addons):
+        try:
+            found.append(_one_of(paths, given, f"addons[{index}]"))
+        except InvalidInput as bad:
+            errors += bad.errors
+    _refuse(errors)
+    return list(dict.fromkeys(found))
+
+
+def _pins(
+    pins: dict[str, tuple[str | None, str | None]],
+    name: str,
+    given: Mapping[str, str],
+    texts: Mapping[str, str] | None,
+) -> None:
+    """Add one kind of digest to `pins`: (MD5, SHA-256) by path. `texts` is {path as given: normalised}."""
+    errors: list[FieldError] = []
+    known = set(texts.values()) if texts is not None else None
+    fits, is_md5 = _HEX[name].match, name == "upload_md5s"
+    for path, digest in given.items():
+        text = texts.get(path) if texts is not None else None
+        if text is None:
+            try:
+                text = normalise(path).text
+            except ValueError as error:
+                errors.append(FieldError(f"{name}.{path[:200]}", str(error), path[:200]))
+                continue
+            if known is not None and text not in known:
+                errors.append(FieldError(f"{name}.{path[:200]}", "is not one of upload_paths", path[:200]))
+        value = manifests.md5_hex(digest) if is_md5 else digest.lower()
+        if value is None or not fits(value):
+            allowed = "32 hex digits, or 24 characters of base64" if is_md5 else "64 hex digits"
+            errors.append(FieldError(f"{name}.{path[:200]}", f"must be {allowed}", digest[:100]))
+            continue
+        md5, sha = pins.get(text, (None, None))
+        pins[text] = (value, sha) if is_md5 else (md5, value)
+    _refuse(errors)
+
+
+def _environment(said: JobSubmission, texts: Mapping[str, str] | None) -> None:
+    variables = said.environment_variables
+    errors: list[FieldError] = []
+    for name, text in variables.items():
+        where = f"environment_variables.{name[:200]}"
+        if is_refused(name):
+            errors.append(FieldError(where, "is the farm's own and may not be set: leave it out", text))
+        if "\0" in text or len(text.encode()) > MAX_VALUE_BYTES:
+            sentence = f"must have at most {MAX_VALUE_BYTES >> 10} KiB, and no NUL character"
+            errors.append(FieldError(where, sentence, text))
+    if sum(len(n) + len(v.encode()) for n, v in variables.items()) > MAX_ENVIRONMENT_BYTES:
+        sentence = f"all names and values together must have at most {MAX_ENVIRONMENT_BYTES >> 10} KiB"
+        errors.append(FieldError("environment_variables", sentence, len(variables)))
+    _refuse(errors)
+    if "OCIO" in variables and texts is not None:
+        _one_of(texts.values(), variables["OCIO"], "environment_variables.OCIO")
+
+
+def _dependencies(tx: Tx, actor: Actor, said: JobSubmission) -> list[Any]:
+    """The jobs waited for. New jobs are waited for by none, so a cycle cannot be submitted."""
+    wanted = list(dict.fromkeys(said.depends_on))
+    if not wanted:
+        return []
+    query = sa.select(job_state.c.job_id, job_state.c.status).join(jobs, jobs.c.id == job_state.c.job_id)
+    mine = scoped(query, job_state, actor.account_id).where(
+        job_state.c.job_id.in_(wanted), jobs.c.deleted_ms.is_(None)
+    )
+    rows = list(tx.conn.execute(mine).mappings())
+    unknown = sorted(set(wanted) - {r["job_id"] for r in rows})
+    _refuse([FieldError("depends_on", "there is no such job in your account", u) for u in unknown])
+    return rows
+
+
+def _warn(tx: Tx, farm: Farm, actor: Actor, prepared: Prepared) -> None:
+    if farm.settings.sandbox == "none":
+        prepared.warnings.append({"code": "no_sandbox", "message": explain("no_sandbox"), "subject": ""})
+    used = [path for path in prepared.snapshot.used if path not in prepared.pins]
+    for path in used[:REUSED_TOLD]:
+        text = "An earlier job used this file, and nothing was uploaded for it since."
+        prepared.warnings.append({"code": "input_not_reconfirmed", "message": text, "subject": path})
+    if len(used) > REUSED_TOLD:
+        text = f"So it is with {len(used) - REUSED_TOLD:,} more of its files."
+        prepared.warnings.append({"code": "input_not_reconfirmed", "message": text, "subject": ""})
+    shared = (
+        scoped(sa.select(jobs.c.id), jobs, actor.account_id)
+        .join(job_state, job_state.c.job_id == jobs.c.id)
+        .where(jobs.c.output_url == prepared.place.url, jobs.c.deleted_ms.is_(None))
+    )
+    other = tx.conn.execute(shared.order_by(jobs.c.id.desc()).limit(1)).scalar()
+    if other is not None:
+        text = f"Job {other} has the same output_path: the job that writes a file last keeps the place."
+        prepared.warnings.append({"code": "output_shared", "message": text, "subject": other})

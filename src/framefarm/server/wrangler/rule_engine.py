@@ -1,0 +1,225 @@
+"""The leader's loop that does what rules want: facts are read, `core/wrangler` decides, each action is done
+in a transaction of its own under the job's lock, after a second look whether it is still due."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from framefarm.core import wrangler as rules
+from framefarm.core.failure_codes import explain
+from framefarm.core.job import JobStatus, Outcome
+from framefarm.core.wrangler import Action, Fact, MaxTaskRuntime, Rule, SpotToOnDemand, StalledUpload
+from framefarm.protocol import node as say
+from framefarm.server.accounts import service as accounts
+from framefarm.server.context import Farm
+from framefarm.server.database import Tx
+from framefarm.server.dispatch.leader import NotLeader
+from framefarm.server.jobs import state as job_states
+from framefarm.server.jobs import warnings
+from framefarm.server.jobs.state import JobState, facts
+from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.sessions.reports import Reporter
+from framefarm.server.sessions.tables import attempts, sessions
+from framefarm.server.tenancy import farmwide
+from framefarm.server.wrangler.tables import wrangler_actions, wrangler_rules
+
+log = structlog.get_logger(__name__)
+LOOK_SECONDS = 5.0
+KINDS: dict[str, type[Any]] = {
+    "max_task_runtime": MaxTaskRuntime,
+    "spot_to_on_demand": SpotToOnDemand,
+    "stalled_upload": StalledUpload,
+}
+
+
+async def run(farm: Farm, must_lead: Callable[[Tx], None]) -> None:
+    """Looks every five seconds. `must_lead` raises in a transaction of whoever leads no more."""
+    while True:
+        try:
+            await turn(farm, must_lead)
+        except Exception:
+            log.exception("wrangling_failed")
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def turn(farm: Farm, must_lead: Callable[[Tx], None]) -> int:
+    """One look at all accounts with rules; how many actions were done."""
+    done = 0
+    for action in await farm.db.read(due):
+        try:
+            done += await farm.db.write(act, farm, action, must_lead)
+        except NotLeader:
+            break
+        except Exception:
+            log.exception("rule_not_followed", rule=action.rule, job=action.job)
+    return done
+
+
+def due(tx: Tx, job_id: str | None = None) -> list[Action]:
+    """What rules want done now, for all jobs or one."""
+    found = farmwide(sa.select(wrangler_rules)).where(wrangler_rules.c.enabled).order_by(wrangler_rules.c.id)
+    by_account: dict[str, list[Rule]] = {}
+    for row in tx.conn.execute(found).mappings():
+        rule = KINDS[row["kind"]](id=row["id"], **row["terms"])
+        by_account.setdefault(row["account_id"], []).append(rule)
+    actions: list[Action] = []
+    for account_id, mine in by_account.items():
+        seen = facts_of(tx, account_id, mine, job_id)
+        if seen:
+            known = farmwide(
+                sa.select(wrangler_actions.c.rule_id, wrangler_actions.c.job_id, wrangler_actions.c.subject)
+            ).where(
+                wrangler_actions.c.account_id == account_id,
+                wrangler_actions.c.job_id.in_({fact.job for fact in seen}),
+            )
+            done = {(rule, job, subject) for rule, job, subject in tx.conn.execute(known)}
+            actions += rules.evaluate(seen, mine, tx.now_ms, done)
+    return actions
+
+
+# ------------------------------------------------------------------------------------ facts
+
+
+def facts_of(tx: Tx, account_id: str, mine: list[Rule], job_id: str | None) -> list[Fact]:
+    """What the account's rules may concern: only what is old enough for one of them."""
+    found: list[Fact] = []
+    if runtimes := [r.seconds for r in mine if isinstance(r, MaxTaskRuntime)]:
+        found += _running(tx, account_id, job_id, tx.now_ms - min(runtimes) * 1000)
+    if waits := [r for r in mine if isinstance(r, SpotToOnDemand)]:
+        found += _waiting(tx, account_id, job_id, tx.now_ms - min(r.wait_seconds for r in waits) * 1000)
+    if any(isinstance(r, StalledUpload) for r in mine):
+        found += _syncing(tx, account_id, job_id)
+    return found
+
+
+def _running(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> list[Fact]:
+    """A lost session's attempts are left out: their tasks wait for whoever comes first."""
+    query = farmwide(
+        sa.select(attempts.c.job_id, attempts.c.task_number, attempts.c.id, attempts.c.started_ms).join(
+            sessions, sessions.c.id == attempts.c.session_id
+        )
+    ).where(
+        attempts.c.outcome.is_(None),
+        attempts.c.account_id == account_id,
+        attempts.c.started_ms < before_ms,
+        sessions.c.state != "lost",
+    )
+    rows = tx.conn.execute(_of(query, attempts, job_id).order_by(attempts.c.id))
+    return [rules.Running(job, task, attempt, started) for job, task, attempt, started in rows]
+
+
+def _waiting(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> list[Fact]:
+    """Preemptible jobs with work and no session, since their last one ended or they came to wait."""
+    last = farmwide(sa.select(sa.func.max(sessions.c.ended_ms))).where(
+        sessions.c.job_id == job_state.c.job_id
+    )
+    live = farmwide(sa.select(sessions.c.id)).where(
+        sessions.c.job_id == job_state.c.job_id, sessions.c.ended.is_(False)
+    )
+    query = farmwide(
+        sa.select(job_state, last.scalar_subquery().label("last_ended_ms"))
+        .join(jobs, jobs.c.id == job_state.c.job_id)
+    ).where(
+        job_state.c.account_id == account_id,
+        job_state.c.status.in_([str(JobStatus.PENDING), str(JobStatus.RUNNING)]),
+        job_state.c.status_since_ms <= before_ms,
+        jobs.c.preemptible,
+        ~live.exists(),
+    )  # fmt: skip
+    found: list[Fact] = []
+    for row in tx.conn.execute(_of(query, job_state, job_id)).mappings():
+        if facts(row).ready:
+            since = max(row["status_since_ms"], row["last_ended_ms"] or 0)
+            found.append(rules.Waiting(row["job_id"], row["priority"], since))
+    return found
+
+
+def _syncing(tx: Tx, account_id: str, job_id: str | None) -> list[Fact]:
+    query = farmwide(sa.select(job_state)).where(
+        job_state.c.account_id == account_id, job_state.c.status == str(JobStatus.SYNCING)
+    )
+    return [
+        rules.Syncing(row["job_id"], row["missing"], max(row["status_since_ms"], row["arrived_ms"] or 0))
+        for row in tx.conn.execute(_of(query, job_state, job_id)).mappings()
+    ]
+
+
+def _of(query: sa.Select[Any], table: sa.Table, job_id: str | None) -> sa.Select[Any]:
+    return query if job_id is None else query.where(table.c.job_id == job_id)
+
+
+# ---------------------------------------------------------------------------------- actions
+
+
+def act(tx: Tx, farm: Farm, wanted: Action, must_lead: Callable[[Tx], None]) -> bool:
+    """Do it, unless what it was decided on has changed meanwhile."""
+    must_lead(tx)
+    state = job_states.lock(tx, wanted.job)
+    same = [a for a in due(tx, wanted.job) if (a.rule, a.subject) == (wanted.rule, wanted.subject)]
+    if not same:
+        return False
+    (action,) = same
+    actor = f"rule:{action.rule}"
+    before = {"status": state["status"]}
+    if action.do in {"kill", "retry"}:
+        _end_attempt(tx, farm, state, action)
+    elif action.do == "on_demand":
+        _go_on_demand(tx, farm, state)
+        before["preemptible"] = True
+    elif action.do == "fail":
+        state["failed_cause"] = "upload_stalled"
+        state["failed_message"] = explain("upload_stalled", {"what": action.reason})
+    else:
+        code = "upload_waits" if action.do == "remind" else "task_runs_long"
+        text = explain(code, {"what": action.reason})
+        warnings.add(tx, action.job, [say.Note(code=code, message=text, subject=action.subject)])
+    state.emit(
+        tx, actor, "rule.acted",
+        {"rule": action.rule, "action": action.do, "task": action.task, "reason": action.reason},
+    )  # fmt: skip
+    job_states.save(tx, state, actor)
+    tx.conn.execute(
+        sa.insert(wrangler_actions).values(
+            rule_id=action.rule,
+            job_id=action.job,
+            subject=action.subject,
+            account_id=state["account_id"],
+            at_ms=tx.now_ms,
+            reason=action.reason,
+        )
+    )
+    after = {"status": state["status"], "reason": action.reason, "task": action.task}
+    accounts.audit(tx, actor, state["account_id"], f"rule.{action.do}", action.job, before, after)
+    return True
+
+
+def _end_attempt(tx: Tx, farm: Farm, state: JobState, action: Action) -> None:
+    """The attempt ends now, as a failure that the job pays for; its session is stopped. What that session
+    held beside it goes to others."""
+    session_id = farmwide(sa.select(attempts.c.session_id)).where(attempts.c.id == action.attempt)
+    query = farmwide(sa.select(sessions)).where(sessions.c.id == tx.conn.execute(session_id).scalar_one())
+    session = dict(tx.conn.execute(query).mappings().one())
+    mine = Reporter(tx, session, state)
+    attempt = mine.own.get(action.attempt or "")
+    if attempt is not None:
+        text = explain("rule_runtime", {"what": action.reason})
+        mine.end(attempt, Outcome.TIMED_OUT, tx.now_ms - attempt["started_ms"], "rule_runtime", text)
+        change = mine.out.tasks[attempt["task_number"]]
+        if action.do == "kill" and change["status"] == "pending":
+            change.update(status="failed", not_before_ms=None)
+            state.move(attempt["task_number"], "pending", "failed")
+        mine.apply([])
+    stopped = farmwide(sa.update(sessions)).where(sessions.c.id == session["id"])
+    tx.conn.execute(stopped.values(cancel=True, version=sessions.c.version + 1))
+    tx.after_commit(lambda: farm.hub.wake(f"job:{state['job_id']}", f"session:{session['id']}", "dispatch"))
+
+
+def _go_on_demand(tx: Tx, farm: Farm, state: JobState) -> None:
+    mine = farmwide(sa.update(jobs)).where(jobs.c.id == state["job_id"])
+    tx.conn.execute(mine.values(preemptible=False))
+    tx.after_commit(lambda: farm.hub.wake("dispatch"))
