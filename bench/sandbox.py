@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness import blender, row, the_scene
 
-from framefarm.node.blender import Blender, Opened, SceneOrder, Seat
+from framefarm.node.blender import Blender, BlenderLimits, Opened, SceneOrder
 from framefarm.node.blender_events import Event, Exited, Failed, Saved
 from framefarm.node.inputs import lay_out
 from framefarm.protocol.node import Input, Package, RenderSettings
@@ -65,7 +65,7 @@ def _once(work: Path, scene: Path, mode: Mode) -> tuple[float, float]:
     layout = lay_out(inputs, work / "tree", mode)
     place = work / "blender"
     place.mkdir(mode=0o755)
-    seat = Seat((min(os.sched_getaffinity(0)),), 70_000, mode)
+    seat = BlenderLimits((min(os.sched_getaffinity(0)),), 70_000, mode)
     used = blender()
     package = Package(id=used.id, kind=used.kind, path=used.path, release=used.release)
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()

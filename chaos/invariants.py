@@ -11,9 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from artist import Known
 from farm import LEASE_SECONDS
-from witness import Begun
+from recorder import Begun
+from workload import Known
 
 from framefarm.core.frames import FrameSet
 from framefarm.core.money import cost_micros

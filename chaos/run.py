@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import invariants
-from artist import FINISHED, SCENE_PATH, Artist
 from farm import Farm, descendants, make_scene, until
+from faults import FaultInjector
 from proxy import Proxy
+from recorder import Recorder
 from report import Night, as_markdown, as_text
-from storm import Storm
-from witness import Witness
+from workload import FINISHED, SCENE_PATH, Workload
 
 DISK_MIB = 512
 FINISH_SECONDS = 240.0
@@ -117,36 +117,36 @@ def _through(options: argparse.Namespace, data: Path, night: Night, begun: float
     scene = make_scene(options.base / "scene.blend")
     mounts, tmp = _mounts(), set(os.listdir("/tmp"))
     farm.prepare()
-    witness = Witness(data / "sessions")
-    witness.start()
-    artist = Artist(farm, scene, random.Random(f"{options.seed} artist"))
-    artist.upload(SCENE_PATH, scene)
-    storm = Storm(farm, proxy, random.Random(f"{options.seed} storm"), say, fill=night.own_disk)
-    artist.start()
-    storm.rage(options.kills)
-    storm.calm()
+    recorder = Recorder(data / "sessions")
+    recorder.start()
+    workload = Workload(farm, scene, random.Random(f"{options.seed} workload"))
+    workload.upload(SCENE_PATH, scene)
+    injector = FaultInjector(farm, proxy, random.Random(f"{options.seed} faults"), say, fill=night.own_disk)
+    workload.start()
+    injector.rage(options.kills)
+    injector.calm()
     night.storm_seconds = time.monotonic() - begun
     say("the storm is over: what was begun is finished")
-    artist.stop()
-    night.violations["the server never ends by itself"] = storm.deaths
-    night.struck, night.made, night.again = storm.struck, artist.made, artist.again
-    if artist.trouble:
-        night.violations["artists are answered"] = [artist.trouble]
+    workload.stop()
+    night.violations["the server never ends by itself"] = injector.deaths
+    night.struck, night.made, night.again = injector.struck, workload.made, workload.again
+    if workload.trouble:
+        night.violations["artists are answered"] = [workload.trouble]
         return
-    _finish(artist)
-    _still_held(artist, night)
+    _finish(workload)
+    _still_held(workload, night)
     until(lambda: not os.listdir(data / "sessions"), "the last session ends", 60)
     until(lambda: not farm.readers(), "the scene reader ends")
     with contextlib.suppress(TimeoutError):  # what is left then is told below
         until(lambda: not list(data.glob("store/staging/*/*")), "staging is swept", 30)
     farm.stop()
-    witness.stop()
+    recorder.stop()
     proxy.close()
-    night.broken, night.began = proxy.broken, len(witness.begun)
+    night.broken, night.began = proxy.broken, len(recorder.begun)
     left = [f"{p.pid} {' '.join(p.cmdline())[:200]}" for p in descendants()]
     leftover = sorted(set(os.listdir("/tmp")) - tmp) if night.own_disk else []
     books = invariants.Books(data)
-    _judge(books, artist, witness, night)
+    _judge(books, workload, recorder, night)
     night.violations["no process, mount or temporary file is left"] = list(
         invariants.nothing_left(data, mounts, _mounts(), left, leftover)
     )
@@ -155,18 +155,18 @@ def _through(options: argparse.Namespace, data: Path, night: Night, begun: float
     )
     night.frames = books.one("SELECT COUNT(*) FROM frames")[0]
     night.sessions = books.one("SELECT COUNT(*) FROM sessions")[0]
-    night.jobs = Counter(job.status for job in artist.jobs)
+    night.jobs = Counter(job.status for job in workload.jobs)
     night.cost_micros = books.one("SELECT COALESCE(SUM(cost_micros), 0) FROM attempts")[0]
 
 
-def _judge(books: invariants.Books, artist: Artist, witness: Witness, night: Night) -> None:
-    jobs = artist.jobs
+def _judge(books: invariants.Books, workload: Workload, recorder: Recorder, night: Night) -> None:
+    jobs = workload.jobs
     found: dict[str, Iterator[str]] = {
         "every frame is committed exactly once per revision": invariants.frames_once(books, jobs),
-        "no connected machine began a committed frame": invariants.not_begun_again(books, witness.begun),
+        "no connected machine began a committed frame": invariants.not_begun_again(books, recorder.begun),
         "attempts and ledger agree to the micro-dollar": invariants.money(books),
         "every acknowledged change is there": invariants.acknowledged(
-            books, jobs, artist.uploads, artist.projects
+            books, jobs, workload.uploads, workload.projects
         ),
         "no job failed": invariants.ended_well(jobs),
     }
@@ -174,39 +174,39 @@ def _judge(books: invariants.Books, artist: Artist, witness: Witness, night: Nig
         night.violations[name] = list(sentences)
 
 
-def _finish(artist: Artist) -> None:
+def _finish(workload: Workload) -> None:
     """Let every job end."""
-    for job in artist.jobs:
+    for job in workload.jobs:
         if job.missing and job.cancelled_ms is None:
-            artist.arrive(job)
+            workload.arrive(job)
         if job.held_since_ms is not None and job.cancelled_ms is None:
-            artist.unhold(job)
+            workload.unhold(job)
 
     def ended() -> bool:
-        still = artist.look()
+        still = workload.look()
         for job in still:
             if job.reasons == ["scouts"]:
-                artist.ask("PATCH", f"/api/jobs/{job.id}", json={"action": "unhold"})
+                workload.ask("PATCH", f"/api/jobs/{job.id}", json={"action": "unhold"})
         return not still
 
     try:
         until(ended, "every job ends", FINISH_SECONDS)
     except TimeoutError as error:
-        waiting = [f"{j.title} ({j.id}) {j.status}" for j in artist.jobs if j.status not in FINISHED]
+        waiting = [f"{j.title} ({j.id}) {j.status}" for j in workload.jobs if j.status not in FINISHED]
         raise TimeoutError(f"{error}: {', '.join(waiting)}") from None
 
 
-def _still_held(artist: Artist, night: Night) -> None:
+def _still_held(workload: Workload, night: Night) -> None:
     """The API says what the database will say: costs and frames of each job."""
     wrong = []
-    for job in artist.jobs:
+    for job in workload.jobs:
         if job.deleted:
-            if artist.ask("GET", f"/api/jobs/{job.id}").status_code != 404:
+            if workload.ask("GET", f"/api/jobs/{job.id}").status_code != 404:
                 wrong.append(f"{job.title} was deleted and is still shown")
             continue
-        said = artist.ask("GET", f"/api/jobs/{job.id}").json()
+        said = workload.ask("GET", f"/api/jobs/{job.id}").json()
         job.status = said["status"]
-        tries = artist.ask("GET", f"/api/jobs/{job.id}/attempts", params={"limit": 500}).json()
+        tries = workload.ask("GET", f"/api/jobs/{job.id}/attempts", params={"limit": 500}).json()
         if tries["next_cursor"] is None:
             total = sum(a["cost"]["amount_micros"] for a in tries["data"])
             if total != said["cost"]["amount_micros"]:

@@ -9,13 +9,13 @@ from fake_farm import FakeFarm
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.client import Farm, Incomplete
+from framefarm.client import Client, Incomplete
 from framefarm.client.download import Report, download, list_files, safe_parts
 
 
 def fetch(fake: FakeFarm, folder: Path) -> Report:
-    farm = Farm(fake.url, "t0k")
-    return download(farm, list_files(farm, "job_1"), folder)
+    client = Client(fake.url, "t0k")
+    return download(client, list_files(client, "job_1"), folder)
 
 
 def listed(path: str, **more: Any) -> dict[str, Any]:
@@ -114,9 +114,9 @@ def test_a_file_that_another_job_replaced_is_named(fake: FakeFarm, tmp_path: Pat
 
 def test_a_fetch_that_breaks_off_is_tried_again(fake: FakeFarm, tmp_path: Path) -> None:
     fake.rendered("a.png", b"one")
-    farm = Farm(fake.url, "t0k")
-    files = list_files(farm, "job_1")
+    client = Client(fake.url, "t0k")
+    files = list_files(client, "job_1")
     fake.failures = [(0, {}, {}), (500, {}, {})]
     heard: list[int] = []
-    assert download(farm, files, tmp_path, on_bytes=heard.append).fetched == ["a.png"]
+    assert download(client, files, tmp_path, on_bytes=heard.append).fetched == ["a.png"]
     assert sum(heard) == 3

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from fake_farm import FakeFarm, multipart
 
-from framefarm.client import Farm, LocalProblem, Refused, hashing, upload
+from framefarm.client import Client, LocalProblem, Refused, hashing, upload
 from framefarm.client.hashing import Hashed
 
 
-def farm_of(fake: FakeFarm) -> Farm:
-    return Farm(fake.url, "t0k", sleep=lambda seconds: None)
+def context_of(fake: FakeFarm) -> Client:
+    return Client(fake.url, "t0k", sleep=lambda seconds: None)
 
 
 def hashed(folder: Path, *contents: bytes) -> list[Hashed]:
@@ -23,8 +23,8 @@ def hashed(folder: Path, *contents: bytes) -> list[Hashed]:
 def test_only_what_the_farm_lacks_is_sent(fake: FakeFarm, tmp_path: Path) -> None:
     files = hashed(tmp_path, b"one", b"two", b"three")
     fake.content.add(files[1].sha256)
-    lacking = upload.missing(farm_of(fake), files)
-    upload.upload(farm_of(fake), lacking)
+    lacking = upload.missing(context_of(fake), files)
+    upload.upload(context_of(fake), lacking)
     sent = {multipart(s)["path"].decode(): multipart(s) for s in fake.requests("POST", "/api/uploads/file")}
     assert {path: fields["file"] for path, fields in sent.items()} == {
         files[0].path: b"one",
@@ -35,7 +35,7 @@ def test_only_what_the_farm_lacks_is_sent(fake: FakeFarm, tmp_path: Path) -> Non
 
 def test_the_farm_is_asked_about_a_thousand_files_at_a_time(fake: FakeFarm) -> None:
     files = [Hashed(f"/p/{n}", 1, f"{n:032x}", f"{n:064x}") for n in range(2500)]
-    assert upload.missing(farm_of(fake), files) == files
+    assert upload.missing(context_of(fake), files) == files
     asked = [len(s.json["files"]) for s in fake.requests("POST", "/api/uploads/md5")]
     assert asked == [1000, 1000, 500]
 
@@ -50,7 +50,7 @@ def test_progress_adds_up_even_when_a_file_has_to_be_sent_again(fake: FakeFarm, 
         with lock:
             heard.append(count)
 
-    upload.upload(farm_of(fake), files, on_bytes=listen)
+    upload.upload(context_of(fake), files, on_bytes=listen)
     assert len(fake.requests("POST", "/api/uploads/file")) == 3
     assert sum(heard) == 3_000_000
 
@@ -59,17 +59,17 @@ def test_a_file_that_changed_since_it_was_hashed_is_named(fake: FakeFarm, tmp_pa
     files = hashed(tmp_path, b"before")
     Path(files[0].path).write_bytes(b"after!")
     with pytest.raises(LocalProblem, match="changed while it was sent"):
-        upload.upload(farm_of(fake), files)
+        upload.upload(context_of(fake), files)
 
 
 def test_a_file_that_shrank_since_it_was_hashed_is_named(fake: FakeFarm, tmp_path: Path) -> None:
     files = hashed(tmp_path, b"before")
     Path(files[0].path).write_bytes(b"a")
     with pytest.raises(LocalProblem, match="changed while it was sent"):
-        upload.upload(farm_of(fake), files)
+        upload.upload(context_of(fake), files)
 
 
 def test_a_refused_file_ends_the_upload_with_the_farm_s_reason(fake: FakeFarm, tmp_path: Path) -> None:
     fake.failures = [(413, {}, {"detail": "The account's quota is full."})] * 2
     with pytest.raises(Refused, match="quota is full"):
-        upload.upload(farm_of(fake), hashed(tmp_path, b"one", b"two"))
+        upload.upload(context_of(fake), hashed(tmp_path, b"one", b"two"))

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from framefarm.core.budget import (
     DRAIN_LEAST_MS,
     SLICE_MS,
+    BudgetBalance,
+    BudgetTerms,
     Mode,
-    Pot,
-    Purse,
-    Terms,
+    SessionReservation,
     ask,
     close,
     enough_to_go_on,
@@ -28,8 +28,8 @@ HOUR = 3_600_000
 PULSE_MS, STOP_MARGIN_MS = 2000, 10_000
 
 
-def terms(amount: int = 1000, mode: Mode = "drain", **at: int | None) -> Terms:
-    return Terms(amount, mode, at.get("warn"), at.get("hold"), at.get("cancel"))
+def terms(amount: int = 1000, mode: Mode = "drain", **at: int | None) -> BudgetTerms:
+    return BudgetTerms(amount, mode, at.get("warn"), at.get("hold"), at.get("cancel"))
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_what_a_cap_affords_never_costs_more_than_the_cap(micros: int, price: in
 
 
 def test_money_not_spent_comes_back() -> None:
-    pot = Pot("b", "stop", 10_000_000)
-    purse = Purse("s", HOUR)
+    pot = BudgetBalance("b", "stop", 10_000_000)
+    purse = SessionReservation("s", HOUR)
     assert ask(purse, [pot], running_micros=0, stop_margin_ms=10, drain_margin_ms=1).taken
     assert pot.reserved_micros == purse.held["b"] == SLICE_MS
     close(purse, {"b": pot}, 1234)
@@ -79,31 +79,38 @@ def test_money_not_spent_comes_back() -> None:
 
 
 def test_where_one_budget_has_nothing_no_other_is_touched() -> None:
-    empty, full = Pot("empty", "drain", 100, spent_micros=100), Pot("full", "drain", 10**9)
-    asked = ask(Purse("s", HOUR), [full, empty], running_micros=0, stop_margin_ms=9, drain_margin_ms=9)
+    empty, full = (
+        BudgetBalance("empty", "drain", 100, spent_micros=100),
+        BudgetBalance("full", "drain", 10**9),
+    )
+    asked = ask(
+        SessionReservation("s", HOUR), [full, empty], running_micros=0, stop_margin_ms=9, drain_margin_ms=9
+    )
     assert (asked.taken, asked.refused, full.reserved_micros) == (False, ("empty",), 0)
 
 
 def test_a_machine_without_a_price_needs_no_money() -> None:
-    spent = Pot("b", "stop", 100, spent_micros=100)
-    asked = ask(Purse("s", 0), [spent], running_micros=0, stop_margin_ms=9, drain_margin_ms=9)
+    spent = BudgetBalance("b", "stop", 100, spent_micros=100)
+    asked = ask(SessionReservation("s", 0), [spent], running_micros=0, stop_margin_ms=9, drain_margin_ms=9)
     assert asked.refused == ()
 
 
 def test_a_held_job_goes_on_at_once_when_its_budget_was_changed_else_for_a_whole_slice() -> None:
-    pot = Pot("b", "drain", 60_000)
+    pot = BudgetBalance("b", "drain", 60_000)
     assert enough_to_go_on(pot, HOUR, changed=True, least_ms=3000)
     assert not enough_to_go_on(pot, HOUR, changed=False, least_ms=3000)
-    assert enough_to_go_on(Pot("b", "drain", SLICE_MS), HOUR, changed=False, least_ms=3000)
-    assert not enough_to_go_on(Pot("b", "drain", 10, spent_micros=20), HOUR, changed=True, least_ms=3000)
+    assert enough_to_go_on(BudgetBalance("b", "drain", SLICE_MS), HOUR, changed=False, least_ms=3000)
+    assert not enough_to_go_on(
+        BudgetBalance("b", "drain", 10, spent_micros=20), HOUR, changed=True, least_ms=3000
+    )
 
 
 @dataclass
 class Machine:
     """A session that renders one frame after the other, and what the farm does with it."""
 
-    purse: Purse
-    above: list[Pot]
+    purse: SessionReservation
+    above: list[BudgetBalance]
     spent: int = 0
     in_work_ms: int = 0
     state: str = "works"
@@ -118,7 +125,7 @@ class Machine:
 class Farm:
     """A farm whose leader looks every 2 s; time passes as a test says."""
 
-    pots: dict[str, Pot]
+    pots: dict[str, BudgetBalance]
     machines: list[Machine]
 
     def pass_time(self, machine: Machine, ms: int, ends: bool) -> None:
@@ -174,13 +181,13 @@ class Farm:
 @st.composite
 def farms(draw: st.DrawFn, modes: tuple[Mode, ...]) -> Farm:
     pots = {
-        str(n): Pot(str(n), draw(st.sampled_from(modes)), draw(st.integers(1, 10**7)))
+        str(n): BudgetBalance(str(n), draw(st.sampled_from(modes)), draw(st.integers(1, 10**7)))
         for n in range(draw(st.integers(1, 4)))
     }
     machines = []
     for n in range(draw(st.integers(1, 8))):
         above = draw(st.lists(st.sampled_from(sorted(pots)), min_size=1, max_size=3, unique=True))
-        machine = Machine(Purse(str(n), draw(st.integers(0, 10**8))), [pots[p] for p in above])
+        machine = Machine(SessionReservation(str(n), draw(st.integers(0, 10**8))), [pots[p] for p in above])
         asked = ask(
             machine.purse, machine.above, running_micros=0,
             stop_margin_ms=STOP_MARGIN_MS, drain_margin_ms=PULSE_MS,
@@ -255,9 +262,11 @@ def self_ended(farm: Farm) -> None:
 
 
 def test_what_a_draining_budget_gives_at_least_is_a_second() -> None:
-    pot = Pot("b", "drain", PULSE_MS + DRAIN_LEAST_MS)
-    assert ask(Purse("s", HOUR), [pot], running_micros=0, stop_margin_ms=9, drain_margin_ms=PULSE_MS).taken
+    pot = BudgetBalance("b", "drain", PULSE_MS + DRAIN_LEAST_MS)
     assert ask(
-        Purse("t", HOUR), [Pot("c", "drain", PULSE_MS + DRAIN_LEAST_MS - 1)],
+        SessionReservation("s", HOUR), [pot], running_micros=0, stop_margin_ms=9, drain_margin_ms=PULSE_MS
+    ).taken
+    assert ask(
+        SessionReservation("t", HOUR), [BudgetBalance("c", "drain", PULSE_MS + DRAIN_LEAST_MS - 1)],
         running_micros=0, stop_margin_ms=9, drain_margin_ms=PULSE_MS,
     ).refused  # fmt: skip

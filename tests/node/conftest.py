@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blender_desk import Desk
+from blender_harness import BlenderHarness
 
 from framefarm.protocol.node import Package
 
@@ -58,8 +58,8 @@ def output_scenes(bpy_python: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def desk(tmp_path: Path, package: Package, scenes: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path, package, scenes)
+def desk(tmp_path: Path, package: Package, scenes: Path) -> Iterator[BlenderHarness]:
+    desk = BlenderHarness(tmp_path, package, scenes)
     yield desk
     for blender in desk.open_ones:
         blender.kill()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 
 E = TypeVar("E")
 
@@ -29,18 +29,18 @@ class OneJobFarm:
     """Hands out `tasks`, keeps all that it is told. `wait` returns when a condition holds."""
 
     folder: Path
-    order: say.Order
-    inputs: list[say.Input]
+    order: msg.SessionConfig
+    inputs: list[msg.Input]
     uid: int
     gpus: int = 0
-    tasks: list[say.TaskOrder] = field(default_factory=list)
+    tasks: list[msg.TaskOrder] = field(default_factory=list)
     cancel: bool = False
     drain: bool = True
     deaf: bool = False
     """Reports get no answer: they are asked again."""
     refused: int = 0
     events: list[Any] = field(default_factory=list)
-    progress: list[say.Progress] = field(default_factory=list)
+    progress: list[msg.Progress] = field(default_factory=list)
     version: int = 1
     runner: subprocess.Popen[bytes] | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -52,7 +52,7 @@ class OneJobFarm:
         session.mkdir(mode=0o755)
         endpoint = self.folder / "endpoint"
         endpoint.write_text(f"http://127.0.0.1:{self._server.server_port}")
-        slot = say.Slot(
+        slot = msg.Slot(
             session="s", token="t", endpoint_file=str(endpoint), directory=str(session), node="here",
             cores=(min(os.sched_getaffinity(0)),), memory_bytes=4 << 30, uid=self.uid, gpus=self.gpus,
         )  # fmt: skip
@@ -72,7 +72,7 @@ class OneJobFarm:
     def give(self, attempt: str, *frames: int) -> None:
         with self.changed:
             number = len(self.tasks) + 1
-            self.tasks.append(say.TaskOrder(attempt=attempt, number=number, frames=list(frames)))
+            self.tasks.append(msg.TaskOrder(attempt=attempt, number=number, frames=list(frames)))
             self.version += 1
 
     def wait(self, condition: Callable[[], object]) -> None:
@@ -82,12 +82,12 @@ class OneJobFarm:
     def heard(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    def ended(self, attempt: str) -> say.TaskEnded:
+    def ended(self, attempt: str) -> msg.TaskEnded:
         """Waits for the end of the attempt."""
-        found: list[say.TaskEnded] = []
+        found: list[msg.TaskEnded] = []
 
         def there() -> bool:
-            found[:] = [e for e in self.heard(say.TaskEnded) if e.attempt == attempt]
+            found[:] = [e for e in self.heard(msg.TaskEnded) if e.attempt == attempt]
             return bool(found)
 
         self.wait(there)
@@ -105,10 +105,10 @@ class OneJobFarm:
         if name == "hello":
             return self.order
         if name == "inputs":
-            return say.Inputs(inputs=self.inputs)
+            return msg.Inputs(inputs=self.inputs)
         with self.changed:
             if name == "sync":
-                said = msgspec.json.decode(body, type=say.Sync)
+                said = msgspec.json.decode(body, type=msg.Sync)
                 if said.progress is not None:
                     self.progress.append(said.progress)
                     self.changed.notify_all()
@@ -118,16 +118,16 @@ class OneJobFarm:
                 self.refused += 1
                 self.changed.notify_all()
                 raise Deaf
-            report = msgspec.json.decode(body, type=say.Report)
+            report = msgspec.json.decode(body, type=msg.Report)
             self.events += report.events
             self.changed.notify_all()
-            verdicts: list[say.Verdict] = ["applied" for _ in report.events]
-            return say.Receipt(last_seq=report.seq, verdicts=verdicts, desired=self._desired())
+            verdicts: list[msg.Verdict] = ["applied" for _ in report.events]
+            return msg.ReportReply(last_seq=report.seq, verdicts=verdicts, desired=self._desired())
 
-    def _desired(self) -> say.Desired:
-        over = {e.attempt for e in self.heard(say.TaskEnded)}
+    def _desired(self) -> msg.DesiredState:
+        over = {e.attempt for e in self.heard(msg.TaskEnded)}
         tasks = [t for t in self.tasks if t.attempt not in over]
-        return say.Desired(version=self.version, tasks=tasks, drain=self.drain, cancel=self.cancel)
+        return msg.DesiredState(version=self.version, tasks=tasks, drain=self.drain, cancel=self.cancel)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 import pytest
-from blender_desk import Desk, inputs_of
+from blender_harness import BlenderHarness, inputs_of
 
 from framefarm.node.inputs import Layout, lay_out
 
@@ -52,7 +52,7 @@ def packed(files: Mapping[str, str]) -> bytes:
     return out.getvalue()
 
 
-def layout(desk: Desk, addon: bytes) -> Layout:
+def layout(desk: BlenderHarness, addon: bytes) -> Layout:
     (desk.folder / "tint.zip").write_bytes(addon)
     inputs = [i for i in inputs_of(desk.scenes, AT) if i.path.endswith((".png", "/plain.blend"))]
     [item] = [i for i in inputs_of(desk.folder, "/addons") if i.path == "/addons/tint.zip"]
@@ -69,7 +69,9 @@ def layout(desk: Desk, addon: bytes) -> Layout:
     ],
     ids=["folder", "one file", "extension", "extension in a folder"],
 )
-def test_an_addon_is_enabled_before_the_scene_opens_and_lives_on(desk: Desk, files: dict[str, str]) -> None:
+def test_an_addon_is_enabled_before_the_scene_opens_and_lives_on(
+    desk: BlenderHarness, files: dict[str, str]
+) -> None:
     blender = desk.start("plain", layout=layout(desk, packed(files)), addons=["/addons/tint.zip"])
     blender.open_scene()
     desk.opened()
@@ -118,7 +120,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_bad_addon_fails_and_says_what_is_wrong_with_it(desk: Desk, kind: str) -> None:
+def test_bad_addon_fails_and_says_what_is_wrong_with_it(desk: BlenderHarness, kind: str) -> None:
     data, words = HOSTILE[kind]
     blender = desk.start("plain", layout=layout(desk, data), addons=["/addons/tint.zip"])
     blender.open_scene()
@@ -141,7 +143,7 @@ def test_bad_addon_fails_and_says_what_is_wrong_with_it(desk: Desk, kind: str) -
         ),
     ],
 )
-def test_addon_failed_says_what_it_raised(desk: Desk, files: dict[str, str], words: str) -> None:
+def test_addon_failed_says_what_it_raised(desk: BlenderHarness, files: dict[str, str], words: str) -> None:
     blender = desk.start("plain", layout=layout(desk, packed(files)), addons=["/addons/tint.zip"])
     blender.open_scene()
     failed = desk.failed()
@@ -149,7 +151,7 @@ def test_addon_failed_says_what_it_raised(desk: Desk, files: dict[str, str], wor
     assert words in failed.message
 
 
-def test_an_addon_leaves_nothing_for_the_next_blender(desk: Desk) -> None:
+def test_an_addon_leaves_nothing_for_the_next_blender(desk: BlenderHarness) -> None:
     files = layout(desk, packed({"tint.py": CODE}))
     first = desk.start("plain", layout=files, addons=["/addons/tint.zip"])
     first.open_scene()

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from blender_desk import UID, Desk, inner_pid, inputs_of
+from blender_harness import UID, BlenderHarness, inner_pid, inputs_of
 from PIL import Image
 
 from framefarm.node import output_files
@@ -25,11 +25,11 @@ from framefarm.protocol.node import Package, RenderSettings, StagedFile
 pytestmark = pytest.mark.blender
 
 
-def collected(desk: Desk, saved: Saved, stem: str) -> list[StagedFile]:
+def collected(desk: BlenderHarness, saved: Saved, stem: str) -> list[StagedFile]:
     return output_files.collect(saved.directory, desk.folder / "staging", stem, saved.frame)
 
 
-def test_two_frames_come_from_one_warm_process_and_differ(desk: Desk) -> None:
+def test_two_frames_come_from_one_warm_process_and_differ(desk: BlenderHarness) -> None:
     blender = desk.start("plain")
     blender.open_scene()
     opened = desk.opened()
@@ -53,7 +53,7 @@ def test_two_frames_come_from_one_warm_process_and_differ(desk: Desk) -> None:
     assert (ended.code, ended.cause) == (0, "closed")
 
 
-def test_a_warm_frame_has_the_pixels_of_a_cold_one(desk: Desk) -> None:
+def test_a_warm_frame_has_the_pixels_of_a_cold_one(desk: BlenderHarness) -> None:
     pictures = []
     layout = desk.layout()
     for frames in ((2, 9), (9,)):
@@ -68,7 +68,7 @@ def test_a_warm_frame_has_the_pixels_of_a_cold_one(desk: Desk) -> None:
     assert pictures[0] == pictures[1]
 
 
-def test_a_scene_can_be_opened_afresh_and_stepped_from_its_start(desk: Desk) -> None:
+def test_a_scene_can_be_opened_afresh_and_stepped_from_its_start(desk: BlenderHarness) -> None:
     blender = desk.start("plain", play_history=True)
     blender.open_scene()
     blender.render(5)
@@ -80,7 +80,7 @@ def test_a_scene_can_be_opened_afresh_and_stepped_from_its_start(desk: Desk) -> 
     assert desk.saved().frame == 3
 
 
-def test_a_negative_frame_is_named_as_blender_counts(desk: Desk) -> None:
+def test_a_negative_frame_is_named_as_blender_counts(desk: BlenderHarness) -> None:
     blender = desk.start("plain")
     blender.open_scene()
     blender.render(-3)
@@ -88,7 +88,7 @@ def test_a_negative_frame_is_named_as_blender_counts(desk: Desk) -> None:
     assert (file.path, file.kind) == ("film_-0003.png", "frame")
 
 
-def test_stereo_views_keep_their_suffix(desk: Desk) -> None:
+def test_stereo_views_keep_their_suffix(desk: BlenderHarness) -> None:
     blender = desk.start("stereo")
     blender.open_scene()
     blender.render(4)
@@ -96,7 +96,7 @@ def test_stereo_views_keep_their_suffix(desk: Desk) -> None:
     assert [(f.path, f.kind) for f in files] == [("film_0004_L.png", "frame"), ("film_0004_R.png", "frame")]
 
 
-def test_file_output_nodes_write_below_their_own_name_with_the_frames_number(desk: Desk) -> None:
+def test_file_output_nodes_write_below_their_own_name_with_the_frames_number(desk: BlenderHarness) -> None:
     blender = desk.start("file_outputs")
     blender.open_scene()
     for frame in (2, 3):
@@ -109,7 +109,7 @@ def test_file_output_nodes_write_below_their_own_name_with_the_frames_number(des
         ]
 
 
-def test_movie_as_frames_is_a_note(desk: Desk) -> None:
+def test_movie_as_frames_is_a_note(desk: BlenderHarness) -> None:
     blender = desk.start("movie")
     blender.open_scene()
     blender.render(1)
@@ -117,7 +117,7 @@ def test_movie_as_frames_is_a_note(desk: Desk) -> None:
     assert [f.path for f in collected(desk, desk.saved(), "film")] == ["film_0001.png"]
 
 
-def test_the_jobs_wishes_override_the_scene(desk: Desk) -> None:
+def test_the_jobs_wishes_override_the_scene(desk: BlenderHarness) -> None:
     wishes = RenderSettings(
         engine="cycles", scene="Scene", camera="Other", view_layers=("ViewLayer",), resolution_percentage=50,
         samples=1,
@@ -130,7 +130,7 @@ def test_the_jobs_wishes_override_the_scene(desk: Desk) -> None:
     assert b"Sample 1/1" in desk.printed
 
 
-def refused(desk: Desk, wishes: RenderSettings, cause: str, words: str) -> None:
+def refused(desk: BlenderHarness, wishes: RenderSettings, cause: str, words: str) -> None:
     """A wrong name fails, and says what there is."""
     blender = desk.start("plain", wishes)
     blender.open_scene()
@@ -139,29 +139,29 @@ def refused(desk: Desk, wishes: RenderSettings, cause: str, words: str) -> None:
     assert words in failed.message
 
 
-def test_unknown_scene(desk: Desk) -> None:
+def test_unknown_scene(desk: BlenderHarness) -> None:
     refused(desk, RenderSettings(scene="Nope"), "unknown_scene", "it has: Scene")
 
 
-def test_unknown_camera(desk: Desk) -> None:
+def test_unknown_camera(desk: BlenderHarness) -> None:
     refused(desk, RenderSettings(camera="Nope"), "unknown_camera", "Camera, Other")
 
 
-def test_unknown_view_layer(desk: Desk) -> None:
+def test_unknown_view_layer(desk: BlenderHarness) -> None:
     refused(desk, RenderSettings(view_layers=("Nope",)), "unknown_view_layer", "it has: ViewLayer")
 
 
-def test_unknown_engine(desk: Desk) -> None:
+def test_unknown_engine(desk: BlenderHarness) -> None:
     refused(desk, RenderSettings(engine="luxcore"), "unknown_engine", "'luxcore'")
 
 
-def test_no_camera_fails_before_the_render(desk: Desk) -> None:
+def test_no_camera_fails_before_the_render(desk: BlenderHarness) -> None:
     blender = desk.start("no_camera")
     blender.open_scene()
     assert desk.failed().cause == "no_camera"
 
 
-def test_missing_file_is_a_note_with_its_path(desk: Desk) -> None:
+def test_missing_file_is_a_note_with_its_path(desk: BlenderHarness) -> None:
     inputs = [i for i in inputs_of(desk.scenes, "/projects/film") if not i.path.endswith("stripes.png")]
     blender = desk.start("plain", layout=lay_out(inputs, desk.folder / "tree"))
     blender.open_scene()
@@ -170,13 +170,13 @@ def test_missing_file_is_a_note_with_its_path(desk: Desk) -> None:
     ]
 
 
-def test_blocked_scripts_are_a_note(desk: Desk) -> None:
+def test_blocked_scripts_are_a_note(desk: BlenderHarness) -> None:
     blender = desk.start("scripted")
     blender.open_scene()
     assert [n.code for n in desk.opened().notes] == ["blocked_scripts"]
 
 
-def test_a_file_that_is_no_scene_fails_and_never_renders_the_default_one(desk: Desk) -> None:
+def test_a_file_that_is_no_scene_fails_and_never_renders_the_default_one(desk: BlenderHarness) -> None:
     bad = desk.folder / "bad"
     bad.mkdir()
     (bad / "plain.blend").write_bytes(b"BLENDER-v402" + b"\0" * 500)
@@ -189,20 +189,20 @@ def test_a_file_that_is_no_scene_fails_and_never_renders_the_default_one(desk: D
     assert isinstance(ended, Exited) and ended.cause == "failed"
 
 
-def test_inputs_in_a_place_of_the_systems_are_found_elsewhere(desk: Desk) -> None:
+def test_inputs_in_a_place_of_the_systems_are_found_elsewhere(desk: BlenderHarness) -> None:
     blender = desk.start("plain", at="/etc/film")
     blender.open_scene()
     assert desk.opened().notes == ()
 
 
-def test_a_texture_missing_from_a_moved_scene_is_named_as_the_artist_knows_it(desk: Desk) -> None:
+def test_a_texture_missing_from_a_moved_scene_is_named_as_the_artist_knows_it(desk: BlenderHarness) -> None:
     inputs = [i for i in inputs_of(desk.scenes, "/etc/film") if not i.path.endswith("stripes.png")]
     blender = desk.start("plain", layout=lay_out(inputs, desk.folder / "tree"), at="/etc/film")
     blender.open_scene()
     assert [n.subject for n in desk.opened().notes] == ["/etc/film/textures/stripes.png"]
 
 
-def test_without_bubblewrap_blender_is_still_the_slots_user(desk: Desk) -> None:
+def test_without_bubblewrap_blender_is_still_the_slots_user(desk: BlenderHarness) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         desk.folder = Path(folder)
@@ -217,7 +217,7 @@ def test_without_bubblewrap_blender_is_still_the_slots_user(desk: Desk) -> None:
         assert left_running() == []
 
 
-def test_ocio_fallback_fails(desk: Desk) -> None:
+def test_ocio_fallback_fails(desk: BlenderHarness) -> None:
     blender = desk.start("plain", environment={"OCIO": "/projects/film/nope.ocio"})
     blender.open_scene()
     failed = desk.failed()
@@ -259,7 +259,7 @@ for line in pipe.makefile("rb"):
 """
 
 
-def fake_blender(desk: Desk, when_asked: str = "", **more: str) -> Blender:
+def fake_blender(desk: BlenderHarness, when_asked: str = "", **more: str) -> Blender:
     """A program that speaks Blender's side of the pipe, to look around inside and to misbehave."""
     program = desk.folder / "program" / "fake-blender"
     program.parent.mkdir(exist_ok=True)
@@ -270,7 +270,7 @@ def fake_blender(desk: Desk, when_asked: str = "", **more: str) -> Blender:
     return desk.start("plain", environment=environment, package=package)
 
 
-def test_inside_there_is_nothing_of_the_machine(desk: Desk, tmp_path: Path) -> None:
+def test_inside_there_is_nothing_of_the_machine(desk: BlenderHarness, tmp_path: Path) -> None:
     host = Path("/projects/film")
     made = not host.exists()
     secret = tmp_path / "secret"
@@ -300,7 +300,7 @@ def test_inside_there_is_nothing_of_the_machine(desk: Desk, tmp_path: Path) -> N
     assert next(line for line in status.splitlines() if line.startswith("Uid")).split()[1:] == [expected] * 4
 
 
-def test_the_jobs_variables_stand_nowhere_outside(desk: Desk) -> None:
+def test_the_jobs_variables_stand_nowhere_outside(desk: BlenderHarness) -> None:
     blender = fake_blender(desk, TOKEN="very-private-words")
     blender.open_scene()
     desk.opened()
@@ -325,7 +325,7 @@ def test_the_jobs_variables_stand_nowhere_outside(desk: Desk) -> None:
         'pipe.sendall(b\'{"is": "opened", "blender": "again"}\\n\')',
     ],
 )
-def test_bad_report_ends_the_program(desk: Desk, said: str) -> None:
+def test_bad_report_ends_the_program(desk: BlenderHarness, said: str) -> None:
     blender = fake_blender(desk, said + "; __import__('time').sleep(60)")
     blender.open_scene()
     desk.opened()
@@ -335,7 +335,7 @@ def test_bad_report_ends_the_program(desk: Desk, said: str) -> None:
     assert isinstance(ended, Exited) and ended.cause == "failed"
 
 
-def test_blender_crashed_names_the_signal_and_the_frame(desk: Desk) -> None:
+def test_blender_crashed_names_the_signal_and_the_frame(desk: BlenderHarness) -> None:
     blender = fake_blender(desk, "print('oh dear', flush=True); os.kill(os.getpid(), 11)")
     blender.open_scene()
     blender.render(12)
@@ -345,7 +345,7 @@ def test_blender_crashed_names_the_signal_and_the_frame(desk: Desk) -> None:
     assert "frame 12" in ended.message and "SIGSEGV" in ended.message and "oh dear" in ended.message
 
 
-def test_killing_ends_what_was_forked_away_too(desk: Desk) -> None:
+def test_killing_ends_what_was_forked_away_too(desk: BlenderHarness) -> None:
     away = "os.fork() or (os.setsid(), os.fork() and os._exit(0), print('away', flush=True), "
     blender = fake_blender(desk, away + "__import__('time').sleep(600))")
     blender.open_scene()
@@ -370,7 +370,7 @@ def left_running() -> list[str]:
     return left
 
 
-def test_a_log_without_end_is_cut_at_the_bound_exactly(tmp_path: Path, desk: Desk) -> None:
+def test_a_log_without_end_is_cut_at_the_bound_exactly(tmp_path: Path, desk: BlenderHarness) -> None:
     log = BlenderLog(limit_bytes=100_000)
     log.switch(tmp_path / "a.log")
     desk.printed = type("Sink", (), {"extend": staticmethod(log.write)})()  # type: ignore[assignment]
@@ -389,7 +389,7 @@ def test_a_log_without_end_is_cut_at_the_bound_exactly(tmp_path: Path, desk: Des
     assert b"left out" in content[-100:]
 
 
-def test_the_end_of_the_runner_is_the_end_of_blender(desk: Desk, tmp_path: Path) -> None:
+def test_the_end_of_the_runner_is_the_end_of_blender(desk: BlenderHarness, tmp_path: Path) -> None:
     runner = tmp_path / "runner.py"
     layout = desk.layout()
     work = tmp_path / "work-of-runner"
@@ -423,7 +423,7 @@ def test_the_end_of_the_runner_is_the_end_of_blender(desk: Desk, tmp_path: Path)
     assert not Path(f"/proc/{pid}").exists() and not Path(f"/proc/{inner}").exists()
 
 
-def test_progress_is_of_the_frame_in_work(desk: Desk) -> None:
+def test_progress_is_of_the_frame_in_work(desk: BlenderHarness) -> None:
     blender = desk.start("plain")
     blender.open_scene()
     blender.render(6)

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from blender_desk import UID, Desk, inputs_of
+from blender_harness import UID, BlenderHarness, inputs_of
 
-from framefarm.node.blender import Blender, Opened, SceneOrder, Seat
+from framefarm.node.blender import Blender, BlenderLimits, Opened, SceneOrder
 from framefarm.node.blender_events import Event, Exited
 from framefarm.node.inputs import lay_out
 from framefarm.protocol.node import RenderSettings
@@ -32,7 +32,7 @@ bpy.ops.wm.save_as_mainfile(filepath=sys.argv[-1])
 
 @pytest.mark.blender
 def test_a_scene_that_needs_more_memory_than_the_slot_has_says_peak_and_limit(
-    desk: Desk, tmp_path: Path, bpy_python: Path
+    desk: BlenderHarness, tmp_path: Path, bpy_python: Path
 ) -> None:
     folder = tmp_path / "heavy"
     folder.mkdir()
@@ -40,7 +40,7 @@ def test_a_scene_that_needs_more_memory_than_the_slot_has_says_peak_and_limit(
     layout = lay_out(inputs_of(folder, "/film"), tmp_path / "tree", "bubblewrap")
     work = tmp_path / "work"
     work.mkdir(mode=0o755)
-    seat = Seat(tuple(sorted(os.sched_getaffinity(0))), UID, "bubblewrap", 700 * MiB)
+    seat = BlenderLimits(tuple(sorted(os.sched_getaffinity(0))), UID, "bubblewrap", 700 * MiB)
     order = SceneOrder("/film/heavy.blend", RenderSettings(), {})
     blender = Blender(seat, desk.package, order, layout, work, desk.events, desk.printed.extend)
     desk.open_ones.append(blender)

@@ -10,24 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from blender_desk import Desk, inner_pid, inputs_of
+from blender_harness import BlenderHarness, inner_pid, inputs_of
 
 from framefarm.core.failure_codes import CAUSES
 from framefarm.node.blender import Exited, Failed, Opened
 from framefarm.node.blender_events import Stage, judge_exit
 from framefarm.node.inputs import Layout, lay_out
-from framefarm.protocol.node import Note, Package, RenderSettings
+from framefarm.protocol.node import NodeWarning, Package, RenderSettings
 
 pytestmark = pytest.mark.blender
 
 
 @pytest.fixture
-def desk(desk: Desk, failing_scenes: Path) -> Desk:
+def desk(desk: BlenderHarness, failing_scenes: Path) -> BlenderHarness:
     desk.scenes = failing_scenes
     return desk
 
 
-def failed_at_frame(desk: Desk, scene: str, frame: int = 1) -> Failed:
+def failed_at_frame(desk: BlenderHarness, scene: str, frame: int = 1) -> Failed:
     blender = desk.start(scene, allow_scripts=True)
     blender.open_scene()
     blender.render(frame)
@@ -38,19 +38,19 @@ def failed_at_frame(desk: Desk, scene: str, frame: int = 1) -> Failed:
     return failed
 
 
-def ended(desk: Desk) -> Exited:
+def ended(desk: BlenderHarness) -> Exited:
     event = desk.exited()
     assert event.message.endswith(CAUSES[event.cause].remedy)
     return event
 
 
-def warned(desk: Desk, scene: str, settings: RenderSettings | None = None) -> list[Note]:
+def warned(desk: BlenderHarness, scene: str, settings: RenderSettings | None = None) -> list[NodeWarning]:
     blender = desk.start(scene, settings, allow_scripts=True)
     blender.open_scene()
     return list(desk.opened().notes)
 
 
-def changed(desk: Desk, name: str, content: bytes) -> Layout:
+def changed(desk: BlenderHarness, name: str, content: bytes) -> Layout:
     """The scene `name` as `content`."""
     folder = desk.folder / "changed"
     folder.mkdir()
@@ -62,7 +62,7 @@ def changed(desk: Desk, name: str, content: bytes) -> Layout:
 
 
 @pytest.mark.parametrize("part", [0.001, 0.5, 0.999])
-def test_cannot_open_a_file_that_was_cut_off(desk: Desk, part: float) -> None:
+def test_cannot_open_a_file_that_was_cut_off(desk: BlenderHarness, part: float) -> None:
     content = (desk.scenes / "noisy.blend").read_bytes()
     blender = desk.start("noisy", layout=changed(desk, "noisy", content[: int(len(content) * part)]))
     blender.open_scene()
@@ -76,7 +76,7 @@ def test_cannot_open_a_file_that_was_cut_off(desk: Desk, part: float) -> None:
 @pytest.mark.parametrize(
     ("header", "saved"), [(b"BLENDER-v909", "9.9"), (b"BLENDER17-01v0909", "9.9"), (b"BLENDER_v500", "5.0")]
 )
-def test_newer_file_is_refused_before_it_is_opened(desk: Desk, header: bytes, saved: str) -> None:
+def test_newer_file_is_refused_before_it_is_opened(desk: BlenderHarness, header: bytes, saved: str) -> None:
     content = header + (desk.scenes / "noisy.blend").read_bytes()[len(header) :]
     if saved == "5.0" and not desk.package.release.startswith("4."):
         content = content.replace(b"v500", b"v999", 1)
@@ -101,7 +101,7 @@ def little_memory() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("little_memory")
-def test_out_of_memory_names_the_frame(desk: Desk) -> None:
+def test_out_of_memory_names_the_frame(desk: BlenderHarness) -> None:
     blender = desk.start("huge")
     blender.open_scene()
     blender.render(3)
@@ -117,7 +117,7 @@ def test_out_of_memory_is_also_a_kill_of_the_kernels_and_its_code_127() -> None:
     assert judge_exit(127, None, at, b"").cause == "out_of_memory"
 
 
-def test_killed_outside_by_hand_is_not_blamed_on_memory(desk: Desk) -> None:
+def test_killed_outside_by_hand_is_not_blamed_on_memory(desk: BlenderHarness) -> None:
     blender = desk.start("slow")
     blender.open_scene()
     desk.opened()
@@ -129,7 +129,7 @@ def test_killed_outside_by_hand_is_not_blamed_on_memory(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
-def test_crashed_by_a_signal_names_it(desk: Desk, number: signal.Signals) -> None:
+def test_crashed_by_a_signal_names_it(desk: BlenderHarness, number: signal.Signals) -> None:
     blender = desk.start("slow")
     blender.open_scene()
     desk.opened()
@@ -140,26 +140,26 @@ def test_crashed_by_a_signal_names_it(desk: Desk, number: signal.Signals) -> Non
     assert number.name in event.message and "in frame 4" in event.message
 
 
-def test_crashed_by_the_scenes_script(desk: Desk) -> None:
+def test_crashed_by_the_scenes_script(desk: BlenderHarness) -> None:
     desk.start("segfaults", allow_scripts=True).open_scene()
     event = ended(desk)
     assert (event.cause, event.signal) == ("crashed", signal.SIGSEGV)
     assert "while it opened the scene" in event.message
 
 
-def test_ended_early_by_the_scenes_script(desk: Desk) -> None:
+def test_ended_early_by_the_scenes_script(desk: BlenderHarness) -> None:
     desk.start("exits", allow_scripts=True).open_scene()
     event = ended(desk)
     assert (event.cause, event.code) == ("ended_early", 3)
     assert "“that was all”" in event.message
 
 
-def test_hung_at_exit_is_ended_by_the_farm_and_not_blamed_on_memory(desk: Desk) -> None:
+def test_hung_at_exit_is_ended_by_the_farm_and_not_blamed_on_memory(desk: BlenderHarness) -> None:
     desk.start("hangs", allow_scripts=True).open_scene()
     assert ended(desk).cause == "hung_at_exit"
 
 
-def test_hung_at_exit_also_when_it_was_asked_to_end(desk: Desk) -> None:
+def test_hung_at_exit_also_when_it_was_asked_to_end(desk: BlenderHarness) -> None:
     blender = desk.start("noisy")
     blender.open_scene()
     desk.opened()
@@ -171,7 +171,7 @@ def test_hung_at_exit_also_when_it_was_asked_to_end(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("program", ["exit 1", "exit 127", "no-such-program-anywhere"])
-def test_not_started(desk: Desk, program: str) -> None:
+def test_not_started(desk: BlenderHarness, program: str) -> None:
     path = desk.folder / "program" / "blender"
     path.parent.mkdir()
     path.write_text(f"#!/bin/sh\n{program}\n")
@@ -181,7 +181,7 @@ def test_not_started(desk: Desk, program: str) -> None:
     assert ended(desk).cause == "not_started"
 
 
-def test_blender_broken_without_its_library(desk: Desk) -> None:
+def test_blender_broken_without_its_library(desk: BlenderHarness) -> None:
     python = Package(id="bare", kind="bpy", path="/usr/bin/python3", release="0")
     desk.start("noisy", package=python).open_scene()
     failed = desk.failed()
@@ -192,14 +192,14 @@ def test_blender_broken_without_its_library(desk: Desk) -> None:
 # ------------------------------------------------------------------------------------ the machine
 
 
-def test_gpu_absent_fails_instead_of_rendering_on_the_processor(desk: Desk) -> None:
+def test_gpu_absent_fails_instead_of_rendering_on_the_processor(desk: BlenderHarness) -> None:
     blender = desk.start("noisy", gpus=1)
     blender.open_scene()
     blender.render(1)
     assert desk.failed().cause == "gpu_absent"
 
 
-def test_no_gl_for_eevee(desk: Desk) -> None:
+def test_no_gl_for_eevee(desk: BlenderHarness) -> None:
     blender = desk.start("eevee", environment={"__EGL_VENDOR_LIBRARY_FILENAMES": "/nonexistent"})
     blender.open_scene()
     blender.render(1)
@@ -207,7 +207,7 @@ def test_no_gl_for_eevee(desk: Desk) -> None:
 
 
 @pytest.fixture
-def tiny_disk(desk: Desk) -> Iterator[Path]:
+def tiny_disk(desk: BlenderHarness) -> Iterator[Path]:
     work = desk.work()
     work.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=0755", "tmpfs", work], check=True)
@@ -219,7 +219,7 @@ def tiny_disk(desk: Desk) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("tiny_disk")
 @pytest.mark.parametrize("scene", ["large_png", "large_exr"])
-def test_disk_full_is_no_picture_cut_short(desk: Desk, scene: str) -> None:
+def test_disk_full_is_no_picture_cut_short(desk: BlenderHarness, scene: str) -> None:
     """Blender itself says FINISHED and leaves half a picture."""
     blender = desk.start(scene)
     blender.open_scene()
@@ -227,7 +227,7 @@ def test_disk_full_is_no_picture_cut_short(desk: Desk, scene: str) -> None:
     assert desk.failed().cause == "disk_full"
 
 
-def test_output_unwritable_is_seen_before_the_render(desk: Desk) -> None:
+def test_output_unwritable_is_seen_before_the_render(desk: BlenderHarness) -> None:
     blender = desk.start("noisy")
     output = desk.folder / "work0" / "output"
     if os.geteuid() == 0:
@@ -242,34 +242,34 @@ def test_output_unwritable_is_seen_before_the_render(desk: Desk) -> None:
 # --------------------------------------------------------------------------- what the scene does
 
 
-def test_render_failed_says_what_blender_said(desk: Desk) -> None:
+def test_render_failed_says_what_blender_said(desk: BlenderHarness) -> None:
     failed = failed_at_frame(desk, "no_pixels")
     assert failed.cause == "render_failed"
     assert failed.message.startswith("Blender could not render frame 1: ")
 
 
-def test_wrong_frame_set_by_a_handler(desk: Desk) -> None:
+def test_wrong_frame_set_by_a_handler(desk: BlenderHarness) -> None:
     failed = failed_at_frame(desk, "other_frame", 5)
     assert (failed.cause, failed.frame) == ("wrong_frame", 5)
 
 
-def test_no_picture_left_by_a_handler(desk: Desk) -> None:
+def test_no_picture_left_by_a_handler(desk: BlenderHarness) -> None:
     assert failed_at_frame(desk, "deletes").cause == "no_picture"
 
 
-def test_file_missing_names_the_eye(desk: Desk) -> None:
+def test_file_missing_names_the_eye(desk: BlenderHarness) -> None:
     failed = failed_at_frame(desk, "deletes_an_eye", 12)
     assert failed.cause == "file_missing"
     assert "picture_0012_R" in failed.message and "_L" not in failed.message
 
 
-def test_script_error_while_the_scene_opens_is_a_warning(desk: Desk) -> None:
+def test_script_error_while_the_scene_opens_is_a_warning(desk: BlenderHarness) -> None:
     assert [(n.code, n.subject) for n in warned(desk, "raises")] == [
         ("script_error", "ValueError: the rig is broken")
     ]
 
 
-def test_script_error_in_a_handler_is_a_warning_of_the_frame(desk: Desk) -> None:
+def test_script_error_in_a_handler_is_a_warning_of_the_frame(desk: BlenderHarness) -> None:
     blender = desk.start("handler", allow_scripts=True)
     blender.open_scene()
     assert desk.opened().notes == ()
@@ -277,7 +277,7 @@ def test_script_error_in_a_handler_is_a_warning_of_the_frame(desk: Desk) -> None
     assert [(n.code, n.subject) for n in desk.saved().notes] == [("script_error", "KeyError: 'in a handler'")]
 
 
-def test_samples_ignored_by_workbench(desk: Desk) -> None:
+def test_samples_ignored_by_workbench(desk: BlenderHarness) -> None:
     notes = warned(desk, "noisy", RenderSettings(engine="workbench", samples=4))
     assert [n.code for n in notes] == ["samples_ignored"]
 
@@ -286,7 +286,7 @@ def test_samples_ignored_by_workbench(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("cause", ["disk_full", "gpu_absent", "machine_unfit"])
-def test_a_scene_cannot_accuse_the_machine(desk: Desk, cause: str) -> None:
+def test_a_scene_cannot_accuse_the_machine(desk: BlenderHarness, cause: str) -> None:
     program = desk.folder / "program" / "liar"
     program.parent.mkdir()
     program.write_text(
@@ -299,7 +299,7 @@ def test_a_scene_cannot_accuse_the_machine(desk: Desk, cause: str) -> None:
     assert desk.failed().cause == "render_failed"
 
 
-def test_peak_memory_is_of_the_frame_and_not_of_all_before(desk: Desk) -> None:
+def test_peak_memory_is_of_the_frame_and_not_of_all_before(desk: BlenderHarness) -> None:
     blender = desk.start("heavy_first", allow_scripts=True)
     blender.open_scene()
     blender.render(1)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from framefarm.node.blender_log import BlenderLog
-from framefarm.node.output_stager import Collector, Frame, Places, Refused
-from framefarm.protocol import node as say
+from framefarm.node.output_stager import Frame, OutputStager, Refused, StagingFolders
+from framefarm.protocol import node as msg
 
 
 def test_a_log_that_cannot_be_written_is_dropped_and_goes_on_later(tmp_path: Path) -> None:
@@ -22,11 +22,11 @@ def test_a_log_that_cannot_be_written_is_dropped_and_goes_on_later(tmp_path: Pat
     assert (tmp_path / "attempt.log").read_bytes() == b"kept\n"
 
 
-def collector(staging: Path) -> tuple[Collector, queue.SimpleQueue[Any], list[say.Event]]:
-    told: list[say.Event] = []
+def collector(staging: Path) -> tuple[OutputStager, queue.SimpleQueue[Any], list[msg.Event]]:
+    told: list[msg.Event] = []
     heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    places = Places(staging, None, staging.with_name("decoder"), "film")
-    made = Collector(heard.put, told.append, places, "none")
+    places = StagingFolders(staging, None, staging.with_name("decoder"), "film")
+    made = OutputStager(heard.put, told.append, places, "none")
     made.start()
     return made, heard, told
 
@@ -57,7 +57,7 @@ def test_a_staging_folder_that_cannot_be_synced_refuses_the_frames_in_it(
     monkeypatch.setattr("framefarm.node.output_stager.sync_directory", full)
     made, heard, told = collector(tmp_path / "staging")
     made.add(saved(tmp_path / "1"))
-    made.add(say.TaskEnded(attempt="att_1", outcome="success", started_ms=0, ended_ms=1))
+    made.add(msg.TaskEnded(attempt="att_1", outcome="success", started_ms=0, ended_ms=1))
     made.finish(hurry=True)
     refused = heard.get_nowait()
     assert isinstance(refused, Refused)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from blender_desk import Desk, inputs_of
+from blender_harness import BlenderHarness, inputs_of
 from PIL import Image
 
 from framefarm.node import output_files
@@ -22,7 +22,7 @@ ALIASES = {
     "LIB/CASED_inner.blend": "lib/cased_inner.blend",
     "Tex/green.png": "tex/green.png",
 }
-"""What tests/server/test_needs.py sees the farm give for cased_nested.blend."""
+"""What tests/server/test_missing_files.py sees the farm give for cased_nested.blend."""
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def path_scenes(bpy_python: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def colour(desk: Desk, frame: int) -> tuple[int, ...]:
+def colour(desk: BlenderHarness, frame: int) -> tuple[int, ...]:
     saved = desk.saved()
     [file] = output_files.collect(saved.directory, desk.folder / "staging", "x", frame)
     picture = Image.open(desk.folder / "staging" / file.staged).convert("RGB")
@@ -64,7 +64,7 @@ def colour(desk: Desk, frame: int) -> tuple[int, ...]:
     ],
 )
 def test_the_picture_has_the_colour_of_the_texture(
-    desk: Desk, path_scenes: Path, scene: str, at: str, frame: int, wanted: tuple[int, int, int]
+    desk: BlenderHarness, path_scenes: Path, scene: str, at: str, frame: int, wanted: tuple[int, int, int]
 ) -> None:
     layout = lay_out(inputs_of(path_scenes, at), desk.folder / "tree")
     blender = desk.start(scene, layout=layout, at=at)
@@ -76,7 +76,7 @@ def test_the_picture_has_the_colour_of_the_texture(
 
 @pytest.mark.parametrize("at", [DRIVE, UNC, POSIX])
 def test_libraries_that_are_named_in_other_cases_are_found_by_the_aliases_that_the_farm_gives(
-    desk: Desk, path_scenes: Path, at: str
+    desk: BlenderHarness, path_scenes: Path, at: str
 ) -> None:
     inputs = inputs_of(path_scenes, at)
     for alias, real in ALIASES.items():
@@ -99,7 +99,7 @@ def test_libraries_that_are_named_in_other_cases_are_found_by_the_aliases_that_t
     ],
 )
 def test_a_missing_texture_is_named_as_the_artist_knows_it(
-    desk: Desk, path_scenes: Path, scene: str, at: str, known_as: str
+    desk: BlenderHarness, path_scenes: Path, scene: str, at: str, known_as: str
 ) -> None:
     inputs = [i for i in inputs_of(path_scenes, at) if not i.path.endswith("red.png")]
     blender = desk.start(scene, layout=lay_out(inputs, desk.folder / "tree"), at=at)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from blender_desk import Desk
+from blender_harness import BlenderHarness
 from PIL import Image
 
 from framefarm.node import output_files
@@ -15,12 +15,12 @@ pytestmark = pytest.mark.blender
 
 
 @pytest.fixture
-def desk(desk: Desk, output_scenes: Path) -> Desk:
+def desk(desk: BlenderHarness, output_scenes: Path) -> BlenderHarness:
     desk.scenes = output_scenes
     return desk
 
 
-def rendered(desk: Desk, settings: RenderSettings, *frames: int) -> list[list[StagedFile]]:
+def rendered(desk: BlenderHarness, settings: RenderSettings, *frames: int) -> list[list[StagedFile]]:
     """The files of each frame, all from one Blender."""
     blender = desk.start("outputs", settings)
     blender.open_scene()
@@ -37,7 +37,7 @@ def rendered(desk: Desk, settings: RenderSettings, *frames: int) -> list[list[St
     return found
 
 
-def staged(desk: Desk, file: StagedFile) -> Path:
+def staged(desk: BlenderHarness, file: StagedFile) -> Path:
     return desk.folder / "staging" / file.staged
 
 
@@ -56,25 +56,25 @@ def staged(desk: Desk, file: StagedFile) -> Path:
         ("three_views", ["shot_0007_L.png", "shot_0007_R.png", "shot_0007_top.png"], b"\x89PNG"),
     ],
 )
-def test_each_format_has_its_names(desk: Desk, scene: str, names: list[str], start: bytes) -> None:
+def test_each_format_has_its_names(desk: BlenderHarness, scene: str, names: list[str], start: bytes) -> None:
     [files] = rendered(desk, RenderSettings(scene=scene), 7)
     assert [(f.path, f.kind) for f in files] == [(name, "frame") for name in names]
     for file in files:
         assert staged(desk, file).read_bytes()[:4].startswith(start)
 
 
-def test_two_eyes_side_by_side_are_twice_as_wide(desk: Desk) -> None:
+def test_two_eyes_side_by_side_are_twice_as_wide(desk: BlenderHarness) -> None:
     [[file]] = rendered(desk, RenderSettings(scene="side_by_side"), 7)
     assert Image.open(staged(desk, file)).size == (128, 36)
 
 
-def test_a_multilayer_picture_holds_the_passes_of_the_layers_asked_for(desk: Desk) -> None:
+def test_a_multilayer_picture_holds_the_passes_of_the_layers_asked_for(desk: BlenderHarness) -> None:
     [[file]] = rendered(desk, RenderSettings(scene="multilayer", view_layers=("Second",)), 7)
     header = staged(desk, file).read_bytes()[:4096]
     assert b"Second.Combined.R" in header and b"ViewLayer.Combined.R" not in header
 
 
-def test_file_output_nodes_never_meet_and_keep_their_own_names(desk: Desk) -> None:
+def test_file_output_nodes_never_meet_and_keep_their_own_names(desk: BlenderHarness) -> None:
     both = rendered(desk, RenderSettings(scene="passes"), 7, 12345)
     for files, number, short in zip(both, ("0007", "12345"), ("007", "12345"), strict=True):
         paths = {f.path for f in files}
@@ -91,25 +91,27 @@ def test_file_output_nodes_never_meet_and_keep_their_own_names(desk: Desk) -> No
         assert len(paths) == 8
 
 
-def test_negative_frames_number_everything_alike(desk: Desk) -> None:
+def test_negative_frames_number_everything_alike(desk: BlenderHarness) -> None:
     [files] = rendered(desk, RenderSettings(scene="passes"), -7)
     paths = {f.path for f in files}
     assert {"shot_-0007.png", "File Output/Image-0007.png", "_Deep_er/sub/x_-007_y.png"} <= paths
 
 
-def test_without_compositing_the_nodes_write_nothing_and_nothing_is_missed(desk: Desk) -> None:
+def test_without_compositing_the_nodes_write_nothing_and_nothing_is_missed(desk: BlenderHarness) -> None:
     [files] = rendered(desk, RenderSettings(scene="passes_off"), 7)
     assert [f.path for f in files] == ["shot_0007.png"]
 
 
-def test_a_node_writes_both_eyes(desk: Desk) -> None:
+def test_a_node_writes_both_eyes(desk: BlenderHarness) -> None:
     [files] = rendered(desk, RenderSettings(scene="passes_of_both_eyes"), 7)
     assert {f.path for f in files} == {
         "shot_0007_L.png", "shot_0007_R.png", "Depth/Image0007_L.png", "Depth/Image0007_R.png",
     }  # fmt: skip
 
 
-def test_a_stepped_chunk_renders_these_frames_in_this_order_at_the_size_asked_for(desk: Desk) -> None:
+def test_a_stepped_chunk_renders_these_frames_in_this_order_at_the_size_asked_for(
+    desk: BlenderHarness,
+) -> None:
     settings = RenderSettings(scene="png", resolution_percentage=50, view_layers=("ViewLayer",))
     found = rendered(desk, settings, 9, 1, 5, 100)
     assert [[f.path for f in files] for files in found] == [

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from blender_desk import inner_pid, inputs_of
+from blender_harness import inner_pid, inputs_of
 from one_job_farm import OneJobFarm
 
 from framefarm.core.failure_codes import CAUSES
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 
 pytestmark = pytest.mark.blender
 Open = Callable[..., OneJobFarm]
@@ -21,18 +21,18 @@ UID = 72_000 + os.getpid() % 1000
 
 
 @pytest.fixture
-def farm(tmp_path: Path, failing_scenes: Path, package: say.Package) -> Iterator[Open]:
+def farm(tmp_path: Path, failing_scenes: Path, package: msg.Package) -> Iterator[Open]:
     opened: list[OneJobFarm] = []
 
     def start(scene: str = "slow", gpus: int = 0, **order: object) -> OneJobFarm:
         said = {
             "job": "j", "account": "a", "package": package, "scene_path": f"/film/{scene}.blend",
-            "stem": scene, "render": say.RenderSettings(), "environment": {}, "fresh_scene_per_task": False,
+            "stem": scene, "render": msg.RenderSettings(), "environment": {}, "fresh_scene_per_task": False,
             "allow_scripts": True, "staging": str(tmp_path / "staging"), "logs": str(tmp_path / "logs"),
             "lease_seconds": 6.0, "disconnected_seconds": 60.0, "gathering_bytes": 1 << 30,
         }  # fmt: skip
         one = OneJobFarm(
-            tmp_path, say.Order(**{**said, **order}), inputs_of(failing_scenes, "/film"), UID, gpus
+            tmp_path, msg.SessionConfig(**{**said, **order}), inputs_of(failing_scenes, "/film"), UID, gpus
         )
         opened.append(one)
         return one
@@ -56,8 +56,8 @@ def gone(pid: int) -> bool:
 def goes_on(farm: OneJobFarm, attempt: str) -> None:
     """The next task is rendered, by another Blender; nothing is left behind."""
     assert farm.ended(attempt).outcome == "success"
-    assert len(farm.heard(say.BlenderOpened)) == 2
-    assert [f.frame for f in farm.heard(say.FrameSaved) if f.attempt == attempt] == [6]
+    assert len(farm.heard(msg.BlenderOpened)) == 2
+    assert [f.frame for f in farm.heard(msg.FrameSaved) if f.attempt == attempt] == [6]
     assert farm.over() == "ended"
     assert left(UID) == []
 
@@ -145,7 +145,7 @@ def test_a_failed_frames_blender_is_replaced_and_its_earlier_frames_stay(farm: O
     one.start()
     ended = one.ended("a")
     assert (ended.outcome, ended.cause, ended.frame) == ("failed", "no_picture", 3)
-    assert [f.frame for f in one.heard(say.FrameSaved) if f.attempt == "a"] == [1, 2]
+    assert [f.frame for f in one.heard(msg.FrameSaved) if f.attempt == "a"] == [1, 2]
     goes_on(one, "b")
 
 
@@ -154,17 +154,17 @@ def test_gpu_absent_is_the_machines_fault(farm: Open) -> None:
     one.give("a", 6)
     one.start()
     assert one.over() == "machine_unfit"
-    [said] = one.heard(say.SessionFailed)
+    [said] = one.heard(msg.SessionFailed)
     assert said.cause == "gpu_absent"
-    assert one.heard(say.TaskEnded) == []
+    assert one.heard(msg.TaskEnded) == []
 
 
-def test_machine_unfit_where_blender_is_gone(farm: Open, package: say.Package) -> None:
-    one = farm(package=say.Package(id="x", kind="bpy", path="/usr/bin/no-such-blender", release="4.2"))
+def test_machine_unfit_where_blender_is_gone(farm: Open, package: msg.Package) -> None:
+    one = farm(package=msg.Package(id="x", kind="bpy", path="/usr/bin/no-such-blender", release="4.2"))
     one.give("a", 6)
     one.start()
     assert one.over().startswith("machine_unfit")
-    [said] = one.heard(say.SessionFailed)
+    [said] = one.heard(msg.SessionFailed)
     assert said.cause == "machine_unfit" and "/usr/bin/no-such-blender" in said.message
 
 
@@ -174,7 +174,7 @@ def test_machine_unfit_where_the_output_cannot_be_kept(farm: Open, tmp_path: Pat
     one.give("a", 6)
     one.start()
     assert one.over().startswith("machine_unfit")
-    [said] = one.heard(say.SessionFailed)
+    [said] = one.heard(msg.SessionFailed)
     assert said.cause == "machine_unfit" and "taken" in said.message
 
 
@@ -183,7 +183,7 @@ def test_each_frames_seconds_and_memory_are_its_own(farm: Open) -> None:
     one.give("a", 1, 2)
     one.start()
     assert one.ended("a").outcome == "success"
-    first, second = one.heard(say.FrameSaved)
+    first, second = one.heard(msg.FrameSaved)
     assert first.peak_memory_bytes - second.peak_memory_bytes > 200 << 20
     assert one.ended("a").peak_memory_bytes == first.peak_memory_bytes
     assert 0 < second.seconds <= (second.at_ms - first.at_ms) / 1000 + 0.001
@@ -205,5 +205,5 @@ def test_a_machine_whose_frames_nobody_takes_pauses_at_the_limit_and_goes_on_aft
     with one.changed:
         one.deaf = False
     assert one.ended("a").outcome == "success"
-    assert [f.frame for f in one.heard(say.FrameSaved)] == [1, 2, 3, 4]
+    assert [f.frame for f in one.heard(msg.FrameSaved)] == [1, 2, 3, 4]
     assert one.over() == "ended"

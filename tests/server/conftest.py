@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from farm_site import Site, a_farm, a_site, token_of
+from api_client import ApiClient, a_farm, a_site, token_of
 
 from framefarm.server.accounts import service as accounts
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.projects import service as projects
 
@@ -27,27 +27,27 @@ def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
 
 
 @pytest.fixture
-def farm(tmp_path: Path, database_url: str | None) -> Iterator[Farm]:
+def context(tmp_path: Path, database_url: str | None) -> Iterator[AppContext]:
     with a_farm(tmp_path, database_url) as opened:
         yield opened
 
 
 @pytest.fixture
-def site(farm: Farm) -> Iterator[Site]:
-    with a_site(farm) as made:
+def site(context: AppContext) -> Iterator[ApiClient]:
+    with a_site(context) as made:
         yield made
 
 
 @pytest.fixture
-def other(site: Site) -> Site:
+def other(site: ApiClient) -> ApiClient:
     """The same farm, seen by the admin of another account."""
-    farm, email = site.farm, "eve@rival.example"
+    context, email = site.context, "eve@rival.example"
 
     def work(tx: Tx) -> tuple[str, str]:
         account_id = accounts.create_account(tx, "rival")
         projects.create(tx, account_id, "", "default", "operator")
         accounts.create_user(tx, account_id, email, "no password", "admin", "operator")
-        return token_of(tx, farm, email)
+        return token_of(tx, context, email)
 
-    token, account_id = farm.db.write_now(work)
-    return Site(farm, site.loop, site.app, token, account_id, email, site.instance)
+    token, account_id = context.db.write_now(work)
+    return ApiClient(context, site.loop, site.app, token, account_id, email, site.instance)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from framefarm.core.schedule import Machine
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.dispatch.dispatcher import Dispatcher
 from framefarm.server.engines.base import Capacity, Notice, Observed, SessionSpec
 
@@ -67,10 +67,10 @@ class FakeEngine:
 class Turned(Dispatcher):
     """The real dispatcher, turned by hand."""
 
-    def __init__(self, farm: Farm, engine: FakeEngine, loop: asyncio.Runner) -> None:
-        super().__init__(farm, engine, "test")
+    def __init__(self, context: AppContext, engine: FakeEngine, loop: asyncio.Runner) -> None:
+        super().__init__(context, engine, "test")
         self.loop = loop
-        farm.db.write_now(self.lead.take)
+        context.db.write_now(self.lead.acquire)
 
     def turn(self) -> float:
         """One tick, until all that it began is done."""

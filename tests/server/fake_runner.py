@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from framefarm.protocol import node as say
-from framefarm.server.context import Farm
+from framefarm.protocol import node as msg
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import jobs
@@ -18,7 +18,7 @@ PRICE_MICROS = 3_600_000
 """Per hour: one micro-dollar for each millisecond."""
 
 
-def _write_session(tx: Tx, farm: Farm, job_id: str, session_id: str, token: str) -> None:
+def _write_session(tx: Tx, context: AppContext, job_id: str, session_id: str, token: str) -> None:
     """What the dispatcher writes before it starts a machine."""
     job = tx.conn.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().one()
     tx.conn.execute(
@@ -34,7 +34,7 @@ def _write_session(tx: Tx, farm: Farm, job_id: str, session_id: str, token: str)
             memory_bytes=1 << 30,
             state="starting",
             ended=False,
-            token_hash=farm.keys.digest("session", token),
+            token_hash=context.keys.digest("session", token),
             created_ms=tx.now_ms,
             version=1,
             drain=False,
@@ -47,35 +47,35 @@ def _write_session(tx: Tx, farm: Farm, job_id: str, session_id: str, token: str)
 
 @dataclass
 class FakeRunner:
-    farm: Farm
+    context: AppContext
     session: str
     token: str
-    order: say.Order
+    order: msg.SessionConfig
     seq: int = 0
     clock_ms: int = 0
 
     @classmethod
-    def start(cls, farm: Farm, job_id: str) -> FakeRunner:
+    def start(cls, context: AppContext, job_id: str) -> FakeRunner:
         session, token = new_id("ses"), new_id("token")
-        farm.db.write_now(_write_session, farm, job_id, session, token)
-        hello = say.Hello(protocol=say.PROTOCOL_VERSION, node="fake-node", pid=1, boot_id="b")
-        order = farm.db.write_now(service.hello, farm, session, token, hello)
-        return cls(farm, session, token, order)
+        context.db.write_now(_write_session, context, job_id, session, token)
+        hello = msg.Hello(protocol=msg.PROTOCOL_VERSION, node="fake-node", pid=1, boot_id="b")
+        order = context.db.write_now(service.hello, context, session, token, hello)
+        return cls(context, session, token, order)
 
-    def sync(self) -> say.Desired:
-        return self.farm.db.write_now(service.sync, self.farm, self.session, self.token)
+    def sync(self) -> msg.DesiredState:
+        return self.context.db.write_now(service.sync, self.context, self.session, self.token)
 
-    def report(self, *events: say.Event, seq: int | None = None) -> say.Receipt:
-        said = say.Report(seq=self.seq + 1 if seq is None else seq, events=list(events))
-        receipt = self.farm.db.write_now(service.report, self.farm, self.session, self.token, said)
+    def report(self, *events: msg.Event, seq: int | None = None) -> msg.ReportReply:
+        said = msg.Report(seq=self.seq + 1 if seq is None else seq, events=list(events))
+        receipt = self.context.db.write_now(service.report, self.context, self.session, self.token, said)
         self.seq = receipt.last_seq
         return receipt
 
-    def started(self, task: say.TaskOrder) -> say.TaskStarted:
-        return say.TaskStarted(attempt=task.attempt, at_ms=self.clock_ms)
+    def started(self, task: msg.TaskOrder) -> msg.TaskStarted:
+        return msg.TaskStarted(attempt=task.attempt, at_ms=self.clock_ms)
 
-    def saved(self, task: say.TaskOrder, frame: int) -> say.FrameSaved:
-        file = say.StagedFile(
+    def saved(self, task: msg.TaskOrder, frame: int) -> msg.FrameSaved:
+        file = msg.StagedFile(
             path=f"shot_{frame:04d}.png",
             staged=f"{frame}.png",
             kind="frame",
@@ -83,14 +83,14 @@ class FakeRunner:
             md5="0" * 32,
             sha256="0" * 64,
         )
-        return say.FrameSaved(
+        return msg.FrameSaved(
             attempt=task.attempt, frame=frame, at_ms=self.clock_ms, seconds=0.001, files=[file]
         )
 
     def ended(
-        self, task: say.TaskOrder, outcome: say.TaskEnd = "success", ms: int = 0, message: str | None = None
-    ) -> say.TaskEnded:
-        return say.TaskEnded(
+        self, task: msg.TaskOrder, outcome: msg.TaskEnd = "success", ms: int = 0, message: str | None = None
+    ) -> msg.TaskEnded:
+        return msg.TaskEnded(
             attempt=task.attempt,
             outcome=outcome,
             started_ms=self.clock_ms,
@@ -99,7 +99,7 @@ class FakeRunner:
             message=message,
         )
 
-    def render(self, task: say.TaskOrder, ms: int = 0) -> say.Receipt:
+    def render(self, task: msg.TaskOrder, ms: int = 0) -> msg.ReportReply:
         """All of a task in one report."""
         saved = [self.saved(task, f) for f in task.frames]
         return self.report(self.started(task), *saved, self.ended(task, ms=ms))
@@ -117,8 +117,8 @@ class FakeRunner:
         return rendered
 
     def end(self) -> None:
-        self.report(say.SessionEnded(reason="drained"))
+        self.report(msg.SessionEnded(reason="drained"))
 
     def lose(self) -> None:
         """The engine or the lease says that the machine is gone."""
-        self.farm.db.write_now(expiry.lose_session, self.session, "runner_lost", "The machine was lost.")
+        self.context.db.write_now(expiry.lose_session, self.session, "runner_lost", "The machine was lost.")

@@ -5,38 +5,38 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from framefarm.core.errors import Conflict
-from framefarm.node.task_queue import Desk
-from framefarm.protocol import node as say
-from framefarm.server.context import Farm
+from framefarm.node.task_queue import TaskQueue
+from framefarm.protocol import node as msg
+from framefarm.server.context import AppContext
 from framefarm.server.engines.base import SessionSpec
 from framefarm.server.sessions import service
 
 
 @dataclass
 class FakeSession:
-    farm: Farm
+    context: AppContext
     spec: SessionSpec
-    desk: Desk = field(default_factory=lambda: Desk(most_waiting=1000))
-    outbox: list[say.Event] = field(default_factory=list)
-    in_flight: say.Report | None = None
+    desk: TaskQueue = field(default_factory=lambda: TaskQueue(most_waiting=1000))
+    outbox: list[msg.Event] = field(default_factory=list)
+    in_flight: msg.Report | None = None
     seq: int = 0
     said_hello: bool = False
     over: bool = False
 
     def now_ms(self) -> int:
-        return self.farm.db.clock_ms()
+        return self.context.db.clock_ms()
 
     def hello(self) -> None:
-        said = say.Hello(protocol=say.PROTOCOL_VERSION, node="fake-node", pid=1, boot_id="b")
+        said = msg.Hello(protocol=msg.PROTOCOL_VERSION, node="fake-node", pid=1, boot_id="b")
         try:
-            self.farm.db.write_now(service.hello, self.farm, self.spec.id, self.spec.token, said)
+            self.context.db.write_now(service.hello, self.context, self.spec.id, self.spec.token, said)
         except (Conflict, service.SessionOver):
             self.over = True
         self.said_hello = True
 
     def sync(self) -> None:
         try:
-            wanted = self.farm.db.write_now(service.sync, self.farm, self.spec.id, self.spec.token)
+            wanted = self.context.db.write_now(service.sync, self.context, self.spec.id, self.spec.token)
         except service.SessionOver:
             self.over = True
             return
@@ -48,7 +48,7 @@ class FakeSession:
         if due is None:
             return None
         if due.first:
-            self.outbox.append(say.TaskStarted(attempt=due.attempt, at_ms=self.now_ms()))
+            self.outbox.append(msg.TaskStarted(attempt=due.attempt, at_ms=self.now_ms()))
         task = self.desk.current
         assert task is not None
         _, follows = self.desk.saved(due.frame, 1, self.now_ms()) or ("", [])
@@ -66,28 +66,30 @@ class FakeSession:
         self.outbox += self.desk.failed(cause, message, None, self.now_ms())
         self.send()
 
-    def begun(self) -> say.TaskStarted:
+    def begun(self) -> msg.TaskStarted:
         assert self.desk.current is not None
-        return say.TaskStarted(attempt=self.desk.current.order.attempt, at_ms=self.now_ms())
+        return msg.TaskStarted(attempt=self.desk.current.order.attempt, at_ms=self.now_ms())
 
-    def opened(self) -> say.BlenderOpened:
-        return say.BlenderOpened(blender="4.2.23", load_seconds=1.0)
+    def opened(self) -> msg.BlenderOpened:
+        return msg.BlenderOpened(blender="4.2.23", load_seconds=1.0)
 
     def unfit(self, cause: str = "machine_unfit") -> None:
         """The machine cannot do the job."""
-        self.outbox.append(say.SessionFailed(cause=cause, message="No sandbox."))
+        self.outbox.append(msg.SessionFailed(cause=cause, message="No sandbox."))
         self.send()
 
-    def send(self, *, hear: bool = True) -> tuple[list[say.Event], list[say.Verdict]]:
+    def send(self, *, hear: bool = True) -> tuple[list[msg.Event], list[msg.Verdict]]:
         """Report what there is to tell, that in flight first. `hear` false: the answer is lost."""
         if self.in_flight is None:
             if not self.outbox:
                 return [], []
-            self.in_flight = say.Report(seq=self.seq + 1, events=self.outbox)
+            self.in_flight = msg.Report(seq=self.seq + 1, events=self.outbox)
             self.outbox = []
         report = self.in_flight
         try:
-            receipt = self.farm.db.write_now(service.report, self.farm, self.spec.id, self.spec.token, report)
+            receipt = self.context.db.write_now(
+                service.report, self.context, self.spec.id, self.spec.token, report
+            )
         except service.SessionOver:
             self.over = True
             return [], []
@@ -97,14 +99,14 @@ class FakeSession:
             self._take(receipt.desired)
         return report.events, receipt.verdicts
 
-    def _take(self, wanted: say.Desired) -> None:
+    def _take(self, wanted: msg.DesiredState) -> None:
         self.outbox += self.desk.take(wanted, self.now_ms())
         if self.desk.done and not self.over:
-            self.outbox.append(say.SessionEnded(reason="drained"))
+            self.outbox.append(msg.SessionEnded(reason="drained"))
 
 
-def frame_saved(attempt: str, frame: int, at_ms: int) -> say.FrameSaved:
-    file = say.StagedFile(
+def frame_saved(attempt: str, frame: int, at_ms: int) -> msg.FrameSaved:
+    file = msg.StagedFile(
         path=f"shot_{frame:04d}.png",
         staged=f"{frame}.png",
         kind="frame",
@@ -112,4 +114,4 @@ def frame_saved(attempt: str, frame: int, at_ms: int) -> say.FrameSaved:
         md5="0" * 32,
         sha256="0" * 64,
     )
-    return say.FrameSaved(attempt=attempt, frame=frame, at_ms=at_ms, seconds=0.001, files=[file])
+    return msg.FrameSaved(attempt=attempt, frame=frame, at_ms=at_ms, seconds=0.001, files=[file])

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from farm_site import Site, member_of
+from api_client import ApiClient, member_of
 
 from framefarm.server.job_api import routes as job_routes
 
@@ -20,7 +20,7 @@ _addresses = itertools.count(1)
 
 
 @pytest.fixture
-def door(site: Site) -> Site:
+def door(site: ApiClient) -> ApiClient:
     """The farm as a stranger sees it, from an address nobody else has."""
     return dataclasses.replace(site, token="", address=new_address())
 
@@ -29,15 +29,15 @@ def new_address() -> str:
     return f"198.51.100.{next(_addresses)}"
 
 
-def login(site: Site, email: str, password: str, **more: Any) -> Any:
+def login(site: ApiClient, email: str, password: str, **more: Any) -> Any:
     return site.ask("POST", "/api/auth/login", json={"email": email, "password": password, **more})
 
 
-def seen_as(site: Site, token: str) -> Site:
+def seen_as(site: ApiClient, token: str) -> ApiClient:
     return dataclasses.replace(site, token=token)
 
 
-def test_a_login_says_who_it_is_for_and_until_when(site: Site, door: Site) -> None:
+def test_a_login_says_who_it_is_for_and_until_when(site: ApiClient, door: ApiClient) -> None:
     answer = login(door, site.email.upper(), PASSWORD)
     assert answer.status_code == 200, answer.text
     said = answer.json()
@@ -45,10 +45,10 @@ def test_a_login_says_who_it_is_for_and_until_when(site: Site, door: Site) -> No
     assert datetime.fromisoformat(said["expires_at"]) > datetime.now(UTC) + timedelta(hours=11)
     assert "set-cookie" not in answer.headers
     assert seen_as(site, said["access_token"]).get("/api/auth/me")["user"]["email"] == site.email
-    assert said["access_token"] not in str(site.farm.db.url)
+    assert said["access_token"] not in str(site.context.db.url)
 
 
-def test_an_unknown_email_and_a_wrong_password_get_the_same_answer(site: Site, door: Site) -> None:
+def test_an_unknown_email_and_a_wrong_password_get_the_same_answer(site: ApiClient, door: ApiClient) -> None:
     answers = [login(door, site.email, "wrong"), login(door, "nobody@studio.example", "wrong")]
     member = member_of(site, "gone@studio.example")
     user = member.get("/api/auth/me")["user"]["id"]
@@ -62,7 +62,7 @@ def test_an_unknown_email_and_a_wrong_password_get_the_same_answer(site: Site, d
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("email", ["ada@studio.example", "nobody@studio.example"])
 def test_the_sixth_failure_waits_and_nobody_is_locked_out_by_others(
-    site: Site, door: Site, email: str
+    site: ApiClient, door: ApiClient, email: str
 ) -> None:
     assert [login(door, email, "guess").status_code for _ in range(5)] == [401] * 5
     sixth = login(door, email, "guess")
@@ -75,7 +75,7 @@ def test_the_sixth_failure_waits_and_nobody_is_locked_out_by_others(
     assert login(door, "another@studio.example", "guess").status_code == 401
 
 
-def test_the_cookie_only_reads(site: Site, door: Site) -> None:
+def test_the_cookie_only_reads(site: ApiClient, door: ApiClient) -> None:
     answer = login(door, site.email, PASSWORD, cookie=True)
     cookie = answer.headers["set-cookie"]
     assert {"HttpOnly", "SameSite=strict"} <= {part.strip() for part in cookie.split(";")}
@@ -84,21 +84,21 @@ def test_the_cookie_only_reads(site: Site, door: Site) -> None:
     assert door.ask("POST", "/api/projects", json={"name": "x"}, headers=held).status_code == 401
 
 
-def test_logout_ends_that_token_alone(site: Site, door: Site) -> None:
+def test_logout_ends_that_token_alone(site: ApiClient, door: ApiClient) -> None:
     one, two = (login(door, site.email, PASSWORD).json()["access_token"] for _ in range(2))
     assert seen_as(site, one).ask("POST", "/api/auth/logout").status_code == 204
     assert seen_as(site, one).ask("GET", "/api/auth/me").status_code == 401
     assert seen_as(site, two).ask("GET", "/api/auth/me").status_code == 200
 
 
-def test_a_token_ends_with_its_time(site: Site, door: Site) -> None:
+def test_a_token_ends_with_its_time(site: ApiClient, door: ApiClient) -> None:
     token = login(door, site.email, PASSWORD).json()["access_token"]
-    now = site.farm.db.clock_ms
-    site.farm.db.clock_ms = lambda: now() + 12 * 3_600_000
+    now = site.context.db.clock_ms
+    site.context.db.clock_ms = lambda: now() + 12 * 3_600_000
     assert seen_as(site, token).ask("GET", "/api/auth/me").status_code == 401
 
 
-def test_a_change_of_a_user_ends_every_access_at_once(site: Site) -> None:
+def test_a_change_of_a_user_ends_every_access_at_once(site: ApiClient) -> None:
     for number, change in enumerate(
         ({"disabled": True}, {"role": "admin"}, {"password": "another password"})
     ):
@@ -109,7 +109,9 @@ def test_a_change_of_a_user_ends_every_access_at_once(site: Site) -> None:
         assert [s.ask("GET", "/api/jobs").status_code for s in (member, key)] == [401, 401], change
 
 
-def test_a_log_that_is_followed_ends_with_the_access(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_is_followed_ends_with_the_access(
+    site: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     member = member_of(site, "mel@studio.example")
     user = member.get("/api/auth/me")["user"]["id"]
     job = site.submit(frame_range="1")["id"]
@@ -132,7 +134,7 @@ def test_a_log_that_is_followed_ends_with_the_access(site: Site, monkeypatch: py
     assert member.ask("GET", f"/api/jobs/{job}/tasks/0/log").status_code == 401
 
 
-def test_keys_are_never_above_their_user_and_make_no_keys(site: Site) -> None:
+def test_keys_are_never_above_their_user_and_make_no_keys(site: ApiClient) -> None:
     member = member_of(site, "mel@studio.example")
     assert member.ask("POST", "/api/auth/keys", json={"name": "k", "role": "admin"}).status_code == 403
     made = member.ask("POST", "/api/auth/keys", json={"name": "k", "role": "member"}).json()
@@ -143,7 +145,7 @@ def test_keys_are_never_above_their_user_and_make_no_keys(site: Site) -> None:
     assert key.ask("GET", "/api/users").status_code == 403
 
 
-def test_a_reading_key_changes_nothing(site: Site) -> None:
+def test_a_reading_key_changes_nothing(site: ApiClient) -> None:
     made = site.ask("POST", "/api/auth/keys", json={"name": "screen", "role": "read"}).json()
     key = seen_as(site, made["key"])
     job = site.submit()["id"]
@@ -163,7 +165,7 @@ def test_a_reading_key_changes_nothing(site: Site) -> None:
     assert [a.status_code for a in refused] == [403] * len(refused)
 
 
-def test_a_key_ends_when_revoked_or_expired(site: Site) -> None:
+def test_a_key_ends_when_revoked_or_expired(site: ApiClient) -> None:
     soon = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
     for wrong in ("2020-01-01T00:00:00Z", "2099-01-01T00:00:00", "tomorrow", 4102444800):
         refused = site.ask("POST", "/api/auth/keys", json={"name": "k", "expires_at": wrong})
@@ -174,12 +176,12 @@ def test_a_key_ends_when_revoked_or_expired(site: Site) -> None:
     assert site.ask("DELETE", f"/api/auth/keys/{other['id']}").status_code == 404
     assert seen_as(site, other["key"]).ask("GET", "/api/jobs").status_code == 401
     assert seen_as(site, brief["key"]).ask("GET", "/api/jobs").status_code == 200
-    now = site.farm.db.clock_ms
-    site.farm.db.clock_ms = lambda: now() + 300_000
+    now = site.context.db.clock_ms
+    site.context.db.clock_ms = lambda: now() + 300_000
     assert seen_as(site, brief["key"]).ask("GET", "/api/jobs").status_code == 401
 
 
-def test_a_member_revokes_own_keys_and_sees_no_others(site: Site) -> None:
+def test_a_member_revokes_own_keys_and_sees_no_others(site: ApiClient) -> None:
     member = member_of(site, "mel@studio.example")
     admins = site.ask("POST", "/api/auth/keys", json={"name": "admins"}).json()["id"]
     own = member.ask("POST", "/api/auth/keys", json={"name": "own"}).json()["id"]
@@ -189,14 +191,14 @@ def test_a_member_revokes_own_keys_and_sees_no_others(site: Site) -> None:
     assert site.ask("DELETE", f"/api/auth/keys/{own}").status_code == 204
 
 
-def test_the_last_admin_stays(site: Site) -> None:
+def test_the_last_admin_stays(site: ApiClient) -> None:
     user = site.get("/api/auth/me")["user"]["id"]
     for change in ({"disabled": True}, {"role": "member"}):
         assert site.ask("PATCH", f"/api/users/{user}", json=change).status_code == 409
     assert site.get("/api/auth/me")["role"] == "admin"
 
 
-def test_members_see_only_enabled_instances(site: Site) -> None:
+def test_members_see_only_enabled_instances(site: ApiClient) -> None:
     member = member_of(site, "mel@studio.example")
     switched = site.ask("PATCH", f"/api/enterprise/instances/{site.instance}", json={"enabled": False})
     assert switched.status_code == 200

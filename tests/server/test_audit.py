@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from farm_site import Site
+from api_client import ApiClient
 
 from framefarm.core.errors import FarmError
 from framefarm.server.accounts.tables import audit
@@ -44,41 +44,43 @@ MACHINE = {
 }  # fmt: skip
 
 
-def rows(site: Site) -> list[Any]:
+def rows(site: ApiClient) -> list[Any]:
     return sorted(site.rows(audit), key=lambda r: r["id"])
 
 
-def test_every_operators_command_leaves_its_row(site: Site) -> None:
+def test_every_operators_command_leaves_its_row(site: ApiClient) -> None:
     assert {name for name, _, _ in OPERATORS} | LOOKS == set(control_socket.COMMANDS)
-    site.farm.db.write_now(lambda tx: tx.conn.execute(sa.insert(nodes).values(MACHINE)))
+    site.context.db.write_now(lambda tx: tx.conn.execute(sa.insert(nodes).values(MACHINE)))
     for name, said, action in OPERATORS:
         before = len(rows(site))
-        site.farm.db.write_now(control_socket._do, site.farm, name, control_socket.prepare(name, said))
+        site.context.db.write_now(control_socket._do, site.context, name, control_socket.prepare(name, said))
         new = rows(site)[before:]
         assert new, name
         assert {(r["action"], r["actor"]) for r in new} == {(action, "operator")} or name == "account.create"
         assert action in {r["action"] for r in new}
     before = len(rows(site))
     for name in LOOKS:
-        site.farm.db.write_now(control_socket._do, site.farm, name, {"account": "studio"})
+        site.context.db.write_now(control_socket._do, site.context, name, {"account": "studio"})
     assert len(rows(site)) == before
     assert SECRET not in json.dumps([dict(r) for r in rows(site)], default=str)
 
 
-def test_a_refused_command_leaves_none(site: Site) -> None:
+def test_a_refused_command_leaves_none(site: ApiClient) -> None:
     wrong = {"account": "nobody", "email": "no@x.example", "amount": "x", "instance": "moon", "url": "x",
              "password": "short", "role": "king", "on_demand": "-1", "node": "moon",
              "reason": "x"}  # fmt: skip
     before = rows(site)
     for name in {name for name, _, _ in OPERATORS} - {"account.create", "package.register"}:
         with pytest.raises(FarmError):
-            site.farm.db.write_now(control_socket._do, site.farm, name, control_socket.prepare(name, wrong))
+            site.context.db.write_now(
+                control_socket._do, site.context, name, control_socket.prepare(name, wrong)
+            )
     with pytest.raises(FarmError):
-        site.farm.db.write_now(control_socket._do, site.farm, "account.create", {"account": "studio"})
+        site.context.db.write_now(control_socket._do, site.context, "account.create", {"account": "studio"})
     assert rows(site) == before
 
 
-def test_every_change_through_the_api_leaves_its_row(site: Site) -> None:
+def test_every_change_through_the_api_leaves_its_row(site: ApiClient) -> None:
     job = site.submit(frame_range="1-2")["id"]
     project = site.ask("POST", "/api/projects", json={"name": "p"}).json()["id"]
     new_user = {"email": "u@studio.example", "password": SECRET}

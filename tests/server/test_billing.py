@@ -7,8 +7,8 @@ import threading
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
+from api_client import ApiClient
 from fake_runner import FakeRunner
-from farm_site import Site
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,9 +22,9 @@ HOUR_MS = 3_600_000
 class FakeClock:
     """The database's clock, moved by hand: time that passes is time that may be billed."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: ApiClient) -> None:
         self.now_ms = 1_800_000_000_000
-        site.farm.db.clock_ms = self
+        site.context.db.clock_ms = self
 
     def __call__(self) -> int:
         return self.now_ms
@@ -38,7 +38,7 @@ def works(clock: FakeClock, runner: FakeRunner, ms: int) -> None:
     runner.report(*[runner.saved(task, f) for f in task.frames], runner.ended(task, ms=ms))
 
 
-def books_agree(site: Site) -> int:
+def books_agree(site: ApiClient) -> int:
     """Checks every sum of the ledger; the balance."""
     entries = sorted(site.rows(ledger_transactions), key=lambda e: e["number"])
     total = 0
@@ -50,12 +50,12 @@ def books_agree(site: Site) -> int:
         sides[posting["transaction_id"]] += posting["amount_micros"]
     assert set(sides) == {e["id"] for e in entries}
     assert set(sides.values()) <= {0}
-    balance = site.farm.db.read_now(billing.balance, site.account_id)
+    balance = site.context.db.read_now(billing.balance, site.account_id)
     assert balance == total
     return balance
 
 
-def test_a_finished_job_is_charged_the_sum_of_its_attempts(site: Site) -> None:
+def test_a_finished_job_is_charged_the_sum_of_its_attempts(site: ApiClient) -> None:
     clock = FakeClock(site)
     job = site.submit(frame_range="1-3")["id"]
     runner = site.runner(job)
@@ -72,7 +72,7 @@ def test_a_finished_job_is_charged_the_sum_of_its_attempts(site: Site) -> None:
     assert books_agree(site) == -spent
 
 
-def test_a_runner_cannot_bill_more_time_than_has_passed(site: Site) -> None:
+def test_a_runner_cannot_bill_more_time_than_has_passed(site: ApiClient) -> None:
     clock = FakeClock(site)
     runner = site.runner(site.submit(frame_range="1")["id"])
     (task,) = runner.sync().tasks
@@ -81,7 +81,7 @@ def test_a_runner_cannot_bill_more_time_than_has_passed(site: Site) -> None:
     assert site.row(attempts)["billed_ms"] == 5
 
 
-def test_a_preempted_attempt_is_billed_until_its_last_committed_frame(site: Site) -> None:
+def test_a_preempted_attempt_is_billed_until_its_last_committed_frame(site: ApiClient) -> None:
     """A second in work, of which the first frame took 300 ms; what was lost of the second is free."""
     clock = FakeClock(site)
     job = site.submit(frame_range="1-2", chunk_size=2)["id"]
@@ -96,7 +96,7 @@ def test_a_preempted_attempt_is_billed_until_its_last_committed_frame(site: Site
     assert site.row(attempts, attempts.c.outcome == "preempted")["billed_ms"] == 300
 
 
-def test_clock_set_back_while_a_task_renders_stops_no_report(site: Site) -> None:
+def test_clock_set_back_while_a_task_renders_stops_no_report(site: ApiClient) -> None:
     clock = FakeClock(site)
     job = site.submit(frame_range="1")["id"]
     runner = site.runner(job)
@@ -106,7 +106,7 @@ def test_clock_set_back_while_a_task_renders_stops_no_report(site: Site) -> None
     assert site.row(attempts)["billed_ms"] == 0
 
 
-def test_what_the_farm_lost_costs_nothing(site: Site) -> None:
+def test_what_the_farm_lost_costs_nothing(site: ApiClient) -> None:
     clock = FakeClock(site)
     runner = site.runner(site.submit(frame_range="1")["id"])
     (task,) = runner.sync().tasks
@@ -116,34 +116,34 @@ def test_what_the_farm_lost_costs_nothing(site: Site) -> None:
     assert site.row(attempts)["cost_micros"] == 0
 
 
-def test_a_long_job_is_charged_at_the_hours_turn_once(site: Site) -> None:
+def test_a_long_job_is_charged_at_the_hours_turn_once(site: ApiClient) -> None:
     clock = FakeClock(site)
     job = site.submit(frame_range="1-9")["id"]
     runner = site.runner(job)
     works(clock, runner, 1000)
     assert site.rows(ledger_transactions) == []
     clock.now_ms += HOUR_MS
-    assert site.farm.db.write_now(billing.charge_due) == 1
-    assert site.farm.db.write_now(billing.charge_due) == 0
+    assert site.context.db.write_now(billing.charge_due) == 1
+    assert site.context.db.write_now(billing.charge_due) == 0
     assert books_agree(site) == -1000
 
 
-def test_the_current_period_counts_what_is_not_charged_yet(site: Site) -> None:
+def test_the_current_period_counts_what_is_not_charged_yet(site: ApiClient) -> None:
     clock = FakeClock(site)
     runner = site.runner(site.submit(frame_range="1-9")["id"])
     works(clock, runner, 1234)
-    seen = site.farm.db.read_now(billing.current_period, site.account_id)
+    seen = site.context.db.read_now(billing.current_period, site.account_id)
     assert (seen["total"], seen["unposted"], seen["balance"], seen["frames"]) == (1234, 1234, 0, 1)
 
 
-def test_one_account_sees_nothing_of_anothers_money(site: Site, other: Site) -> None:
+def test_one_account_sees_nothing_of_anothers_money(site: ApiClient, other: ApiClient) -> None:
     clock = FakeClock(site)
     runner = site.runner(site.submit(frame_range="1")["id"])
     works(clock, runner, 1234)
     site.publish()
     assert len(site.get("/api/billing/transactions")["data"]) == 1
     assert other.get("/api/billing/transactions")["data"] == []
-    assert other.farm.db.read_now(billing.balance, other.account_id) == 0
+    assert other.context.db.read_now(billing.balance, other.account_id) == 0
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
@@ -156,14 +156,14 @@ def test_one_account_sees_nothing_of_anothers_money(site: Site, other: Site) -> 
         max_size=6,
     )
 )
-def test_whatever_is_posted_the_books_agree(site: Site, posted: list[tuple[str, int]]) -> None:
+def test_whatever_is_posted_the_books_agree(site: ApiClient, posted: list[tuple[str, int]]) -> None:
     before = books_agree(site)
     for kind, amount in posted:
-        site.farm.db.write_now(billing.post, site.account_id, kind, amount, "test", "operator")
+        site.context.db.write_now(billing.post, site.account_id, kind, amount, "test", "operator")
     assert books_agree(site) == before + sum(amount for _, amount in posted)
 
 
-def test_charges_that_race_with_ending_attempts_miss_none_and_take_none_twice(site: Site) -> None:
+def test_charges_that_race_with_ending_attempts_miss_none_and_take_none_twice(site: ApiClient) -> None:
     job = site.submit(frame_range="1-60")["id"]
     runner = site.runner(job)
     rendered = threading.Event()
@@ -171,10 +171,10 @@ def test_charges_that_race_with_ending_attempts_miss_none_and_take_none_twice(si
     def charge() -> int:
         charges = 0
         while not rendered.is_set():
-            charges += site.farm.db.write_now(billing.charge_job, site.account_id, job) is not None
+            charges += site.context.db.write_now(billing.charge_job, site.account_id, job) is not None
         return charges
 
-    site.farm.db.clock_ms = itertools.count(1_800_000_000_000, 1000).__next__
+    site.context.db.clock_ms = itertools.count(1_800_000_000_000, 1000).__next__
     with ThreadPoolExecutor(2) as pool:
         charging = [pool.submit(charge) for _ in range(2)]
         try:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from api_client import ApiClient
 from fake_engine import FakeEngine, Turned
 from fake_session import FakeSession, frame_saved
-from farm_site import Site
 from test_billing import FakeClock, works
 
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.server.accounts.tables import audit
 from framefarm.server.budgets.tables import budget_holds, budgets, reservations
 from framefarm.server.catalog import service as catalog
@@ -23,48 +23,48 @@ HOURLY = 3600 * DOLLAR
 
 
 @pytest.fixture
-def clock(site: Site) -> FakeClock:
+def clock(site: ApiClient) -> FakeClock:
     return FakeClock(site)
 
 
 @pytest.fixture
-def leader(site: Site, clock: FakeClock) -> Turned:
-    site.farm.db.write_now(catalog.set_price, site.instance, HOURLY, HOURLY)
-    site.farm.settings.lease_seconds = 10_000.0
-    return Turned(site.farm, FakeEngine(8), site.loop)
+def leader(site: ApiClient, clock: FakeClock) -> Turned:
+    site.context.db.write_now(catalog.set_price, site.instance, HOURLY, HOURLY)
+    site.context.settings.lease_seconds = 10_000.0
+    return Turned(site.context, FakeEngine(8), site.loop)
 
 
-def set_budget(site: Site, **said: Any) -> dict[str, Any]:
+def set_budget(site: ApiClient, **said: Any) -> dict[str, Any]:
     answer = site.ask("POST", "/api/budgets", json={"amount_micros": 100 * DOLLAR} | said)
     assert answer.status_code == 201, answer.text
     made: dict[str, Any] = answer.json()
     return made
 
 
-def budget(site: Site, budget_id: str) -> dict[str, Any]:
+def budget(site: ApiClient, budget_id: str) -> dict[str, Any]:
     found: dict[str, Any] = site.get(f"/api/budgets/{budget_id}")
     return found
 
 
-def micros(site: Site, budget_id: str) -> tuple[int, int]:
+def micros(site: ApiClient, budget_id: str) -> tuple[int, int]:
     """(spent, reserved)"""
     seen = budget(site, budget_id)
     return seen["spent"]["amount_micros"], seen["reserved"]["amount_micros"]
 
 
-def machines(site: Site, leader: Turned) -> list[FakeSession]:
+def machines(site: ApiClient, leader: Turned) -> list[FakeSession]:
     """Those that the leader started and that have not said hello."""
     engine = leader.engine
     assert isinstance(engine, FakeEngine)
     known = {row["id"] for row in site.rows(sessions, sessions.c.state == "starting")}
-    made = [FakeSession(site.farm, spec) for spec in engine.started.values() if spec.id in known]
+    made = [FakeSession(site.context, spec) for spec in engine.started.values() if spec.id in known]
     for one in made:
         one.hello()
         one.sync()
     return made
 
 
-def kinds(site: Site, job: str) -> list[str]:
+def kinds(site: ApiClient, job: str) -> list[str]:
     return [e["type"] for e in site.rows(events, events.c.job_id == job)]
 
 
@@ -76,7 +76,7 @@ def pass_time(clock: FakeClock, leader: Turned, seconds: float) -> None:
         leader.turn()
 
 
-def agrees(site: Site) -> None:
+def agrees(site: ApiClient) -> None:
     """Every budget's counters are the sums of what they count."""
     for row in site.rows(budgets):
         held = [r["held_micros"] for r in site.rows(reservations, reservations.c.budget_id == row["id"])]
@@ -85,7 +85,7 @@ def agrees(site: Site) -> None:
     assert live <= {s["id"] for s in site.rows(sessions)}
 
 
-def test_a_session_sets_money_aside_before_it_starts(site: Site, leader: Turned) -> None:
+def test_a_session_sets_money_aside_before_it_starts(site: ApiClient, leader: Turned) -> None:
     made = set_budget(site, amount_micros=10_000 * DOLLAR)
     site.submit(frame_range="1", max_sessions=1)
     leader.turn()
@@ -93,7 +93,7 @@ def test_a_session_sets_money_aside_before_it_starts(site: Site, leader: Turned)
     agrees(site)
 
 
-def test_what_a_session_did_not_spend_comes_back(site: Site, leader: Turned, clock: FakeClock) -> None:
+def test_what_a_session_did_not_spend_comes_back(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
     made = set_budget(site, amount_micros=10_000 * DOLLAR)
     job = site.submit(frame_range="1", max_sessions=1)["id"]
     leader.turn()
@@ -102,7 +102,7 @@ def test_what_a_session_did_not_spend_comes_back(site: Site, leader: Turned, clo
     clock.now_ms += 7000
     machine.send()
     (spent,) = [a["cost_micros"] for a in site.rows(attempts)]
-    machine.outbox.append(say.SessionEnded(reason="drained"))
+    machine.outbox.append(msg.SessionEnded(reason="drained"))
     machine.send()
     site.publish()
     leader.turn()
@@ -111,7 +111,7 @@ def test_what_a_session_did_not_spend_comes_back(site: Site, leader: Turned, clo
     assert site.rows(reservations) == []
 
 
-def test_a_job_without_money_is_held_and_no_machine_starts(site: Site, leader: Turned) -> None:
+def test_a_job_without_money_is_held_and_no_machine_starts(site: ApiClient, leader: Turned) -> None:
     made = set_budget(site, amount_micros=DOLLAR)
     job = site.submit(frame_range="1-9")["id"]
     leader.turn()
@@ -125,7 +125,7 @@ def test_a_job_without_money_is_held_and_no_machine_starts(site: Site, leader: T
     assert (row["actor"], row["target"]) == (f"budget:{made['id']}", job)
 
 
-def test_unhold_of_a_budgets_hold_is_a_conflict_with_the_remedy(site: Site, leader: Turned) -> None:
+def test_unhold_of_a_budgets_hold_is_a_conflict_with_the_remedy(site: ApiClient, leader: Turned) -> None:
     set_budget(site, amount_micros=DOLLAR)
     job = site.submit(frame_range="1-9")["id"]
     leader.turn()
@@ -135,7 +135,7 @@ def test_unhold_of_a_budgets_hold_is_a_conflict_with_the_remedy(site: Site, lead
 
 
 @pytest.mark.parametrize("how", ["raise", "remove", "percent"])
-def test_a_job_goes_on_by_itself_once_its_budget_allows_it(site: Site, leader: Turned, how: str) -> None:
+def test_a_job_goes_on_by_itself_once_its_budget_allows_it(site: ApiClient, leader: Turned, how: str) -> None:
     made = set_budget(site, amount_micros=DOLLAR, warn_at=1, hold_at=50)
     job = site.submit(frame_range="1-9", max_sessions=1)["id"]
     leader.turn()
@@ -157,16 +157,16 @@ def test_a_job_goes_on_by_itself_once_its_budget_allows_it(site: Site, leader: T
 
 
 def test_with_drain_frames_in_work_end_and_nothing_more_is_begun(
-    site: Site, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: Turned, clock: FakeClock
 ) -> None:
     made = set_budget(site, amount_micros=20 * DOLLAR, mode="drain")
     job = site.submit(frame_range="1-9", max_sessions=1, chunk_size=9)["id"]
     leader.turn()
     (machine,) = machines(site, leader)
-    assert machine.desk.next(site.farm.db.clock_ms()) is not None
+    assert machine.desk.next(site.context.db.clock_ms()) is not None
     task = machine.desk.current
     assert task is not None
-    machine.outbox.append(say.TaskStarted(attempt=task.order.attempt, at_ms=clock.now_ms))
+    machine.outbox.append(msg.TaskStarted(attempt=task.order.attempt, at_ms=clock.now_ms))
     machine.send()
     pass_time(clock, leader, 30)
     assert site.status(job) == "holding"
@@ -176,7 +176,7 @@ def test_with_drain_frames_in_work_end_and_nothing_more_is_begun(
     machine.outbox += [frame_saved(task.order.attempt, 1, clock.now_ms), *follows]
     machine.send()
     assert machine.desk.tasks == {}
-    machine.outbox.append(say.SessionEnded(reason="drained"))
+    machine.outbox.append(msg.SessionEnded(reason="drained"))
     machine.send()
     leader.turn()
     spent, reserved = micros(site, made["id"])
@@ -187,7 +187,7 @@ def test_with_drain_frames_in_work_end_and_nothing_more_is_begun(
 
 
 def test_with_stop_sessions_are_stopped_before_the_limit(
-    site: Site, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: Turned, clock: FakeClock
 ) -> None:
     made = set_budget(site, amount_micros=60 * DOLLAR, mode="stop")
     job = site.submit(frame_range="1-9", max_sessions=1)["id"]
@@ -195,7 +195,7 @@ def test_with_stop_sessions_are_stopped_before_the_limit(
     (machine,) = machines(site, leader)
     due = machine.desk.next(clock.now_ms)
     assert due is not None
-    machine.outbox.append(say.TaskStarted(attempt=due.attempt, at_ms=clock.now_ms))
+    machine.outbox.append(msg.TaskStarted(attempt=due.attempt, at_ms=clock.now_ms))
     machine.send()
     for _ in range(60):
         pass_time(clock, leader, 2)
@@ -214,7 +214,7 @@ def test_with_stop_sessions_are_stopped_before_the_limit(
 
 
 def test_with_stop_a_machine_that_was_cut_off_is_not_billed_beyond_the_limit(
-    site: Site, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: Turned, clock: FakeClock
 ) -> None:
     made = set_budget(site, amount_micros=60 * DOLLAR, mode="stop")
     site.submit(frame_range="1", max_sessions=1)
@@ -223,7 +223,7 @@ def test_with_stop_a_machine_that_was_cut_off_is_not_billed_beyond_the_limit(
     machine.render()
     clock.now_ms += 3_600_000
     ended = machine.outbox[-1]
-    assert isinstance(ended, say.TaskEnded)
+    assert isinstance(ended, msg.TaskEnded)
     ended.ended_ms = ended.started_ms + 3_600_000
     machine.send()
     cost = site.row(attempts)["cost_micros"]
@@ -232,7 +232,7 @@ def test_with_stop_a_machine_that_was_cut_off_is_not_billed_beyond_the_limit(
     assert micros(site, made["id"])[0] == cost
 
 
-def test_every_budget_above_a_job_counts(site: Site, leader: Turned) -> None:
+def test_every_budget_above_a_job_counts(site: ApiClient, leader: Turned) -> None:
     project = set_budget(site, project="default", amount_micros=10_000 * DOLLAR)
     account = set_budget(site, amount_micros=DOLLAR)
     job = site.submit(frame_range="1")["id"]
@@ -242,7 +242,7 @@ def test_every_budget_above_a_job_counts(site: Site, leader: Turned) -> None:
     assert (budget(site, account["id"])["jobs_held"], budget(site, project["id"])["jobs_held"]) == (1, 0)
 
 
-def test_a_jobs_budget_holds_that_job_only(site: Site, leader: Turned) -> None:
+def test_a_jobs_budget_holds_that_job_only(site: ApiClient, leader: Turned) -> None:
     one = site.submit(frame_range="1", max_sessions=1)["id"]
     two = site.submit(frame_range="1", max_sessions=1)["id"]
     set_budget(site, job=one, amount_micros=DOLLAR)
@@ -252,7 +252,7 @@ def test_a_jobs_budget_holds_that_job_only(site: Site, leader: Turned) -> None:
 
 
 def test_a_budget_counts_what_was_spent_before_it_was_set(
-    site: Site, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: Turned, clock: FakeClock
 ) -> None:
     job = site.submit(frame_range="1-2", max_sessions=1)["id"]
     runner = site.runner(job)
@@ -270,7 +270,7 @@ def test_a_budget_counts_what_was_spent_before_it_was_set(
     assert micros(site, made["id"]) == (spent, 0)
 
 
-def test_a_new_month_begins_with_nothing_spent(site: Site, leader: Turned, clock: FakeClock) -> None:
+def test_a_new_month_begins_with_nothing_spent(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
     job = site.submit(frame_range="1-9", max_sessions=1)["id"]
     runner = site.runner(job)
     works(clock, runner, 60_000)
@@ -284,7 +284,9 @@ def test_a_new_month_begins_with_nothing_spent(site: Site, leader: Turned, clock
     assert seen["period_start"] > made["period_start"]
 
 
-def test_budget_low_is_told_once_as_event_and_warning(site: Site, leader: Turned, clock: FakeClock) -> None:
+def test_budget_low_is_told_once_as_event_and_warning(
+    site: ApiClient, leader: Turned, clock: FakeClock
+) -> None:
     job = site.submit(frame_range="1-9", max_sessions=1)["id"]
     set_budget(site, amount_micros=10_000, warn_at=40, hold_at=None)
     runner = site.runner(job)
@@ -297,7 +299,7 @@ def test_budget_low_is_told_once_as_event_and_warning(site: Site, leader: Turned
     assert site.get("/api/billing/current-period")["budgets"][0]["warned"] is True
 
 
-def test_a_budget_that_cancels_cancels(site: Site, leader: Turned) -> None:
+def test_a_budget_that_cancels_cancels(site: ApiClient, leader: Turned) -> None:
     set_budget(site, amount_micros=DOLLAR, hold_at=None, cancel_at=100)
     job = site.submit(frame_range="1-9")["id"]
     leader.turn()
@@ -306,7 +308,7 @@ def test_a_budget_that_cancels_cancels(site: Site, leader: Turned) -> None:
 
 
 def test_many_sessions_share_what_is_left_and_never_more(
-    site: Site, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: Turned, clock: FakeClock
 ) -> None:
     made = set_budget(site, amount_micros=200 * DOLLAR, mode="stop")
     site.submit(frame_range="1-90")
@@ -341,13 +343,13 @@ def test_many_sessions_share_what_is_left_and_never_more(
         ({"mode": "sometimes"}, "mode"),
     ],
 )
-def test_a_budget_that_makes_no_sense_is_refused(site: Site, said: dict[str, Any], field: str) -> None:
+def test_a_budget_that_makes_no_sense_is_refused(site: ApiClient, said: dict[str, Any], field: str) -> None:
     answer = site.ask("POST", "/api/budgets", json={"amount_micros": DOLLAR} | said)
     assert answer.status_code == 422
     assert [e["field"].split(".")[-1] for e in answer.json()["errors"]] == [field]
 
 
-def test_another_accounts_job_or_project_can_have_no_budget_here(site: Site, other: Site) -> None:
+def test_another_accounts_job_or_project_can_have_no_budget_here(site: ApiClient, other: ApiClient) -> None:
     job = site.submit(frame_range="1")["id"]
     answer = other.ask("POST", "/api/budgets", json={"amount_micros": 1, "job": job})
     assert answer.status_code == 422
@@ -356,13 +358,13 @@ def test_another_accounts_job_or_project_can_have_no_budget_here(site: Site, oth
     assert other.ask("PATCH", f"/api/budgets/{made['id']}", json={"warn_at": 1}).status_code == 404
 
 
-def test_budgets_are_for_admins(site: Site) -> None:
+def test_budgets_are_for_admins(site: ApiClient) -> None:
     member = site.member()
     assert member.ask("GET", "/api/budgets").status_code == 403
     assert member.ask("POST", "/api/budgets", json={"amount_micros": 1}).status_code == 403
 
 
-def test_setting_and_changing_a_budget_is_in_the_audit(site: Site) -> None:
+def test_setting_and_changing_a_budget_is_in_the_audit(site: ApiClient) -> None:
     made = set_budget(site)
     where = f"/api/budgets/{made['id']}"
     changed = site.ask("PATCH", where, json={"hold_at": None, "warn_at": 70}).json()

@@ -9,33 +9,33 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from farm_site import Site, a_farm, a_site
+from api_client import ApiClient, a_farm, a_site
 
 sys.path.append(str(Path(__file__).parents[2] / "chaos"))
 import invariants
-from artist import Known
-from witness import Begun
+from recorder import Begun
+from workload import Known
 
 from framefarm.core.frames import FrameSet
 from framefarm.server.billing import service as billing
 
 
 @pytest.fixture
-def night(tmp_path: Path) -> Iterator[tuple[Site, Known]]:
+def night(tmp_path: Path) -> Iterator[tuple[ApiClient, Known]]:
     """A job that was rendered as it should be."""
-    with a_farm(tmp_path, None) as farm, a_site(farm) as site:
+    with a_farm(tmp_path, None) as context, a_site(context) as site:
         fields = site.payload(frame_range="1-4", chunk_size=2, job_title="chaos 0", output_path="chaos/0")
         said = site.submit(**fields)
         site.render(said["id"])
-        farm.db.write_now(billing.charge_job, site.account_id, said["id"])
-        farm.db.write_now(billing.post, site.account_id, "credit", 5, "a gift", "operator")
+        context.db.write_now(billing.charge_job, site.account_id, said["id"])
+        context.db.write_now(billing.post, site.account_id, "credit", 5, "a gift", "operator")
         known = Known(said["id"], "chaos 0", FrameSet.of([1, 2, 3, 4]), said["priority"], status="success")
         yield site, known
 
 
-def doctored(site: Site, statement: str) -> invariants.Books:
-    site.farm.db.write_now(lambda tx: tx.conn.execute(sa.text(statement)).rowcount)
-    return invariants.Books(site.farm.data)
+def doctored(site: ApiClient, statement: str) -> invariants.Books:
+    site.context.db.write_now(lambda tx: tx.conn.execute(sa.text(statement)).rowcount)
+    return invariants.Books(site.context.data)
 
 
 def begun(books: invariants.Books, **more: Any) -> Begun:
@@ -76,27 +76,27 @@ TAMPERED = [
 
 @pytest.mark.parametrize(("check", "statement", "sentence"), TAMPERED, ids=[t[1] for t in TAMPERED])
 def test_a_tampered_book_is_found(
-    night: tuple[Site, Known], check: Check, statement: str, sentence: str
+    night: tuple[ApiClient, Known], check: Check, statement: str, sentence: str
 ) -> None:
     site, job = night
-    whole = " ".join(check(invariants.Books(site.farm.data), job))
+    whole = " ".join(check(invariants.Books(site.context.data), job))
     assert sentence not in whole
     assert sentence in " ".join(check(doctored(site, statement), job))
 
 
 def test_a_committed_frame_begun_again_is_found_only_on_a_connected_machine(
-    night: tuple[Site, Known],
+    night: tuple[ApiClient, Known],
 ) -> None:
-    books = invariants.Books(night[0].farm.data)
+    books = invariants.Books(night[0].context.data)
     assert list(invariants.not_begun_again(books, [begun(books)])) != []
     assert list(invariants.not_begun_again(books, [begun(books, silent_ms=3000)])) == []
     assert list(invariants.not_begun_again(books, [begun(books, revision=1)])) == []
     assert list(invariants.not_begun_again(books, [begun(books, at_ms=0)])) == []
 
 
-def test_work_handed_out_during_a_hold_or_after_a_cancel_is_found(night: tuple[Site, Known]) -> None:
+def test_work_handed_out_during_a_hold_or_after_a_cancel_is_found(night: tuple[ApiClient, Known]) -> None:
     site, job = night
-    books = invariants.Books(site.farm.data)
+    books = invariants.Books(site.context.data)
     assert list(invariants.acknowledged(books, [job], {}, [])) == []
     job.holds = [(0, 1 << 60)]
     assert any("was held" in s for s in invariants.acknowledged(books, [job], {}, []))
@@ -105,10 +105,10 @@ def test_work_handed_out_during_a_hold_or_after_a_cancel_is_found(night: tuple[S
     assert any("was cancelled and is success" in s for s in found) and any("was held" in s for s in found)
 
 
-def test_lost_uploads_projects_and_frames_to_do_again_are_found(night: tuple[Site, Known]) -> None:
+def test_lost_uploads_projects_and_frames_to_do_again_are_found(night: tuple[ApiClient, Known]) -> None:
     site, job = night
     job.redone = {2: 5}
-    books = invariants.Books(site.farm.data)
+    books = invariants.Books(site.context.data)
     found = list(invariants.acknowledged(books, [job], {"/a": "0" * 64}, ["gone", "default"]))
     assert found == [
         "chaos 0: frame 2 was not rendered again",

@@ -13,9 +13,9 @@ from typing import Any
 import httpx2
 import pytest
 import sqlalchemy as sa
-from farm_site import Site
+from api_client import ApiClient
 
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.server.accounts import service as accounts
 from framefarm.server.database import Database, Tx
 from framefarm.server.events import commit_horizon, service
@@ -56,11 +56,11 @@ def test_a_number_that_was_rolled_back_is_given_up_and_newer_gaps_are_not() -> N
     assert after == Horizon(6, 9, 110)
 
 
-def test_events_that_commit_out_of_order_reach_a_global_reader_all_and_in_order(site: Site) -> None:
+def test_events_that_commit_out_of_order_reach_a_global_reader_all_and_in_order(site: ApiClient) -> None:
     """Two writers: the one that took the lower number commits last, as on PostgreSQL it may."""
     first, second, third = (site.submit(job_title=f"job {n}")["id"] for n in range(3))
-    db = site.farm.db
-    reader = Streams(site.farm)
+    db = site.context.db
+    reader = Streams(site.context)
     site.loop.run(reader.up_to_date())
     got: list[int] = []
 
@@ -102,9 +102,9 @@ def test_events_that_commit_out_of_order_reach_a_global_reader_all_and_in_order(
     assert len(got) == 3
 
 
-def test_a_rolled_back_number_holds_nobody_up(site: Site) -> None:
+def test_a_rolled_back_number_holds_nobody_up(site: ApiClient) -> None:
     job = site.submit()["id"]
-    reader = Streams(site.farm)
+    reader = Streams(site.context)
     site.loop.run(reader.up_to_date())
 
     def broken(tx: Tx) -> None:
@@ -114,7 +114,7 @@ def test_a_rolled_back_number_holds_nobody_up(site: Site) -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        site.farm.db.write_now(broken)
+        site.context.db.write_now(broken)
     site.ask("PATCH", f"/api/jobs/{job}", json={"priority": 3})
     newest = max(r["id"] for r in site.rows(events))
     for _ in range(3):
@@ -158,7 +158,7 @@ class Follower:
 
 @asynccontextmanager
 async def following(
-    site: Site, path: str, seen: str | None = None, **headers: str
+    site: ApiClient, path: str, seen: str | None = None, **headers: str
 ) -> AsyncIterator[Follower]:
     """The ASGI application asked as a server would: the answer's pieces as they are sent."""
     mine = Follower()
@@ -201,9 +201,9 @@ async def following(
 
 
 @asynccontextmanager
-async def reading(site: Site) -> AsyncIterator[Streams]:
+async def reading(site: ApiClient) -> AsyncIterator[Streams]:
     streams: Streams = site.app.state.streams
-    site.farm.hub.attach(asyncio.get_running_loop())
+    site.context.hub.attach(asyncio.get_running_loop())
     task = asyncio.create_task(streams.run())
     try:
         yield streams
@@ -212,16 +212,18 @@ async def reading(site: Site) -> AsyncIterator[Streams]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def priority(site: Site, job: str, value: int) -> Any:
+def priority(site: ApiClient, job: str, value: int) -> Any:
     def work(tx: Tx) -> None:
         state = job_states.lock(tx, job)
         state.emit(tx, "test", "job.priority", {"priority": value})
         job_states.save(tx, state)
 
-    return site.farm.db.write(work)
+    return site.context.db.write(work)
 
 
-def test_a_jobs_stream_begins_at_its_first_event_goes_on_live_and_resumes_without_a_gap(site: Site) -> None:
+def test_a_jobs_stream_begins_at_its_first_event_goes_on_live_and_resumes_without_a_gap(
+    site: ApiClient,
+) -> None:
     job = site.submit()["id"]
 
     async def story() -> None:
@@ -250,7 +252,7 @@ def test_a_jobs_stream_begins_at_its_first_event_goes_on_live_and_resumes_withou
 
 
 def test_the_accounts_stream_begins_at_the_next_event_and_shows_no_other_accounts(
-    site: Site, other: Site
+    site: ApiClient, other: ApiClient
 ) -> None:
     mine, theirs = site.submit()["id"], other.submit()["id"]
 
@@ -273,9 +275,9 @@ def test_the_accounts_stream_begins_at_the_next_event_and_shows_no_other_account
     site.loop.run(story())
 
 
-def test_what_another_process_wrote_is_seen_though_nobody_wakes_this_one(site: Site) -> None:
+def test_what_another_process_wrote_is_seen_though_nobody_wakes_this_one(site: ApiClient) -> None:
     job = site.submit()["id"]
-    other_process = Database(site.farm.db.url.render_as_string(hide_password=False))
+    other_process = Database(site.context.db.url.render_as_string(hide_password=False))
 
     def work(tx: Tx) -> None:
         state = job_states.lock(tx, job)
@@ -296,13 +298,13 @@ def test_what_another_process_wrote_is_seen_though_nobody_wakes_this_one(site: S
 
 
 @pytest.mark.parametrize("seen", ["x", "-1", "1.5", "9" * 19])
-def test_an_id_that_never_was_one_is_refused(site: Site, seen: str) -> None:
+def test_an_id_that_never_was_one_is_refused(site: ApiClient, seen: str) -> None:
     answer = site.ask("GET", "/api/events?follow=false", headers={"Last-Event-ID": seen})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "Last-Event-ID"
 
 
-def test_what_is_not_kept_any_more_is_a_reset_and_the_newest_event_always_stays(site: Site) -> None:
+def test_what_is_not_kept_any_more_is_a_reset_and_the_newest_event_always_stays(site: ApiClient) -> None:
     job = site.submit()["id"]
     for value in (1, 2):
         site.ask("PATCH", f"/api/jobs/{job}", json={"priority": value})
@@ -310,10 +312,10 @@ def test_what_is_not_kept_any_more_is_a_reset_and_the_newest_event_always_stays(
     def age(tx: Tx) -> None:
         tx.conn.execute(sa.update(events).values(at_ms=tx.now_ms - 8 * DAY_MS))
 
-    site.farm.db.write_now(age)
+    site.context.db.write_now(age)
     count = len(site.rows(events))
-    assert site.farm.db.write_now(service.trim, 1) == 1
-    assert site.farm.db.write_now(service.trim, 100) == count - 2
+    assert site.context.db.write_now(service.trim, 1) == 1
+    assert site.context.db.write_now(service.trim, 100) == count - 2
     (left,) = site.rows(events)
     for path, seen in ((f"/api/jobs/{job}/events", "1"), ("/api/events", "1")):
         text = site.ask("GET", f"{path}?follow=false", headers={"Last-Event-ID": seen}).text
@@ -329,7 +331,7 @@ def test_what_is_not_kept_any_more_is_a_reset_and_the_newest_event_always_stays(
 
 @pytest.mark.parametrize("how", ["logout", "role", "drain"])
 def test_a_stream_ends_when_its_caller_may_not_look_any_more(
-    site: Site, how: str, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("framefarm.server.events.streams.CHECK_SECONDS", 0.05)
     site.submit()
@@ -339,17 +341,19 @@ def test_a_stream_ends_when_its_caller_may_not_look_any_more(
             await one.until(lambda f: site.app.state.streams.all())
             assert not one.ended
             if how == "drain":
-                site.farm.draining = True
-                site.farm.hub.wake_all()
+                site.context.draining = True
+                site.context.hub.wake_all()
             elif how == "logout":
-                actor = await site.farm.db.read(accounts.who_is, site.farm.keys, site.token, "")
-                await site.farm.db.write(accounts.revoke, actor.account_id, actor.token_id)
+                actor = await site.context.db.read(accounts.who_is, site.context.keys, site.token, "")
+                await site.context.db.write(accounts.revoke, actor.account_id, actor.token_id)
             else:
-                user = await site.farm.db.read(accounts.user_by_email, site.email)
+                user = await site.context.db.read(accounts.user_by_email, site.email)
                 add = accounts.create_user
-                await site.farm.db.write(add, site.account_id, "b@studio.example", "x", "admin", "operator")
+                await site.context.db.write(
+                    add, site.account_id, "b@studio.example", "x", "admin", "operator"
+                )
                 change = accounts.change_user
-                await site.farm.db.write(change, site.account_id, user["id"], "operator", role="member")
+                await site.context.db.write(change, site.account_id, user["id"], "operator", role="member")
             await one.until(lambda f: f.ended)
             await asyncio.sleep(0)
         assert site.app.state.streams.all() == []
@@ -357,7 +361,7 @@ def test_a_stream_ends_when_its_caller_may_not_look_any_more(
     site.loop.run(story())
 
 
-def test_a_cookie_opens_a_stream_and_no_token_opens_none(site: Site) -> None:
+def test_a_cookie_opens_a_stream_and_no_token_opens_none(site: ApiClient) -> None:
     job = site.submit()["id"]
     cookie = {"cookie": f"framefarm_session={site.token}", "authorization": ""}
 
@@ -390,7 +394,7 @@ def test_a_client_that_takes_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -
 # -------------------------------------------------------------------------------- progress
 
 
-def test_progress_is_the_latest_value_of_frames_in_work_and_no_event(site: Site) -> None:
+def test_progress_is_the_latest_value_of_frames_in_work_and_no_event(site: ApiClient) -> None:
     job = site.submit(chunk_size=9)["id"]
     runner = site.runner(job)
     task = runner.sync().tasks[0]
@@ -403,8 +407,8 @@ def test_progress_is_the_latest_value_of_frames_in_work_and_no_event(site: Site)
     async def story() -> None:
         async with reading(site), following(site, f"/api/jobs/{job}/events") as one:
             await one.until(lambda f: site.app.state.streams.all())
-            await site.farm.db.write(progress.record, [said(1, 0.25)])
-            await site.farm.db.write(progress.record, [said(1, 0.5)])
+            await site.context.db.write(progress.record, [said(1, 0.25)])
+            await site.context.db.write(progress.record, [said(1, 0.5)])
             await one.until(lambda f: any(m.get("event") == "progress" for m in f.messages))
             (told,) = [m for m in one.messages if m.get("event") == "progress"]
             assert "id" not in told
@@ -417,16 +421,16 @@ def test_progress_is_the_latest_value_of_frames_in_work_and_no_event(site: Site)
     runner.report(runner.saved(task, 1))
     assert site.get(f"/api/jobs/{job}")["frames_in_work"] == []
     for wrong in (said(2, 9e9), said(2, 0.5, "att_of_another")):
-        site.farm.db.write_now(progress.record, [wrong])
+        site.context.db.write_now(progress.record, [wrong])
     assert site.get(f"/api/jobs/{job}")["frames_in_work"] == []
 
 
-def test_a_runners_sync_carries_progress_to_the_jobs_detail(site: Site) -> None:
+def test_a_runners_sync_carries_progress_to_the_jobs_detail(site: ApiClient) -> None:
     job = site.submit(chunk_size=9)["id"]
     runner = site.runner(job)
     task = runner.sync().tasks[0]
     runner.report(runner.started(task))
-    told = say.Progress(attempt=task.attempt, frame=3, fraction=0.125)
+    told = msg.Progress(attempt=task.attempt, frame=3, fraction=0.125)
     body = {
         "seen": 0, "wait_seconds": 0,
         "progress": {"attempt": told.attempt, "frame": told.frame, "fraction": told.fraction},
@@ -450,10 +454,10 @@ def test_a_runners_sync_carries_progress_to_the_jobs_detail(site: Site) -> None:
     site.loop.run(story())
 
 
-def test_a_user_follows_so_many_events_and_logs_at_once_and_is_told_so(site: Site) -> None:
+def test_a_user_follows_so_many_events_and_logs_at_once_and_is_told_so(site: ApiClient) -> None:
     job = site.submit()["id"]
     member = site.member()
-    site.farm.settings.streams_per_user = 3
+    site.context.settings.streams_per_user = 3
     paths = ["/api/events", f"/api/jobs/{job}/events", f"/api/jobs/{job}/tasks/0/log?follow=true"]
 
     async def story() -> None:

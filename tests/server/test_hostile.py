@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from farm_site import SCENE, Site
+from api_client import SCENE, ApiClient
 
 from framefarm.core.errors import Conflict
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.protocol.api_accounts import NewUser
 from framefarm.server.accounts.tables import accounts, idempotency
 from framefarm.server.catalog import destinations
@@ -44,7 +44,7 @@ class Endless:
 
 
 @pytest.mark.parametrize("path", ["/api/auth/login", "/api/jobs", "/api/nowhere"])
-def test_a_large_body_of_a_stranger_is_not_taken_in(site: Site, path: str) -> None:
+def test_a_large_body_of_a_stranger_is_not_taken_in(site: ApiClient, path: str) -> None:
     body = Endless()
     stranger = dataclasses.replace(site, token="wrong")
     headers = {"Content-Type": "application/json"}
@@ -53,7 +53,7 @@ def test_a_large_body_of_a_stranger_is_not_taken_in(site: Site, path: str) -> No
 
 
 @pytest.mark.parametrize("call", ["hello", "sync", "reports"])
-def test_a_large_body_for_a_session_is_not_taken_in_without_its_token(site: Site, call: str) -> None:
+def test_a_large_body_for_a_session_is_not_taken_in_without_its_token(site: ApiClient, call: str) -> None:
     body = Endless()
     runner = site.runner(site.submit()["id"])
     stranger = dataclasses.replace(site, token="wrong")
@@ -62,7 +62,7 @@ def test_a_large_body_for_a_session_is_not_taken_in_without_its_token(site: Site
     assert body.taken < MiB
 
 
-def test_a_report_beyond_the_limit_is_a_413(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_beyond_the_limit_is_a_413(site: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_routes, "MAX_BODY_BYTES", MiB)
     body = Endless()
     runner = site.runner(site.submit()["id"])
@@ -72,21 +72,21 @@ def test_a_report_beyond_the_limit_is_a_413(site: Site, monkeypatch: pytest.Monk
     assert body.taken < 2 * MiB
 
 
-def test_a_report_of_too_many_events_is_a_422_and_moves_nothing(site: Site) -> None:
+def test_a_report_of_too_many_events_is_a_422_and_moves_nothing(site: ApiClient) -> None:
     runner = site.runner(site.submit()["id"])
     machine = dataclasses.replace(site, token=runner.token)
     path = f"/node/v1/sessions/{runner.session}/reports"
-    event = say.TaskReleased(attempt="att_none")
-    many = say.Report(seq=1, events=[event] * (say.MOST_EVENTS + 1))
+    event = msg.TaskReleased(attempt="att_none")
+    many = msg.Report(seq=1, events=[event] * (msg.MOST_EVENTS + 1))
     answer = machine.ask("POST", path, content=msgspec.json.encode(many))
     assert answer.status_code == 422
-    assert str(say.MOST_EVENTS) in answer.json()["detail"]
-    most = say.Report(seq=1, events=[event] * say.MOST_EVENTS)
+    assert str(msg.MOST_EVENTS) in answer.json()["detail"]
+    most = msg.Report(seq=1, events=[event] * msg.MOST_EVENTS)
     assert machine.ask("POST", path, content=msgspec.json.encode(most)).json()["last_seq"] == 1
 
 
 def test_a_long_report_is_decoded_beside_the_loop_and_counts(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[str] = []
 
@@ -97,13 +97,13 @@ def test_a_long_report_is_decoded_beside_the_loop_and_counts(
     monkeypatch.setattr(node_routes, "decode", decode)
     runner = site.runner(site.submit()["id"])
     machine = dataclasses.replace(site, token=runner.token)
-    said = say.Report(seq=1, events=[say.TaskReleased(attempt="a" * node_routes.ASIDE_BYTES)])
+    said = msg.Report(seq=1, events=[msg.TaskReleased(attempt="a" * node_routes.ASIDE_BYTES)])
     path = f"/node/v1/sessions/{runner.session}/reports"
     assert machine.ask("POST", path, content=msgspec.json.encode(said)).json()["verdicts"] == ["superseded"]
     assert [name.split()[0] for name in threads] == ["AnyIO"]
 
 
-def test_many_bad_items_of_a_map_are_told_in_time_that_grows_with_them(site: Site) -> None:
+def test_many_bad_items_of_a_map_are_told_in_time_that_grows_with_them(site: ApiClient) -> None:
     pins = dict.fromkeys(map(str, range(20_000)), 1)
     began = time.process_time()
     answer = site.ask("POST", "/api/jobs", json=site.payload(upload_md5s=pins))
@@ -116,7 +116,7 @@ def test_many_bad_items_of_a_map_are_told_in_time_that_grows_with_them(site: Sit
     [{"upload_md5s": dict.fromkeys(map(str, range(100_001)), 1)}, dict.fromkeys(map(str, range(1001)))],
     ids=["items", "fields"],
 )
-def test_what_is_too_long_to_be_looked_at_is_told_once(site: Site, body: dict[str, Any]) -> None:
+def test_what_is_too_long_to_be_looked_at_is_told_once(site: ApiClient, body: dict[str, Any]) -> None:
     answer = site.ask("POST", "/api/jobs", json=body)
     assert answer.status_code == 422
     assert len(answer.json()["errors"]) == 1
@@ -130,14 +130,14 @@ def test_what_is_too_long_to_be_looked_at_is_told_once(site: Site, body: dict[st
     ],
     ids=lambda f: f"{next(iter(f))}-{str(f)[-8:]}",
 )  # fmt: skip
-def test_text_that_nothing_of_that_kind_can_be_is_bad_input(site: Site, field: dict[str, Any]) -> None:
+def test_text_that_nothing_of_that_kind_can_be_is_bad_input(site: ApiClient, field: dict[str, Any]) -> None:
     body = json.dumps(site.payload(**field)).encode()
     answer = site.ask("POST", "/api/jobs", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422, answer.text
     assert [e["field"].split(".")[0].split("[")[0] for e in answer.json()["errors"]] == list(field)
 
 
-def test_a_time_beyond_all_clocks_in_a_signed_address_is_bad_input(site: Site) -> None:
+def test_a_time_beyond_all_clocks_in_a_signed_address_is_bad_input(site: ApiClient) -> None:
     answer = site.ask("GET", f"/api/files/1?expires={'9' * 400}&signature=a")
     assert answer.status_code == 422
 
@@ -168,20 +168,20 @@ def test_a_farm_killed_while_it_makes_its_secret_makes_another(
 
 
 def test_a_clock_that_went_back_bills_nothing_and_stops_no_report(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = site.submit(frame_range="1")["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks
-    earlier = site.farm.db.clock_ms() - 3_600_000
-    monkeypatch.setattr(site.farm.db, "clock_ms", lambda: earlier)
+    earlier = site.context.db.clock_ms() - 3_600_000
+    monkeypatch.setattr(site.context.db, "clock_ms", lambda: earlier)
     runner.render(task, ms=50)
     (attempt,) = site.get(f"/api/jobs/{job}/attempts")["data"]
     assert (attempt["outcome"], attempt["billed_seconds"]) == ("success", 0)
 
 
 def test_an_upload_over_the_quota_that_raced_leaves_no_bytes(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert site.upload("/a", b"x" * 60).status_code == 200
 
@@ -189,24 +189,24 @@ def test_an_upload_over_the_quota_that_raced_leaves_no_bytes(
         return uploads._Limit(MiB, uploads.TooLarge("never"))
 
     monkeypatch.setattr(uploads, "_limit", no_limit)
-    site.farm.db.write_now(lambda tx: tx.conn.execute(accounts.update().values(quota_bytes=100)))
+    site.context.db.write_now(lambda tx: tx.conn.execute(accounts.update().values(quota_bytes=100)))
     assert site.upload("/b", b"y" * 60).status_code == 413
-    kept = [p for p in (site.farm.data / "store/content").rglob("*") if p.is_file()]
+    kept = [p for p in (site.context.data / "store/content").rglob("*") if p.is_file()]
     assert [p.read_bytes() for p in kept] == [b"x" * 60]
     assert len(site.rows(contents)) == 1
 
 
-def test_a_slow_account_keeps_no_other_waiting_for_its_scenes(site: Site, other: Site) -> None:
+def test_a_slow_account_keeps_no_other_waiting_for_its_scenes(site: ApiClient, other: ApiClient) -> None:
     for who, count in ((site, 3), (other, 1)):
         assert who.upload().status_code == 200
         for _ in range(count):
             assert who.ask("POST", "/api/jobs", json=who.payload()).status_code == 201
-    waiting = site.farm.db.read_now(scene_reading.unread)
+    waiting = site.context.db.read_now(scene_reading.unread)
     assert sorted(j["account_id"] for j in waiting) == sorted([site.account_id, other.account_id])
 
 
 def test_a_scene_that_the_farm_fails_to_read_holds_up_no_other(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert site.upload().status_code == 200
     first, second = (
@@ -225,7 +225,7 @@ def test_a_scene_that_the_farm_fails_to_read_holds_up_no_other(
     monkeypatch.setattr(scene_reading, "read", read)
 
     async def until_both_were_tried() -> None:
-        reading = asyncio.create_task(scene_reading.run(site.farm))
+        reading = asyncio.create_task(scene_reading.run(site.context))
         await asyncio.to_thread(both.wait, 30)
         reading.cancel()
 
@@ -233,7 +233,7 @@ def test_a_scene_that_the_farm_fails_to_read_holds_up_no_other(
     assert tried == [first, second]
 
 
-def test_an_idempotency_key_keeps_no_plain_hash_of_what_came_with_it(site: Site) -> None:
+def test_an_idempotency_key_keeps_no_plain_hash_of_what_came_with_it(site: ApiClient) -> None:
     said = NewUser(email="new@studio.example", password="correct horse battery")
     headers = {"Idempotency-Key": "k"}
     answer = site.ask("POST", "/api/users", json=said.model_dump(), headers=headers)
@@ -242,7 +242,7 @@ def test_an_idempotency_key_keeps_no_plain_hash_of_what_came_with_it(site: Site)
     assert site.row(idempotency)["body_sha256"] != plain
 
 
-def test_a_reading_key_revokes_no_key(site: Site) -> None:
+def test_a_reading_key_revokes_no_key(site: ApiClient) -> None:
     made = {
         role: site.ask("POST", "/api/auth/keys", json={"name": role, "role": role}).json()
         for role in ("read", "member")
@@ -252,9 +252,9 @@ def test_a_reading_key_revokes_no_key(site: Site) -> None:
 
 
 @pytest.mark.parametrize("wide", ["file:///", "file:///srv"])
-def test_a_place_around_another_accounts_is_not_given(site: Site, other: Site, wide: str) -> None:
+def test_a_place_around_another_accounts_is_not_given(site: ApiClient, other: ApiClient, wide: str) -> None:
     def give(account_id: str, url: str) -> None:
-        site.farm.db.write_now(lambda tx: destinations.give(tx, account_id, url))
+        site.context.db.write_now(lambda tx: destinations.grant(tx, account_id, url))
 
     give(site.account_id, "file:///srv/films")
     with pytest.raises(Conflict):

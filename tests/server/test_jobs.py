@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from farm_site import SCENE, Site
+from api_client import SCENE, ApiClient
 
 from framefarm.server.jobs.tables import job_state, jobs, tasks
 from framefarm.server.sessions.tables import frames
@@ -20,7 +20,7 @@ def fields(answer: Any) -> set[str]:
 # --------------------------------------------------------------------------------- submitting
 
 
-def test_every_bad_field_is_told_at_once(site: Site) -> None:
+def test_every_bad_field_is_told_at_once(site: ApiClient) -> None:
     bad = site.payload(
         project="nope", instance_type="nope", blender_version="9.9", frame_range="1-", output_path="gs://no/x"
     )
@@ -29,7 +29,7 @@ def test_every_bad_field_is_told_at_once(site: Site) -> None:
     assert site.rows(jobs) == []
 
 
-def test_unknown_fields_are_refused(site: Site) -> None:
+def test_unknown_fields_are_refused(site: ApiClient) -> None:
     answer = site.ask("POST", "/api/jobs", json=site.payload(chunksize=3))
     assert fields(answer) == {"chunksize"}
 
@@ -56,19 +56,19 @@ def test_unknown_fields_are_refused(site: Site) -> None:
         ("output_path", "/etc"),
     ],
 )
-def test_a_bad_value_is_refused_with_its_field(site: Site, name: str, value: Any) -> None:
+def test_a_bad_value_is_refused_with_its_field(site: ApiClient, name: str, value: Any) -> None:
     found = fields(site.ask("POST", "/api/jobs", json=site.payload(**{name: value})))
     assert {f.split(".")[0].split("[")[0] for f in found} == {name}
 
 
-def test_an_output_place_that_was_not_given_names_those_that_were(site: Site) -> None:
+def test_an_output_place_that_was_not_given_names_those_that_were(site: ApiClient) -> None:
     answer = site.ask("POST", "/api/jobs", json=site.payload(output_path="gs://others/x"))
     (error,) = answer.json()["errors"]
     assert (error["field"], error["given"]) == ("output_path", "gs://others/x")
     assert "gs://renders" in error["message"]
 
 
-def test_an_archived_project_takes_no_jobs(site: Site) -> None:
+def test_an_archived_project_takes_no_jobs(site: ApiClient) -> None:
     project = site.ask("POST", "/api/projects", json={"name": "old"}).json()
     changed = site.ask("PATCH", f"/api/projects/{project['id']}", json={"status": "archived"})
     assert changed.status_code == 200, changed.text
@@ -77,14 +77,14 @@ def test_an_archived_project_takes_no_jobs(site: Site) -> None:
     assert "archived" in answer.json()["detail"]
 
 
-def test_a_job_waits_for_files_that_are_not_there_yet(site: Site) -> None:
+def test_a_job_waits_for_files_that_are_not_there_yet(site: ApiClient) -> None:
     job = site.ask("POST", "/api/jobs", json=site.payload()).json()
     assert job["status"] == "syncing"
     site.upload()
     assert site.status(job["id"]) == "pending"
 
 
-def test_a_dry_run_tells_what_would_be_and_stores_nothing(site: Site) -> None:
+def test_a_dry_run_tells_what_would_be_and_stores_nothing(site: ApiClient) -> None:
     answer = site.ask("POST", "/api/jobs?dry_run=true", json=site.payload(chunk_size=2, scout_frames="fml:3"))
     assert answer.status_code == 200, answer.text
     said = answer.json()
@@ -93,7 +93,7 @@ def test_a_dry_run_tells_what_would_be_and_stores_nothing(site: Site) -> None:
     assert site.rows(jobs) == []
 
 
-def test_the_same_idempotency_key_submits_once(site: Site) -> None:
+def test_the_same_idempotency_key_submits_once(site: ApiClient) -> None:
     site.upload()
     key = {"Idempotency-Key": "k1"}
     payload = site.payload()
@@ -109,7 +109,7 @@ def test_the_same_idempotency_key_submits_once(site: Site) -> None:
 # ----------------------------------------------------------------------------- scouts, chunks
 
 
-def test_scouts_render_first_then_the_job_holds_until_a_person_lets_it_on(site: Site) -> None:
+def test_scouts_render_first_then_the_job_holds_until_a_person_lets_it_on(site: ApiClient) -> None:
     job = site.submit(scout_frames="fml:3")["id"]
     assert site.render(job) == [1, 5, 9]
     seen = site.get(f"/api/jobs/{job}")
@@ -120,7 +120,7 @@ def test_scouts_render_first_then_the_job_holds_until_a_person_lets_it_on(site: 
     assert sorted(f["frame"] for f in site.rows(frames)) == list(range(1, 10))
 
 
-def test_a_chunk_takes_its_frames_in_the_order_asked_for(site: Site) -> None:
+def test_a_chunk_takes_its_frames_in_the_order_asked_for(site: ApiClient) -> None:
     job = site.submit(frame_range="1-20x3", chunk_size=3)["id"]
     runner = site.runner(job)
     assert [t.frames for t in runner.sync().tasks] == [[1, 4, 7]]
@@ -128,7 +128,7 @@ def test_a_chunk_takes_its_frames_in_the_order_asked_for(site: Site) -> None:
     assert len(site.rows(tasks)) == 3
 
 
-def test_a_job_waits_for_those_it_depends_on(site: Site) -> None:
+def test_a_job_waits_for_those_it_depends_on(site: ApiClient) -> None:
     first = site.submit(frame_range="1")["id"]
     second = site.submit(frame_range="2", depends_on=[first])["id"]
     assert site.render(second) == []
@@ -136,7 +136,7 @@ def test_a_job_waits_for_those_it_depends_on(site: Site) -> None:
     assert site.render(second) == [2]
 
 
-def test_a_job_holds_when_one_it_depends_on_is_cancelled(site: Site) -> None:
+def test_a_job_holds_when_one_it_depends_on_is_cancelled(site: ApiClient) -> None:
     first = site.submit(frame_range="1")["id"]
     second = site.submit(frame_range="2", depends_on=[first])["id"]
     site.ask("PATCH", f"/api/jobs/{first}", json={"action": "cancel"})
@@ -146,7 +146,7 @@ def test_a_job_holds_when_one_it_depends_on_is_cancelled(site: Site) -> None:
     assert site.render(second) == [2]
 
 
-def test_a_hold_for_a_failed_job_ends_when_all_that_failed_are_retried_and_succeed(site: Site) -> None:
+def test_a_hold_for_a_failed_job_ends_when_all_that_failed_are_retried_and_succeed(site: ApiClient) -> None:
     first, second = (site.submit(frame_range="1", task_retries=0)["id"] for _ in range(2))
     third = site.submit(frame_range="2", depends_on=[first, second])["id"]
     for job in (first, second):
@@ -167,7 +167,7 @@ def test_a_hold_for_a_failed_job_ends_when_all_that_failed_are_retried_and_succe
 # ------------------------------------------------------------------------------------ actions
 
 
-def test_a_held_job_hands_nothing_out_until_unheld(site: Site) -> None:
+def test_a_held_job_hands_nothing_out_until_unheld(site: ApiClient) -> None:
     job = site.submit(hold=True)["id"]
     assert site.status(job) == "holding"
     assert site.render(job) == []
@@ -175,7 +175,7 @@ def test_a_held_job_hands_nothing_out_until_unheld(site: Site) -> None:
     assert len(site.render(job)) == 9
 
 
-def test_cancelling_twice_is_no_error_and_a_cancelled_job_can_be_deleted(site: Site) -> None:
+def test_cancelling_twice_is_no_error_and_a_cancelled_job_can_be_deleted(site: ApiClient) -> None:
     job = site.submit()["id"]
     for _ in range(2):
         answer = site.ask("PATCH", f"/api/jobs/{job}", json={"status": "cancelled"})
@@ -185,7 +185,7 @@ def test_cancelling_twice_is_no_error_and_a_cancelled_job_can_be_deleted(site: S
     assert site.ask("GET", f"/api/jobs/{job}").status_code == 404
 
 
-def test_a_running_job_is_cancelling_until_its_machines_have_stopped(site: Site) -> None:
+def test_a_running_job_is_cancelling_until_its_machines_have_stopped(site: ApiClient) -> None:
     job = site.submit()["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks
@@ -197,7 +197,7 @@ def test_a_running_job_is_cancelling_until_its_machines_have_stopped(site: Site)
     assert site.status(job) == "cancelled"
 
 
-def test_a_running_job_cannot_be_deleted(site: Site) -> None:
+def test_a_running_job_cannot_be_deleted(site: ApiClient) -> None:
     job = site.submit()["id"]
     runner = site.runner(job)
     runner.report(runner.started(runner.sync().tasks[0]))
@@ -206,7 +206,7 @@ def test_a_running_job_cannot_be_deleted(site: Site) -> None:
     assert answer.json()["state"] == "running"
 
 
-def test_chosen_frames_rendered_again_get_a_next_revision(site: Site) -> None:
+def test_chosen_frames_rendered_again_get_a_next_revision(site: ApiClient) -> None:
     job = site.submit(frame_range="1-6", chunk_size=3)["id"]
     site.render(job)
     answer = site.ask("POST", f"/api/jobs/{job}/retry", json={"frames": "2,5"})
@@ -219,7 +219,7 @@ def test_chosen_frames_rendered_again_get_a_next_revision(site: Site) -> None:
     assert site.row(job_state)["frames_done"] == 6
 
 
-def test_a_done_frame_of_a_failed_task_rendered_again_brings_the_missing_ones_along(site: Site) -> None:
+def test_a_done_frame_of_a_failed_task_rendered_again_brings_the_missing_ones_along(site: ApiClient) -> None:
     """No job is a success while frames of it were never rendered."""
     job = site.submit(frame_range="1-4", chunk_size=4, task_retries=0)["id"]
     runner = site.runner(job)
@@ -235,7 +235,7 @@ def test_a_done_frame_of_a_failed_task_rendered_again_brings_the_missing_ones_al
     assert found == [(1, 0), (2, 0), (2, 1), (3, 1), (4, 1)]
 
 
-def test_frames_asked_for_are_rendered_again_beside_those_that_were_never_done(site: Site) -> None:
+def test_frames_asked_for_are_rendered_again_beside_those_that_were_never_done(site: ApiClient) -> None:
     job = site.submit(frame_range="1-3", chunk_size=3, task_retries=0)["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks
@@ -245,7 +245,7 @@ def test_frames_asked_for_are_rendered_again_beside_those_that_were_never_done(s
     assert site.row(job_state)["frames_done"] == 3
 
 
-def test_a_redo_that_failed_is_retried_with_what_it_still_lacks(site: Site) -> None:
+def test_a_redo_that_failed_is_retried_with_what_it_still_lacks(site: ApiClient) -> None:
     job = site.submit(frame_range="1-3", chunk_size=3, task_retries=0)["id"]
     site.render(job)
     assert site.ask("POST", f"/api/jobs/{job}/retry", json={"frames": "1-2"}).status_code == 200
@@ -257,13 +257,13 @@ def test_a_redo_that_failed_is_retried_with_what_it_still_lacks(site: Site) -> N
     assert site.row(job_state)["frames_done"] == 3
 
 
-def test_frames_that_are_not_the_jobs_cannot_be_retried(site: Site) -> None:
+def test_frames_that_are_not_the_jobs_cannot_be_retried(site: ApiClient) -> None:
     job = site.submit(frame_range="1-3")["id"]
     site.render(job)
     assert fields(site.ask("POST", f"/api/jobs/{job}/retry", json={"frames": "7"})) == {"frames"}
 
 
-def test_failed_tasks_can_be_retried(site: Site) -> None:
+def test_failed_tasks_can_be_retried(site: ApiClient) -> None:
     job = site.submit(frame_range="1", task_retries=0)["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks
@@ -295,7 +295,7 @@ def test_failed_tasks_can_be_retried(site: Site) -> None:
     ],
 )
 def test_another_accounts_job_is_not_there(
-    site: Site, other: Site, method: str, path: str, body: Any
+    site: ApiClient, other: ApiClient, method: str, path: str, body: Any
 ) -> None:
     job = site.submit(frame_range="1")["id"]
     site.render(job)
@@ -305,7 +305,7 @@ def test_another_accounts_job_is_not_there(
     assert site.row(job_state, sa.true())["status"] == "success"
 
 
-def test_another_accounts_job_cannot_be_waited_for(site: Site, other: Site) -> None:
+def test_another_accounts_job_cannot_be_waited_for(site: ApiClient, other: ApiClient) -> None:
     job = site.submit(frame_range="1")["id"]
     answer = other.ask("POST", "/api/jobs", json=other.payload(depends_on=[job]))
     assert fields(answer) == {"depends_on"}

@@ -7,10 +7,10 @@ import threading
 from typing import Any
 
 import pytest
-from farm_site import SCENE, Site
+from api_client import SCENE, ApiClient
 
 from framefarm.server import app
-from framefarm.server.context import Farm, Hub
+from framefarm.server.context import AppContext, WakeHub
 from framefarm.server.jobs.tables import job_state
 from framefarm.server.submission import scene_reading
 
@@ -40,7 +40,7 @@ def test_a_loop_that_fails_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_end_that_meets_a_wake_up_is_not_lost() -> None:
     async def main() -> None:
-        hub = Hub()
+        hub = WakeHub()
         hub.attach(asyncio.get_running_loop())
         waits = asyncio.Event()
 
@@ -63,14 +63,14 @@ def test_an_end_that_meets_a_wake_up_is_not_lost() -> None:
 
 
 def test_a_scene_that_the_farm_cannot_read_holds_up_no_other(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its manifest is on a disk that fails, say."""
     assert site.upload().status_code == 200
     first, other = (site.ask("POST", "/api/jobs", json=site.payload()).json()["id"] for _ in range(2))
     found = {"scene_path": SCENE, "frames": "1-9", "scouts": "", "scene": {"path": SCENE}, "warnings": []}
 
-    def read(_farm: Farm, job: Any) -> dict[str, Any]:
+    def read(_farm: AppContext, job: Any) -> dict[str, Any]:
         if job["id"] == first:
             raise OSError("the disk fails")
         return found
@@ -78,9 +78,9 @@ def test_a_scene_that_the_farm_cannot_read_holds_up_no_other(
     monkeypatch.setattr(scene_reading, "read", read)
 
     async def main() -> None:
-        site.farm.hub.attach(asyncio.get_running_loop())
-        async with site.farm.hub.listen("dispatch") as settled:
-            task = asyncio.create_task(scene_reading.run(site.farm))
+        site.context.hub.attach(asyncio.get_running_loop())
+        async with site.context.hub.listen("dispatch") as settled:
+            task = asyncio.create_task(scene_reading.run(site.context))
             assert await settled.wait(60)
             await app._end([task])
 
@@ -90,7 +90,7 @@ def test_a_scene_that_the_farm_cannot_read_holds_up_no_other(
 
 
 def test_a_scene_that_takes_long_holds_up_no_other_accounts(
-    site: Site, other: Site, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, other: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine: list[str] = []
     for who, count in ((site, 2), (other, 1)):
@@ -99,7 +99,7 @@ def test_a_scene_that_takes_long_holds_up_no_other_accounts(
     found = {"scene_path": SCENE, "frames": "1-9", "scouts": "", "scene": {"path": SCENE}, "warnings": []}
     others_was_read, tried = threading.Event(), []
 
-    def read(_farm: Farm, job: Any) -> dict[str, Any]:
+    def read(_farm: AppContext, job: Any) -> dict[str, Any]:
         tried.append(job["id"])
         if job["id"] == mine[0]:
             assert others_was_read.wait(30), "the other account's scene waits for this one"
@@ -111,9 +111,9 @@ def test_a_scene_that_takes_long_holds_up_no_other_accounts(
     monkeypatch.setattr(scene_reading, "at_once", lambda: 2)
 
     async def main() -> None:
-        site.farm.hub.attach(asyncio.get_running_loop())
-        async with site.farm.hub.listen("dispatch") as settled:
-            task = asyncio.create_task(scene_reading.run(site.farm))
+        site.context.hub.attach(asyncio.get_running_loop())
+        async with site.context.hub.listen("dispatch") as settled:
+            task = asyncio.create_task(scene_reading.run(site.context))
             while not all(r["scene_read"] for r in site.rows(job_state)):
                 assert await settled.wait(60)
             await app._end([task])

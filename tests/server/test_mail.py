@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from farm_site import Site
+from api_client import ApiClient
 from pydantic import SecretStr, ValidationError
 
 from framefarm.server.events.streams import Streams
@@ -46,36 +46,36 @@ class Inbox:
 
 
 @pytest.fixture
-def inbox(site: Site) -> Iterator[Inbox]:
+def inbox(site: ApiClient) -> Iterator[Inbox]:
     box = Inbox()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     box.open(port)
     try:
-        site.farm.settings.smtp_url = SecretStr(f"smtp://127.0.0.1:{port}")
-        site.farm.settings.mail_from = "Framefarm <farm@studio.example>"
+        site.context.settings.smtp_url = SecretStr(f"smtp://127.0.0.1:{port}")
+        site.context.settings.mail_from = "Framefarm <farm@studio.example>"
         yield box
     finally:
         box.server.stop()
 
 
-def turn(site: Site) -> None:
+def turn(site: ApiClient) -> None:
     """Rounds of the mailer until nothing is due now."""
 
     async def rounds() -> None:
-        position = await Streams(site.farm).up_to_date()
-        while await sender.round_(site.farm, position) == 0.0:
+        position = await Streams(site.context).up_to_date()
+        while await sender.round_(site.context, position) == 0.0:
             pass
 
     site.loop.run(rounds())
 
 
-def act(site: Site, job: str, action: str) -> None:
+def act(site: ApiClient, job: str, action: str) -> None:
     assert site.ask("PATCH", f"/api/jobs/{job}", json={"action": action}).status_code == 200
 
 
-def test_a_mail_is_sent_once_for_each_state_that_was_asked_for(site: Site, inbox: Inbox) -> None:
+def test_a_mail_is_sent_once_for_each_state_that_was_asked_for(site: ApiClient, inbox: Inbox) -> None:
     job = site.submit(job_title="Shot 7 é", notify={"email": [ME], "on": ["holding", "success"]})["id"]
     assert site.get(f"/api/jobs/{job}")["notify"] == {"email": [ME], "on": ["holding", "success"]}
     quiet = site.submit(job_title="quiet")["id"]
@@ -97,7 +97,7 @@ def test_a_mail_is_sent_once_for_each_state_that_was_asked_for(site: Site, inbox
 
 
 def test_a_mail_that_was_refused_for_now_is_sent_later_and_lost_by_no_restart(
-    site: Site, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "PAUSES_SECONDS", (3600,))
     job = site.submit(notify={"email": [ME], "on": ["holding"]})["id"]
@@ -110,14 +110,14 @@ def test_a_mail_that_was_refused_for_now_is_sent_later_and_lost_by_no_restart(
     inbox.refuse = None
     turn(site)
     assert inbox.got == []
-    clock = site.farm.db.clock_ms
-    monkeypatch.setattr(site.farm.db, "clock_ms", lambda: clock() + 3_601_000)
+    clock = site.context.db.clock_ms
+    monkeypatch.setattr(site.context.db, "clock_ms", lambda: clock() + 3_601_000)
     turn(site)
     assert len(inbox.got) == 1
 
 
 def test_mail_server_down_gets_the_mail_later(
-    site: Site, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "PAUSES_SECONDS", (3600,))
     inbox.server.stop()
@@ -128,19 +128,19 @@ def test_mail_server_down_gets_the_mail_later(
     assert (row["status"], row["attempts"]) == ("pending", 1)
     assert "refused" in row["error"]
     inbox.open(inbox.server.port)
-    clock = site.farm.db.clock_ms
-    monkeypatch.setattr(site.farm.db, "clock_ms", lambda: clock() + 3_601_000)
+    clock = site.context.db.clock_ms
+    monkeypatch.setattr(site.context.db, "clock_ms", lambda: clock() + 3_601_000)
     turn(site)
     assert [m["Subject"] for m in inbox.got] == ["Shot 1 is holding"]
 
 
-def test_no_title_begins_a_header(site: Site, inbox: Inbox) -> None:
+def test_no_title_begins_a_header(site: ApiClient, inbox: Inbox) -> None:
     row = {
         "title": "x\r\nBcc: eve@rival.example\r\n\r\nbody", "state": "failed", "job_id": "job_1",
         "event": {"data": {"message": "It\r\n.\r\nfailed"}}, "request": {"notify": {"email": [ME]}},
     }  # fmt: skip
     message = service.compose(row, "farm@studio.example", "http://farm")
-    sender.send(site.farm.settings.smtp_url.get_secret_value(), message)
+    sender.send(site.context.settings.smtp_url.get_secret_value(), message)
     (got,) = inbox.got
     assert got["Bcc"] is None
     assert got["Subject"] == "x Bcc: eve@rival.example body has failed"
@@ -149,7 +149,7 @@ def test_no_title_begins_a_header(site: Site, inbox: Inbox) -> None:
     assert refused.status_code == 422
 
 
-def test_without_smtp_settings_notify_is_refused_in_clear_words(site: Site) -> None:
+def test_without_smtp_settings_notify_is_refused_in_clear_words(site: ApiClient) -> None:
     answer = site.ask("POST", "/api/jobs", json=site.payload(notify={"email": [ME]}))
     assert answer.status_code == 422
     (error,) = answer.json()["errors"]
@@ -167,7 +167,7 @@ def test_without_smtp_settings_notify_is_refused_in_clear_words(site: Site) -> N
 )  # fmt: skip
 @pytest.mark.usefixtures("inbox")
 def test_notify_is_strict_and_writes_to_users_of_the_account_only(
-    site: Site, other: Site, notify: dict[str, Any]
+    site: ApiClient, other: ApiClient, notify: dict[str, Any]
 ) -> None:
     answer = site.ask("POST", "/api/jobs", json=site.payload(notify=notify))
     assert answer.status_code == 422, answer.text
@@ -175,9 +175,9 @@ def test_notify_is_strict_and_writes_to_users_of_the_account_only(
 
 
 @pytest.mark.usefixtures("inbox")
-def test_the_operator_may_allow_other_addresses(site: Site) -> None:
+def test_the_operator_may_allow_other_addresses(site: ApiClient) -> None:
     site.upload()
-    site.farm.settings.mail_any_address = True
+    site.context.settings.mail_any_address = True
     answer = site.ask("POST", "/api/jobs", json=site.payload(notify={"email": ["client@film.example"]}))
     assert answer.status_code == 201, answer.text
     assert answer.json()["notify"]["on"] == ["success", "failed", "holding"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from farm_site import Site
+from api_client import ApiClient
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
@@ -27,7 +27,7 @@ NAMES = {
 }  # fmt: skip
 
 
-def metrics(site: Site) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+def metrics(site: ApiClient) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
     answer = site.ask("GET", "/metrics")
     assert answer.status_code == 200, answer.text
     return {
@@ -36,7 +36,7 @@ def metrics(site: Site) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
     }
 
 
-def test_the_numbers_are_right_and_no_label_names_anybody(site: Site) -> None:
+def test_the_numbers_are_right_and_no_label_names_anybody(site: ApiClient) -> None:
     before = metrics(site)
     job = site.submit(frame_range="1-9")["id"]
     waiting = metrics(site)
@@ -56,16 +56,16 @@ def test_the_numbers_are_right_and_no_label_names_anybody(site: Site) -> None:
         assert secret not in text
 
 
-def test_metrics_are_for_this_machine_or_with_the_token(site: Site) -> None:
+def test_metrics_are_for_this_machine_or_with_the_token(site: ApiClient) -> None:
     proxied = {"X-Forwarded-For": "10.0.0.1"}
     assert site.ask("GET", "/metrics", headers=proxied).status_code == 403
-    site.farm.settings.metrics_token = SecretStr("right")
+    site.context.settings.metrics_token = SecretStr("right")
     for token, status in (("right", 200), ("wrong", 403)):
         headers = proxied | {"Authorization": f"Bearer {token}"}
         assert site.ask("GET", "/metrics", headers=headers).status_code == status
 
 
-def test_a_request_is_logged_with_its_id_without_its_query(site: Site) -> None:
+def test_a_request_is_logged_with_its_id_without_its_query(site: ApiClient) -> None:
     with capture_logs() as lines:
         answer = site.ask("POST", "/api/projects?secret=x", json={"name": "film"})
     (line,) = [x for x in lines if x["event"] == "request"]
@@ -93,11 +93,11 @@ def test_every_line_of_the_log_is_json_with_the_requests_id_from_libraries_too()
 
 
 @pytest.mark.parametrize("kind", ["read", "write"])
-def test_a_unit_of_work_knows_the_request_it_is_for(site: Site, kind: str) -> None:
+def test_a_unit_of_work_knows_the_request_it_is_for(site: ApiClient, kind: str) -> None:
 
     async def story() -> dict[str, str]:
         with structlog.contextvars.bound_contextvars(request_id="req_7"):
-            run = site.farm.db.read if kind == "read" else site.farm.db.write
+            run = site.context.db.read if kind == "read" else site.context.db.write
             return await run(lambda tx: structlog.contextvars.get_contextvars())
 
     assert site.loop.run(story())["request_id"] == "req_7"

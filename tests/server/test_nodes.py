@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from farm_site import Site
+from api_client import ApiClient
 from structlog.testing import capture_logs
 from test_billing import books_agree
 from test_leases import Bench
@@ -28,13 +28,13 @@ from framefarm.server.sessions.tables import attempts, sessions
 
 
 @pytest.fixture
-def bench(site: Site) -> Bench:
+def bench(site: ApiClient) -> Bench:
     return Bench(site, cores=1)
 
 
 def operator(bench: Bench, name: str, **said: Any) -> dict[str, Any]:
-    farm = bench.site.farm
-    return farm.db.write_now(COMMANDS[name], farm, said)
+    context = bench.site.context
+    return context.db.write_now(COMMANDS[name], context, said)
 
 
 def node(bench: Bench, name: str = "fake-node") -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from farm_site import Site
+from api_client import ApiClient
 from test_billing import books_agree
 from test_leases import Bench
 
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.server.jobs.tables import tasks
 from framefarm.server.sessions.tables import attempts, frames, sessions
 
@@ -17,7 +17,7 @@ GRACE_MS = 30_000
 
 
 @pytest.fixture
-def bench(site: Site) -> Bench:
+def bench(site: ApiClient) -> Bench:
     return Bench(site, cores=1)
 
 
@@ -124,7 +124,7 @@ def test_a_preemption_that_saved_nothing_spends_a_retry(bench: Bench) -> None:
     assert bench.site.row(tasks, tasks.c.job_id == job)["status"] == "preempted"
 
 
-def test_a_job_says_what_it_waits_for_and_names_no_other_account(bench: Bench, other: Site) -> None:
+def test_a_job_says_what_it_waits_for_and_names_no_other_account(bench: Bench, other: ApiClient) -> None:
     first = bench.site.submit(frame_range="1-4", job_title="Rush", preemptible=False)
     bench.start(1)
     mine = bench.site.submit(frame_range="1", job_title="Late", preemptible=False)["id"]
@@ -159,7 +159,7 @@ def test_a_paused_task_wants_no_machine_until_it_is_due_and_says_so(bench: Bench
     (attempt,) = bench.site.rows(attempts)
 
     one.outbox.append(
-        say.TaskEnded(
+        msg.TaskEnded(
             attempt=attempt["id"], outcome="failed", started_ms=0, ended_ms=0, cause="fake", message="No."
         )
     )

@@ -8,46 +8,46 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from farm_site import Site
+from api_client import ApiClient
 
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.outputs import publisher
 from framefarm.server.sessions.tables import files
 
 
-def place(site: Site, name: str) -> Path:
-    return site.farm.data / "buckets/renders" / name
+def place(site: ApiClient, name: str) -> Path:
+    return site.context.data / "buckets/renders" / name
 
 
-def finish(site: Site, name: str, frames: str = "1-3") -> str:
+def finish(site: ApiClient, name: str, frames: str = "1-3") -> str:
     """A job whose frames are committed, staged with real bytes, and not yet delivered."""
     job: str = site.submit(frame_range=frames, output_path=f"gs://renders/{name}")["id"]
     runner = site.runner(job)
     assert runner.render_all()
     runner.end()
     for row in site.rows(files, files.c.job_id == job):
-        staged = site.farm.store.path(row["staged"])
+        staged = site.context.store.path(row["staged"])
         staged.parent.mkdir(parents=True, exist_ok=True)
         staged.write_bytes(f"{row['path']}".encode()[:3].ljust(row["size"], b"."))
     return job
 
 
-def warned(site: Site, job: str) -> list[str]:
+def warned(site: ApiClient, job: str) -> list[str]:
     warnings = site.get(f"/api/jobs/{job}")["warnings"]
     return [w["subject"] for w in warnings if w["code"] == publisher.UNWRITABLE]
 
 
-def staged(site: Site) -> int:
-    return sum(p.is_file() for p in (site.farm.data / "store/staging").rglob("*"))
+def staged(site: ApiClient) -> int:
+    return sum(p.is_file() for p in (site.context.data / "store/staging").rglob("*"))
 
 
-def block(site: Site, name: str) -> None:
+def block(site: ApiClient, name: str) -> None:
     """A file stands where the folder belongs: nobody can write there, root neither."""
     shutil.rmtree(place(site, name), ignore_errors=True)
     place(site, name).write_bytes(b"in the way")
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_anything_is_stored(site: Site) -> None:
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_stored(site: ApiClient) -> None:
     place(site, "x").parent.mkdir(parents=True, exist_ok=True)
     block(site, "x")
     answer = site.ask("POST", "/api/jobs", json=site.payload(output_path="gs://renders/x/y"))
@@ -57,7 +57,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_stored(sit
     assert site.get("/api/jobs")["data"] == []
 
 
-def test_place_unwritable_keeps_the_frames_says_so_and_gets_them_later(site: Site) -> None:
+def test_place_unwritable_keeps_the_frames_says_so_and_gets_them_later(site: ApiClient) -> None:
     job = finish(site, "lost")
     block(site, "lost")
     site.publish()
@@ -74,23 +74,23 @@ def test_place_unwritable_keeps_the_frames_says_so_and_gets_them_later(site: Sit
     assert len(list(place(site, "lost").iterdir())) == 3
 
 
-def test_a_bad_place_holds_up_no_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_place_holds_up_no_other(site: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publisher, "BATCH", 2)
     bad, good = finish(site, "bad"), finish(site, "good")
     block(site, "bad")
-    made = publisher.publish(site.farm, site.farm.db.read_now(publisher.waiting))
+    made = publisher.publish(site.context, site.context.db.read_now(publisher.waiting))
     resting = [url for url, _ in made.refused.values()]
     assert resting == ["gs://renders/bad"]
-    while rows := site.farm.db.read_now(publisher.waiting, resting):
-        made = publisher.publish(site.farm, rows)
-        site.farm.db.write_now(publisher.settle, site.farm, made)
+    while rows := site.context.db.read_now(publisher.waiting, resting):
+        made = publisher.publish(site.context, rows)
+        site.context.db.write_now(publisher.settle, site.context, made)
     assert (site.status(good), site.status(bad)) == ("success", "running")
 
 
-def test_a_bucket_that_is_mapped_no_more_holds_up_no_other(site: Site) -> None:
+def test_a_bucket_that_is_mapped_no_more_holds_up_no_other(site: ApiClient) -> None:
     lost, fine = finish(site, "lost"), finish(site, "fine")
     key = jobs.c.id == lost
-    site.farm.db.write_now(
+    site.context.db.write_now(
         lambda tx: tx.conn.execute(jobs.update().where(key).values(output_url="s3://gone/lost"))
     )
     site.publish()
@@ -98,7 +98,7 @@ def test_a_bucket_that_is_mapped_no_more_holds_up_no_other(site: Site) -> None:
     assert warned(site, lost) == ["s3://gone/lost"]
 
 
-def test_one_name_that_is_taken_by_a_folder_stops_that_file_alone(site: Site) -> None:
+def test_one_name_that_is_taken_by_a_folder_stops_that_file_alone(site: ApiClient) -> None:
     job = finish(site, "taken")
     (place(site, "taken") / "shot_0002.png").mkdir(parents=True)
     site.publish()
@@ -111,7 +111,9 @@ def test_one_name_that_is_taken_by_a_folder_stops_that_file_alone(site: Site) ->
     assert not [p for p in place(site, "taken").iterdir() if p.name.startswith(".")], "nothing half-done"
 
 
-def test_nothing_is_delivered_until_its_folder_is_synced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_delivered_until_its_folder_is_synced(
+    site: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = finish(site, "sync")
     real = os.fsync
 
@@ -130,7 +132,7 @@ def test_nothing_is_delivered_until_its_folder_is_synced(site: Site, monkeypatch
 
 
 def test_a_folder_removed_during_the_delivery_loses_no_frame(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = finish(site, "gone")
     real = publisher.places.open_beneath
@@ -151,16 +153,16 @@ def test_a_folder_removed_during_the_delivery_loses_no_frame(
 
 
 @pytest.mark.parametrize("killed", ["before the rename", "after the rename"])
-def test_a_farm_killed_during_the_delivery_leaves_no_file_of_its_own(site: Site, killed: str) -> None:
+def test_a_farm_killed_during_the_delivery_leaves_no_file_of_its_own(site: ApiClient, killed: str) -> None:
     job = finish(site, "killed")
-    rows = site.farm.db.read_now(publisher.waiting)
+    rows = site.context.db.read_now(publisher.waiting)
     folder = place(site, "killed")
     if killed == "after the rename":
-        publisher.publish(site.farm, rows)
+        publisher.publish(site.context, rows)
     else:
         folder.mkdir(parents=True)
         for row in rows:
-            os.link(site.farm.store.path(row["staged"]), folder / publisher._temporary(row["staged"]))
+            os.link(site.context.store.path(row["staged"]), folder / publisher._temporary(row["staged"]))
     site.publish()
     assert site.status(job) == "success"
     names = ["shot_0001.png", "shot_0002.png", "shot_0003.png"]

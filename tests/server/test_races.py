@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from farm_site import Site, a_farm, a_site
+from api_client import ApiClient, a_farm, a_site
 
 from framefarm.core.errors import Conflict, NotFound
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.protocol.api_catalog import ProjectChange
 from framefarm.protocol.api_jobs import JobChange, Retry
 from framefarm.protocol.api_webhooks import NewWebhook
@@ -34,18 +34,18 @@ from framefarm.server.webhooks.tables import webhooks as webhooks_table
 
 
 @pytest.fixture
-def on_postgres(tmp_path: Path, postgres: Callable[[bool], str]) -> Iterator[Site]:
+def on_postgres(tmp_path: Path, postgres: Callable[[bool], str]) -> Iterator[ApiClient]:
     """SQLite has one writer: there is no race on it."""
-    with a_farm(tmp_path, postgres(True)) as farm, a_site(farm) as site:
+    with a_farm(tmp_path, postgres(True)) as context, a_site(context) as site:
         yield site
 
 
-def admin(site: Site) -> Actor:
+def admin(site: ApiClient) -> Actor:
     (user,) = site.rows(users, users.c.email == site.email)
     return Actor(site.account_id, user["id"], "admin", site.email, "tok", "login")
 
 
-def overlapping(site: Site, first: Callable[[Tx], Any], second: Callable[[Tx], Any]) -> tuple[Any, Any]:
+def overlapping(site: ApiClient, first: Callable[[Tx], Any], second: Callable[[Tx], Any]) -> tuple[Any, Any]:
     """What each returned or raised. The second one begins while the first has done all but commit, and the
     first commits once the second has ended or waits for it.
     """
@@ -57,7 +57,7 @@ def overlapping(site: Site, first: Callable[[Tx], Any], second: Callable[[Tx], A
         assert go_on.wait(30)
         return found
 
-    db = site.farm.db
+    db = site.context.db
     one = db.submit(held)
     assert inside.wait(30)
     two = db.submit(second)
@@ -79,7 +79,7 @@ def outcome(future: Future[Any]) -> Any:
         return error
 
 
-NAMED: dict[str, Callable[[Tx, Site], Any]] = {
+NAMED: dict[str, Callable[[Tx, ApiClient], Any]] = {
     "project": lambda tx, site: projects.create(tx, site.account_id, "", "Film", "operator"),
     "account": lambda tx, site: accounts.create_account(tx, "studio b"),
     "user": lambda tx, site: accounts.create_user(
@@ -89,7 +89,9 @@ NAMED: dict[str, Callable[[Tx, Site], Any]] = {
 
 
 @pytest.mark.parametrize("kind", NAMED)
-def test_of_two_who_take_a_name_at_once_one_is_told_that_it_is_taken(on_postgres: Site, kind: str) -> None:
+def test_of_two_who_take_a_name_at_once_one_is_told_that_it_is_taken(
+    on_postgres: ApiClient, kind: str
+) -> None:
     def work(tx: Tx) -> Any:
         return NAMED[kind](tx, on_postgres)
 
@@ -98,7 +100,7 @@ def test_of_two_who_take_a_name_at_once_one_is_told_that_it_is_taken(on_postgres
     assert isinstance(lost, Conflict), repr(lost)
 
 
-def test_a_project_is_not_renamed_to_a_name_that_another_takes_at_once(on_postgres: Site) -> None:
+def test_a_project_is_not_renamed_to_a_name_that_another_takes_at_once(on_postgres: ApiClient) -> None:
     site = on_postgres
     project = site.ask("POST", "/api/projects", json={"name": "old"}).json()["id"]
     _, lost = overlapping(
@@ -109,14 +111,14 @@ def test_a_project_is_not_renamed_to_a_name_that_another_takes_at_once(on_postgr
     assert isinstance(lost, Conflict), repr(lost)
 
 
-def test_two_admins_do_not_take_the_role_from_one_another(on_postgres: Site) -> None:
+def test_two_admins_do_not_take_the_role_from_one_another(on_postgres: ApiClient) -> None:
     site = on_postgres
 
     def second(tx: Tx) -> str:
         made = accounts.create_user(tx, site.account_id, "bob@studio.example", "-", "admin", "operator")
         return str(made["id"])
 
-    bob = site.farm.db.write_now(second)
+    bob = site.context.db.write_now(second)
 
     def demote(user: str) -> Callable[[Tx], Any]:
         return lambda tx: accounts.change_user(tx, site.account_id, user, "user:x", role="member")
@@ -126,13 +128,13 @@ def test_two_admins_do_not_take_the_role_from_one_another(on_postgres: Site) -> 
 
 
 def test_an_account_has_no_more_webhooks_than_it_may_have(
-    on_postgres: Site, monkeypatch: pytest.MonkeyPatch
+    on_postgres: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhooks, "MOST", 1)
     site, said = on_postgres, NewWebhook(url="https://example.com/hook")
 
     def work(tx: Tx) -> Any:
-        return webhooks.create(tx, site.farm.keys, admin_of, said)
+        return webhooks.create(tx, site.context.keys, admin_of, said)
 
     admin_of = admin(site)
     _, refused = overlapping(site, work, work)
@@ -141,7 +143,7 @@ def test_an_account_has_no_more_webhooks_than_it_may_have(
 
 
 @pytest.mark.parametrize("what", ["retry", "delete"])
-def test_a_job_that_is_deleted_meanwhile_is_not_there(on_postgres: Site, what: str) -> None:
+def test_a_job_that_is_deleted_meanwhile_is_not_there(on_postgres: ApiClient, what: str) -> None:
     site = on_postgres
     job = failed_job(site, 1)
     me = admin(site)
@@ -150,7 +152,7 @@ def test_a_job_that_is_deleted_meanwhile_is_not_there(on_postgres: Site, what: s
         actions.delete(tx, me, job)
 
     def retry(tx: Tx) -> Any:
-        return actions.retry(tx, site.farm, me, job, Retry())
+        return actions.retry(tx, site.context, me, job, Retry())
 
     _, late = overlapping(site, delete, retry if what == "retry" else delete)
     assert isinstance(late, NotFound), repr(late)
@@ -158,7 +160,7 @@ def test_a_job_that_is_deleted_meanwhile_is_not_there(on_postgres: Site, what: s
 
 
 def test_a_job_does_not_wait_for_one_that_ends_while_it_is_submitted(
-    on_postgres: Site, monkeypatch: pytest.MonkeyPatch
+    on_postgres: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site, me = on_postgres, admin(on_postgres)
     first = site.submit()["id"]
@@ -167,13 +169,13 @@ def test_a_job_does_not_wait_for_one_that_ends_while_it_is_submitted(
     def late(tx: Tx, *more: Any) -> Any:
         """The job waited for ends once this submission has looked whether it has."""
         found = wait_for(tx, *more)
-        ending.append(site.farm.db.submit(cancel))
-        while not ending[0].done() and not site.farm.db.read_now(locks_waited_for):
+        ending.append(site.context.db.submit(cancel))
+        while not ending[0].done() and not site.context.db.read_now(locks_waited_for):
             pass
         return found
 
     def cancel(tx: Tx) -> None:
-        actions.change(tx, site.farm, me, first, JobChange(action="cancel"))
+        actions.change(tx, site.context, me, first, JobChange(action="cancel"))
 
     ending: list[Future[None]] = []
     monkeypatch.setattr(storing, "_wait_for", late)
@@ -183,12 +185,12 @@ def test_a_job_does_not_wait_for_one_that_ends_while_it_is_submitted(
     assert site.status(second) == "holding"
 
 
-def test_a_warning_that_goes_while_another_comes_is_gone(on_postgres: Site) -> None:
+def test_a_warning_that_goes_while_another_comes_is_gone(on_postgres: ApiClient) -> None:
     site = on_postgres
     job = site.submit()["id"]
-    note = say.Note(code="budget_low", message="little is left", subject="x")
+    note = msg.NodeWarning(code="budget_low", message="little is left", subject="x")
     place = {job: ("gs://renders/x", "it is read-only")}
-    site.farm.db.write_now(publisher._warn, {job}, place)
+    site.context.db.write_now(publisher._warn, {job}, place)
     overlapping(
         site,
         lambda tx: publisher._warn(tx, {job}, {}),
@@ -201,7 +203,7 @@ def test_a_warning_that_goes_while_another_comes_is_gone(on_postgres: Site) -> N
 # ------------------------------------------------------------------------- retrying many tasks
 
 
-def failed_job(site: Site, scouts: int) -> str:
+def failed_job(site: ApiClient, scouts: int) -> str:
     """A job of nine tasks, all begun: three failed, one of them a scout, and one preempted."""
     job: str = site.submit(task_retries=0, scout_frames=f"fml:{scouts}")["id"]
     site.ask("PATCH", f"/api/jobs/{job}", json={"action": "unhold"})
@@ -221,7 +223,7 @@ def failed_job(site: Site, scouts: int) -> str:
     return job
 
 
-def test_all_failed_tasks_go_back_in_a_few_statements(site: Site) -> None:
+def test_all_failed_tasks_go_back_in_a_few_statements(site: ApiClient) -> None:
     job = failed_job(site, 1)
     before = site.row(job_state, job_state.c.job_id == job)
     assert (before["rows_failed"], before["scouts_ended"]) == (3, 1)
@@ -230,9 +232,9 @@ def test_all_failed_tasks_go_back_in_a_few_statements(site: Site) -> None:
     def listen(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
         said.append(statement)
 
-    sa.event.listen(site.farm.db.engine, "before_cursor_execute", listen)
+    sa.event.listen(site.context.db.engine, "before_cursor_execute", listen)
     answer = site.ask("POST", f"/api/jobs/{job}/retry")
-    sa.event.remove(site.farm.db.engine, "before_cursor_execute", listen)
+    sa.event.remove(site.context.db.engine, "before_cursor_execute", listen)
     assert answer.json() == {"retried": ["000", "001", "002"]}
     assert len([s for s in said if s.startswith("UPDATE tasks")]) == 1
     after = site.row(job_state, job_state.c.job_id == job)
@@ -246,14 +248,14 @@ def test_all_failed_tasks_go_back_in_a_few_statements(site: Site) -> None:
 # --------------------------------------------------------------------- what a runner gives back
 
 
-def test_a_task_that_was_begun_and_is_called_unbegun_is_kept_and_paid(site: Site) -> None:
+def test_a_task_that_was_begun_and_is_called_unbegun_is_kept_and_paid(site: ApiClient) -> None:
     job = site.submit(chunk_size=9)["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks
     runner.report(runner.started(task))
     runner.clock_ms = 1
     runner.report(runner.saved(task, 1))
-    assert runner.report(say.TaskReleased(attempt=task.attempt)).verdicts == ["applied"]
+    assert runner.report(msg.TaskReleased(attempt=task.attempt)).verdicts == ["applied"]
     attempt = site.row(attempts, attempts.c.id == task.attempt)
     assert (attempt["outcome"], attempt["frames_done"]) == ("cancelled", 1)
     assert attempt["started_ms"] is not None

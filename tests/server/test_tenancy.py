@@ -8,7 +8,7 @@ import urllib.parse
 from typing import Any
 
 import pytest
-from farm_site import SCENE, Site, member_of
+from api_client import SCENE, ApiClient, member_of
 
 DATA = b"unreleased film"
 BODIES: dict[tuple[str, str], Any] = {
@@ -43,7 +43,7 @@ ADMINS_ONLY = (
 
 
 @pytest.fixture
-def rival(site: Site) -> dict[str, str]:
+def rival(site: ApiClient) -> dict[str, str]:
     """Ids of the first account's things: a rendered job, a project, a user, a key."""
     job = site.submit(frame_range="1-2")
     site.render(job["id"])
@@ -65,7 +65,7 @@ def rival(site: Site) -> dict[str, str]:
     }
 
 
-def addresses(site: Site) -> list[tuple[str, str]]:
+def addresses(site: ApiClient) -> list[tuple[str, str]]:
     paths = site.get("/api/openapi.json")["paths"]
     return [
         (method.upper(), path)
@@ -89,7 +89,7 @@ def plain(answer: Any, ids: dict[str, str]) -> Any:
 
 
 def test_every_id_of_another_account_is_as_unknown_as_one_that_never_was(
-    site: Site, other: Site, rival: dict[str, str]
+    site: ApiClient, other: ApiClient, rival: dict[str, str]
 ) -> None:
     member = member_of(other, "mel@rival.example")
     nothing = {k: v if k == "number" else v[:4] + "0" * 26 for k, v in rival.items()}
@@ -110,7 +110,9 @@ def test_every_id_of_another_account_is_as_unknown_as_one_that_never_was(
     assert site.get("/api/auth/me")["user"]["disabled"] is False
 
 
-def test_lists_hold_nothing_of_another_account(site: Site, other: Site, rival: dict[str, str]) -> None:
+def test_lists_hold_nothing_of_another_account(
+    site: ApiClient, other: ApiClient, rival: dict[str, str]
+) -> None:
     seen = "".join(
         other.ask("GET", path).text
         for path in (
@@ -123,7 +125,7 @@ def test_lists_hold_nothing_of_another_account(site: Site, other: Site, rival: d
 
 
 def test_what_a_job_names_of_another_account_is_unknown(
-    site: Site, other: Site, rival: dict[str, str]
+    site: ApiClient, other: ApiClient, rival: dict[str, str]
 ) -> None:
     site.ask("POST", "/api/projects", json={"name": "secret film"})
     for wrong in (
@@ -138,7 +140,7 @@ def test_what_a_job_names_of_another_account_is_unknown(
         assert "secret" not in answer.json()["errors"][0]["message"]
 
 
-def test_projects_of_one_name_are_two(site: Site, other: Site) -> None:
+def test_projects_of_one_name_are_two(site: ApiClient, other: ApiClient) -> None:
     made = [s.ask("POST", "/api/projects", json={"name": "dune"}) for s in (site, other)]
     assert [m.status_code for m in made] == [201, 201]
     assert made[0].json()["id"] != made[1].json()["id"]
@@ -146,7 +148,7 @@ def test_projects_of_one_name_are_two(site: Site, other: Site) -> None:
     assert "dune" in {p["name"] for p in site.get("/api/projects")["data"]}
 
 
-def test_a_hash_never_opens_nor_betrays_anothers_file(site: Site, other: Site) -> None:
+def test_a_hash_never_opens_nor_betrays_anothers_file(site: ApiClient, other: ApiClient) -> None:
     sent = site.upload(SCENE, DATA).json()
     one = {"md5": sent["md5"], "sha256": sent["sha256"], "size": sent["size"], "path": "/mine.blend"}
     many = {"files": [one, {"md5": "0" * 32}]}
@@ -158,7 +160,7 @@ def test_a_hash_never_opens_nor_betrays_anothers_file(site: Site, other: Site) -
     assert (job["status"], job["missing_paths"]) == ("syncing", [SCENE])
 
 
-def test_a_cursor_is_for_its_own_account_list_and_filters(site: Site, other: Site) -> None:
+def test_a_cursor_is_for_its_own_account_list_and_filters(site: ApiClient, other: ApiClient) -> None:
     for name in ("one", "two"):
         for account in (site, other):
             account.ask("POST", "/api/projects", json={"name": name})
@@ -179,7 +181,7 @@ def test_a_cursor_is_for_its_own_account_list_and_filters(site: Site, other: Sit
 
 
 def test_a_signed_address_is_good_for_one_file_and_cannot_be_altered(
-    site: Site, rival: dict[str, str]
+    site: ApiClient, rival: dict[str, str]
 ) -> None:
     files = site.get(f"/api/jobs/{rival['job_id']}/files")["data"]
     urls = [urllib.parse.urlsplit(f["url"]) for f in files]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from farm_site import Site
+from api_client import ApiClient
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from framefarm.core.errors import InvalidInput
@@ -78,32 +78,32 @@ def receiver() -> Receiver:
 
 
 @pytest.fixture
-def allowed(site: Site) -> None:
-    site.farm.settings.webhook_allowed_networks = LOOPBACK
+def allowed(site: ApiClient) -> None:
+    site.context.settings.webhook_allowed_networks = LOOPBACK
 
 
-def add(site: Site, url: str, **more: Any) -> dict[str, Any]:
+def add(site: ApiClient, url: str, **more: Any) -> dict[str, Any]:
     answer = site.ask("POST", "/api/webhooks", json={"url": url} | more)
     assert answer.status_code == 201, answer.text
     made: dict[str, Any] = answer.json()
     return made
 
 
-def emit(site: Site, job: str, value: int) -> Any:
+def emit(site: ApiClient, job: str, value: int) -> Any:
     def work(tx: Tx) -> None:
         state = job_states.lock(tx, job)
         state.emit(tx, "test", "job.priority", {"priority": value})
         job_states.save(tx, state)
 
-    return site.farm.db.write(work)
+    return site.context.db.write(work)
 
 
 @asynccontextmanager
-async def sending(site: Site) -> AsyncIterator[Sender]:
+async def sending(site: ApiClient) -> AsyncIterator[Sender]:
     """What the server runs: the reader of events, and the sender. A fresh one is what a restart leaves."""
-    site.farm.hub.attach(asyncio.get_running_loop())
-    streams = Streams(site.farm)
-    sender = Sender(site.farm, lambda: streams.position)
+    site.context.hub.attach(asyncio.get_running_loop())
+    streams = Streams(site.context)
+    sender = Sender(site.context, lambda: streams.position)
     tasks = [asyncio.create_task(streams.run()), asyncio.create_task(sender.run())]
     try:
         yield sender
@@ -121,10 +121,10 @@ def _tried(tx: Tx) -> bool:
     return any(row["attempts"] for row in _all(tx))
 
 
-async def until(site: Site, true: Callable[[Tx], bool]) -> None:
+async def until(site: ApiClient, true: Callable[[Tx], bool]) -> None:
     """The database says so, or the test fails after half a minute."""
     async with asyncio.timeout(30):
-        while not await site.farm.db.read(true):  # noqa: ASYNC110
+        while not await site.context.db.read(true):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -133,7 +133,7 @@ async def until(site: Site, true: Callable[[Tx], bool]) -> None:
 
 @pytest.mark.usefixtures("allowed")
 def test_webhook_receiver_down_gets_every_event_later_in_order_with_valid_signatures(
-    site: Site, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "PAUSES_SECONDS", (0.05, 0.1))
     jobs = [site.submit(job_title=f"job {n}")["id"] for n in range(3)]
@@ -176,7 +176,7 @@ def test_webhook_receiver_down_gets_every_event_later_in_order_with_valid_signat
 
 @pytest.mark.usefixtures("allowed")
 def test_after_a_day_a_delivery_has_failed_later_ones_go_on_and_it_can_be_sent_again(
-    site: Site, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "PAUSES_SECONDS", (3600,))
     job = site.submit()["id"]
@@ -190,8 +190,8 @@ def test_after_a_day_a_delivery_has_failed_later_ones_go_on_and_it_can_be_sent_a
             await until(site, lambda tx: _tried(tx) and len(_all(tx)) == 2)
 
     site.loop.run(down())
-    clock = site.farm.db.clock_ms
-    site.farm.db.clock_ms = lambda: clock() + DAY_MS + 1000
+    clock = site.context.db.clock_ms
+    site.context.db.clock_ms = lambda: clock() + DAY_MS + 1000
 
     async def next_day() -> None:
         async with sending(site):
@@ -222,7 +222,7 @@ def test_after_a_day_a_delivery_has_failed_later_ones_go_on_and_it_can_be_sent_a
 
 
 @pytest.mark.usefixtures("allowed")
-def test_a_redirect_is_not_followed_and_only_a_2xx_is_a_delivery(site: Site, receiver: Receiver) -> None:
+def test_a_redirect_is_not_followed_and_only_a_2xx_is_a_delivery(site: ApiClient, receiver: Receiver) -> None:
     job = site.submit()["id"]
     made = add(site, receiver.url, events=["job.*"])
     receiver.answer = 302
@@ -240,10 +240,10 @@ def test_a_redirect_is_not_followed_and_only_a_2xx_is_a_delivery(site: Site, rec
 
 
 @pytest.mark.usefixtures("allowed")
-def test_an_address_that_is_allowed_no_more_gets_nothing(site: Site, receiver: Receiver) -> None:
+def test_an_address_that_is_allowed_no_more_gets_nothing(site: ApiClient, receiver: Receiver) -> None:
     job = site.submit()["id"]
     made = add(site, receiver.url)
-    site.farm.settings.webhook_allowed_networks = ""
+    site.context.settings.webhook_allowed_networks = ""
 
     async def story() -> None:
         async with receiver.listening(), sending(site):
@@ -269,7 +269,7 @@ def test_an_address_that_is_allowed_no_more_gets_nothing(site: Site, receiver: R
         "http://224.0.0.1/", "http://[::]/",
     ],
 )  # fmt: skip
-def test_without_the_setting_no_webhook_leads_into_a_private_network(site: Site, url: str) -> None:
+def test_without_the_setting_no_webhook_leads_into_a_private_network(site: ApiClient, url: str) -> None:
     answer = site.ask("POST", "/api/webhooks", json={"url": url})
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"][0]["field"] == "url"
@@ -294,7 +294,7 @@ def test_the_public_internet_is_open(text: str) -> None:
 
 
 def test_a_name_is_resolved_once_and_that_address_is_connected_to(
-    site: Site, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    site: ApiClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that answers with a public address first and with loopback next gets nothing at loopback."""
     asked: list[str] = []
@@ -329,7 +329,7 @@ def test_a_name_is_resolved_once_and_that_address_is_connected_to(
 
 
 @pytest.mark.usefixtures("allowed")
-def test_the_secret_is_shown_once_can_be_changed_and_lies_in_no_row(site: Site) -> None:
+def test_the_secret_is_shown_once_can_be_changed_and_lies_in_no_row(site: ApiClient) -> None:
     made = add(site, "http://127.0.0.1:9/", description="mine")
     path = f"/api/webhooks/{made['id']}"
     assert "secret" not in site.get(path)
@@ -345,7 +345,9 @@ def test_the_secret_is_shown_once_can_be_changed_and_lies_in_no_row(site: Site) 
 
 
 @pytest.mark.usefixtures("allowed")
-def test_webhooks_are_the_admins_and_another_accounts_are_not_there(site: Site, other: Site) -> None:
+def test_webhooks_are_the_admins_and_another_accounts_are_not_there(
+    site: ApiClient, other: ApiClient
+) -> None:
     made = add(site, "http://127.0.0.1:9/")
     path = f"/api/webhooks/{made['id']}"
     asks = [("GET", path), ("PATCH", path), ("DELETE", path), ("GET", f"{path}/deliveries"),
@@ -361,7 +363,7 @@ def test_webhooks_are_the_admins_and_another_accounts_are_not_there(site: Site, 
 
 
 @pytest.mark.usefixtures("allowed")
-def test_a_webhook_gets_the_types_it_asked_for(site: Site, receiver: Receiver) -> None:
+def test_a_webhook_gets_the_types_it_asked_for(site: ApiClient, receiver: Receiver) -> None:
     job = site.submit()["id"]
     add(site, receiver.url, events=["job.priority"])
     site.ask("PATCH", f"/api/jobs/{job}", json={"action": "hold"})
@@ -372,4 +374,4 @@ def test_a_webhook_gets_the_types_it_asked_for(site: Site, receiver: Receiver) -
             await receiver.until(1)
 
     site.loop.run(story())
-    assert [r["type"] for r in site.farm.db.read_now(_all)] == ["job.priority"]
+    assert [r["type"] for r in site.context.db.read_now(_all)] == ["job.priority"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from api_client import ApiClient
 from fake_engine import FakeEngine, Turned
-from farm_site import Site
 from test_billing import FakeClock
 
 from framefarm.server.accounts.tables import audit
@@ -19,31 +19,31 @@ from framefarm.server.wrangler.tables import wrangler_actions
 
 
 @pytest.fixture
-def clock(site: Site) -> FakeClock:
+def clock(site: ApiClient) -> FakeClock:
     return FakeClock(site)
 
 
 @pytest.fixture
-def leader(site: Site, clock: FakeClock) -> Turned:
-    return Turned(site.farm, FakeEngine(8), site.loop)
+def leader(site: ApiClient, clock: FakeClock) -> Turned:
+    return Turned(site.context, FakeEngine(8), site.loop)
 
 
-def add(site: Site, **said: Any) -> str:
+def add(site: ApiClient, **said: Any) -> str:
     answer = site.ask("POST", "/api/wrangler/rules", json=said)
     assert answer.status_code == 201, answer.text
     name: str = answer.json()["id"]
     return name
 
 
-def look(site: Site, leader: Turned) -> int:
-    return site.loop.run(rule_engine.turn(site.farm, leader.must_lead))
+def look(site: ApiClient, leader: Turned) -> int:
+    return site.loop.run(rule_engine.turn(site.context, leader.require_lead))
 
 
-def acted(site: Site, job: str) -> list[dict[str, Any]]:
+def acted(site: ApiClient, job: str) -> list[dict[str, Any]]:
     return [e["data"] for e in site.rows(events, events.c.job_id == job, events.c.type == "rule.acted")]
 
 
-def running(site: Site, **more: Any) -> tuple[str, Any]:
+def running(site: ApiClient, **more: Any) -> tuple[str, Any]:
     """A job with a machine that has begun its first task."""
     job = site.submit(frame_range="1-4", **more)["id"]
     runner = site.runner(job)
@@ -51,7 +51,7 @@ def running(site: Site, **more: Any) -> tuple[str, Any]:
     return job, runner
 
 
-def counts_agree(site: Site, job: str) -> None:
+def counts_agree(site: ApiClient, job: str) -> None:
     state = site.row(job_state, job_state.c.job_id == job)
     rows = [t["status"] for t in site.rows(tasks, tasks.c.job_id == job)]
     for name in ("pending", "running", "success", "failed", "cancelled"):
@@ -59,7 +59,7 @@ def counts_agree(site: Site, job: str) -> None:
 
 
 def test_rule_runtime_kill_fails_the_task_for_good_and_stops_its_machine(
-    site: Site, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: Turned, clock: FakeClock
 ) -> None:
     rule = add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, runner = running(site, task_retries=5)
@@ -81,7 +81,7 @@ def test_rule_runtime_kill_fails_the_task_for_good_and_stops_its_machine(
 
 
 def test_rule_runtime_retry_counts_as_a_failure_and_goes_to_another_machine(
-    site: Site, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: Turned, clock: FakeClock
 ) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="retry")
     job, runner = running(site, task_retries=1)
@@ -105,7 +105,7 @@ def test_rule_runtime_retry_counts_as_a_failure_and_goes_to_another_machine(
 
 
 def test_task_runs_long_is_told_once_and_nothing_is_stopped(
-    site: Site, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: Turned, clock: FakeClock
 ) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="notify")
     job, runner = running(site)
@@ -116,18 +116,18 @@ def test_task_runs_long_is_told_once_and_nothing_is_stopped(
 
 
 def test_a_silent_machines_task_is_left_to_whoever_comes_first(
-    site: Site, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: Turned, clock: FakeClock
 ) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, runner = running(site)
     clock.now_ms += 61_000
-    site.farm.db.write_now(expiry.expire, runner.session)
+    site.context.db.write_now(expiry.expire, runner.session)
     assert site.row(sessions)["state"] == "lost"
     assert look(site, leader) == 0
     counts_agree(site, job)
 
 
-def test_a_job_that_waits_for_spot_goes_on_demand(site: Site, leader: Turned, clock: FakeClock) -> None:
+def test_a_job_that_waits_for_spot_goes_on_demand(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
     rule = add(site, kind="spot_to_on_demand", wait_seconds=900, min_priority=80)
     urgent = site.submit(frame_range="1-4", preemptible=True, priority=80)["id"]
     other = site.submit(frame_range="1-4", preemptible=True, priority=79)["id"]
@@ -146,7 +146,7 @@ def test_a_job_that_waits_for_spot_goes_on_demand(site: Site, leader: Turned, cl
 
 
 def test_a_job_that_has_a_machine_or_is_held_does_not_wait_for_spot(
-    site: Site, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: Turned, clock: FakeClock
 ) -> None:
     add(site, kind="spot_to_on_demand", wait_seconds=900)
     busy, _ = running(site, preemptible=True)
@@ -157,7 +157,7 @@ def test_a_job_that_has_a_machine_or_is_held_does_not_wait_for_spot(
 
 
 def test_upload_waits_is_told_again_only_after_something_arrived(
-    site: Site, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: Turned, clock: FakeClock
 ) -> None:
     add(site, kind="stalled_upload", remind_after_seconds=60)
     paths = ["/film/shot.blend", "/film/a.png", "/film/b.png"]
@@ -177,7 +177,7 @@ def test_upload_waits_is_told_again_only_after_something_arrived(
     assert ("2 of its files" in first["message"], "1 of its files" in second["message"]) == (True, True)
 
 
-def test_upload_stalled_fails_the_job_in_the_end(site: Site, leader: Turned, clock: FakeClock) -> None:
+def test_upload_stalled_fails_the_job_in_the_end(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
     add(site, kind="stalled_upload", remind_after_seconds=None, fail_after_seconds=120)
     assert site.upload().status_code == 200
     paths = ["/film/shot.blend", "/film/never.png"]
@@ -189,14 +189,16 @@ def test_upload_stalled_fails_the_job_in_the_end(site: Site, leader: Turned, clo
     assert "120 seconds" in seen["message"]
 
 
-def test_a_rule_is_for_its_own_account(site: Site, other: Site, leader: Turned, clock: FakeClock) -> None:
+def test_a_rule_is_for_its_own_account(
+    site: ApiClient, other: ApiClient, leader: Turned, clock: FakeClock
+) -> None:
     add(other, kind="max_task_runtime", seconds=1, action="kill")
     running(site)
     clock.now_ms += 61_000
     assert look(site, leader) == 0
 
 
-def test_a_rule_that_is_off_does_nothing(site: Site, leader: Turned, clock: FakeClock) -> None:
+def test_a_rule_that_is_off_does_nothing(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
     rule = add(site, kind="max_task_runtime", seconds=1, action="kill")
     where = f"/api/wrangler/rules/{rule}"
     assert site.ask("PATCH", where, json={"enabled": False}).json()["enabled"] is False
@@ -211,25 +213,25 @@ def test_a_rule_that_is_off_does_nothing(site: Site, leader: Turned, clock: Fake
 
 
 def test_what_changed_between_the_look_and_the_act_is_not_done(
-    site: Site, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: Turned, clock: FakeClock
 ) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, runner = running(site)
     clock.now_ms += 61_000
-    (action,) = site.farm.db.read_now(rule_engine.due)
+    (action,) = site.context.db.read_now(rule_engine.due)
     (task, *_) = runner.sync().tasks
     runner.report(*[runner.saved(task, f) for f in task.frames], runner.ended(task))
-    assert not site.farm.db.write_now(rule_engine.act, site.farm, action, leader.must_lead)
+    assert not site.context.db.write_now(rule_engine.act, site.context, action, leader.require_lead)
     assert site.get(f"/api/jobs/{job}/tasks/0")["status"] == "success"
 
 
-def test_whoever_leads_no_more_does_nothing(site: Site, leader: Turned, clock: FakeClock) -> None:
+def test_whoever_leads_no_more_does_nothing(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, _ = running(site)
     clock.now_ms += 61_000
-    Turned(site.farm, FakeEngine(8), site.loop)
+    Turned(site.context, FakeEngine(8), site.loop)
     with pytest.raises(NotLeader):
-        site.farm.db.write_now(leader.must_lead)
+        site.context.db.write_now(leader.require_lead)
     assert look(site, leader) == 0
     assert site.get(f"/api/jobs/{job}/tasks/0")["status"] == "running"
 
@@ -245,16 +247,18 @@ def test_whoever_leads_no_more_does_nothing(site: Site, leader: Turned, clock: F
         ({"kind": "of thumb"}, "kind"),
     ],
 )
-def test_a_rule_that_cannot_be_followed_is_refused(site: Site, said: dict[str, Any], word: str) -> None:
+def test_a_rule_that_cannot_be_followed_is_refused(site: ApiClient, said: dict[str, Any], word: str) -> None:
     answer = site.ask("POST", "/api/wrangler/rules", json=said)
     assert answer.status_code == 422
     assert word in answer.text
 
 
-def test_where_jobs_take_machines_of_every_zone_there_is_none_to_move_to(site: Site, leader: Turned) -> None:
+def test_where_jobs_take_machines_of_every_zone_there_is_none_to_move_to(
+    site: ApiClient, leader: Turned
+) -> None:
     engine = FakeEngine(1, [("m1", "south"), ("m2", "north")])
     job = site.submit(frame_range="1-4")["id"]
-    Turned(site.farm, engine, site.loop).turn()
+    Turned(site.context, engine, site.loop).turn()
     mine = site.rows(sessions, sessions.c.job_id == job)
     assert sorted((s["node"], s["zone"]) for s in mine) == [("m1", "south"), ("m2", "north")]
     answer = site.ask("POST", "/api/wrangler/rules", json={"kind": "change_zone", "wait_seconds": 60})
@@ -262,7 +266,7 @@ def test_where_jobs_take_machines_of_every_zone_there_is_none_to_move_to(site: S
     assert "takes machines of every zone from the start (north, south)" in answer.text
 
 
-def test_rules_are_for_admins(site: Site) -> None:
+def test_rules_are_for_admins(site: ApiClient) -> None:
     member = site.member()
     assert member.ask("GET", "/api/wrangler/rules").status_code == 403
     said = {"kind": "max_task_runtime", "seconds": 9}

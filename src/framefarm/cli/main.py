@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from framefarm import __version__
-from framefarm.cli import artist, standing
+from framefarm.cli import auth, budgets, jobs, rules
 
 OPERATOR_COMMANDS = {"serve": ("serve", "stop"), "admin": ("admin",), "blender": ("blender",)}
 """Module in `framefarm.cli` → the commands that it registers."""
@@ -26,8 +26,8 @@ def build(asked_for: str | None = None) -> typer.Typer:
         "Operators: framefarm serve --data DIR",
     )
     app.callback()(_options)
-    artist.register(app)
-    standing.register(app)
+    for group in (auth, jobs, budgets, rules):
+        group.register(app)
     groups = {group.name for group in app.registered_groups}
     if asked_for in groups | {command.name for command in app.registered_commands}:
         return app

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from framefarm.cli.output import clean
-from framefarm.client import Credentials, Farm, LocalProblem
+from framefarm.client import Client, Credentials, LocalProblem
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 Url = Annotated[
@@ -19,10 +19,10 @@ Url = Annotated[
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `framefarm jobs` shows it.")]
 
 
-def farm_at(url: str | None) -> Farm:
+def client_of(url: str | None) -> Client:
     """The farm to talk to, logged in. Raises LocalProblem if there is no login."""
     login = Credentials().login(url)
-    return Farm(login.url, login.token, on_wait=patient())
+    return Client(login.url, login.token, on_wait=patient())
 
 
 def patient() -> Callable[[str], None] | None:

@@ -48,7 +48,7 @@ def serve(
 
     from framefarm.server import bootstrap, tracing
     from framefarm.server.app import create_app
-    from framefarm.server.http.connection_limits import Crowd
+    from framefarm.server.http.connection_limits import ConnectionLimiter
     from framefarm.server.logs import configure_logs
     from framefarm.server.operator import control_socket
     from framefarm.server.settings import Settings
@@ -78,17 +78,17 @@ def serve(
             _fail(f"cannot listen on {listen}: {error.strerror or error}")
         stack.callback(sock.close)
         try:
-            farm = bootstrap.open_farm(settings)
+            context = bootstrap.open_farm(settings)
         except OperationalError as error:
             _fail(f"cannot open the database: {error.orig}")
-        stack.callback(farm.db.close)
+        stack.callback(context.db.close)
         address = _address(sock)
-        crowd = Crowd(_room_for(settings.max_connections))
-        farm.base_url = lambda: settings.public_url or address
+        limiter = ConnectionLimiter(_room_for(settings.max_connections))
+        context.base_url = lambda: settings.public_url or address
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(farm, bootstrap.local_engine(farm)),
-                http=crowd.protocol,  # type: ignore[arg-type]
+                create_app(context, bootstrap.local_engine(context)),
+                http=limiter.protocol,  # type: ignore[arg-type]
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -103,8 +103,8 @@ def serve(
         handle_exit = server.handle_exit
 
         def drain(number: int, frame: Any) -> None:
-            farm.draining = True
-            farm.hub.wake_all()
+            context.draining = True
+            context.hub.wake_all()
             handle_exit(number, frame)
 
         server.handle_exit = drain  # type: ignore[method-assign,assignment]
@@ -112,7 +112,7 @@ def serve(
             _write_endpoint(data / bootstrap.ENDPOINT, address)
         except OSError as error:
             _fail(f"cannot write to {data}: {error.strerror or error}")
-        _greet(farm, address, host, behind_proxy or settings.behind_proxy)
+        _greet(context, address, host, behind_proxy or settings.behind_proxy)
 
         def stop_again(_number: int, _frame: Any) -> None:
             """uvicorn raises the signal again once it has stopped; the database is still to be closed."""
@@ -166,24 +166,24 @@ def _write_endpoint(path: Path, address: str) -> None:
     temporary.replace(path)
 
 
-def _greet(farm: Any, address: str, host: str, behind_proxy: bool) -> None:
+def _greet(context: Any, address: str, host: str, behind_proxy: bool) -> None:
     from framefarm.server import bootstrap
     from framefarm.server.accounts import service as accounts
     from framefarm.server.catalog.destinations import buckets
 
     out = sys.stdout
-    password = farm.data / bootstrap.ADMIN_PASSWORD
-    first = farm.db.read_now(accounts.first_admin)
+    password = context.data / bootstrap.ADMIN_PASSWORD
+    first = context.db.read_now(accounts.first_admin)
     if first is not None and password.exists():
         out.write(f"the first admin is {first['email']}, the password is in {password}\n")
-    for bucket, folder in buckets(farm).items():
+    for bucket, folder in buckets(context).items():
         out.write(f"{bucket} is {folder}\n")
     if host not in {"127.0.0.1", "::1", "[::1]", "localhost"} and not behind_proxy:
         sys.stderr.write(
             f"warning: listening on {host} without TLS: passwords and frames travel in the clear;"
             " put a TLS proxy in front and say --behind-proxy\n"
         )
-    if behind_proxy and not farm.settings.trusted_proxies:
+    if behind_proxy and not context.settings.trusted_proxies:
         sys.stderr.write(
             "warning: --behind-proxy without FRAMEFARM_TRUSTED_PROXIES: all clients look like the proxy, so"
             " one who guesses passwords slows down the logins of all; name its address, as 127.0.0.1\n"
@@ -216,11 +216,11 @@ def stop(
         from framefarm.server.settings import Settings
 
         with control_socket.serve_data(data):
-            farm = bootstrap.open_farm(Settings(data=data))
+            context = bootstrap.open_farm(Settings(data=data))
             try:
-                bootstrap.local_engine(farm).stop_all(grace_seconds=2)
+                bootstrap.local_engine(context).stop_all(grace_seconds=2)
             finally:
-                farm.db.close()
+                context.db.close()
     sys.stdout.write("stopped\n" if pid is not None else "no farm was running\n")
 
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from framefarm.cli.options import AsJson, Url, farm_at, pairs
+from framefarm.cli.options import AsJson, Url, client_of, pairs
 from framefarm.cli.output import Code, Output, clean, command, money, plural, size
 from framefarm.cli.watch import follow
-from framefarm.client import Farm, LocalProblem, dependencies, hashing, jobs, scene_process, upload
+from framefarm.client import Client, LocalProblem, dependencies, hashing, jobs, scene_process, upload
 from framefarm.client.dependencies import Missing, SceneFacts
 
 SHOWN_MISSING = 20
@@ -162,7 +162,7 @@ def submit(
 
     framefarm submit shot.blend textures/ --instance local-2 --on-demand --watch
     """
-    with command(as_json) as out, farm_at(url) as farm:
+    with command(as_json) as out, client_of(url) as client:
         out.names = OPTIONS
         whole = Path(os.path.abspath(scene))
         facts = scene_process.read_scene(whole)
@@ -174,7 +174,7 @@ def submit(
             colours = dependencies.colours(config)
             paths, missing = list(dict.fromkeys([*paths, *colours.files])), (*missing, *colours.missing)
         _warn_of_missing(out, missing)
-        chosen = _instance(farm, instance, preemptible)
+        chosen = _instance(client, instance, preemptible)
         payload: dict[str, Any] = {
             "job_title": title or clean(whole.stem),
             "project": project,
@@ -183,7 +183,7 @@ def submit(
             "chunk_size": chunk,
             "frame_range": frames or facts.frame_range(scene_name),
             "scout_frames": scouts,
-            "blender_version": blender or _package(farm, facts),
+            "blender_version": blender or _package(client, facts),
             "render_software": engine,
             "output_path": output or f"{as_folder(project)}/{as_folder(whole.stem)}",
             "upload_paths": [str(path) for path in paths],
@@ -213,15 +213,15 @@ def submit(
         payload["upload_md5s"] = {file.path: file.md5 for file in hashed}
         payload["upload_sha256s"] = {file.path: file.sha256 for file in hashed}
         local = {"missing_on_disk": [m.path for m in missing]}
-        answer = jobs.dry_run(farm, payload)  # what is refused is refused before anything is sent
+        answer = jobs.dry_run(client, payload)  # what is refused is refused before anything is sent
         if dry_run:
             if as_json:
                 out.document({**answer, **local, "payload": payload})
             else:
                 _show_dry_run(out, answer, payload)
             return
-        sent = _send(out, farm, hashed)
-        job = jobs.submit(farm, payload)
+        sent = _send(out, client, hashed)
+        job = jobs.submit(client, payload)
         code = Code.OK
         if quiet and not as_json:
             out.say(clean(job["id"]))
@@ -230,7 +230,7 @@ def submit(
         for warning in job.get("warnings") or []:
             out.warn(warning["message"])
         if watch:
-            job, code = follow(out, farm, job["id"])
+            job, code = follow(out, client, job["id"])
         if as_json:
             out.document({**job, **local, "sent": sent})
         raise typer.Exit(code)
@@ -255,9 +255,9 @@ def _warn_of_missing(out: Output, missing: tuple[Missing, ...]) -> None:
         out.warn(f"… and {len(missing) - SHOWN_MISSING} more files do not exist.")
 
 
-def _instance(farm: Farm, wanted: str | None, preemptible: bool | None) -> Mapping[str, Any]:
+def _instance(client: Client, wanted: str | None, preemptible: bool | None) -> Mapping[str, Any]:
     """The instance type asked for, or else the cheapest that members may use. The farm judges the rest."""
-    offered = [i for i in farm.pages("/api/enterprise/instances") if i.get("enabled", True)]
+    offered = [i for i in client.pages("/api/enterprise/instances") if i.get("enabled", True)]
     if wanted is not None:
         return next((i for i in offered if i["id"] == wanted), {"id": wanted})
     if preemptible:
@@ -285,10 +285,10 @@ def _price_micros(instance: Mapping[str, Any], preemptible: bool) -> int:
     return int(price["amount_micros"]) if price else 0
 
 
-def _package(farm: Farm, facts: SceneFacts) -> str:
+def _package(client: Client, facts: SceneFacts) -> str:
     """The Blender that saved the scene, else the farm's default, else the first one that can open it."""
     offered: dict[tuple[int, ...], Mapping[str, Any]] = {}
-    for package in farm.pages("/api/packages"):
+    for package in client.pages("/api/packages"):
         if package.get("status", "available") == "available":
             numbers = re.findall(r"\d+", str(package["id"]))[:2]
             offered[tuple(int(n) for n in numbers)] = package
@@ -331,13 +331,13 @@ def _hash(out: Output, paths: list[Path]) -> list[hashing.Hashed]:
         cache.close()
 
 
-def _send(out: Output, farm: Farm, hashed: list[hashing.Hashed]) -> dict[str, int]:
+def _send(out: Output, client: Client, hashed: list[hashing.Hashed]) -> dict[str, int]:
     """Upload what the farm lacks; says what was sent. Returns counts of files and bytes."""
-    lacking = upload.missing(farm, hashed)
+    lacking = upload.missing(client, hashed)
     total = sum(file.size for file in lacking)
     if lacking:
         with out.bytes_bar("Uploading", total) as bar:
-            upload.upload(farm, lacking, on_bytes=lambda n: bar.advance(bar.task_ids[0], n))
+            upload.upload(client, lacking, on_bytes=lambda n: bar.advance(bar.task_ids[0], n))
         out.note(f"Uploaded {len(lacking)} of {plural(len(hashed), 'file')} ({size(total)}).")
     else:
         out.note(f"Nothing to upload: the farm has {plural(len(hashed), 'file')} already.")

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from framefarm.cli.options import AsJson, JobId, Url, farm_at
+from framefarm.cli.options import AsJson, JobId, Url, client_of
 from framefarm.cli.output import Code, Output, clean, command, duration, money, plural
-from framefarm.client import Farm, jobs
+from framefarm.client import Client, jobs
 from framefarm.client import follow as following
 from framefarm.client.follow import Event
 from framefarm.core.frames import FrameSet
@@ -38,21 +38,21 @@ def watch(
 
     framefarm watch job_01KAXQ2V
     """
-    with command(as_json) as out, farm_at(url) as farm:
-        job, code = follow(out, farm, job_id, through_holds=through_holds)
+    with command(as_json) as out, client_of(url) as client:
+        job, code = follow(out, client, job_id, through_holds=through_holds)
         if as_json:
             out.document(job)
         raise typer.Exit(code)
 
 
-def follow(out: Output, farm: Farm, job_id: str, *, through_holds: bool = False) -> tuple[jobs.Job, Code]:
+def follow(out: Output, client: Client, job_id: str, *, through_holds: bool = False) -> tuple[jobs.Job, Code]:
     """Show a job until it is finished or, unless `through_holds`, holding with nothing running."""
     live = out.err.is_terminal and not out.as_json
     shown: _Bar | _Lines = _Bar(out) if live else _Lines(out)
     job: jobs.Job = {}
-    farm.patience_seconds = max(farm.patience_seconds, PATIENCE_SECONDS)
+    client.patience_seconds = max(client.patience_seconds, PATIENCE_SECONDS)
     with shown.bar if isinstance(shown, _Bar) else nullcontext():
-        for seen in following.follow(farm, job_id, on_note=out.note):
+        for seen in following.follow(client, job_id, on_note=out.note):
             job = seen.job
             for line in happened(seen.events):
                 out.note(line)

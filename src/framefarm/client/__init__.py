@@ -1,10 +1,10 @@
 """The light client: a farm's API for artists and tools. Needs nothing of the server or of Blender.
 
-from framefarm.client import Credentials, Farm, jobs
+from framefarm.client import Client, Credentials, jobs
 
 login = Credentials().login()
-with Farm(login.url, login.token) as farm:
-    for job in jobs.find(farm, status="running"):
+with Client(login.url, login.token) as client:
+    for job in jobs.find(client, status="running"):
         print(job["id"], job["job_title"])
 """
 
@@ -18,11 +18,11 @@ from framefarm.client.errors import (
     Refused,
     Unreachable,
 )
-from framefarm.client.http import Farm
+from framefarm.client.http import Client
 
 __all__ = [
+    "Client",
     "Credentials",
-    "Farm",
     "FarmError",
     "Incomplete",
     "LocalProblem",

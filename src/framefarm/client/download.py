@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from framefarm.client.errors import FarmError, Incomplete, LocalProblem
-from framefarm.client.http import Farm
+from framefarm.client.http import Client
 from framefarm.client.jobs import quoted
 
 CHUNK_BYTES = 1 << 20
@@ -38,9 +38,9 @@ class Report:
             raise Incomplete(self.problems)
 
 
-def list_files(farm: Farm, job_id: str) -> list[dict[str, Any]]:
+def list_files(client: Client, job_id: str) -> list[dict[str, Any]]:
     """All committed files of a job: path, frame, kind, size, md5, sha256, url."""
-    return list(farm.pages(f"/api/jobs/{quoted(job_id)}/files"))
+    return list(client.pages(f"/api/jobs/{quoted(job_id)}/files"))
 
 
 def safe_parts(name: str) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def safe_parts(name: str) -> tuple[str, ...]:
 
 
 def download(
-    farm: Farm,
+    client: Client,
     files: Iterable[Mapping[str, Any]],
     folder: Path,
     *,
@@ -101,7 +101,7 @@ def download(
         file, parts = item
         path = str(file["path"])
         try:
-            fetched = _fetch_one(farm, file, folder, parts, on_bytes)
+            fetched = _fetch_one(client, file, folder, parts, on_bytes)
         except (FarmError, OSError) as error:
             report.problems.append((path, str(error)))
         else:
@@ -117,7 +117,7 @@ def download(
 
 
 def _fetch_one(
-    farm: Farm,
+    client: Client,
     file: Mapping[str, Any],
     folder: Path,
     parts: tuple[str, ...],
@@ -136,7 +136,7 @@ def _fetch_one(
         )
     for left in reversed(range(TRIES)):
         try:
-            _fetch_and_check(farm, file, target, on_bytes)
+            _fetch_and_check(client, file, target, on_bytes)
             return True
         except LocalProblem:
             raise
@@ -168,14 +168,14 @@ def _is_whole(target: Path, file: Mapping[str, Any]) -> bool:
 
 
 def _fetch_and_check(
-    farm: Farm, file: Mapping[str, Any], target: Path, on_bytes: Callable[[int], None]
+    client: Client, file: Mapping[str, Any], target: Path, on_bytes: Callable[[int], None]
 ) -> None:
     """Fetch into a temporary file beside the target, which gets the target's name once it proves right."""
     size, seen, told = int(file["size"]), 0, 0
     digest = hashlib.sha256()
     temporary = target.parent / f".framefarm-{secrets.token_hex(8)}.part"
     try:
-        with temporary.open("xb") as out, farm.fetch(str(file["url"])) as response:
+        with temporary.open("xb") as out, client.fetch(str(file["url"])) as response:
             for chunk in response.iter_bytes(CHUNK_BYTES):
                 seen += len(chunk)
                 if seen > size:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from framefarm.client.errors import FarmError, LoginNeeded
-from framefarm.client.http import EventStream, Farm
+from framefarm.client.http import Client, EventStream
 from framefarm.client.jobs import FINISHED, Job, get, quoted
 
 Event = dict[str, Any]
@@ -44,7 +44,7 @@ class Seen:
 
 
 def follow(
-    farm: Farm, job_id: str, *, on_note: Callable[[str], object] = lambda text: None
+    client: Client, job_id: str, *, on_note: Callable[[str], object] = lambda text: None
 ) -> Iterator[Seen]:
     """A job as it goes on, until it is finished; the caller stops earlier by leaving the loop.
 
@@ -52,17 +52,17 @@ def follow(
     there is no event stream and the job is asked again and again instead.
 
     Raises LoginNeeded when the login ends meanwhile, Refused when the job is gone, Unreachable when the farm
-    does not answer for longer than `farm.patience_seconds`.
+    does not answer for longer than `client.patience_seconds`.
     """
-    job = get(farm, job_id)
+    job = get(client, job_id)
     yield Seen(job, [])
     asked = time.monotonic()
-    with _events_of(farm, job_id) as inbox:
+    with _events_of(client, job_id) as inbox:
         ears = _Ears(inbox, on_note)
         while job["status"] not in FINISHED:
             leaving = job["status"] in {"holding", "cancelling"}
             events = ears.hear(LEAVING_SECONDS if leaving else QUIET_SECONDS, asked + PACE_SECONDS)
-            job = get(farm, job_id)
+            job = get(client, job_id)
             asked = time.monotonic()
             while job["status"] in RESTS and ears.behind(job) and time.monotonic() < asked + LATE_SECONDS:
                 events += ears.hear(LATE_SECONDS)
@@ -109,9 +109,9 @@ class _Ears:
 
 
 @contextmanager
-def _events_of(farm: Farm, job_id: str) -> Iterator[queue.SimpleQueue[_Item]]:
+def _events_of(client: Client, job_id: str) -> Iterator[queue.SimpleQueue[_Item]]:
     """Reads the job's stream in a thread of its own while the block runs."""
-    reader = _Reader(farm, f"/api/jobs/{quoted(job_id)}/events")
+    reader = _Reader(client, f"/api/jobs/{quoted(job_id)}/events")
     reader.start()
     try:
         yield reader.inbox
@@ -120,10 +120,10 @@ def _events_of(farm: Farm, job_id: str) -> Iterator[queue.SimpleQueue[_Item]]:
 
 
 class _Reader(threading.Thread):
-    def __init__(self, farm: Farm, path: str) -> None:
+    def __init__(self, client: Client, path: str) -> None:
         super().__init__(name="events", daemon=True)
         self.inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._farm, self._path = farm, path
+        self._farm, self._path = client, path
         self._left = threading.Event()
         self._stream: EventStream | None = None
         self._last_id = ""

@@ -64,7 +64,7 @@ class EventStream:
             wire.shutdown(socket.SHUT_RDWR)
 
 
-class Farm:
+class Client:
     """Calls to one farm with one token. Safe to use from several threads at once."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Farm:
     def close(self) -> None:
         self._http.close()
 
-    def __enter__(self) -> Farm:
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:

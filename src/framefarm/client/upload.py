@@ -10,7 +10,7 @@ from pathlib import Path
 
 from framefarm.client.errors import LocalProblem, Refused
 from framefarm.client.hashing import Hashed
-from framefarm.client.http import Farm
+from framefarm.client.http import Client
 
 BATCH = 1000
 """Most files that one `uploads/md5` call may name."""
@@ -18,19 +18,19 @@ CHUNK_BYTES = 1 << 20
 WORKERS = 4
 
 
-def missing(farm: Farm, files: Sequence[Hashed]) -> list[Hashed]:
+def missing(client: Client, files: Sequence[Hashed]) -> list[Hashed]:
     """Which of the files the farm lacks. What it has is registered under the path at once."""
     lacking: list[Hashed] = []
     for start in range(0, len(files), BATCH):
         batch = files[start : start + BATCH]
         questions = [{"path": f.path, "md5": f.md5, "sha256": f.sha256, "size": f.size} for f in batch]
-        answers = farm.post("/api/uploads/md5", {"files": questions}, repeatable=True)["files"]
+        answers = client.post("/api/uploads/md5", {"files": questions}, repeatable=True)["files"]
         lacking += [f for f, answer in zip(batch, answers, strict=True) if not answer["exists"]]
     return lacking
 
 
 def upload(
-    farm: Farm,
+    client: Client,
     files: Iterable[Hashed],
     *,
     workers: int = WORKERS,
@@ -43,7 +43,7 @@ def upload(
     """
     stop = threading.Event()
     with ThreadPoolExecutor(workers) as pool:
-        sending = [pool.submit(_upload_one, farm, file, on_bytes, stop) for file in files]
+        sending = [pool.submit(_upload_one, client, file, on_bytes, stop) for file in files]
         try:
             for done in as_completed(sending):
                 done.result()
@@ -54,10 +54,10 @@ def upload(
             raise
 
 
-def _upload_one(farm: Farm, file: Hashed, on_bytes: Callable[[int], None], stop: threading.Event) -> None:
+def _upload_one(client: Client, file: Hashed, on_bytes: Callable[[int], None], stop: threading.Event) -> None:
     body = _Multipart(file, on_bytes, stop)
     try:
-        stored = farm.send("/api/uploads/file", body.pieces, body.headers)
+        stored = client.send("/api/uploads/file", body.pieces, body.headers)
     except Refused as refusal:
         if refusal.status == 422 and any(e.field == "md5" for e in refusal.errors):
             raise _changed(file) from refusal

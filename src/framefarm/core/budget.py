@@ -22,7 +22,7 @@ DRAIN_LEAST_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class BudgetTerms:
     """What a budget says. Thresholds are percent of the amount; None: it never does that."""
 
     amount_micros: int
@@ -55,7 +55,7 @@ class Terms:
 
 
 @dataclass(slots=True)
-class Pot:
+class BudgetBalance:
     """A budget's money in its period, micro-dollars. `limit_micros` None: there is no limit."""
 
     id: str
@@ -72,7 +72,7 @@ class Pot:
 
 
 @dataclass(slots=True)
-class Purse:
+class SessionReservation:
     """What a session has set aside: pot → micro-dollars not spent yet, as far as settled."""
 
     session: str
@@ -82,13 +82,13 @@ class Purse:
     """How much of the session's cost was taken out of `held` before."""
     held: dict[str, int] = field(default_factory=dict)
 
-    def cap_micros(self, pots: Mapping[str, Pot]) -> int | None:
+    def cap_micros(self, pots: Mapping[str, BudgetBalance]) -> int | None:
         """The most that the session may ever cost, all told; None unless a budget that stops is above it."""
         strict = [held for pot, held in self.held.items() if _stops(pots[pot])]
         return self.settled_micros + min(strict) if strict else None
 
 
-def _stops(pot: Pot) -> bool:
+def _stops(pot: BudgetBalance) -> bool:
     return pot.mode == "stop" and pot.limit_micros is not None
 
 
@@ -97,7 +97,7 @@ def price_of(ms: int, price_micros: int) -> int:
     return -(-ms * price_micros // MS_PER_HOUR)
 
 
-def settle(purse: Purse, pots: Mapping[str, Pot], spent_micros: int) -> None:
+def settle(purse: SessionReservation, pots: Mapping[str, BudgetBalance], spent_micros: int) -> None:
     """The session's ended attempts cost `spent_micros` by now, all told: what is new is spent."""
     fresh = spent_micros - purse.settled_micros
     for name, held in purse.held.items():
@@ -126,8 +126,8 @@ class Asked:
 
 
 def ask(
-    purse: Purse,
-    above: Iterable[Pot],
+    purse: SessionReservation,
+    above: Iterable[BudgetBalance],
     *,
     running_micros: int,
     stop_margin_ms: int,
@@ -139,7 +139,7 @@ def ask(
     `running_micros`: what the attempt in work costs so far; a margin: the time within which the session will
     not have been looked at again (`drain`), or could not be stopped (`stop`).
     """
-    low: list[tuple[Pot, int]] = []
+    low: list[tuple[BudgetBalance, int]] = []
     for pot in above:
         margin_ms = stop_margin_ms if pot.mode == "stop" else drain_margin_ms
         worth_ms = stop_margin_ms if pot.mode == "stop" else DRAIN_LEAST_MS
@@ -157,7 +157,7 @@ def ask(
     return Asked(taken=True)
 
 
-def close(purse: Purse, pots: Mapping[str, Pot], spent_micros: int) -> None:
+def close(purse: SessionReservation, pots: Mapping[str, BudgetBalance], spent_micros: int) -> None:
     """The session is over: what it set aside and did not spend comes back."""
     settle(purse, pots, spent_micros)
     for name, held in purse.held.items():
@@ -165,7 +165,7 @@ def close(purse: Purse, pots: Mapping[str, Pot], spent_micros: int) -> None:
     purse.held.clear()
 
 
-def enough_to_go_on(pot: Pot, price_micros: int, *, changed: bool, least_ms: int) -> bool:
+def enough_to_go_on(pot: BudgetBalance, price_micros: int, *, changed: bool, least_ms: int) -> bool:
     """Whether a job that this budget holds goes on: at once when the budget was changed or its next month
     began and a first slice is there; else only for a whole slice, so that what draining sessions gave back
     does not start and stop it again and again. `least_ms`: the time that a first slice must be worth."""

@@ -1,7 +1,7 @@
 """Every way a render can end badly, and every warning: the one table of codes.
 
 A code is stable: scripts may rely on it. What an artist reads is `explain(code, **facts)`, the sentence with
-its facts and then the remedy. docs/failures.md shows the table; tests/house sees to it that each code is used
+its facts and then the remedy. docs/failures.md shows the table; tests/docs_sync sees to it that each code is used
 in the source, is in the docs, and has a test by its name.
 """
 

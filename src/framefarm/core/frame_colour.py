@@ -10,7 +10,7 @@ SAME = 0.1
 
 
 @dataclass(frozen=True)
-class Look:
+class FrameColour:
     """What a frame is like: `colour` is that of all its pixels; None: it has several."""
 
     colour: tuple[float, ...] | None = None
@@ -20,12 +20,12 @@ class Look:
         return "" if self.colour is None else " ".join(f"{v:g}" for v in self.colour)
 
     @classmethod
-    def from_text(cls, text: str) -> Look:
+    def from_text(cls, text: str) -> FrameColour:
         """The opposite of `to_text`. Raises ValueError."""
         return cls(tuple(map(float, text.split())) or None)
 
 
-def stands_out(look: Look | None, neighbours: Sequence[Look | None]) -> bool:
+def is_outlier(look: FrameColour | None, neighbours: Sequence[FrameColour | None]) -> bool:
     """Whether a frame of one colour is beside one that is not like it. None: not known, which tells nothing.
 
     One neighbour is enough: of a run of black frames both ends stand out, wherever it lies.

@@ -28,14 +28,14 @@ SESSION_REASONS = {
 """Ends of sessions that are no causes of attempts, and may be the machine's."""
 
 
-class Standing(StrEnum):
+class NodeState(StrEnum):
     IN_USE = "in_use"
     SET_ASIDE = "set_aside"
     ON_TRIAL = "on_trial"
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class BadEnd:
     """An attempt, or a session before its first one, that ended badly."""
 
     node: str
@@ -57,11 +57,11 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class NodeHealth:
     """Where a machine stands. `until_ms`: when it is tried again; None while set aside: by a person."""
 
     name: str
-    standing: Standing = Standing.IN_USE
+    standing: NodeState = NodeState.IN_USE
     since_ms: int = 0
     counted_from_ms: int = 0
     """What ended before counts no more."""
@@ -72,7 +72,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HealthLimits:
     """`jobs` different jobs within `window_ms` set a machine aside, first for `pause_ms`.
 
     Of several `accounts`, failures that the scenes may have caused count only where two have them: no account
@@ -85,7 +85,7 @@ class Limits:
     accounts: int = 1
 
 
-def counts(ended: Ended) -> bool:
+def counts(ended: BadEnd) -> bool:
     """Whether it may speak against the machine. One that committed a frame does only where the cause names
     the machine itself: a full disk, say."""
     code = ended.reason.partition(":")[0]
@@ -94,22 +94,22 @@ def counts(ended: Ended) -> bool:
     return may_be_the_machine(code, committed=ended.frames > 0)
 
 
-def against(ended: Sequence[Ended]) -> dict[str, list[Ended]]:
+def against(ended: Sequence[BadEnd]) -> dict[str, list[BadEnd]]:
     """Machine → what speaks against it. What befell the same job alike on another machine is the job's."""
     alike: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for one in ended:
         alike[one.job, one.reason].add(one.node)
-    found: defaultdict[str, list[Ended]] = defaultdict(list)
+    found: defaultdict[str, list[BadEnd]] = defaultdict(list)
     for one in ended:
         if counts(one) and len(alike[one.job, one.reason]) == 1:
             found[one.node].append(one)
     return dict(found)
 
 
-def avoided(ended: Sequence[Ended], now_ms: int) -> dict[str, dict[str, tuple[int, str]]]:
+def avoided(ended: Sequence[BadEnd], now_ms: int) -> dict[str, dict[str, tuple[int, str]]]:
     """Job → machines that it does not use now, each with until when, and what happened there: its sessions
     ended by the machine's own fault, or before they got to the scene. The pause doubles each time."""
-    tries: defaultdict[tuple[str, str], list[Ended]] = defaultdict(list)
+    tries: defaultdict[tuple[str, str], list[BadEnd]] = defaultdict(list)
     for one in ended:
         code = one.reason.partition(":")[0]
         recent = one.at_ms > now_ms - AVOID_WINDOW_MS
@@ -124,53 +124,59 @@ def avoided(ended: Sequence[Ended], now_ms: int) -> dict[str, dict[str, tuple[in
     return dict(found)
 
 
-def suspect(node: Node, found: Sequence[Ended], limits: Limits, *, only: bool) -> bool:
+def suspect(node: NodeHealth, found: Sequence[BadEnd], limits: HealthLimits, *, only: bool) -> bool:
     """Whether `judge` would act on these if nothing has succeeded there: only then is that worth a look."""
-    if node.standing is Standing.ON_TRIAL:
+    if node.standing is NodeState.ON_TRIAL:
         return True
-    return node.standing is Standing.IN_USE and _jobs(_speaking(node, found, limits, only)) >= limits.jobs
+    return node.standing is NodeState.IN_USE and _jobs(_speaking(node, found, limits, only)) >= limits.jobs
 
 
 def judge(
-    node: Node, found: Sequence[Ended], good_ms: int | None, now_ms: int, limits: Limits, *, only: bool
-) -> Node:
+    node: NodeHealth,
+    found: Sequence[BadEnd],
+    good_ms: int | None,
+    now_ms: int,
+    limits: HealthLimits,
+    *,
+    only: bool,
+) -> NodeHealth:
     """Where the machine stands now. `found`: what speaks against it; `good_ms`: when something last succeeded
     there, if `suspect` asked for it; `only`: no other machine is in use, so that what may be the scenes'
     fault is no reason to do without it."""
-    if node.standing is Standing.SET_ASIDE:
+    if node.standing is NodeState.SET_ASIDE:
         if node.until_ms is None or now_ms < node.until_ms:
             return node
-        return replace(node, standing=Standing.ON_TRIAL, since_ms=now_ms, counted_from_ms=now_ms)
+        return replace(node, standing=NodeState.ON_TRIAL, since_ms=now_ms, counted_from_ms=now_ms)
     if good_ms is not None and good_ms > node.counted_from_ms:
-        if node.standing is Standing.ON_TRIAL:
+        if node.standing is NodeState.ON_TRIAL:
             return returned(node, now_ms)
         node = replace(node, counted_from_ms=good_ms)
-    enough = 1 if node.standing is Standing.ON_TRIAL else limits.jobs
+    enough = 1 if node.standing is NodeState.ON_TRIAL else limits.jobs
     late = _speaking(node, found, limits, only)
     if _jobs(late) < enough:
         return node
     pause_ms = limits.pause_ms * 2 ** min(node.times, LONGEST_DOUBLING)
     return replace(
         node,
-        standing=Standing.SET_ASIDE,
+        standing=NodeState.SET_ASIDE,
         since_ms=now_ms,
         until_ms=now_ms + pause_ms,
         times=node.times + 1,
-        reason=_reason(late, tried=node.standing is Standing.ON_TRIAL),
+        reason=_reason(late, tried=node.standing is NodeState.ON_TRIAL),
     )
 
 
-def set_aside(node: Node, now_ms: int, reason: str) -> Node:
+def set_aside(node: NodeHealth, now_ms: int, reason: str) -> NodeHealth:
     """By a person: until they return it."""
-    return replace(node, standing=Standing.SET_ASIDE, since_ms=now_ms, until_ms=None, reason=reason)
+    return replace(node, standing=NodeState.SET_ASIDE, since_ms=now_ms, until_ms=None, reason=reason)
 
 
-def returned(node: Node, now_ms: int) -> Node:
+def returned(node: NodeHealth, now_ms: int) -> NodeHealth:
     """It is in use again, and what was is forgotten."""
-    return Node(node.name, Standing.IN_USE, since_ms=now_ms, counted_from_ms=now_ms)
+    return NodeHealth(node.name, NodeState.IN_USE, since_ms=now_ms, counted_from_ms=now_ms)
 
 
-def _speaking(node: Node, found: Sequence[Ended], limits: Limits, only: bool) -> list[Ended]:
+def _speaking(node: NodeHealth, found: Sequence[BadEnd], limits: HealthLimits, only: bool) -> list[BadEnd]:
     late = [one for one in found if one.at_ms > node.counted_from_ms]
     accounts = {one.account for one in late if not one.certain}
     if only or (limits.accounts > 1 and len(accounts) < 2):
@@ -178,11 +184,11 @@ def _speaking(node: Node, found: Sequence[Ended], limits: Limits, only: bool) ->
     return late
 
 
-def _jobs(found: Sequence[Ended]) -> int:
+def _jobs(found: Sequence[BadEnd]) -> int:
     return len({one.job for one in found})
 
 
-def _reason(found: Sequence[Ended], *, tried: bool) -> str:
+def _reason(found: Sequence[BadEnd], *, tried: bool) -> str:
     words = Counter(_word(one.reason) for one in found)
     what = ", ".join(f"{word} ({number})" for word, number in words.most_common(4))
     if tried:
@@ -203,17 +209,17 @@ def _word(reason: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class Departure:
     """What a session on a machine about to be taken does. `preempt_until_ms` None: it drains, that is ends
     its tasks; else it ends its frame in work and is killed then."""
 
     preempt_until_ms: int | None
 
 
-def leave(deadline_ms: int, now_ms: int, *, grace_ms: int, stop_ms: int) -> Leave:
+def leave(deadline_ms: int, now_ms: int, *, grace_ms: int, stop_ms: int) -> Departure:
     """`stop_ms`: what the engine may take to end a session that does not go, before the deadline."""
     until_ms = max(now_ms, deadline_ms - stop_ms)
-    return Leave(until_ms if now_ms >= until_ms - grace_ms else None)
+    return Departure(until_ms if now_ms >= until_ms - grace_ms else None)
 
 
 def next_leave_ms(deadline_ms: int, now_ms: int, *, grace_ms: int, stop_ms: int) -> int | None:

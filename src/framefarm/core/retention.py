@@ -23,7 +23,7 @@ ABANDONED_MS = DAY_MS
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class RetentionPolicy:
     """How long things are kept that nothing needs."""
 
     unclaimed_ms: int
@@ -48,7 +48,9 @@ class Content:
     awaited: bool
 
 
-def content_fate(content: Content, keeping: Keeping, now_ms: int) -> Literal["keep", "condemn", "remove"]:
+def content_fate(
+    content: Content, keeping: RetentionPolicy, now_ms: int
+) -> Literal["keep", "condemn", "remove"]:
     """Condemned content does not exist for anybody; nothing brings it back but another upload."""
     if content.condemned_ms is not None:
         return "remove" if content.condemned_ms < now_ms - keeping.condemned_ms else "keep"
@@ -83,7 +85,7 @@ class Log:
     ended_ms: int | None = None
 
 
-def log_is_due(log: Log, keeping: Keeping, now_ms: int) -> bool:
+def log_is_due(log: Log, keeping: RetentionPolicy, now_ms: int) -> bool:
     """A log goes with its job, or some time after its attempt's end."""
     if not log.known:
         return log.age_ms > keeping.logs_ms

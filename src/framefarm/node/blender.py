@@ -36,7 +36,7 @@ from framefarm.node.blender_events import (
 )  # fmt: skip
 from framefarm.node.inputs import Layout
 from framefarm.node.sandbox import INSIDE, OUTPUT, Bind, Mode, Process, Sandbox, SandboxUnavailable, passable
-from framefarm.protocol.node import Order, Package, RenderSettings, Slot
+from framefarm.protocol.node import Package, RenderSettings, SessionConfig, Slot
 from framefarm.sandboxing.limits import Limits
 from framefarm.sandboxing.uids import Claim
 
@@ -46,7 +46,7 @@ OCIO_TROUBLE = (b"OpenColorIO Error", b"fallback mode for management", b"could n
 
 
 @dataclass(frozen=True)
-class Seat:
+class BlenderLimits:
     """Where Blender sits: the processors it may use, and as whom it runs."""
 
     cores: tuple[int, ...]
@@ -57,7 +57,7 @@ class Seat:
     gpus: int = 0
 
     @classmethod
-    def of(cls, slot: Slot) -> Seat:
+    def of(cls, slot: Slot) -> BlenderLimits:
         return cls(slot.cores, slot.uid, slot.sandbox, slot.memory_bytes or None, slot.gpus)
 
 
@@ -75,7 +75,7 @@ class SceneOrder:
     """Inputs that are add-ons, to be enabled before the scene opens."""
 
     @classmethod
-    def of(cls, order: Order) -> SceneOrder:
+    def of(cls, order: SessionConfig) -> SceneOrder:
         scripts, history = order.allow_scripts, order.fresh_scene_per_task
         return cls(order.scene_path, order.render, order.environment, scripts, history, order.addons)
 
@@ -97,7 +97,7 @@ class Blender:
 
     def __init__(
         self,
-        seat: Seat,
+        seat: BlenderLimits,
         package: Package,
         order: SceneOrder,
         layout: Layout,
@@ -402,6 +402,16 @@ def _runtime(package: Package) -> Path | None:
 
 
 __all__ = [
-    "Blender", "Event", "Exited", "Failed", "Opened", "Progress", "SandboxUnavailable", "Saved",
-    "SceneOrder", "Seat", "picture_name", "places",
+    "Blender",
+    "BlenderLimits",
+    "Event",
+    "Exited",
+    "Failed",
+    "Opened",
+    "Progress",
+    "SandboxUnavailable",
+    "Saved",
+    "SceneOrder",
+    "picture_name",
+    "places",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from framefarm.core.failure_codes import explain
 from framefarm.node import blender_protocol
-from framefarm.protocol.node import Note
+from framefarm.protocol.node import NodeWarning
 
 OPENED_MARK = b"framefarm: the scene is open\n"
 NO_MEMORY = (
@@ -29,7 +29,7 @@ NO_GRAPHICS = (
 class Opened:
     blender_version: str
     load_seconds: float
-    notes: tuple[Note, ...]
+    notes: tuple[NodeWarning, ...]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Saved:
     directory: Path
     seconds: float
     peak_memory_bytes: int
-    notes: tuple[Note, ...]
+    notes: tuple[NodeWarning, ...]
     width: int = 0
     height: int = 0
 

@@ -31,7 +31,7 @@ from __future__ import annotations
 import msgspec
 
 from framefarm.core.failure_codes import CAUSES, explain
-from framefarm.protocol.node import Note, RenderSettings
+from framefarm.protocol.node import NodeWarning, RenderSettings
 
 MAX_LINE_BYTES = 1 << 20
 MAX_NOTES = 200
@@ -123,9 +123,9 @@ def told(code: str, facts: dict[str, str]) -> str:
     return clean(explain(code, {name: _printable(fact) for name, fact in facts.items()}))
 
 
-def notes_of(triples: list[NoteTriple]) -> tuple[Note, ...]:
+def notes_of(triples: list[NoteTriple]) -> tuple[NodeWarning, ...]:
     """Raises ValueError for a code that is not in the table."""
     return tuple(
-        Note(code=code, message=told(code, facts), subject=clean(subject))
+        NodeWarning(code=code, message=told(code, facts), subject=clean(subject))
         for code, subject, facts in triples[:MAX_NOTES]
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from framefarm.core.failure_codes import CAUSES, explain
 from framefarm.node.image_decoder import ENDINGS, Picture, Undecodable
-from framefarm.protocol.node import Look, Note, StagedFile
+from framefarm.protocol.node import FrameColour, NodeWarning, StagedFile
 
 Seen = Callable[[StagedFile], Picture | Undecodable]
 
@@ -17,10 +17,10 @@ Seen = Callable[[StagedFile], Picture | Undecodable]
 class Checked:
     """`cause` and `message`: why the frame is not done, or None. `look`: of its first picture."""
 
-    notes: tuple[Note, ...] = ()
+    notes: tuple[NodeWarning, ...] = ()
     cause: str | None = None
     message: str | None = None
-    look: Look | None = None
+    look: FrameColour | None = None
 
 
 def to_look_at(files: Sequence[StagedFile]) -> list[StagedFile]:
@@ -35,7 +35,7 @@ def check_frame(files: Sequence[StagedFile], width: int, height: int, seen_on: S
     File Output nodes) may be of any size. A picture of one colour is none of this frame alone: its neighbours
     tell (`core/frame_colour.py`). One that can't be looked into is a warning. Raises what `seen_on` raises.
     """
-    notes: list[Note] = []
+    notes: list[NodeWarning] = []
     look = None
     for file in to_look_at(files):
         seen = seen_on(file)
@@ -52,12 +52,12 @@ def check_frame(files: Sequence[StagedFile], width: int, height: int, seen_on: S
             return _failed("wrong_resolution", path=file.path, **{"is": is_, "asked": asked})
         if seen.all_nan:
             return _failed("all_nan", path=file.path)
-        look = look or Look(colour=None if seen.colour is None else list(seen.colour))
+        look = look or FrameColour(colour=None if seen.colour is None else list(seen.colour))
     return Checked(tuple(notes), look=look)
 
 
-def _note(code: str, facts: dict[str, str]) -> Note:
-    return Note(code=code, message=explain(code, facts), subject=facts["path"])
+def _note(code: str, facts: dict[str, str]) -> NodeWarning:
+    return NodeWarning(code=code, message=explain(code, facts), subject=facts["path"])
 
 
 def _failed(cause: str, **facts: str) -> Checked:

@@ -22,7 +22,7 @@ import msgspec
 from framefarm.sandboxing import module_call
 from framefarm.sandboxing.bubblewrap import Mode
 from framefarm.sandboxing.errors import SandboxUnavailable
-from framefarm.sandboxing.module_worker import Servant
+from framefarm.sandboxing.module_worker import SandboxedWorker
 
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".exr"})
 MAX_PIXELS = 1 << 28
@@ -113,7 +113,7 @@ class Decoder:
     ) -> None:
         folder.mkdir(mode=0o755, exist_ok=True)
         self._folder, self._drawn, self._wanted, self._seconds = folder, drawn, mode, seconds
-        self._servant: Servant | None = None
+        self._servant: SandboxedWorker | None = None
         self._reader: threading.Thread | None = None
         self._asked: dict[str, _Asked] = {}
         self._lock = threading.Lock()
@@ -201,7 +201,7 @@ class Decoder:
             "max_samples": MAX_SAMPLES,
         }
         try:
-            servant = Servant(
+            servant = SandboxedWorker(
                 "framefarm.node.image_decoder_process",
                 order,
                 self._folder,
@@ -278,7 +278,7 @@ class Decoder:
 
     # -- its answers, in a thread of their own
 
-    def _listen(self, servant: Servant, number: int) -> None:
+    def _listen(self, servant: SandboxedWorker, number: int) -> None:
         try:
             for line in servant.answers(2 * THUMBNAIL_BYTES):
                 self._hear(msgspec.json.decode(line, type=_Answer))

@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +52,7 @@ def main() -> None:
     oiio.attribute("exr_threads", -1)
     oiio.attribute("limits:imagesize_MB", 0)
     oiio.attribute("limits:channels", order["max_channels"])
-    looks: queue.Queue[tuple[str, Look]] = queue.Queue(WAITING)
+    looks: queue.Queue[tuple[str, PictureScan]] = queue.Queue(WAITING)
     threading.Thread(target=_draw, args=(looks, order["in_tmp"]), daemon=True).start()
     with os.fdopen(order["questions"], "rb") as questions:
         for line in questions:
@@ -69,7 +70,7 @@ def main() -> None:
     os._exit(0)
 
 
-def _draw(looks: queue.Queue[tuple[str, Look]], in_tmp: bool) -> None:
+def _draw(looks: queue.Queue[tuple[str, PictureScan]], in_tmp: bool) -> None:
     """Thumbnails: behind everything else that this machine does."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
     while True:
@@ -86,7 +87,7 @@ def _answer(said: dict[str, Any]) -> None:
         module_entry.answer(json.dumps(said))
 
 
-def decode(order: dict[str, Any], asked: dict[str, Any]) -> tuple[dict[str, Any], Look]:
+def decode(order: dict[str, Any], asked: dict[str, Any]) -> tuple[dict[str, Any], PictureScan]:
     path = f"{order['folder']}/{asked['name']}"
     source = oiio.ImageInput.open(path)
     with open(path, "rb") as stream:
@@ -101,7 +102,7 @@ def decode(order: dict[str, Any], asked: dict[str, Any]) -> tuple[dict[str, Any]
         raise Refused("picture_damaged", "The picture is damaged: it ends too early.")
     first = source.spec()
     linear = source.format_name() in LINEAR
-    look = Look(first.width, first.height, asked["thumbnail"], linear)
+    look = PictureScan(first.width, first.height, asked["thumbnail"], linear)
     samples = 0
     part = 0
     while source.seek_subimage(part, 0):
@@ -146,7 +147,7 @@ def _check(spec: Any, part: int, order: dict[str, Any]) -> int:
     return int(pixels * spec.nchannels)
 
 
-def _strips(source: Any, spec: Any, part: int):
+def _strips(source: Any, spec: Any, part: int) -> Iterator[tuple[int, Any]]:
     """Every sample of the part: the number of the first row (from 0), and rows × columns × channels."""
     row_bytes = spec.width * spec.nchannels * 4
     rows = max(1, STRIP_BYTES // row_bytes)
@@ -194,7 +195,7 @@ def _within(size: int, factor: int) -> tuple[int, ...]:
 
 
 @dataclass
-class Look:
+class PictureScan:
     """What the colours of a picture are like, strip by strip."""
 
     width: int

@@ -15,7 +15,7 @@ from framefarm.node.frame_validation import check_frame, to_look_at
 from framefarm.node.image_decoder import Decoder, Picture, Undecodable
 from framefarm.node.output_files import OutputRejected, collect, not_stored, sync_directory
 from framefarm.node.server_threads import Put, thumbnail
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.sandboxing.bubblewrap import Mode
 
 ITEMS_AT_ONCE = 32
@@ -53,7 +53,7 @@ class Frame:
     at_ms: int
     seconds: float
     peak_memory_bytes: int
-    notes: tuple[say.Note, ...]
+    notes: tuple[msg.NodeWarning, ...]
     width: int = 0
     height: int = 0
 
@@ -63,15 +63,15 @@ class _Taken:
     """A frame whose files are in staging; `asked`: each picture of it by its name in staging."""
 
     frame: Frame
-    files: list[say.StagedFile]
+    files: list[msg.StagedFile]
     asked: dict[str, str | Undecodable]
 
 
-_Item = Frame | say.Event
+_Item = Frame | msg.Event
 
 
 @dataclass(frozen=True)
-class Places:
+class StagingFolders:
     """The session's folders: for its files, for its thumbnails (None: none are wanted), and for the decoder
     alone. `stem` starts every picture's name."""
 
@@ -81,14 +81,16 @@ class Places:
     stem: str
 
 
-class Collector(threading.Thread):
+class OutputStager(threading.Thread):
     """Takes saved frames into staging, looks at each, and passes on events, in order.
 
     Blender renders the next frame meanwhile. What must be known before a frame counts is: that its pictures
     can be decoded, and have their size. Thumbnails come later and hold up nothing.
     """
 
-    def __init__(self, put: Put, send: Callable[[say.Event], None], places: Places, mode: Mode) -> None:
+    def __init__(
+        self, put: Put, send: Callable[[msg.Event], None], places: StagingFolders, mode: Mode
+    ) -> None:
         super().__init__(name="collector", daemon=True)
         self._put, self._send, self._places, self._mode = put, send, places, mode
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
@@ -100,7 +102,7 @@ class Collector(threading.Thread):
         self._told_bytes = 0
         self._decoder = Decoder(places.decoder, self._drawn, mode=mode)
 
-    def add(self, item: Frame | say.Event) -> None:
+    def add(self, item: Frame | msg.Event) -> None:
         self._queue.put(item)
 
     def finish(self, *, hurry: bool) -> None:
@@ -148,7 +150,7 @@ class Collector(threading.Thread):
                     self._tell(item)
                 case Refused():
                     self._refuse(item)
-                case say.TaskEnded() if item.attempt in self._broken:
+                case msg.TaskEnded() if item.attempt in self._broken:
                     pass
                 case None:
                     pass
@@ -184,7 +186,7 @@ class Collector(threading.Thread):
             taken.asked[file.staged] = self._ask(frame, file, draw=file is files[0])
         return taken
 
-    def _ask(self, frame: Frame, file: say.StagedFile, *, draw: bool) -> str | Undecodable:
+    def _ask(self, frame: Frame, file: msg.StagedFile, *, draw: bool) -> str | Undecodable:
         try:
             return self._decoder.ask(
                 (frame.attempt, frame.frame),
@@ -214,7 +216,7 @@ class Collector(threading.Thread):
             self._told.add((frame.attempt, frame.frame))
         self._told_bytes += sum(file.size for file in taken.files)
         self._send(
-            say.FrameSaved(
+            msg.FrameSaved(
                 attempt=frame.attempt,
                 frame=frame.frame,
                 at_ms=frame.at_ms,
@@ -250,4 +252,4 @@ class Collector(threading.Thread):
             except OSError:  # the disk is full, or the job is deleted
                 path.unlink(missing_ok=True)
                 continue
-            self._send(say.FrameDrawn(attempt=attempt, frame=frame, bytes=len(webp)))
+            self._send(msg.FrameDrawn(attempt=attempt, frame=frame, bytes=len(webp)))

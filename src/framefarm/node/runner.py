@@ -21,16 +21,16 @@ import msgspec
 
 from framefarm.core.failure_codes import explain, is_machines
 from framefarm.node import sandbox
-from framefarm.node.blender import Blender, SceneOrder, Seat, places
+from framefarm.node.blender import Blender, BlenderLimits, SceneOrder, places
 from framefarm.node.blender_events import Exited, Failed, Opened, Progress, Saved
 from framefarm.node.blender_log import BlenderLog
 from framefarm.node.inputs import BadInputs, Layout, lay_out
-from framefarm.node.output_stager import Collector, Frame, Places, Refused, Staged
+from framefarm.node.output_stager import Frame, OutputStager, Refused, Staged, StagingFolders
 from framefarm.node.sandbox import SandboxUnavailable
-from framefarm.node.server_client import Abandoned, Link, SessionOver
-from framefarm.node.server_threads import Acknowledged, Over, ReportLane, SyncLane, Wanted
-from framefarm.node.task_queue import Desk
-from framefarm.protocol import node as say
+from framefarm.node.server_client import ServerClient, ServerUnreachable, SessionOver
+from framefarm.node.server_threads import Acknowledged, Over, ReportSender, StatePoller, Wanted
+from framefarm.node.task_queue import TaskQueue
+from framefarm.protocol import node as msg
 from framefarm.sandboxing.safe_remove import remove_tree
 
 FIRST_PATIENCE_SECONDS = 60.0
@@ -48,14 +48,14 @@ class Tick:
 class Runner:
     """One session. The main loop takes one thing after the other from its inbox."""
 
-    def __init__(self, slot: say.Slot) -> None:
+    def __init__(self, slot: msg.Slot) -> None:
         self.slot = slot
         self.directory = Path(slot.directory)
         self.zero = time.monotonic()
         self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.patience = FIRST_PATIENCE_SECONDS
-        self.link = Link(slot, lambda: self.patience)
-        self.desk = Desk()
+        self.link = ServerClient(slot, lambda: self.patience)
+        self.desk = TaskQueue()
         self.blender: Blender | None = None
         self.ready = False
         """The scene is open."""
@@ -70,8 +70,8 @@ class Runner:
 
     def run(self) -> str:
         """Live; returns why it ended."""
-        hello = say.Hello(
-            protocol=say.PROTOCOL_VERSION, node=self.slot.node, pid=os.getpid(), boot_id=_boot_id()
+        hello = msg.Hello(
+            protocol=msg.PROTOCOL_VERSION, node=self.slot.node, pid=os.getpid(), boot_id=_boot_id()
         )
         self.order = self.link.hello(hello)
         self.patience = self.order.disconnected_seconds
@@ -80,16 +80,16 @@ class Runner:
         self.desk.silence_ms = _milliseconds(self.order.no_progress_seconds)
         staging = Path(self.order.staging)
         thumbnails = Path(self.order.thumbnails) if self.order.thumbnails else None
-        kept = Places(staging, thumbnails, self.directory / "decoder", self.order.stem)
-        self.reports = ReportLane(self.link, self.inbox.put, staging, thumbnails or staging)
-        self.collector = Collector(self.inbox.put, self.reports.send, kept, self.slot.sandbox)
-        self.sync = SyncLane(self.link, self.inbox.put, min(20.0, self.order.lease_seconds / 3))
+        kept = StagingFolders(staging, thumbnails, self.directory / "decoder", self.order.stem)
+        self.reports = ReportSender(self.link, self.inbox.put, staging, thumbnails or staging)
+        self.collector = OutputStager(self.inbox.put, self.reports.send, kept, self.slot.sandbox)
+        self.sync = StatePoller(self.link, self.inbox.put, min(20.0, self.order.lease_seconds / 3))
         self.reports.start()
         try:
             self.layout = self._prepare()
         except (BadInputs, SandboxUnavailable, OSError) as error:
             cause, message = _machines_fault(error)
-            self.reports.send(say.SessionFailed(cause=cause, message=message))
+            self.reports.send(msg.SessionFailed(cause=cause, message=message))
             self.reports.finish(FAREWELL_SECONDS)
             return f"machine_unfit: {message}"
         self.collector.start()
@@ -101,7 +101,7 @@ class Runner:
             self._kill_blender()
             self.link.closing = True
         self.collector.finish(hurry=self.desk.cancelled)
-        self.reports.send(say.SessionEnded(reason=self.reason))
+        self.reports.send(msg.SessionEnded(reason=self.reason))
         self.reports.finish(FAREWELL_SECONDS)
         return self.reason
 
@@ -157,7 +157,7 @@ class Runner:
                 self.desk.heard(self.now_ms())
                 current = self.desk.current
                 if current is not None:
-                    self.sync.progress = say.Progress(
+                    self.sync.progress = msg.Progress(
                         attempt=current.order.attempt, frame=frame, fraction=fraction
                     )
             case Stop():
@@ -201,7 +201,7 @@ class Runner:
         try:
             work.mkdir(mode=0o755)
             self.blender = Blender(
-                Seat.of(self.slot),
+                BlenderLimits.of(self.slot),
                 self.order.package,
                 SceneOrder.of(self.order),
                 self.layout,
@@ -229,13 +229,13 @@ class Runner:
         task = self.desk.current
         assert task is not None and task.started_ms is not None
         self.log.switch(Path(self.order.logs) / f"{task.order.attempt}.log")
-        self._tell(say.TaskStarted(attempt=task.order.attempt, at_ms=task.started_ms))
+        self._tell(msg.TaskStarted(attempt=task.order.attempt, at_ms=task.started_ms))
 
     def _opened(self, event: Opened) -> None:
         self.ready = True
         self.desk.opened()
         self._tell(
-            say.BlenderOpened(
+            msg.BlenderOpened(
                 blender=event.blender_version, load_seconds=event.load_seconds, warnings=list(event.notes)
             )
         )
@@ -262,7 +262,7 @@ class Runner:
         if ended is None:
             # Its last frame was saved already; what the collector held back is told now, as a failure.
             now = self.now_ms()
-            ended = say.TaskEnded(
+            ended = msg.TaskEnded(
                 attempt=event.attempt,
                 outcome="failed",
                 started_ms=now,
@@ -279,7 +279,7 @@ class Runner:
             return
         self._replace(self.desk.failed(event.cause, event.message, None, self.now_ms()))
 
-    def _replace(self, said: list[say.Event]) -> None:
+    def _replace(self, said: list[msg.Event]) -> None:
         """After a failure Blender is not to be trusted: the next task gets a new one."""
         self._kill_blender()
         self._tell(*said)
@@ -288,7 +288,7 @@ class Runner:
         self.reason = "machine_unfit"
         self.desk.cancelled = True
         self.desk.tasks.clear()
-        self.reports.send(say.SessionFailed(cause=cause, message=message))
+        self.reports.send(msg.SessionFailed(cause=cause, message=message))
 
     def _note_begin(self, frame: int) -> None:
         """One line in runner.log for each frame begun, and how long the farm had been silent then: what a
@@ -305,7 +305,7 @@ class Runner:
         with contextlib.suppress(OSError):  # the disk may be full
             os.write(1, msgspec.json.encode(line) + b"\n")
 
-    def _tell(self, *events: say.Event) -> None:
+    def _tell(self, *events: msg.Event) -> None:
         """By way of the collector, so that a task's end follows its frames."""
         for event in events:
             self.collector.add(event)
@@ -361,7 +361,7 @@ def _boot_id() -> str:
 
 def main() -> int:
     """Exit status 0: the session lived and ended; 1: it could not begin."""
-    slot = msgspec.json.decode(sys.stdin.buffer.read(), type=say.Slot)
+    slot = msgspec.json.decode(sys.stdin.buffer.read(), type=msg.Slot)
     os.close(0)
     os.open(os.devnull, os.O_RDONLY)
     directory = Path(slot.directory)
@@ -379,7 +379,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         reason = runner.run()
-    except (SessionOver, Abandoned) as error:
+    except (SessionOver, ServerUnreachable) as error:
         reason = str(error)
     except Exception as error:
         reason = f"runner_failed: {error!r}"

@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 import urllib3
 
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 
 T = TypeVar("T")
 QUICK_SECONDS = 60.0
@@ -26,11 +26,11 @@ class SessionOver(Exception):
     """401, 409 to a hello, or 410: nothing of this session is its own any more."""
 
 
-class Abandoned(Exception):
+class ServerUnreachable(Exception):
     """The farm did not answer for longer than the disconnected budget."""
 
 
-class OutOfStep(Exception):
+class ReportOutOfOrder(Exception):
     """409 to a report: send number `expected` next."""
 
     def __init__(self, expected: int) -> None:
@@ -38,10 +38,10 @@ class OutOfStep(Exception):
         self.expected = expected
 
 
-class Link:
+class ServerClient:
     """One session's way to the farm; each thread uses a lane of its own."""
 
-    def __init__(self, slot: say.Slot, patience_seconds: Callable[[], float]) -> None:
+    def __init__(self, slot: msg.Slot, patience_seconds: Callable[[], float]) -> None:
         self._slot = slot
         self._patience = patience_seconds
         self._headers = {"Authorization": f"Bearer {slot.token}", "Content-Type": "application/json"}
@@ -54,20 +54,20 @@ class Link:
         """Since the last call was sent that the farm has answered; it may be that much behind."""
         return time.monotonic() - self.last_answer
 
-    def hello(self, said: say.Hello) -> say.Order:
-        return self._call("POST", "hello", said, say.Order)
+    def hello(self, said: msg.Hello) -> msg.SessionConfig:
+        return self._call("POST", "hello", said, msg.SessionConfig)
 
-    def inputs(self) -> say.Inputs:
-        return self._call("GET", "inputs", None, say.Inputs, timeout_seconds=120)
+    def inputs(self) -> msg.Inputs:
+        return self._call("GET", "inputs", None, msg.Inputs, timeout_seconds=120)
 
-    def sync(self, said: say.Sync) -> say.Desired:
-        return self._call("POST", "sync", said, say.Desired, timeout_seconds=said.wait_seconds + 30)
+    def sync(self, said: msg.Sync) -> msg.DesiredState:
+        return self._call("POST", "sync", said, msg.DesiredState, timeout_seconds=said.wait_seconds + 30)
 
-    def report(self, said: say.Report) -> say.Receipt:
-        return self._call("POST", "reports", said, say.Receipt)
+    def report(self, said: msg.Report) -> msg.ReportReply:
+        return self._call("POST", "reports", said, msg.ReportReply)
 
     def _call(
-        self, method: str, name: str, said: say.Message | None, kind: type[T], timeout_seconds: float = 30.0
+        self, method: str, name: str, said: msg.Message | None, kind: type[T], timeout_seconds: float = 30.0
     ) -> T:
         body = msgspec.json.encode(said) if said is not None else None
         since = time.monotonic()
@@ -81,12 +81,12 @@ class Link:
                 self.last_answer = max(self.last_answer, sent)
                 return msgspec.json.decode(answer, type=kind)
             if status == 409 and name == "reports":
-                raise OutOfStep(msgspec.json.decode(answer, type=say.Gap).expected)
+                raise ReportOutOfOrder(msgspec.json.decode(answer, type=msg.SequenceGap).expected)
             if status in {401, 404, 409, 410, 413, 422}:
                 raise SessionOver(f"{name}: {status} {answer[:300].decode(errors='replace')}")
             # 5xx and no answer at all: the farm restarts, drains, or its disk is full.
             if self.closing or self.silent_seconds > self._patience():
-                raise Abandoned(f"no answer for {self.silent_seconds:.0f} s")
+                raise ServerUnreachable(f"no answer for {self.silent_seconds:.0f} s")
             quick = time.monotonic() - since < QUICK_SECONDS
             time.sleep(random.uniform(0.2, 1.0) if quick else random.uniform(1.0, 5.0))  # noqa: S311
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from framefarm.node.server_client import Abandoned, Link, OutOfStep, SessionOver
-from framefarm.protocol import node as say
+from framefarm.node.server_client import ReportOutOfOrder, ServerClient, ServerUnreachable, SessionOver
+from framefarm.protocol import node as msg
 
 EVENTS_PER_REPORT = 64
 FILES_PER_REPORT = 2000
@@ -24,7 +24,7 @@ REPORT_PACE_SECONDS = 0.02
 class Wanted:
     """A desired state from either lane."""
 
-    desired: say.Desired
+    desired: msg.DesiredState
 
 
 @dataclass(frozen=True)
@@ -49,39 +49,39 @@ def thumbnail(folder: Path, attempt: str, frame: int) -> Path:
     return folder / f"{attempt}-{frame}.webp"
 
 
-class SyncLane(threading.Thread):
+class StatePoller(threading.Thread):
     """Holds one `sync` open; each answer goes to the main loop."""
 
-    def __init__(self, link: Link, put: Put, wait_seconds: float) -> None:
+    def __init__(self, link: ServerClient, put: Put, wait_seconds: float) -> None:
         super().__init__(name="sync", daemon=True)
         self._link, self._put, self._wait = link, put, wait_seconds
         self.seen = 0
-        self.progress: say.Progress | None = None
+        self.progress: msg.Progress | None = None
 
     def run(self) -> None:
         try:
             while not self._link.closing:
-                said = say.Sync(seen=self.seen, wait_seconds=self._wait, progress=self.progress)
+                said = msg.Sync(seen=self.seen, wait_seconds=self._wait, progress=self.progress)
                 wanted = self._link.sync(said)
                 self.seen = max(self.seen, wanted.version)
                 self._put(Wanted(wanted))
-        except (SessionOver, Abandoned) as error:
+        except (SessionOver, ServerUnreachable) as error:
             self._put(Over(str(error)))
 
 
-class ReportLane(threading.Thread):
+class ReportSender(threading.Thread):
     """Sends events in order, those that gather meanwhile in the next report.
 
     The journal is the report in flight and the queue behind it, in memory: nobody could send it after this
     process, which alone knows the token and holds the session's lock.
     """
 
-    def __init__(self, link: Link, put: Put, staging: Path, thumbnails: Path) -> None:
+    def __init__(self, link: ServerClient, put: Put, staging: Path, thumbnails: Path) -> None:
         super().__init__(name="reports", daemon=True)
         self._link, self._put, self._staging, self._thumbnails = link, put, staging, thumbnails
-        self._queue: queue.SimpleQueue[say.Event | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[msg.Event | None] = queue.SimpleQueue()
 
-    def send(self, *events: say.Event) -> None:
+    def send(self, *events: msg.Event) -> None:
         for event in events:
             self._queue.put(event)
 
@@ -97,20 +97,20 @@ class ReportLane(threading.Thread):
                 events, last = self._gather(sent + REPORT_PACE_SECONDS)
                 if events:
                     seq, sent = seq + 1, time.monotonic()
-                    self._deliver(say.Report(seq=seq, events=events))
+                    self._deliver(msg.Report(seq=seq, events=events))
                 if last:
                     return
-        except (SessionOver, Abandoned, OutOfStep) as error:
+        except (SessionOver, ServerUnreachable, ReportOutOfOrder) as error:
             self._put(Over(str(error)))
 
-    def _gather(self, until: float) -> tuple[list[say.Event], bool]:
+    def _gather(self, until: float) -> tuple[list[msg.Event], bool]:
         """What is there by `until` (monotonic seconds), at least one; and whether that was the last."""
-        events: list[say.Event] = []
+        events: list[msg.Event] = []
         files = 0
         event = self._queue.get()
         while event is not None:
             events.append(event)
-            files += len(event.files) if isinstance(event, say.FrameSaved) else 0
+            files += len(event.files) if isinstance(event, msg.FrameSaved) else 0
             if len(events) == EVENTS_PER_REPORT or files >= FILES_PER_REPORT:
                 return events, False
             try:
@@ -119,17 +119,17 @@ class ReportLane(threading.Thread):
                 return events, False
         return events, True
 
-    def _deliver(self, report: say.Report) -> None:
+    def _deliver(self, report: msg.Report) -> None:
         receipt = self._link.report(report)
         for event, verdict in zip(report.events, receipt.verdicts, strict=False):
             if verdict == "applied":
                 continue
-            if isinstance(event, say.FrameSaved):
+            if isinstance(event, msg.FrameSaved):
                 for file in event.files:
                     (self._staging / event.attempt / file.staged).unlink(missing_ok=True)
-            if isinstance(event, say.FrameDrawn):
+            if isinstance(event, msg.FrameDrawn):
                 thumbnail(self._thumbnails, event.attempt, event.frame).unlink(missing_ok=True)
-        saved = [e for e in report.events if isinstance(e, say.FrameSaved)]
+        saved = [e for e in report.events if isinstance(e, msg.FrameSaved)]
         if saved:
             self._put(Acknowledged(sum(file.size for e in saved for file in e.files)))
         self._put(Wanted(receipt.desired))

@@ -10,14 +10,14 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from framefarm.core.failure_codes import explain
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 
 
 @dataclass
-class Held:
+class HeldTask:
     """A task in hand. `left`: frames not yet begun."""
 
-    order: say.TaskOrder
+    order: msg.TaskOrder
     left: deque[int]
     started_ms: int | None = None
     in_work: int | None = None
@@ -35,10 +35,10 @@ class Render:
 
 
 @dataclass
-class Desk:
-    """`now_ms` everywhere: the runner's monotonic clock. What is to be told the farm comes in `say`."""
+class TaskQueue:
+    """`now_ms` everywhere: the runner's monotonic clock. What is to be told the farm comes in `msg`."""
 
-    tasks: dict[str, Held] = field(default_factory=dict)
+    tasks: dict[str, HeldTask] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
     """All attempts ever taken in: what was ended once does not begin again."""
     version: int = 0
@@ -60,7 +60,7 @@ class Desk:
     """Its last one, or when it was asked; None while nothing is asked of it."""
 
     @property
-    def current(self) -> Held | None:
+    def current(self) -> HeldTask | None:
         """The task in work: the one that has begun."""
         return next((t for t in self.tasks.values() if t.started_ms is not None), None)
 
@@ -69,7 +69,7 @@ class Desk:
         """Nothing in hand, and nothing will come."""
         return not self.tasks and (self.drain or self.cancelled)
 
-    def take(self, wanted: say.Desired, now_ms: int) -> list[say.Event]:
+    def take(self, wanted: msg.DesiredState, now_ms: int) -> list[msg.Event]:
         """The farm's wishes, newest version only. What it no longer lists is given up: unbegun tasks at
         once, a begun one after its frame in work."""
         if wanted.version < self.version or self.cancelled:
@@ -77,7 +77,7 @@ class Desk:
         self.version = wanted.version
         self.preempted = self.preempted or wanted.preempt_seconds is not None
         self.drain = self.drain or wanted.drain or self.preempted
-        said: list[say.Event] = []
+        said: list[msg.Event] = []
         listed = {t.attempt for t in wanted.tasks}
         for attempt in [a for a in self.tasks if a not in listed]:
             said += self._give_up(attempt, now_ms)
@@ -86,21 +86,21 @@ class Desk:
         for order in wanted.tasks:
             if order.attempt not in self.known:
                 self.known.add(order.attempt)
-                self.tasks[order.attempt] = Held(order, deque(order.frames))
+                self.tasks[order.attempt] = HeldTask(order, deque(order.frames))
         return said
 
-    def _give_up(self, attempt: str, now_ms: int) -> list[say.Event]:
+    def _give_up(self, attempt: str, now_ms: int) -> list[msg.Event]:
         task = self.tasks[attempt]
         if task.started_ms is None:
             del self.tasks[attempt]
-            return [say.TaskReleased(attempt=attempt)]
+            return [msg.TaskReleased(attempt=attempt)]
         task.left.clear()
         if task.in_work is None:
             return [self._end(task, self._given_up, now_ms)]
         return []
 
     @property
-    def _given_up(self) -> say.TaskEnd:
+    def _given_up(self) -> msg.TaskEnd:
         return "preempted" if self.preempted else "cancelled"
 
     def next(self, now_ms: int) -> Render | None:
@@ -119,7 +119,7 @@ class Desk:
         self.heard_ms = now_ms
         return Render(task.order.attempt, task.in_work, first)
 
-    def saved(self, frame: int, peak_memory_bytes: int, now_ms: int) -> tuple[str, list[say.Event]] | None:
+    def saved(self, frame: int, peak_memory_bytes: int, now_ms: int) -> tuple[str, list[msg.Event]] | None:
         """Blender saved the frame in work: (its attempt, what follows once it is staged)."""
         task = self.current
         if task is None or task.in_work != frame:
@@ -164,7 +164,7 @@ class Desk:
         """When `overdue` is to be asked next; None while nothing can be late."""
         return min((at for at, _ in self._limits()), default=None)
 
-    def overdue(self, now_ms: int) -> list[say.Event]:
+    def overdue(self, now_ms: int) -> list[msg.Event]:
         """The end of the task in work if its time, or the patience with Blender, is over; else nothing."""
         task = self.current
         for at, cause in sorted(self._limits()):
@@ -186,7 +186,7 @@ class Desk:
             found.append((self.heard_ms + self.silence_ms, "no_progress"))
         return found
 
-    def failed(self, cause: str, message: str, frame: int | None, now_ms: int) -> list[say.Event]:
+    def failed(self, cause: str, message: str, frame: int | None, now_ms: int) -> list[msg.Event]:
         """Blender failed on the task in work, or while it opened the scene for it."""
         task = self.current
         if task is None:
@@ -196,37 +196,37 @@ class Desk:
 
     def refused(
         self, attempt: str, cause: str, message: str, frame: int, now_ms: int
-    ) -> say.TaskEnded | None:
+    ) -> msg.TaskEnded | None:
         """A frame's output can't be taken: its attempt failed; None if it had ended before."""
         task = self.tasks.get(attempt)
         return None if task is None else self._end(task, "failed", now_ms, cause, message, frame)
 
-    def stop(self, now_ms: int) -> list[say.Event]:
+    def stop(self, now_ms: int) -> list[msg.Event]:
         """Stop now: Blender is killed, what was begun ends as cancelled, the rest is released."""
         self.cancelled = True
-        said: list[say.Event] = []
+        said: list[msg.Event] = []
         for task in list(self.tasks.values()):
             if task.started_ms is None:
                 del self.tasks[task.order.attempt]
-                said.append(say.TaskReleased(attempt=task.order.attempt))
+                said.append(msg.TaskReleased(attempt=task.order.attempt))
             else:
                 said.append(self._end(task, self._given_up, now_ms))
         return said
 
     def _end(
         self,
-        task: Held,
-        outcome: say.TaskEnd,
+        task: HeldTask,
+        outcome: msg.TaskEnd,
         now_ms: int,
         cause: str | None = None,
         message: str | None = None,
         frame: int | None = None,
-    ) -> say.TaskEnded:
+    ) -> msg.TaskEnded:
         del self.tasks[task.order.attempt]
         if outcome != "success":
             self.heard_ms = None  # what is asked next is asked of another Blender
         assert task.started_ms is not None
-        return say.TaskEnded(
+        return msg.TaskEnded(
             attempt=task.order.attempt,
             outcome=outcome,
             started_ms=task.started_ms,

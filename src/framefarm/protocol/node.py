@@ -86,7 +86,7 @@ class RenderSettings(Message):
     samples: int | None = None
 
 
-class Order(Message):
+class SessionConfig(Message):
     """The answer to a hello: everything that stays the same for the session's life."""
 
     job: str
@@ -146,7 +146,7 @@ class TaskOrder(Message):
     revision: int = 0
 
 
-class Desired(Message):
+class DesiredState(Message):
     """All that the farm wants of a session. The runner compares it with what it does."""
 
     version: int
@@ -195,7 +195,7 @@ class StagedFile(Message):
     sha256: str
 
 
-class Note(Message):
+class NodeWarning(Message):
     """Something an artist should know: a stable code, one sentence, and what it is about."""
 
     code: str
@@ -208,7 +208,7 @@ class BlenderOpened(Message, tag="blender_opened"):
 
     blender: str
     load_seconds: float
-    warnings: list[Note] = []
+    warnings: list[NodeWarning] = []
 
 
 class TaskStarted(Message, tag="task_started"):
@@ -216,7 +216,7 @@ class TaskStarted(Message, tag="task_started"):
     at_ms: int
 
 
-class Look(Message):
+class FrameColour(Message):
     """What a frame's first picture is like."""
 
     colour: list[float] | None = None
@@ -234,8 +234,8 @@ class FrameSaved(Message, tag="frame_saved"):
     files: list[StagedFile]
     peak_memory_bytes: int = 0
     """The most resident memory of Blender and its children during this frame."""
-    warnings: list[Note] = []
-    look: Look | None = None
+    warnings: list[NodeWarning] = []
+    look: FrameColour | None = None
     """None: it could not be looked at."""
 
 
@@ -307,16 +307,16 @@ class Report(Message):
     events: Annotated[list[Event], msgspec.Meta(max_length=MOST_EVENTS)]
 
 
-class Receipt(Message):
+class ReportReply(Message):
     """`verdicts` has one entry per event: `superseded` means another attempt owns it, delete the files;
     `rejected` means it can never apply. Both are final, like `applied`."""
 
     last_seq: int
     verdicts: list[Verdict]
-    desired: Desired
+    desired: DesiredState
 
 
-class Gap(Message):
+class SequenceGap(Message):
     """Body of a 409 to a report: send this number next."""
 
     expected: int

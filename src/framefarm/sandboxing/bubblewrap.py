@@ -32,7 +32,7 @@ from framefarm.sandboxing import syscalls
 from framefarm.sandboxing.errors import SandboxUnavailable
 from framefarm.sandboxing.limits import Limits, Quota, disk_facts, is_root, memory_facts
 from framefarm.sandboxing.orphans import OURS, end_strays
-from framefarm.sandboxing.usage_monitor import Watch
+from framefarm.sandboxing.usage_monitor import UsageMonitor
 
 Mode = Literal["bubblewrap", "none"]
 
@@ -184,9 +184,9 @@ class Process:
             if self._inner is None:
                 end_strays()
         self._limits = limits
-        self._watch: Watch | None = None
+        self._watch: UsageMonitor | None = None
         if limits.memory_bytes is not None or limits.quotas:
-            self._watch = Watch(self.pid, limits, self.kill)
+            self._watch = UsageMonitor(self.pid, limits, self.kill)
 
     @property
     def memory_bytes(self) -> int | None:

@@ -23,7 +23,7 @@ INSIDE = "/in"
 OPEN_FILES = 64
 
 
-class Servant:
+class SandboxedWorker:
     """A running module (one that calls `inside.begin`), told in its order where it finds `folder` and the
     `questions`. The kernel ends it when the *thread* that started it ends. Raises SandboxUnavailable.
 

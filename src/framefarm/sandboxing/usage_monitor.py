@@ -29,7 +29,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class Watch:
+class UsageMonitor:
     """Watches the tree below `pid` from a thread of its own until `stop`, or until it has called `kill`.
 
     `killed_for` is then `out_of_memory` or `too_much_written`; `full` is the quota that was passed.

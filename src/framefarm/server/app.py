@@ -19,7 +19,7 @@ from framefarm.server.billing import routes as billing_routes
 from framefarm.server.billing import service as billing
 from framefarm.server.budgets import routes as budget_routes
 from framefarm.server.catalog import routes as catalog_routes
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.dispatch.dispatcher import Dispatcher
 from framefarm.server.engines.local import LocalEngine
 from framefarm.server.events import routes as event_routes
@@ -57,32 +57,32 @@ ROUTERS = (
 )
 
 
-def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
+def create_app(context: AppContext, engine: LocalEngine | None = None) -> FastAPI:
     """The ASGI application; with an engine it also runs the dispatcher and the farm's own loops."""
-    node_api = NodeApi(farm)
-    followers = streams.Streams(farm)
-    holder = f"{socket.gethostname()}:{farm.data}"  # one process at a time holds a data directory
-    dispatcher = Dispatcher(farm, engine, holder) if engine is not None else None
+    node_api = NodeApi(context)
+    followers = streams.Streams(context)
+    holder = f"{socket.gethostname()}:{context.data}"  # one process at a time holds a data directory
+    dispatcher = Dispatcher(context, engine, holder) if engine is not None else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        farm.hub.attach(asyncio.get_running_loop())
+        context.hub.attach(asyncio.get_running_loop())
         async with contextlib.AsyncExitStack() as stack:
             loops: list[Callable[[], Coroutine[Any, Any, None]]] = [followers.run]
             if dispatcher is not None:
-                await stack.enter_async_context(control_socket.serve_control(farm))
+                await stack.enter_async_context(control_socket.serve_control(context))
                 loops += [
                     dispatcher.run,
-                    lambda: publisher.run(farm),
-                    lambda: staging_cleanup.run(farm),
-                    lambda: scene_reading.run(farm),
-                    lambda: billing.run(farm),
-                    Sender(farm, lambda: followers.position).run,
-                    lambda: mail.run(farm, lambda: followers.position),
-                    lambda: wrangler.run(farm, dispatcher.must_lead),
-                    lambda: collection.run(farm, dispatcher.must_lead),
+                    lambda: publisher.run(context),
+                    lambda: staging_cleanup.run(context),
+                    lambda: scene_reading.run(context),
+                    lambda: billing.run(context),
+                    Sender(context, lambda: followers.position).run,
+                    lambda: mail.run(context, lambda: followers.position),
+                    lambda: wrangler.run(context, dispatcher.require_lead),
+                    lambda: collection.run(context, dispatcher.require_lead),
                 ]
-            loops.append(lambda: _renew_leases(farm, node_api))
+            loops.append(lambda: _renew_leases(context, node_api))
             tasks = [asyncio.create_task(_for_ever(loop)) for loop in loops]
             stack.push_async_callback(_end, tasks)
             yield
@@ -96,7 +96,7 @@ def create_app(farm: Farm, engine: LocalEngine | None = None) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.farm = farm
+    app.state.context = context
     app.state.streams = followers
     app.state.available = (lambda: dispatcher.available) if dispatcher is not None else dict
     for router in ROUTERS:
@@ -125,9 +125,9 @@ async def _for_ever(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
         await asyncio.sleep(AGAIN_SECONDS)
 
 
-async def _renew_leases(farm: Farm, node_api: NodeApi) -> None:
+async def _renew_leases(context: AppContext, node_api: NodeApi) -> None:
     """One statement a second for all calls that are held open here."""
-    pause = min(1.0, farm.settings.lease_seconds / 4)
+    pause = min(1.0, context.settings.lease_seconds / 4)
     while True:
         await asyncio.sleep(pause)
         try:

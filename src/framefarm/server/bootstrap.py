@@ -13,8 +13,8 @@ from framefarm.server import schema
 from framefarm.server.accounts import passwords
 from framefarm.server.accounts import service as accounts
 from framefarm.server.catalog import service as catalog
-from framefarm.server.catalog.destinations import first_place
-from framefarm.server.context import Farm, Keyring
+from framefarm.server.catalog.destinations import grant_default
+from framefarm.server.context import AppContext, Keyring
 from framefarm.server.database import Database, Tx, sqlite_url
 from framefarm.server.engines.local import RESERVED_SHARE, LocalEngine
 from framefarm.server.projects import service as projects
@@ -28,7 +28,7 @@ SESSIONS = "sessions"
 ADMIN_PASSWORD = "admin-password"
 
 
-def open_farm(settings: Settings) -> Farm:
+def open_farm(settings: Settings) -> AppContext:
     """Open (and bring up to date, or make) the farm in `settings.data`. Close its `db` in the end."""
     data = settings.data.resolve()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def open_farm(settings: Settings) -> Farm:
     db = Database(url.get_secret_value() if url else sqlite_url(data / DATABASE))
     try:
         schema.upgrade(db.engine)
-        farm = Farm(
+        context = AppContext(
             settings=settings,
             data=data,
             db=db,
@@ -45,13 +45,13 @@ def open_farm(settings: Settings) -> Farm:
             store=LocalStore(data / "store"),
             files_arrived=scene_reading.complete,
         )
-        db.write_now(_first_start, farm)
+        db.write_now(_first_start, context)
         if settings.sandbox == "none" and os.geteuid() == 0:
             _let_through(data)
     except BaseException:
         db.close()
         raise
-    return farm
+    return context
 
 
 def _let_through(data: Path) -> None:
@@ -65,23 +65,23 @@ def _let_through(data: Path) -> None:
     data.chmod(0o711)
 
 
-def _first_start(tx: Tx, farm: Farm) -> None:
+def _first_start(tx: Tx, context: AppContext) -> None:
     """An empty database gets its account, admin, project, instance types and a place for output."""
     if accounts.any_account(tx):
         return
-    settings = farm.settings
+    settings = context.settings
     if settings.admin_password is not None:
         password = settings.admin_password.get_secret_value()
     else:
         password = secrets.token_urlsafe(16)
-        _write_secret(farm.data / ADMIN_PASSWORD, password)
+        _write_secret(context.data / ADMIN_PASSWORD, password)
     account_id, user_id = accounts.first_start(
         tx, settings.account_name, settings.admin_email, passwords.hash_password(password)
     )
     projects.create_default(tx, account_id, user_id)
     cores = len(os.sched_getaffinity(0))
     catalog.create_local_types(tx, cores, round(psutil.virtual_memory().total * RESERVED_SHARE))
-    first_place(tx, farm, account_id)
+    grant_default(tx, context, account_id)
 
 
 def _write_secret(path: Path, text: str) -> None:
@@ -93,12 +93,12 @@ def _write_secret(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
-def local_engine(farm: Farm) -> LocalEngine:
+def local_engine(context: AppContext) -> LocalEngine:
     """The engine of this machine. What a farm that was killed while it started a sandbox left, is ended."""
     orphans.end_strays()
     return LocalEngine(
-        farm.data / SESSIONS,
-        farm.data / ENDPOINT,
-        first_uid=farm.settings.sandbox_uid,
-        sandbox=farm.settings.sandbox,
+        context.data / SESSIONS,
+        context.data / ENDPOINT,
+        first_uid=context.settings.sandbox_uid,
+        sandbox=context.settings.sandbox,
     )

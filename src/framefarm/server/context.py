@@ -59,7 +59,7 @@ def _write_secret(path: Path, secret: bytes) -> None:
     temporary.rename(path)
 
 
-class Hub:
+class WakeHub:
     """Wakes those who wait in this process: a level, not a message. Called from any thread."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Hub:
 class Listener:
     """`async with hub.listen("job:x") as woken: …; await woken.wait(seconds)`"""
 
-    def __init__(self, hub: Hub, topics: tuple[str, ...]) -> None:
+    def __init__(self, hub: WakeHub, topics: tuple[str, ...]) -> None:
         self._hub, self._topics, self._event = hub, topics, asyncio.Event()
 
     async def __aenter__(self) -> Listener:
@@ -119,15 +119,15 @@ class Listener:
 
 
 @dataclass
-class Farm:
+class AppContext:
     settings: Settings
     data: Path
     db: Database
     keys: Keyring
     store: LocalStore
-    files_arrived: Callable[[Tx, Farm, list[str]], None]
+    files_arrived: Callable[[Tx, AppContext, list[str]], None]
     """What these jobs waited for has arrived: called in the transaction that registers it."""
-    hub: Hub = field(default_factory=Hub)
+    hub: WakeHub = field(default_factory=WakeHub)
     base_url: Callable[[], str] = lambda: ""
     """The farm's own address, known once it listens."""
     draining: bool = False

@@ -12,9 +12,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse
 
 from framefarm.core.errors import NotAllowed
-from framefarm.core.node_health import Standing
+from framefarm.core.node_health import NodeState
 from framefarm.server.database import Tx
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state
 from framefarm.server.metrics import REGISTRY
@@ -33,23 +33,23 @@ async def healthz() -> JSONResponse:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> JSONResponse:
-    farm = farm_of(request)
-    if farm.draining:
+    context = context_of(request)
+    if context.draining:
         return JSONResponse({"status": "draining"}, 503, {"Retry-After": "5"})
-    await farm.db.read(lambda tx: tx.conn.execute(sa.text("SELECT 1")).scalar())
+    await context.db.read(lambda tx: tx.conn.execute(sa.text("SELECT 1")).scalar())
     return JSONResponse({"status": "ready"})
 
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Prometheus' text format; no account, user, job or project is named."""
-    farm = farm_of(request)
-    token = farm.settings.metrics_token
+    context = context_of(request)
+    token = context.settings.metrics_token
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     known = token is not None and hmac.compare_digest(given.encode(), token.get_secret_value().encode())
     if not known and not _from_loopback(request):
         raise NotAllowed("Metrics need FRAMEFARM_METRICS_TOKEN, or to be asked from this machine.")
-    return Response(await farm.db.read(_gather), media_type=CONTENT_TYPE_LATEST)
+    return Response(await context.db.read(_gather), media_type=CONTENT_TYPE_LATEST)
 
 
 def _from_loopback(request: Request) -> bool:
@@ -75,7 +75,7 @@ def _gather(tx: Tx) -> bytes:
     for state, number in tx.conn.execute(query.where(~sessions.c.ended)):
         live.labels(state).set(number)
     machines = Gauge("framefarm_nodes", "Machines by state", ["state"], registry=registry)
-    for standing in Standing:
+    for standing in NodeState:
         machines.labels(str(standing)).set(0)
     for standing, number in tx.conn.execute(
         sa.select(nodes.c.standing, count).where(nodes.c.present).group_by(nodes.c.standing)

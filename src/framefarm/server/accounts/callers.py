@@ -11,7 +11,7 @@ from framefarm.core.errors import NotAuthenticated
 from framefarm.server.accounts import service
 from framefarm.server.actor import Actor
 from framefarm.server.http.connection_limits import KNOWN
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 
 COOKIE = "framefarm_session"
 
@@ -20,7 +20,7 @@ bearer = HTTPBearer(auto_error=False, description="The access_token of a login, 
 
 async def who_calls(request: Request) -> Actor:
     """Raises NotAuthenticated."""
-    farm = farm_of(request)
+    context = context_of(request)
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not token.strip():
         token = request.cookies.get(COOKIE, "") if request.method in {"GET", "HEAD"} else ""
@@ -28,7 +28,7 @@ async def who_calls(request: Request) -> Actor:
         raise NotAuthenticated(
             "Log in first: POST /api/auth/login, then Authorization: Bearer <access_token>."
         )
-    actor = await farm.db.read(service.who_is, farm.keys, token.strip(), request.state.id)
+    actor = await context.db.read(service.who_is, context.keys, token.strip(), request.state.id)
     request.scope["state"][KNOWN] = True
     return actor
 

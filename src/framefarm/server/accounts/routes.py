@@ -26,7 +26,7 @@ from framefarm.server.accounts.throttle import Throttle
 from framefarm.server.actor import Actor
 from framefarm.server.context import Keyring
 from framefarm.server.database import Tx
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.paging import Paging
 from framefarm.server.timestamps import iso
@@ -53,11 +53,11 @@ def _account(tx: Tx, account_id: str) -> dict[str, Any]:
 
 @router.post("/auth/login", response_model=Session, summary="Log in: the answer holds an access_token")
 async def login(request: Request, response: Response, said: Login) -> Any:
-    farm = farm_of(request)
+    context = context_of(request)
     email = said.email.strip().lower()
     address = request.client.host if request.client else ""
     throttle.check(email, address)
-    user = await farm.db.read(service.user_by_email, email)
+    user = await context.db.read(service.user_by_email, email)
     live = user is not None and user["disabled_ms"] is None
     stored = user["password_hash"] if user is not None and live else None
     if not await run_in_threadpool(passwords.verify, said.password, stored):
@@ -68,7 +68,7 @@ async def login(request: Request, response: Response, said: Login) -> Any:
         row = service.user_by_email(tx, email)
         if row is None or row["disabled_ms"] is not None or row["password_hash"] != stored:
             raise NotAuthenticated("Email or password is wrong.")
-        until = tx.now_ms + round(farm.settings.login_hours * 3_600_000)
+        until = tx.now_ms + round(context.settings.login_hours * 3_600_000)
         _, token = service.new_token(tx, keys, row, "login", role=row["role"], expires_ms=until)
         return {
             "access_token": token,
@@ -78,9 +78,9 @@ async def login(request: Request, response: Response, said: Login) -> Any:
             "account": _account(tx, row["account_id"]),
         }
 
-    answer = await farm.db.write(work, farm.keys)
+    answer = await context.db.write(work, context.keys)
     if said.cookie:
-        secure = farm.base_url().startswith("https:") or farm.settings.behind_proxy
+        secure = context.base_url().startswith("https:") or context.settings.behind_proxy
         response.set_cookie(COOKIE, answer["access_token"], httponly=True, samesite="strict", secure=secure)
     response.headers["Cache-Control"] = "no-store"
     return answer
@@ -88,12 +88,12 @@ async def login(request: Request, response: Response, said: Login) -> Any:
 
 @router.post("/auth/logout", status_code=204, summary="End this token")
 async def logout(request: Request, actor: Caller) -> Response:
-    farm = farm_of(request)
+    context = context_of(request)
 
     def work(tx: Tx) -> None:
         service.revoke(tx, actor.account_id, actor.token_id)
 
-    await farm.db.write(work)
+    await context.db.write(work)
     response = Response(status_code=204)
     response.delete_cookie(COOKIE)
     return response
@@ -110,7 +110,7 @@ async def me(request: Request, actor: Caller) -> Any:
             "role": actor.role,
         }
 
-    return await farm_of(request).db.read(work)
+    return await context_of(request).db.read(work)
 
 
 def _key(row: Any) -> dict[str, Any]:
@@ -127,18 +127,18 @@ def _key(row: Any) -> dict[str, Any]:
 
 @router.post("/auth/keys", status_code=201, response_model=NewKey, summary="Make an API key, shown once")
 async def make_key(request: Request, actor: Caller, said: KeyRequest) -> Any:
-    farm = farm_of(request)
+    context = context_of(request)
     until = None
     if said.expires_at is not None:
         until = round(said.expires_at.timestamp() * 1000)
-    made = await farm.db.write(service.create_key, farm.keys, actor, said.name, said.role, until)
+    made = await context.db.write(service.create_key, context.keys, actor, said.name, said.role, until)
     return _key(made) | {"key": made["key"]}
 
 
 @router.get("/auth/keys", response_model=KeyPage, summary="API keys; an admin sees the account's")
 async def list_keys(request: Request, actor: Caller, paging: Paging) -> Any:
     after = paging.after("keys", [], actor)
-    rows = await farm_of(request).db.read(
+    rows = await context_of(request).db.read(
         service.list_keys, actor, after[0] if after else "", paging.limit + 1
     )
     return paging.page("keys", [], actor, [_key(r) for r in rows], lambda row: [row["id"]])
@@ -149,14 +149,14 @@ async def revoke_key(request: Request, actor: Writer, key_id: Id) -> Response:
     def work(tx: Tx) -> None:
         service.revoke(tx, actor.account_id, key_id, actor=actor)
 
-    await farm_of(request).db.write(work)
+    await context_of(request).db.write(work)
     return Response(status_code=204)
 
 
 @router.get("/users", response_model=UserPage, summary="The account's users")
 async def list_users(request: Request, actor: Admin, paging: Paging) -> Any:
     after = paging.after("users", [], actor)
-    rows = await farm_of(request).db.read(
+    rows = await context_of(request).db.read(
         service.list_users, actor.account_id, after[0] if after else "", paging.limit + 1
     )
     return paging.page("users", [], actor, [_user(r) for r in rows], lambda row: [row.id])
@@ -205,4 +205,4 @@ async def change_user(request: Request, actor: Admin, user_id: Id, said: UserCha
         )
         return _user(row)
 
-    return await farm_of(request).db.write(work)
+    return await context_of(request).db.write(work)

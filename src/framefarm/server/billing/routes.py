@@ -11,7 +11,7 @@ from framefarm.protocol.api_billing import CurrentPeriod, TransactionPage
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.billing import service
 from framefarm.server.budgets.status import standing
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 from framefarm.server.http.paging import Paging
 from framefarm.server.timestamps import iso
 
@@ -21,8 +21,8 @@ Kind = Literal["charge", "payment", "credit", "refund", "adjustment"]
 
 @router.get("/current-period", response_model=CurrentPeriod, summary="Current billing period usage and cost")
 async def current_period(request: Request, actor: Caller) -> Any:
-    found = await farm_of(request).db.read(service.current_period, actor.account_id)
-    budgets = await farm_of(request).db.read(standing, actor.account_id)
+    found = await context_of(request).db.read(service.current_period, actor.account_id)
+    budgets = await context_of(request).db.read(standing, actor.account_id)
     by = found["by"]
     return {
         "start": iso(found["start_ms"]),
@@ -49,7 +49,7 @@ async def current_period(request: Request, actor: Caller) -> Any:
 @router.get("/transactions", response_model=TransactionPage, summary="Full payment transaction history")
 async def transactions(request: Request, actor: Caller, paging: Paging, kind: Kind | None = None) -> Any:
     after = paging.after("transactions", [kind], actor)
-    rows = await farm_of(request).db.read(
+    rows = await context_of(request).db.read(
         service.transactions, actor.account_id, after[0] if after else None, paging.limit + 1, kind
     )
     answer = paging.page("transactions", [kind], actor, rows, lambda row: [row["number"]])

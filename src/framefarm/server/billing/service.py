@@ -15,7 +15,7 @@ from framefarm.core.money import balanced, cost_micros, format_amount
 from framefarm.server.accounts.tables import accounts
 from framefarm.server.billing.tables import ledger_postings, ledger_transactions
 from framefarm.server.catalog.tables import instance_types
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import jobs
@@ -142,11 +142,11 @@ def charge_due(tx: Tx) -> int:
     return len(due)
 
 
-async def run(farm: Farm) -> None:
+async def run(context: AppContext) -> None:
     """Looks for due charges at every hour's turn, and once at the start."""
     while True:
         try:
-            while await farm.db.write(charge_due):
+            while await context.db.write(charge_due):
                 pass
         except Exception:
             log.exception("charging_failed")

@@ -10,17 +10,17 @@ import sqlalchemy as sa
 
 from framefarm.core import budget as rules
 from framefarm.core import job as job_rules
-from framefarm.core.budget import Pot, Purse
+from framefarm.core.budget import BudgetBalance, SessionReservation
 from framefarm.core.failure_codes import explain
 from framefarm.core.job import FINISHED, JobStatus
 from framefarm.core.money import format_amount
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.server.accounts import service as accounts
-from framefarm.server.budgets.snapshot import Book, Live
+from framefarm.server.budgets.snapshot import BudgetSnapshot, LiveSession
 from framefarm.server.budgets.status import terms_of
 from framefarm.server.budgets.tables import budget_holds
 from framefarm.server.catalog.tables import instance_types
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.job_api import actions
 from framefarm.server.jobs import state as job_states
@@ -32,14 +32,14 @@ STOP_MS = 6000
 """How long it takes at most from the decision to stop a session until its Blender is gone."""
 
 
-def margins_ms(farm: Farm) -> tuple[int, int]:
+def margins_ms(context: AppContext) -> tuple[int, int]:
     """(stop, drain): how early a session must have new money. The leader looks every 2 s or more often."""
-    pulse_ms = round(min(2.0, farm.settings.lease_seconds / 10) * 1000)
+    pulse_ms = round(min(2.0, context.settings.lease_seconds / 10) * 1000)
     return 2 * pulse_ms + STOP_MS, pulse_ms
 
 
 @dataclass
-class Turn(Book):
+class BudgetPass(BudgetSnapshot):
     """One look at all budgets. `first_slice` gives a session that is about to be written its money."""
 
     stopped: set[str] = field(default_factory=set)
@@ -63,16 +63,16 @@ class Turn(Book):
                 if refused:
                     self._refuse(live.row["job_id"], refused)
 
-    def _needs(self, live: Live, above: list[Pot]) -> bool:
+    def _needs(self, live: LiveSession, above: list[BudgetBalance]) -> bool:
         fresh = live.row["spent_micros"] - live.purse.settled_micros
-        stop_ms, _ = margins_ms(self.farm)
+        stop_ms, _ = margins_ms(self.context)
         need = fresh + live.running_micros + rules.price_of(stop_ms, live.purse.price_micros)
         return any(p.limit_micros is not None and live.purse.held[p.id] < need for p in above)
 
     def _ask(
-        self, purse: Purse, above: list[Pot], running_micros: int, takers: Counter[str]
+        self, purse: SessionReservation, above: list[BudgetBalance], running_micros: int, takers: Counter[str]
     ) -> tuple[str, ...]:
-        stop_ms, drain_ms = margins_ms(self.farm)
+        stop_ms, drain_ms = margins_ms(self.context)
         return rules.ask(
             purse, above, running_micros=running_micros, stop_margin_ms=stop_ms, drain_margin_ms=drain_ms,
             takers=takers,
@@ -88,7 +88,7 @@ class Turn(Book):
         above = [self.pots[name] for name in self.above(job)]
         if job_id in self.stopped:
             return False, None
-        purse = Purse(session_id, price_micros)
+        purse = SessionReservation(session_id, price_micros)
         takers = Counter(name for live in self.live.values() for name in live.purse.held)
         refused = self._ask(purse, above, 0, takers + Counter(pot.id for pot in above))
         if refused:
@@ -96,7 +96,7 @@ class Turn(Book):
                 self._refuse(job_id, refused)
             return False, None
         row = job | {"cost_cap_micros": None, "spent_micros": 0, "cancel": False}
-        self.live[session_id] = Live(row, purse, 0)
+        self.live[session_id] = LiveSession(row, purse, 0)
         self.write_reservations(self.live[session_id])
         return True, purse.cap_micros(self.pots)
 
@@ -116,7 +116,7 @@ class Turn(Book):
             return
         before = {"status": state["status"], "holds": state["holds"]}
         made = job_rules.cancel(facts) if cancels else job_rules.hold(facts, drain=not stop, by="budget")
-        actions.carry_out(tx, self.farm, state, made)
+        actions.carry_out(tx, self.context, state, made)
         for name in refused if not cancels else ():
             self._note_hold(state, self.rows[name])
         what = "budget.cancelled" if cancels else "budget.held"
@@ -181,14 +181,14 @@ class Turn(Book):
             price = row["preemptible_price_micros"]
         began = self.rows[pot.id]["period_start_ms"]
         changed = row["limit_micros"] != pot.limit_micros or row["period_start_ms"] != began
-        stop_ms, drain_ms = margins_ms(self.farm)
+        stop_ms, drain_ms = margins_ms(self.context)
         least = 2 * stop_ms if pot.mode == "stop" else drain_ms + rules.DRAIN_LEAST_MS
         return rules.enough_to_go_on(pot, price, changed=changed, least_ms=least)
 
     def _go_on(self, job_id: str, budget_id: str) -> None:
         state = job_states.lock(self.tx, job_id)
         before = {"status": state["status"], "holds": state["holds"]}
-        actions.carry_out(self.tx, self.farm, state, job_rules.lift(state.facts, "budget"))
+        actions.carry_out(self.tx, self.context, state, job_rules.lift(state.facts, "budget"))
         actor = f"budget:{budget_id}"
         state.emit(self.tx, actor, "budget.lifted", {"budget": budget_id})
         job_states.save(self.tx, state, actor)
@@ -217,7 +217,9 @@ class Turn(Book):
         text = explain("budget_low", facts)
         for job_id in sorted(at_work):
             state = job_states.lock(self.tx, job_id)
-            warnings.add(self.tx, job_id, [say.Note(code="budget_low", message=text, subject=row["id"])])
+            warnings.add(
+                self.tx, job_id, [msg.NodeWarning(code="budget_low", message=text, subject=row["id"])]
+            )
             state.emit(self.tx, actor, "budget.warned", {"budget": row["id"], "message": text})
             job_states.save(self.tx, state, actor)
         accounts.audit(self.tx, actor, row["account_id"], "budget.warned", row["id"], None, facts)
@@ -227,7 +229,7 @@ class Turn(Book):
         if state.facts.cancel_asked or JobStatus(state["status"]) in FINISHED:
             return
         before = {"status": state["status"], "holds": state["holds"]}
-        actions.carry_out(self.tx, self.farm, state, job_rules.cancel(state.facts))
+        actions.carry_out(self.tx, self.context, state, job_rules.cancel(state.facts))
         actor, reason = f"budget:{row['id']}", self._words(row)
         state.emit(self.tx, actor, "budget.cancelled", {"budgets": [row["id"]], "reason": reason})
         job_states.save(self.tx, state, actor)
@@ -236,10 +238,10 @@ class Turn(Book):
         accounts.audit(self.tx, actor, row["account_id"], "budget.cancelled", job_id, before, after)
 
 
-def take(tx: Tx, farm: Farm) -> Turn:
+def take(tx: Tx, context: AppContext) -> BudgetPass:
     """One look at all budgets, in the leader's transaction: settle, extend, hold, lift, warn. Call
     `first_slice` for each session that is to be written afterwards, and `write_budgets` in the end."""
-    turn = Turn(tx, farm)
+    turn = BudgetPass(tx, context)
     turn.read()
     if turn.rows:
         turn.extend()

@@ -11,7 +11,7 @@ from framefarm.server.accounts.callers import Admin
 from framefarm.server.budgets import service
 from framefarm.server.budgets.status import standing
 from framefarm.server.database import Tx
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.paging import Paging
 
@@ -26,28 +26,28 @@ async def list_budgets(request: Request, actor: Admin, paging: Paging) -> Any:
     def look(tx: Tx) -> list[dict[str, Any]]:
         return standing(tx, actor.account_id, after=after[0] if after else "", limit=paging.limit + 1)
 
-    rows = await farm_of(request).db.read(look)
+    rows = await context_of(request).db.read(look)
     return paging.page("budgets", [], actor, rows, lambda row: [row["id"]])
 
 
 @router.post("", status_code=201, response_model=Budget, summary="Set a budget")
 async def create_budget(request: Request, actor: Admin, said: NewBudget) -> Response:
-    return await command(request, actor, said, service.create, farm_of(request), actor, said, status=201)
+    return await command(request, actor, said, service.create, context_of(request), actor, said, status=201)
 
 
 @router.get("/{budget_id}", response_model=Budget, summary="One budget")
 async def get_budget(request: Request, actor: Admin, budget_id: BudgetId) -> Any:
-    return await farm_of(request).db.read(service.find, actor, budget_id)
+    return await context_of(request).db.read(service.find, actor, budget_id)
 
 
 @router.patch("/{budget_id}", response_model=Budget, summary="Change a budget's amount, thresholds or mode")
 async def change_budget(request: Request, actor: Admin, budget_id: BudgetId, said: BudgetChange) -> Any:
-    farm = farm_of(request)
-    return await farm.db.write(service.change, farm, actor, budget_id, said)
+    context = context_of(request)
+    return await context.db.write(service.change, context, actor, budget_id, said)
 
 
 @router.delete("/{budget_id}", status_code=204, summary="Remove a budget")
 async def delete_budget(request: Request, actor: Admin, budget_id: BudgetId) -> Response:
-    farm = farm_of(request)
-    await farm.db.write(service.delete, farm, actor, budget_id)
+    context = context_of(request)
+    await context.db.write(service.delete, context, actor, budget_id)
     return Response(status_code=204)

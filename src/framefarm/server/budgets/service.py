@@ -13,7 +13,7 @@ from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
 from framefarm.server.budgets.status import standing
 from framefarm.server.budgets.tables import budgets, reservations
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import jobs
@@ -32,7 +32,7 @@ def month_start_ms(now_ms: int) -> int:
     return round(start.timestamp() * 1000)
 
 
-def create(tx: Tx, farm: Farm, actor: Actor, said: NewBudget) -> dict[str, Any]:
+def create(tx: Tx, context: AppContext, actor: Actor, said: NewBudget) -> dict[str, Any]:
     """Raises InvalidInput: an unknown project or job, thresholds out of order."""
     if said.project is not None and said.job is not None:
         raise InvalidInput.of("job", "give a project or a job, or neither for the whole account", said.job)
@@ -62,7 +62,7 @@ def create(tx: Tx, farm: Farm, actor: Actor, said: NewBudget) -> dict[str, Any]:
         )
     )
     target = {"project": said.project, "job": said.job, "period": period}
-    _told(tx, farm, actor, "budget.create", budget_id, None, target | values)
+    _told(tx, context, actor, "budget.create", budget_id, None, target | values)
     return find(tx, actor, budget_id)
 
 
@@ -102,7 +102,7 @@ def find(tx: Tx, actor: Actor, budget_id: str) -> dict[str, Any]:
     raise NotFound(f"There is no budget {budget_id}.")
 
 
-def change(tx: Tx, farm: Farm, actor: Actor, budget_id: str, said: BudgetChange) -> dict[str, Any]:
+def change(tx: Tx, context: AppContext, actor: Actor, budget_id: str, said: BudgetChange) -> dict[str, Any]:
     """What it holds goes on by itself if there is money now."""
     query = scoped(sa.select(budgets), budgets, actor.account_id).where(budgets.c.id == budget_id)
     row = tx.conn.execute(query.with_for_update()).mappings().one_or_none()
@@ -119,19 +119,21 @@ def change(tx: Tx, farm: Farm, actor: Actor, budget_id: str, said: BudgetChange)
         mine = scoped(sa.update(budgets), budgets, actor.account_id).where(budgets.c.id == budget_id)
         again = {"warned": False} if {"amount_micros", "warn_at"} & set(values) else {}
         tx.conn.execute(mine.values(values | again))
-        _told(tx, farm, actor, "budget.change", budget_id, before, values)
+        _told(tx, context, actor, "budget.change", budget_id, before, values)
     return find(tx, actor, budget_id)
 
 
-def delete(tx: Tx, farm: Farm, actor: Actor, budget_id: str) -> None:
+def delete(tx: Tx, context: AppContext, actor: Actor, budget_id: str) -> None:
     """Jobs it holds go on by themselves."""
     before = find(tx, actor, budget_id)
     mine = scoped(sa.delete(budgets), budgets, actor.account_id).where(budgets.c.id == budget_id)
     tx.conn.execute(mine)
     tx.conn.execute(farmwide(sa.delete(reservations)).where(reservations.c.budget_id == budget_id))
-    _told(tx, farm, actor, "budget.delete", budget_id, {n: before[n] for n in ("amount", "mode")}, None)
+    _told(tx, context, actor, "budget.delete", budget_id, {n: before[n] for n in ("amount", "mode")}, None)
 
 
-def _told(tx: Tx, farm: Farm, actor: Actor, action: str, budget_id: str, before: Any, after: Any) -> None:
+def _told(
+    tx: Tx, context: AppContext, actor: Actor, action: str, budget_id: str, before: Any, after: Any
+) -> None:
     accounts.audit(tx, actor.name, actor.account_id, action, budget_id, before, after, actor.request_id)
-    tx.after_commit(lambda: farm.hub.wake("dispatch"))
+    tx.after_commit(lambda: context.hub.wake("dispatch"))

@@ -12,12 +12,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core import budget as rules
-from framefarm.core.budget import Pot, Purse
+from framefarm.core.budget import BudgetBalance, SessionReservation
 from framefarm.core.money import cost_micros
 from framefarm.server.budgets.service import month_start_ms
 from framefarm.server.budgets.status import spent_before, terms_of
 from framefarm.server.budgets.tables import budget_holds, budgets, reservations
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import jobs
@@ -28,26 +28,26 @@ COUNTERS = ("counted", "period_start_ms", "warned", "spent_micros", "reserved_mi
 
 
 @dataclass
-class Live:
+class LiveSession:
     """A session under a budget."""
 
     row: Any
-    purse: Purse
+    purse: SessionReservation
     running_micros: int
     before: tuple[int, dict[str, int]] | None = None
     """What its reservations said when they were read; None: it has none yet."""
 
 
 @dataclass
-class Book:
+class BudgetSnapshot:
     """All budgets, what sessions have set aside from them, and the jobs they hold."""
 
     tx: Tx
-    farm: Farm
+    context: AppContext
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     before: dict[str, dict[str, Any]] = field(default_factory=dict)
-    pots: dict[str, Pot] = field(default_factory=dict)
-    live: dict[str, Live] = field(default_factory=dict)
+    pots: dict[str, BudgetBalance] = field(default_factory=dict)
+    live: dict[str, LiveSession] = field(default_factory=dict)
     holds: set[tuple[str, str]] = field(default_factory=set)
     """(job, budget): which budgets hold which jobs."""
 
@@ -63,7 +63,7 @@ class Book:
         for row in self.rows.values():
             if not row["counted"]:
                 self._count(row)
-            self.pots[row["id"]] = Pot(
+            self.pots[row["id"]] = BudgetBalance(
                 row["id"],
                 row["mode"],
                 terms_of(row).limit_micros,
@@ -106,8 +106,8 @@ class Book:
         for row in self.tx.conn.execute(query.order_by(sessions.c.id)).mappings():
             began = row["running_since_ms"]
             running = 0 if began is None else max(0, self.tx.now_ms - began)
-            purse = Purse(row["id"], row["price_micros"], row["spent_micros"])
-            self.live[row["id"]] = Live(row, purse, cost_micros(running, row["price_micros"]))
+            purse = SessionReservation(row["id"], row["price_micros"], row["spent_micros"])
+            self.live[row["id"]] = LiveSession(row, purse, cost_micros(running, row["price_micros"]))
         mine = farmwide(sa.select(reservations)).where(reservations.c.session_id.in_(list(self.live)))
         for row in self.tx.conn.execute(mine).mappings():
             if row["budget_id"] in self.pots:
@@ -130,11 +130,11 @@ class Book:
                 sessions, sessions.c.id == reservations.c.session_id
             )
         ).where(sessions.c.ended.is_(True))
-        over: dict[str, tuple[Purse, int]] = {}
+        over: dict[str, tuple[SessionReservation, int]] = {}
         for row in self.tx.conn.execute(query).mappings():
             if row["budget_id"] in self.pots:
                 name = row["session_id"]
-                fresh = Purse(name, row["price_micros"], row["settled_micros"])
+                fresh = SessionReservation(name, row["price_micros"], row["settled_micros"])
                 purse, _ = over.setdefault(name, (fresh, row["spent_micros"]))
                 purse.held[row["budget_id"]] = row["held_micros"]
         for purse, spent in over.values():
@@ -180,7 +180,7 @@ class Book:
                 self.tx.conn.execute(mine.values(values))
                 self.before[name] = values
 
-    def write_reservations(self, live: Live) -> None:
+    def write_reservations(self, live: LiveSession) -> None:
         held, now = live.purse.held, (live.purse.settled_micros, dict(live.purse.held))
         if now == live.before or not (held or live.before):
             return

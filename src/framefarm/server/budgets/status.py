@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from framefarm.core.budget import Terms
+from framefarm.core.budget import BudgetTerms
 from framefarm.core.money import money
 from framefarm.server.budgets.tables import budget_holds, budgets, reservations
 from framefarm.server.database import Tx
@@ -17,8 +17,8 @@ from framefarm.server.tenancy import farmwide, scoped
 from framefarm.server.timestamps import iso
 
 
-def terms_of(row: Any) -> Terms:
-    return Terms(row["amount_micros"], row["mode"], row["warn_at"], row["hold_at"], row["cancel_at"])
+def terms_of(row: Any) -> BudgetTerms:
+    return BudgetTerms(row["amount_micros"], row["mode"], row["warn_at"], row["hold_at"], row["cancel_at"])
 
 
 def spent_before(tx: Tx, row: Any) -> int:

@@ -23,7 +23,7 @@ from framefarm.server.ids import new_id
 from framefarm.server.tenancy import farmwide, scoped
 
 if TYPE_CHECKING:
-    from framefarm.server.context import Farm
+    from framefarm.server.context import AppContext
 
 FIRST_PLACE = "gs://renders"
 _BUCKET = re.compile(r"(gs|s3)://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(?:/(.*))?\Z", re.DOTALL)
@@ -32,7 +32,7 @@ FIELD = "output_path"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OutputDestination:
     """A folder for output. `url` is its normalised text; `root` and `parts` say where it is here."""
 
     url: str
@@ -40,15 +40,15 @@ class Place:
     parts: tuple[str, ...]
 
 
-def buckets(farm: Farm) -> dict[str, Path]:
+def buckets(context: AppContext) -> dict[str, Path]:
     """The mapped buckets: `gs://renders` → directory."""
     mapped: dict[str, Path] = {}
-    for item in filter(None, (i.strip() for i in farm.settings.buckets.split(","))):
+    for item in filter(None, (i.strip() for i in context.settings.buckets.split(","))):
         name, _, folder = item.partition("=")
         if not _BUCKET.match(name) or not folder.startswith("/"):
             raise ValueError(f"FRAMEFARM_BUCKETS: {item!r} is not BUCKET=/DIR, as gs://renders=/srv/renders")
         mapped[name.rstrip("/")] = Path(folder)
-    mapped.setdefault(FIRST_PLACE, farm.data / "buckets" / "renders")
+    mapped.setdefault(FIRST_PLACE, context.data / "buckets" / "renders")
     roots = sorted(str(p.resolve()) + "/" for p in mapped.values())
     for one, other in pairwise(roots):
         if other.startswith(one):
@@ -74,14 +74,14 @@ def normal(url: str) -> str:
     raise ValueError("must be gs://bucket/prefix, s3://bucket/prefix, file:///dir or a bare a/b/c")
 
 
-def resolve(tx: Tx, farm: Farm, account_id: str, output_path: str) -> Place:
+def resolve(tx: Tx, context: AppContext, account_id: str, output_path: str) -> OutputDestination:
     """The place that a job's `output_path` names. Raises InvalidInput that lists the allowed ones."""
-    given = list_places(tx, account_id)
+    given = list_destinations(tx, account_id)
     try:
         if "://" not in output_path and not output_path.startswith(("/", "file:")):
             if _BAD.search(output_path) or not _parts(output_path) or ":" in output_path:
                 raise ValueError("is not a path below your output area, as a/b/c")
-            return place_of(farm, f"area:///{account_id}/" + "/".join(_parts(output_path)))
+            return destination_of(context, f"area:///{account_id}/" + "/".join(_parts(output_path)))
         url = normal(output_path)
     except ValueError as error:
         raise InvalidInput.of(FIELD, f"{error}{_allowed(given)}", output_path[:200]) from None
@@ -90,7 +90,7 @@ def resolve(tx: Tx, farm: Farm, account_id: str, output_path: str) -> Place:
             FIELD, f"is not a place given to your account{_allowed(given)}", output_path[:200]
         )
     try:
-        return place_of(farm, url)
+        return destination_of(context, url)
     except ValueError as error:
         raise InvalidInput.of(FIELD, str(error), output_path[:200]) from None
 
@@ -99,19 +99,19 @@ def _allowed(given: Sequence[str]) -> str:
     return f"; allowed are: {', '.join([*given, 'a bare path like a/b/c'])}"
 
 
-def place_of(farm: Farm, url: str) -> Place:
+def destination_of(context: AppContext, url: str) -> OutputDestination:
     """The place behind a stored `output_url`. Raises ValueError where a bucket is not mapped."""
     if url.startswith("area:///"):
-        return Place(url, farm.data / "outputs", tuple(url[8:].split("/")))
+        return OutputDestination(url, context.data / "outputs", tuple(url[8:].split("/")))
     if url.startswith("file:///"):
-        return Place(url, Path("/"), tuple(url[8:].split("/")))
+        return OutputDestination(url, Path("/"), tuple(url[8:].split("/")))
     found = _BUCKET.match(url)
     assert found is not None
-    root = buckets(farm).get(f"{found[1]}://{found[2]}")
+    root = buckets(context).get(f"{found[1]}://{found[2]}")
     if root is None:
         bucket = f"{found[1]}://{found[2]}"
         raise ValueError(f"{bucket} has no folder on this farm: its operator names one in FRAMEFARM_BUCKETS")
-    return Place(url, root, _parts(found[3] or ""))
+    return OutputDestination(url, root, _parts(found[3] or ""))
 
 
 def open_beneath(root: int, parts: Sequence[str], *, create: bool) -> int:
@@ -139,9 +139,9 @@ def open_beneath(root: int, parts: Sequence[str], *, create: bool) -> int:
 
 
 @contextlib.contextmanager
-def open_place(farm: Farm, url: str, *, create: bool = True) -> Iterator[int]:
+def open_destination(context: AppContext, url: str, *, create: bool = True) -> Iterator[int]:
     """A descriptor of a place's folder, made where it is missing."""
-    place = place_of(farm, url)
+    place = destination_of(context, url)
     if create and place.root != Path("/"):
         place.root.mkdir(parents=True, exist_ok=True)
     root = os.open(place.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -155,10 +155,10 @@ def open_place(farm: Farm, url: str, *, create: bool = True) -> Iterator[int]:
         os.close(folder)
 
 
-def open_output(farm: Farm, url: str, path: str) -> int:
+def open_output(context: AppContext, url: str, path: str) -> int:
     """A descriptor of a published file, following no links. Raises OSError."""
     *parents, name = path.split("/")
-    with open_place(farm, url, create=False) as place:
+    with open_destination(context, url, create=False) as place:
         folder = open_beneath(place, parents, create=False)
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
@@ -170,7 +170,7 @@ def open_output(farm: Farm, url: str, path: str) -> int:
     return fd
 
 
-def check_writable(farm: Farm, place: Place) -> None:
+def check_writable(context: AppContext, place: OutputDestination) -> None:
     """Before the render, not after: a file is tried in the deepest of its folders that is there already.
 
     Leaves nothing behind. Raises InvalidInput.
@@ -201,13 +201,13 @@ def check_writable(farm: Farm, place: Place) -> None:
 # ------------------------------------------------------------------------ operator's side
 
 
-def list_places(tx: Tx, account_id: str) -> list[str]:
+def list_destinations(tx: Tx, account_id: str) -> list[str]:
     """URLs given to the account."""
     query = scoped(sa.select(output_places.c.url), output_places, account_id)
     return list(tx.conn.execute(query.order_by(output_places.c.url)).scalars())
 
 
-def give(tx: Tx, account_id: str, url: str) -> str:
+def grant(tx: Tx, account_id: str, url: str) -> str:
     """Give an account a place. Raises InvalidInput, Conflict (another account has it)."""
     try:
         url = normal(url)
@@ -226,14 +226,14 @@ def give(tx: Tx, account_id: str, url: str) -> str:
     return url
 
 
-def take(tx: Tx, account_id: str, url: str) -> None:
+def revoke(tx: Tx, account_id: str, url: str) -> None:
     """Take a place back; jobs that run there end. Raises NotFound."""
     mine = scoped(sa.delete(output_places), output_places, account_id).where(output_places.c.url == url)
     if not tx.conn.execute(mine).rowcount:
         raise NotFound(f"The account has no place {url}.")
 
 
-def first_place(tx: Tx, farm: Farm, account_id: str) -> None:
+def grant_default(tx: Tx, context: AppContext, account_id: str) -> None:
     """`gs://renders` for the first account, so that a client of the reference works whole."""
-    buckets(farm)[FIRST_PLACE].mkdir(parents=True, exist_ok=True)
-    give(tx, account_id, FIRST_PLACE)
+    buckets(context)[FIRST_PLACE].mkdir(parents=True, exist_ok=True)
+    grant(tx, account_id, FIRST_PLACE)

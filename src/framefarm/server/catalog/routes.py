@@ -10,7 +10,7 @@ from framefarm.core.money import money
 from framefarm.protocol.api_catalog import Instance, InstanceChange, InstancePage, PackagePage
 from framefarm.server.accounts.callers import Admin, Caller
 from framefarm.server.catalog import service
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 from framefarm.server.http.paging import Paging
 
 router = APIRouter(prefix="/api", tags=["catalog"])
@@ -41,7 +41,7 @@ def _instance(row: dict[str, Any], available: dict[str, int]) -> dict[str, Any]:
 @router.get("/enterprise/instances", response_model=InstancePage, summary="List available instance types")
 async def list_instances(request: Request, actor: Caller, paging: Paging) -> Any:
     after = paging.after("instances", [], actor)
-    rows = await farm_of(request).db.read(
+    rows = await context_of(request).db.read(
         service.list_instances, actor.account_id, disabled_too=actor.is_admin
     )
     available = request.app.state.available()
@@ -59,7 +59,7 @@ async def list_instances(request: Request, actor: Caller, paging: Paging) -> Any
 async def switch_instance(
     request: Request, actor: Admin, instance_id: Annotated[str, Path(max_length=200)], said: InstanceChange
 ) -> Any:
-    row = await farm_of(request).db.write(service.switch_instance, actor, instance_id, said.enabled)
+    row = await context_of(request).db.write(service.switch_instance, actor, instance_id, said.enabled)
     return _instance(row, request.app.state.available())
 
 
@@ -67,7 +67,7 @@ async def switch_instance(
 async def list_packages(request: Request, actor: Caller, paging: Paging) -> Any:
     after = paging.after("packages", [], actor)
     start = after[0] if after else 0
-    rows = await farm_of(request).db.read(service.list_packages)
+    rows = await context_of(request).db.read(service.list_packages)
     shown = [
         (
             i,

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from framefarm.core import schedule
 from framefarm.core.job import FINISHED, JobStatus
-from framefarm.core.node_health import Standing
+from framefarm.core.node_health import NodeState
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Capacity
@@ -156,7 +156,7 @@ def open_to_sessions(capacity: list[Capacity], nodes: dict[str, Any]) -> list[Ca
         c
         for c in capacity
         if (row := nodes.get(c.total.node)) is None
-        or (row["standing"] != Standing.SET_ASIDE and row["leaving_ms"] is None)
+        or (row["standing"] != NodeState.SET_ASIDE and row["leaving_ms"] is None)
     ]
 
 
@@ -171,7 +171,7 @@ def room(
         total = machine.total
         mine = sessions_on[total.node]
         row = (nodes or {}).get(total.node)
-        on_trial = row is not None and row["standing"] == Standing.ON_TRIAL
+        on_trial = row is not None and row["standing"] == NodeState.ON_TRIAL
         found.append(
             schedule.Machine(
                 total.node,
@@ -239,11 +239,11 @@ def shut(capacity: list[Capacity], nodes: dict[str, Any]) -> list[tuple[schedule
             continue
         if row["leaving_ms"] is not None:
             found.append((total, f"machine {total.node} is being taken away by its provider"))
-        elif row["standing"] == Standing.SET_ASIDE:
+        elif row["standing"] == NodeState.SET_ASIDE:
             until = row["until_ms"]
             then = "until the farm's operator returns it" if until is None else f"tried again at {iso(until)}"
             # Not why: that is of other accounts' jobs, or the operator's own word.
             found.append((total, f"machine {total.node} is set aside, {then}"))
-        elif row["standing"] == Standing.ON_TRIAL:
+        elif row["standing"] == NodeState.ON_TRIAL:
             found.append((total, f"machine {total.node} was set aside and is on trial with one session"))
     return found

@@ -20,13 +20,13 @@ from starlette.concurrency import run_in_threadpool
 
 from framefarm.core import schedule
 from framefarm.core.job import FINISHED
-from framefarm.core.node_health import Standing, leave, next_leave_ms
+from framefarm.core.node_health import NodeState, leave, next_leave_ms
 from framefarm.server.budgets import enforcement as budgets
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.dispatch import demand as supply
 from framefarm.server.dispatch import reconcile
-from framefarm.server.dispatch.leader import Lead, NotLeader
+from framefarm.server.dispatch.leader import LeaderLease, NotLeader
 from framefarm.server.engines.base import Capacity, Engine, Notice, SessionSpec
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import job_state
@@ -43,7 +43,7 @@ LINGER_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Look:
+class EngineView:
     """What the engine says. An engine that does not answer says nothing: then nothing is known."""
 
     observed: reconcile.Observations = None
@@ -52,7 +52,7 @@ class Look:
 
 
 @dataclass
-class Decided:
+class Decisions:
     """What a tick decided, for the engine to do."""
 
     start: list[SessionSpec] = field(default_factory=list)
@@ -64,9 +64,9 @@ class Decided:
 class Dispatcher:
     """One tick at a time; `run` is its life."""
 
-    def __init__(self, farm: Farm, engine: Engine, holder: str) -> None:
-        self.farm, self.engine = farm, engine
-        self.lead = Lead(farm.settings, holder)
+    def __init__(self, context: AppContext, engine: Engine, holder: str) -> None:
+        self.context, self.engine = context, engine
+        self.lead = LeaderLease(context.settings, holder)
         self.available: dict[str, int] = {}
         """Instance type → sessions that could start now; for the catalogue."""
         self.paused_since_ms = 0
@@ -76,43 +76,43 @@ class Dispatcher:
         """Sessions that the engine is ending now: that may take its grace, and the leader must not wait."""
 
     async def run(self) -> None:
-        pulse = min(2.0, self.farm.settings.lease_seconds / 10)
+        pulse = min(2.0, self.context.settings.lease_seconds / 10)
         leads, full = False, 0.0
         try:
-            async with self.farm.hub.listen("dispatch") as woken:
+            async with self.context.hub.listen("dispatch") as woken:
                 while True:
                     pause = pulse
                     try:
                         if not leads:
-                            await self.farm.db.write(self.lead.take)
+                            await self.context.db.write(self.lead.acquire)
                             leads, full = True, 0.0
                             log.info("lead_taken", epoch=self.lead.epoch)
                         now = time.monotonic()
-                        busy = await self.farm.db.read(self._anything)
+                        busy = await self.context.db.read(self._anything)
                         if busy or now - full >= FULL_LOOK_SECONDS:
                             full = now
                             pause = min(pulse, await self.tick())
                         else:
-                            await self.farm.db.write(self.lead.beat)
+                            await self.context.db.write(self.lead.renew)
                     except NotLeader:
                         if leads:
                             log.warning("lead_lost")
-                        leads, self.available, self.farm.waiting = False, {}, {}
+                        leads, self.available, self.context.waiting = False, {}, {}
                     except Exception:
                         log.exception("dispatch_failed")
                     await woken.wait(pause)
         finally:
             if self.lead.epoch:  # taken while this ended, too: so that another one need not wait for a lease
-                await self.farm.db.write(self.lead.leave)
+                await self.context.db.write(self.lead.release)
 
-    def must_lead(self, tx: Tx) -> None:
+    def require_lead(self, tx: Tx) -> None:
         """For the leader's other loops: raises NotLeader."""
-        self.lead.must(tx)
+        self.lead.require(tx)
 
     async def tick(self) -> float:
         """Look, decide, act, once. Returns the seconds after which time alone asks for another tick."""
         seen = await run_in_threadpool(self._look)
-        decided = await self.farm.db.write(self._decide, seen)
+        decided = await self.context.db.write(self._decide, seen)
         for session_id in decided.stop:
             if session_id not in self.stopping:
                 self.stopping[session_id] = asyncio.create_task(self._stop(session_id))
@@ -123,15 +123,17 @@ class Dispatcher:
                 await run_in_threadpool(self.engine.start, spec)
             except Exception as error:  # of this one; the others still start
                 log.warning("session_not_started", session=spec.id, error=str(error))
-                await self.farm.db.write(self._not_started, spec.id, str(error))
+                await self.context.db.write(self._not_started, spec.id, str(error))
         return decided.pause_seconds
 
-    def _look(self) -> Look:
+    def _look(self) -> EngineView:
         try:
-            return Look(self.engine.observe(), list(self.engine.capacity()), list(self.engine.notices()))
+            return EngineView(
+                self.engine.observe(), list(self.engine.capacity()), list(self.engine.notices())
+            )
         except Exception:
             log.exception("engine_does_not_answer")
-            return Look()
+            return EngineView()
 
     async def _stop(self, session_id: str) -> None:
         try:
@@ -140,10 +142,10 @@ class Dispatcher:
             log.exception("session_not_stopped", session=session_id)
         finally:
             del self.stopping[session_id]
-            self.farm.hub.wake("dispatch")
+            self.context.hub.wake("dispatch")
 
     def _not_started(self, tx: Tx, session_id: str, error: str) -> None:
-        self.lead.beat(tx)
+        self.lead.renew(tx)
         text = f"The machine could not start a session: {error}."
         expiry.lose_session(tx, session_id, "not_started", text)
 
@@ -155,14 +157,14 @@ class Dispatcher:
 
     # -- a tick's transaction
 
-    def _decide(self, tx: Tx, seen: Look) -> Decided:
-        self.lead.beat(tx)
-        settled = reconcile.settle(tx, self.farm, seen.observed, self.lead.since_ms)
-        decided = Decided(stop=settled.stop, forget=settled.forget)
-        money = budgets.take(tx, self.farm)
+    def _decide(self, tx: Tx, seen: EngineView) -> Decisions:
+        self.lead.renew(tx)
+        settled = reconcile.settle(tx, self.context, seen.observed, self.lead.since_ms)
+        decided = Decisions(stop=settled.stop, forget=settled.forget)
+        money = budgets.take(tx, self.context)
         live = [dict(r) for r in tx.conn.execute(supply.live_sessions()).mappings()]
         self._end_finished_jobs(tx, live)
-        machines = nodes.look(tx, self.farm, seen.capacity, seen.notices, self.lead.steady_ms)
+        machines = nodes.look(tx, self.context, seen.capacity, seen.notices, self.lead.steady_ms)
         standing, avoided = machines.rows, machines.avoided
         self._leave_nodes(tx, live, standing)
         capacity = seen.capacity or []
@@ -171,7 +173,7 @@ class Dispatcher:
         totals = [c.total for c in may]
         demand, types = supply.demand(tx, live, avoided)
         held = supply.slots_held(live)
-        settings = self.farm.settings
+        settings = self.context.settings
         plan = schedule.plan(
             demand,
             free,
@@ -196,7 +198,9 @@ class Dispatcher:
         self._wake_paused(tx)
         self.available = supply.available(free, types)
         shut = supply.shut(capacity, standing)
-        self.farm.waiting = supply.waiting(live, free, totals, [wanted[j] for j in plan.unmet], shut, avoided)
+        self.context.waiting = supply.waiting(
+            live, free, totals, [wanted[j] for j in plan.unmet], shut, avoided
+        )
         moments = [plan.next_ms, self.paused_until_ms, *(s["preempt_ms"] for s in live)]
         moments += self._moments_of(tx, standing)
         moments += [until for mine in avoided.values() for until, _ in mine.values()]
@@ -214,7 +218,7 @@ class Dispatcher:
         if self.paused_until_ms is not None and self.paused_until_ms <= tx.now_ms:
             since, self.paused_since_ms = self.paused_since_ms, tx.now_ms
             for job_id in supply.due(tx, since):
-                tx.after_commit(partial(self.farm.hub.wake, f"job:{job_id}"))
+                tx.after_commit(partial(self.context.hub.wake, f"job:{job_id}"))
         self.paused_until_ms = supply.next_due(tx)
 
     def _preempt(self, tx: Tx, session_id: str, until_ms: int, *, taken: bool = False) -> None:
@@ -224,7 +228,7 @@ class Dispatcher:
             "drain": True, "preempt_ms": until_ms, "taken": taken, "version": sessions.c.version + 1,
         }  # fmt: skip
         tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session_id).values(change))
-        tx.after_commit(lambda: self.farm.hub.wake(f"session:{session_id}"))
+        tx.after_commit(lambda: self.context.hub.wake(f"session:{session_id}"))
 
     def _leave_nodes(self, tx: Tx, live: list[dict[str, Any]], standing: dict[str, Any]) -> None:
         """Sessions leave machines that are set aside, at a task's end; and those that are about to be taken
@@ -239,7 +243,7 @@ class Dispatcher:
                 if until is not None and (session["preempt_ms"] is None or session["preempt_ms"] > until):
                     self._preempt(tx, session["id"], until, taken=True)
                     session.update(preempt_ms=until, drain=True)
-            if (leaving is not None or row["standing"] == Standing.SET_ASIDE) and not session["drain"]:
+            if (leaving is not None or row["standing"] == NodeState.SET_ASIDE) and not session["drain"]:
                 self._drain(tx, session["id"])
                 session["drain"] = True
 
@@ -251,7 +255,7 @@ class Dispatcher:
 
     @property
     def _time_to_leave(self) -> dict[str, int]:
-        grace = self.farm.settings.preemption_grace_seconds
+        grace = self.context.settings.preemption_grace_seconds
         return {"grace_ms": round(grace * 1000), "stop_ms": round(STOP_GRACE_SECONDS * 1000)}
 
     def _end_finished_jobs(self, tx: Tx, live: list[dict[str, Any]]) -> None:
@@ -264,7 +268,7 @@ class Dispatcher:
     def _drain(self, tx: Tx, session_id: str) -> None:
         change = {"drain": True, "version": sessions.c.version + 1}
         tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session_id).values(change))
-        tx.after_commit(lambda: self.farm.hub.wake(f"session:{session_id}"))
+        tx.after_commit(lambda: self.context.hub.wake(f"session:{session_id}"))
 
     def _write_session(
         self,
@@ -272,7 +276,7 @@ class Dispatcher:
         demand: schedule.Demand,
         start: schedule.Start,
         types: dict[str, Any],
-        money: budgets.Turn,
+        money: budgets.BudgetPass,
     ) -> SessionSpec | None:
         """None where the job's budgets have no money for another session."""
         kind = types[demand.instance_type]
@@ -299,7 +303,7 @@ class Dispatcher:
                 gpus=demand.slot.gpus,
                 state="starting",
                 ended=False,
-                token_hash=self.farm.keys.digest("session", token),
+                token_hash=self.context.keys.digest("session", token),
                 created_ms=tx.now_ms,
                 version=1,
                 drain=False,
@@ -307,7 +311,7 @@ class Dispatcher:
                 last_seq=0,
             )
         )
-        until = tx.now_ms + round(self.farm.settings.lease_seconds * 1000)
+        until = tx.now_ms + round(self.context.settings.lease_seconds * 1000)
         tx.conn.execute(sa.insert(leases).values(session_id=session_id, expires_ms=until))
         slot = demand.slot
         return SessionSpec(

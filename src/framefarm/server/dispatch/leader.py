@@ -23,7 +23,7 @@ class NotLeader(Exception):
     """Another dispatcher has the lead."""
 
 
-class Lead:
+class LeaderLease:
     """One dispatcher's hold of it. `epoch` 0: it never led."""
 
     def __init__(self, settings: Settings, holder: str) -> None:
@@ -38,7 +38,7 @@ class Lead:
     def _lease_ms(self) -> int:
         return round(self._settings.lease_seconds * 1000)
 
-    def take(self, tx: Tx) -> None:
+    def acquire(self, tx: Tx) -> None:
         """Take the lead if it is free. Raises NotLeader."""
         # First without a lock: the leader holds its row's lock for as long as a tick's transaction takes.
         row = tx.conn.execute(sa.select(leaders).where(_ROW)).mappings().one_or_none()
@@ -62,7 +62,7 @@ class Lead:
         silent_ms: int = now_ms - row["ticked_ms"]
         return row["holder"] == self.holder or silent_ms >= self._lease_ms
 
-    def beat(self, tx: Tx) -> None:
+    def renew(self, tx: Tx) -> None:
         """Keep the lead, and its row locked to the transaction's end: whoever takes the lead waits for it.
         After a gap every lease gets a full term: nobody could renew meanwhile. Raises NotLeader."""
         mine = _ROW & (leaders.c.epoch == self.epoch)
@@ -73,13 +73,13 @@ class Lead:
             self._grant_full_leases(tx)
         tx.conn.execute(sa.update(leaders).where(mine).values(ticked_ms=tx.now_ms))
 
-    def must(self, tx: Tx) -> None:
+    def require(self, tx: Tx) -> None:
         """For the leader's other loops: raises NotLeader; nobody takes the lead before this one commits."""
         mine = _ROW & (leaders.c.epoch == self.epoch)
         if tx.conn.execute(sa.select(leaders.c.epoch).where(mine).with_for_update(read=True)).first() is None:
             raise NotLeader
 
-    def leave(self, tx: Tx) -> None:
+    def release(self, tx: Tx) -> None:
         """It stops: another may lead at once. Nothing, if it does not lead."""
         mine = _ROW & (leaders.c.epoch == self.epoch)
         tx.conn.execute(sa.update(leaders).where(mine).values(ticked_ms=0))

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.job import Seen, SessionState, judge
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Observed
 from framefarm.server.sessions import expiry, ownership
@@ -21,7 +21,7 @@ Observations = dict[str, Observed] | None
 
 
 @dataclass
-class Settled:
+class Reconciled:
     """What the engine is to do, and what it still holds for sessions that are over here."""
 
     stop: list[str] = field(default_factory=list)
@@ -30,13 +30,13 @@ class Settled:
     """Ended sessions whose runner the engine still sees: their slot is taken until it is gone."""
 
 
-def settle(tx: Tx, farm: Farm, observed: Observations, led_since_ms: int) -> Settled:
+def settle(tx: Tx, context: AppContext, observed: Observations, led_since_ms: int) -> Reconciled:
     """Judge every session. Those written before `led_since_ms` and unknown to the engine never started."""
-    done = Settled()
+    done = Reconciled()
     query = sa.select(sessions, leases.c.expires_ms).join(leases, leases.c.session_id == sessions.c.id)
     rows = tx.conn.execute(farmwide(query).where(~sessions.c.ended)).mappings().all()
     for row in rows:
-        _one(tx, farm, row, observed, led_since_ms, done)
+        _one(tx, context, row, observed, led_since_ms, done)
     known = {row["id"] for row in rows}
     running = []
     for session_id, seen in (observed or {}).items():
@@ -52,9 +52,11 @@ def settle(tx: Tx, farm: Farm, observed: Observations, led_since_ms: int) -> Set
     return done
 
 
-def _one(tx: Tx, farm: Farm, row: Any, observed: Observations, led_since_ms: int, done: Settled) -> None:
+def _one(
+    tx: Tx, context: AppContext, row: Any, observed: Observations, led_since_ms: int, done: Reconciled
+) -> None:
     session_id, state = row["id"], SessionState(row["state"])
-    limit_ms = round(farm.settings.starting_seconds * 1000)
+    limit_ms = round(context.settings.starting_seconds * 1000)
     silent_ms = tx.now_ms - row["expires_ms"]
     verdict = judge(
         state,
@@ -62,7 +64,7 @@ def _one(tx: Tx, farm: Farm, row: Any, observed: Observations, led_since_ms: int
         silent_ms=silent_ms,
         deadline_ms=tx.now_ms - (row["hello_ms"] or row["created_ms"]) - limit_ms,
         owns=state is SessionState.LOST and bool(ownership.owned(tx, session_id)),
-        give_up_ms=round(farm.settings.disconnected_budget_seconds * 1000),
+        give_up_ms=round(context.settings.disconnected_budget_seconds * 1000),
     )
     if verdict == "end":
         seen = (observed or {}).get(session_id)
@@ -89,7 +91,7 @@ def _one(tx: Tx, farm: Farm, row: Any, observed: Observations, led_since_ms: int
         done.stop.append(session_id)
     if verdict != "keep":
         job_id = row["job_id"]
-        tx.after_commit(lambda: farm.hub.wake(f"job:{job_id}", f"session:{session_id}"))
+        tx.after_commit(lambda: context.hub.wake(f"job:{job_id}", f"session:{session_id}"))
 
 
 def _seen(row: Any, observed: Observations, led_since_ms: int) -> Seen:

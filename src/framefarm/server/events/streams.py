@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from framefarm.core.errors import TooMany, Unavailable
 from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.events import commit_horizon, service
 from framefarm.server.events.service import Kind
 from framefarm.server.metrics import EVENT_LAG_SECONDS, STREAMS
@@ -112,8 +112,8 @@ class Followed(StreamingResponse):
 class Streams:
     """The reader and its streams. `run` is its life; one per process."""
 
-    def __init__(self, farm: Farm) -> None:
-        self.farm = farm
+    def __init__(self, context: AppContext) -> None:
+        self.context = context
         self.horizon = commit_horizon.Horizon()
         self._streams: dict[tuple[Kind, str], set[Stream]] = defaultdict(set)
         self.followed: Counter[str] = Counter()
@@ -131,7 +131,7 @@ class Streams:
 
     def take_place(self, actor: Actor) -> Callable[[], None]:
         """Count one more stream of a user; returns what gives the place back. Raises TooMany."""
-        user, most = actor.user_id, self.farm.settings.streams_per_user
+        user, most = actor.user_id, self.context.settings.streams_per_user
         if self.followed[user] >= most:
             raise TooMany(f"You follow {most} streams of events and logs: end one first.", 5)
         self.followed[user] += 1
@@ -145,14 +145,14 @@ class Streams:
 
     async def open(self, kind: Kind, key: str, actor: Actor, seen: int | None) -> Stream:
         """A stream that begins where its client left off. Raises NotFound, Unavailable."""
-        if self.farm.draining:
+        if self.context.draining:
             raise Unavailable("The farm is stopping; try again in a moment.", 5)
         stream = Stream(kind, key, actor)
         if kind == "job":
-            begun = await self.farm.db.read(service.begin_job, actor, key, seen)
+            begun = await self.context.db.read(service.begin_job, actor, key, seen)
         else:
             newest = await self.up_to_date()
-            begun = await self.farm.db.read(service.begin_account, seen, newest)
+            begun = await self.context.db.read(service.begin_account, seen, newest)
         stream.last, stream.reset = begun
         return stream
 
@@ -187,10 +187,10 @@ class Streams:
 
     async def _missed(self, stream: Stream) -> bytes:
         if stream.kind == "job":
-            rows = await self.farm.db.read(service.job_page, stream.key, stream.last, PAGE)
+            rows = await self.context.db.read(service.job_page, stream.key, stream.last, PAGE)
         else:
             up_to = self.position or 0
-            rows = await self.farm.db.read(service.account_page, stream.key, stream.last, up_to, PAGE)
+            rows = await self.context.db.read(service.account_page, stream.key, stream.last, up_to, PAGE)
         if rows:
             stream.last = rows[-1]["number" if stream.kind == "job" else "id"]
         return b"".join(service.encode(row, stream.kind) for row in rows)
@@ -198,7 +198,7 @@ class Streams:
     def _add(self, stream: Stream) -> None:
         self._streams[stream.kind, stream.key].add(stream)
         STREAMS.inc()
-        self.farm.hub.wake("events")
+        self.context.hub.wake("events")
 
     def remove(self, stream: Stream) -> None:
         mine = self._streams.get((stream.kind, stream.key), set())
@@ -214,7 +214,7 @@ class Streams:
     # -- the reader
 
     async def run(self) -> None:
-        async with self.farm.hub.listen("events") as woken:
+        async with self.context.hub.listen("events") as woken:
             while True:
                 more = False
                 try:
@@ -230,17 +230,17 @@ class Streams:
     def _patience_seconds(self) -> float:
         if self.horizon.transaction is not None:
             return PACE_SECONDS
-        return POLL_SECONDS if self._streams and not self.farm.db.is_sqlite else IDLE_SECONDS
+        return POLL_SECONDS if self._streams and not self.context.db.is_sqlite else IDLE_SECONDS
 
     async def round(self) -> bool:
         """Read on and deliver; whether there may be more to read."""
         async with self._reading:
             first = self.horizon.position is None
-            read = await self.farm.db.read(commit_horizon.look, self.horizon)
+            read = await self.context.db.read(commit_horizon.look, self.horizon)
             self.horizon, ready = commit_horizon.advance(self.horizon, read)
             self._deliver(ready)
         if ready or (first and self.horizon.position is not None):
-            self.farm.hub.wake("webhooks", "mail")
+            self.context.hub.wake("webhooks", "mail")
         return len(read.rows) == commit_horizon.READ_AT_ONCE
 
     def _deliver(self, rows: list[Any]) -> None:
@@ -259,7 +259,7 @@ class Streams:
                     if kind == "job" and row["type"] == "job.deleted":
                         stream.close()
         if rows:
-            EVENT_LAG_SECONDS.observe(max(0, self.farm.db.clock_ms() - rows[0]["at_ms"]) / 1000)
+            EVENT_LAG_SECONDS.observe(max(0, self.context.db.clock_ms() - rows[0]["at_ms"]) / 1000)
 
     async def _tell_progress(self) -> None:
         """The latest progress of the jobs that are followed, at most once a second, without an id."""
@@ -268,7 +268,7 @@ class Streams:
         if not watched or now - self._progress_at < PROGRESS_SECONDS:
             return
         self._progress_at = now
-        for said in await self.farm.db.read(progress.of_jobs, watched, self._progress_ms):
+        for said in await self.context.db.read(progress.of_jobs, watched, self._progress_ms):
             self._progress_ms = max(self._progress_ms, said.pop("at_ms"))
             job = said.pop("job")
             message = format_sse_event(event="progress", data_str=service.dumps(said))
@@ -278,7 +278,7 @@ class Streams:
     async def _check(self) -> None:
         """End the streams whose token is not valid any more, or has another role; all of them in a drain."""
         now = time.monotonic()
-        if self.farm.draining:
+        if self.context.draining:
             for stream in self.all():
                 stream.close()
         if now - self._checked < CHECK_SECONDS:
@@ -287,7 +287,7 @@ class Streams:
         streams = self.all()
         if not streams:
             return
-        valid = await self.farm.db.read(accounts.valid_tokens, {s.actor.token_id for s in streams})
+        valid = await self.context.db.read(accounts.valid_tokens, {s.actor.token_id for s in streams})
         for stream in streams:
             if valid.get(stream.actor.token_id) != stream.actor.role:
                 stream.close()

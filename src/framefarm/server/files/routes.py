@@ -21,10 +21,10 @@ from framefarm.core.errors import NotAllowed, NotFound
 from framefarm.protocol.api_files import Exists, ExistsMany, FileCheck, Md5Request, Uploaded
 from framefarm.server.accounts.callers import Writer
 from framefarm.server.catalog import destinations
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.files import service, uploads
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.request_limits import ReadOnce
 from framefarm.server.jobs.tables import jobs
@@ -60,12 +60,12 @@ FORM = {
     "/uploads/md5", response_model=Exists | ExistsMany, summary="Check if a file already exists by MD5 hash"
 )
 async def check_md5(request: Request, actor: Writer, said: Md5Request) -> Response:
-    farm = farm_of(request)
+    context = context_of(request)
     many = said.files
     wanted = many or [FileCheck(md5=said.md5 or "", sha256=said.sha256, path=said.path, size=said.size)]
 
     def work(tx: Tx) -> dict[str, Any]:
-        found = service.check(tx, farm, actor, wanted, many=bool(many))
+        found = service.check(tx, context, actor, wanted, many=bool(many))
         return {"files": found} if many else dict(found[0])
 
     return await command(request, actor, said, work)
@@ -78,23 +78,23 @@ async def check_md5(request: Request, actor: Writer, said: Md5Request) -> Respon
     summary="Upload a scene file or asset to the farm storage",
 )
 async def upload_file(request: Request, actor: Writer) -> Any:
-    return await uploads.receive(request, farm_of(request), actor)
+    return await uploads.receive(request, context_of(request), actor)
 
 
 # ------------------------------------------------------------------------- signed addresses
 
 
-def _signature(farm: Farm, row: Any, expires: int) -> str:
+def _signature(context: AppContext, row: Any, expires: int) -> str:
     bound = ["GET", row["account_id"], row["id"], row["staged"], row["size"], row["path"], expires]
     text = json.dumps(bound, separators=(",", ":"))
-    return hmac.new(farm.keys.key("signed-url"), text.encode(), "sha256").hexdigest()
+    return hmac.new(context.keys.key("signed-url"), text.encode(), "sha256").hexdigest()
 
 
-def sign_file(farm: Farm, row: Any) -> str:
+def sign_file(context: AppContext, row: Any) -> str:
     """An absolute address of a committed file (a row of `files`), good for an hour, for whoever has it."""
     expires = int(time.time()) + URL_SECONDS
-    query = urllib.parse.urlencode({"expires": expires, "signature": _signature(farm, row, expires)})
-    return f"{farm.base_url()}/api/files/{row['id']}?{query}"
+    query = urllib.parse.urlencode({"expires": expires, "signature": _signature(context, row, expires)})
+    return f"{context.base_url()}/api/files/{row['id']}?{query}"
 
 
 def _find(tx: Tx, file_id: int) -> Any:
@@ -102,13 +102,13 @@ def _find(tx: Tx, file_id: int) -> Any:
     return tx.conn.execute(query.where(files.c.id == file_id)).mappings().one_or_none()
 
 
-def _open(farm: Farm, row: Any) -> io.FileIO:
+def _open(context: AppContext, row: Any) -> io.FileIO:
     """The bytes, staged or published. Raises NotFound when neither place has them (any more)."""
     try:
-        fd = os.open(farm.store.path(row["staged"]), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(context.store.path(row["staged"]), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         try:
-            fd = destinations.open_output(farm, row["output_url"], row["path"])
+            fd = destinations.open_output(context, row["output_url"], row["path"])
         except (OSError, ValueError):
             raise NotFound("The file is not there any more.") from None
         if row["replaced_by"] is not None:
@@ -136,14 +136,14 @@ async def get_file(
     expires: Annotated[int, Query(ge=0, le=1 << 50)],
     signature: Annotated[str, Query(max_length=128)],
 ) -> Response:
-    farm = farm_of(request)
-    row = await farm.db.read(_find, file_id) if 0 < file_id < 1 << 62 else None
+    context = context_of(request)
+    row = await context.db.read(_find, file_id) if 0 < file_id < 1 << 62 else None
     left = expires - time.time()
     if row is None or not 0 < left <= URL_SECONDS or not signature.isascii():
         raise NotAllowed(BAD_ADDRESS)
-    if not hmac.compare_digest(_signature(farm, row, expires), signature):
+    if not hmac.compare_digest(_signature(context, row, expires), signature):
         raise NotAllowed(BAD_ADDRESS)
-    file = await run_in_threadpool(_open, farm, row)
+    file = await run_in_threadpool(_open, context, row)
     start, end, status = _range(request.headers.get("range"), row["size"])
     name = urllib.parse.quote(row["path"].rsplit("/", 1)[-1])
     headers = {

@@ -18,7 +18,7 @@ from framefarm.core.paths import normalise
 from framefarm.protocol.api_files import FileCheck
 from framefarm.server.accounts.tables import accounts
 from framefarm.server.actor import Actor
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.files.manifests import changed, claim, existing, insert, listed, lock, md5_hex, snapshot
 from framefarm.server.files.tables import contents, missing_paths, registrations
@@ -49,7 +49,9 @@ class _Wanted:
     size: int | None
 
 
-def check(tx: Tx, farm: Farm, actor: Actor, files: list[FileCheck], *, many: bool) -> list[dict[str, bool]]:
+def check(
+    tx: Tx, context: AppContext, actor: Actor, files: list[FileCheck], *, many: bool
+) -> list[dict[str, bool]]:
     """For each file: is its content here, and was it registered under its path. In the given order.
 
     Raises InvalidInput with every bad field, of `files[i]` where there are `many`.
@@ -63,7 +65,7 @@ def check(tx: Tx, farm: Farm, actor: Actor, files: list[FileCheck], *, many: boo
     found = [_decide(w, by_md5.get(w.md5, [])) for w in wanted]
     fresh = {w.path: c for w, c in zip(wanted, found, strict=True) if w.path is not None and c is not None}
     if fresh:
-        register(tx, farm, actor, fresh)
+        register(tx, context, actor, fresh)
     return [
         {"exists": c is not None, "registered": c is not None and w.path is not None}
         for w, c in zip(wanted, found, strict=True)
@@ -105,7 +107,7 @@ def _decide(wanted: _Wanted, same_md5: Sequence[Any]) -> Content | None:
     return Content(rows[0].sha256, rows[0].md5, rows[0].size) if rows else None
 
 
-def register(tx: Tx, farm: Farm, actor: Actor, fresh: dict[str, Content]) -> list[str]:
+def register(tx: Tx, context: AppContext, actor: Actor, fresh: dict[str, Content]) -> list[str]:
     """These paths now have these contents (claimed before) for this user; jobs that waited for them go on.
 
     Returns the ids of the jobs that waited for one of them.
@@ -129,7 +131,7 @@ def register(tx: Tx, farm: Farm, actor: Actor, fresh: dict[str, Content]) -> lis
     tx.conn.execute(new.on_conflict_do_update(index_elements=["user_id", "path"], set_=again), rows)
     job_ids = _satisfy(tx, actor, fresh)
     if job_ids:
-        farm.files_arrived(tx, farm, job_ids)
+        context.files_arrived(tx, context, job_ids)
     return job_ids
 
 
@@ -160,10 +162,10 @@ def _satisfy(tx: Tx, actor: Actor, fresh: dict[str, Content]) -> list[str]:
     return satisfied
 
 
-def quota_left(tx: Tx, farm: Farm, account_id: str) -> int | None:
+def quota_left(tx: Tx, context: AppContext, account_id: str) -> int | None:
     """Bytes the account may still store; None: no quota."""
     own = tx.conn.execute(sa.select(accounts.c.quota_bytes).where(accounts.c.id == account_id)).scalar()
-    quota = own if own is not None else farm.settings.account_quota_bytes
+    quota = own if own is not None else context.settings.account_quota_bytes
     if quota is None:
         return None
     lock(tx, account_id)
@@ -189,7 +191,7 @@ def next_generation(tx: Tx, account_id: str, sha256: str) -> int | None:
 
 
 def stored(
-    tx: Tx, farm: Farm, actor: Actor, path: str, content: Content, generation: int | None
+    tx: Tx, context: AppContext, actor: Actor, path: str, content: Content, generation: int | None
 ) -> dict[str, object]:
     """Bytes are durable under `generation` (None: they were here): make them content, register the path.
 
@@ -202,11 +204,11 @@ def stored(
     if not duplicate:
         if generation is None:
             raise ContentMoved
-        left = quota_left(tx, farm, actor.account_id)
+        left = quota_left(tx, context, actor.account_id)
         if left is not None and content.size > left:
             raise over_quota(left)
         _keep(tx, actor.account_id, content, generation, row)
-    register(tx, farm, actor, {path: content})
+    register(tx, context, actor, {path: content})
     return {
         "path": path,
         "size": content.size,

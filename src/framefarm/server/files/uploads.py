@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from framefarm.core.errors import FieldError, InvalidInput, TooLarge, TooMany, Unavailable, WrongKind
 from framefarm.core.paths import normalise
 from framefarm.server.actor import Actor
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.files import service
 from framefarm.server.files.manifests import md5_hex
 
@@ -117,34 +117,34 @@ class _Form:
         self.ended = True
 
 
-async def receive(request: Request, farm: Farm, actor: Actor) -> dict[str, object]:
+async def receive(request: Request, context: AppContext, actor: Actor) -> dict[str, object]:
     """Take one file; returns what was stored. Whatever goes wrong leaves nothing behind."""
-    if _busy[actor.user_id] >= farm.settings.uploads_per_user:
-        raise TooMany(f"At most {farm.settings.uploads_per_user} uploads at once.", 1)
+    if _busy[actor.user_id] >= context.settings.uploads_per_user:
+        raise TooMany(f"At most {context.settings.uploads_per_user} uploads at once.", 1)
     _busy[actor.user_id] += 1
     try:
-        return await _receive(request, farm, actor)
+        return await _receive(request, context, actor)
     finally:
         _busy[actor.user_id] -= 1
         if not _busy[actor.user_id]:
             del _busy[actor.user_id]
 
 
-async def _receive(request: Request, farm: Farm, actor: Actor) -> dict[str, object]:
+async def _receive(request: Request, context: AppContext, actor: Actor) -> dict[str, object]:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary", b"")
     if kind != b"multipart/form-data":
         raise WrongKind("Send multipart/form-data with a file and a path.")
     if not 0 < len(boundary) <= MAX_BOUNDARY_BYTES:
         raise InvalidInput.of("body", f"needs a boundary of at most {MAX_BOUNDARY_BYTES} characters")
-    limit = await _limit(request, farm, actor)
-    fd, incoming = await run_in_threadpool(farm.store.incoming)
+    limit = await _limit(request, context, actor)
+    fd, incoming = await run_in_threadpool(context.store.incoming)
     try:
         form = _Form(boundary, fd, limit)
-        await _fill(request, farm, form)
+        await _fill(request, context, form)
         path = _path_of(form)
         await run_in_threadpool(os.fsync, fd)
-        return await _keep(farm, actor, path, incoming, form.content())
+        return await _keep(context, actor, path, incoming, form.content())
     finally:
         os.close(fd)
         incoming.unlink(missing_ok=True)
@@ -158,22 +158,22 @@ class _Limit:
     over: TooLarge
 
 
-async def _limit(request: Request, farm: Farm, actor: Actor) -> _Limit:
+async def _limit(request: Request, context: AppContext, actor: Actor) -> _Limit:
     """Raises what is sure to come, before a byte is read: too large, or no room on the disk."""
-    most = farm.settings.max_file_bytes
+    most = context.settings.max_file_bytes
     limit = _Limit(most, TooLarge(f"The file is larger than {most} bytes."))
-    left = await farm.db.read(service.quota_left, farm, actor.account_id)
+    left = await context.db.read(service.quota_left, context, actor.account_id)
     if left is not None and left < most:
         limit = _Limit(left, service.over_quota(left))
     length = request.headers.get("content-length", "")
     announced = int(length) if length.isdecimal() else 0
     if announced > limit.size + MAX_OTHER_BYTES:
         raise limit.over
-    _check_disk(farm, announced)
+    _check_disk(context, announced)
     return limit
 
 
-async def _fill(request: Request, farm: Farm, form: _Form) -> None:
+async def _fill(request: Request, context: AppContext, form: _Form) -> None:
     """Feed the body to the parser as it arrives, a MiB at a time."""
     since_check = 0
     held = bytearray()
@@ -190,7 +190,7 @@ async def _fill(request: Request, farm: Farm, form: _Form) -> None:
                 held = bytearray()
                 if since_check > CHECK_DISK_EVERY_BYTES:
                     since_check = 0
-                    _check_disk(farm)
+                    _check_disk(context)
             await _parse(form, held)
     except ClientDisconnect:
         raise InvalidInput.of("body", "ended before the file did") from None
@@ -241,24 +241,24 @@ def _differs(digest: str) -> str:
     return f"does not match: the bytes that arrived have {digest}; send the file again"
 
 
-def _check_disk(farm: Farm, coming: int = 0) -> None:
-    if farm.store.free_bytes() - coming < farm.settings.free_disk_floor_bytes:
+def _check_disk(context: AppContext, coming: int = 0) -> None:
+    if context.store.free_bytes() - coming < context.settings.free_disk_floor_bytes:
         raise Unavailable("The farm's disk is nearly full; nothing was stored.", 60)
 
 
 async def _keep(
-    farm: Farm, actor: Actor, path: str, incoming: Path, content: service.Content
+    context: AppContext, actor: Actor, path: str, incoming: Path, content: service.Content
 ) -> dict[str, object]:
     """Make the received bytes the account's content. Of twins that arrive at once, one is stored."""
     while True:
-        generation = await farm.db.read(service.next_generation, actor.account_id, content.sha256)
+        generation = await context.db.read(service.next_generation, actor.account_id, content.sha256)
         key = None
         if generation is not None:
             key = f"content/{actor.account_id}/{content.sha256}/{generation}"
-            await run_in_threadpool(partial(farm.store.take, incoming, key, if_absent=True))
+            await run_in_threadpool(partial(context.store.take, incoming, key, if_absent=True))
         needed, refused = False, None
         try:
-            answer = await farm.db.write(service.stored, farm, actor, path, content, generation)
+            answer = await context.db.write(service.stored, context, actor, path, content, generation)
             needed = not answer["deduplicated"]
         except service.ContentMoved:
             answer = None
@@ -266,8 +266,8 @@ async def _keep(
             answer, refused = None, error
         # What ends otherwise may have been committed: the collector looks for the object's row.
         if key is not None and not needed:
-            await run_in_threadpool(farm.store.delete, key)
-            farm.store.prune_folder(key)
+            await run_in_threadpool(context.store.delete, key)
+            context.store.prune_folder(key)
         if refused is not None:
             raise refused
         if answer is not None:

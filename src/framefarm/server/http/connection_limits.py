@@ -28,7 +28,7 @@ KNOWN = "known"
 """In a scope's state once a user's token was good."""
 
 
-class Crowd:
+class ConnectionLimiter:
     """All connections of a server, and which of them may be closed. `limit`: most of them.
 
     While none can give way, a quarter more is let in: of these only the runners' calls are answered.
@@ -37,13 +37,13 @@ class Crowd:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.all: set[Connection] = set()
-        self.fresh: dict[Connection, float] = {}
+        self.awaiting_request: dict[Connection, float] = {}
         """Those whose next request's head is not there yet; since when, longest first."""
-        self.resting: dict[Connection, None] = {}
+        self.idle: dict[Connection, None] = {}
         """Those kept alive after an answer, longest first; none of a runner."""
         self.sending: dict[Connection, float] = {}
         """Those in the middle of a body; since when silent, longest first."""
-        self.deaf: dict[Connection, float] = {}
+        self.not_reading: dict[Connection, float] = {}
         """Those that do not take what they are sent; since when, longest first."""
         self._timer: asyncio.TimerHandle | None = None
 
@@ -66,26 +66,30 @@ class Crowd:
     def _idlest(self) -> Connection | None:
         """Who gives way first. Strangers also do in the middle of a body or an answer: else they could fill
         the farm at no cost."""
-        if oldest := next(iter(self.fresh), None) or next(iter(self.resting), None):
+        if oldest := next(iter(self.awaiting_request), None) or next(iter(self.idle), None):
             return oldest
-        return next((c for group in (self.deaf, self.sending) for c in group if c.is_strangers), None)
+        return next((c for group in (self.not_reading, self.sending) for c in group if c.is_strangers), None)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See to it that `look` runs when the first of them has waited too long."""
+        """See to it that `drop_overdue` runs when the first of them has waited too long."""
         if self._timer is None and (due := self._due()) is not None:
-            self._timer = loop.call_at(due, self.look, loop)
+            self._timer = loop.call_at(due, self.drop_overdue, loop)
 
-    def look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def drop_overdue(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close those that have waited too long."""
         self._timer, now = None, loop.time()
-        while (late := next(iter(self.fresh), None)) and self.fresh[late] + HEAD_SECONDS <= now:
+        while (late := next(iter(self.awaiting_request), None)) and self.awaiting_request[
+            late
+        ] + HEAD_SECONDS <= now:
             late.drop("no request")
         while (late := next(iter(self.sending), None)) and self.sending[late] + SILENCE_SECONDS <= now:
             if late.flow.read_paused:  # it is the farm that does not read
                 self.hear(late, now)
             else:
                 late.drop("silent in the middle of a body")
-        while (late := next(iter(self.deaf), None)) and self.deaf[late] + SILENCE_SECONDS <= now:
+        while (late := next(iter(self.not_reading), None)) and self.not_reading[
+            late
+        ] + SILENCE_SECONDS <= now:
             late.drop("takes nothing of an answer")
         self.watch(loop)
 
@@ -96,17 +100,17 @@ class Crowd:
 
     def busy(self, connection: Connection) -> None:
         """It has a request in work: it gives way to nobody."""
-        for group in (self.fresh, self.resting, self.sending):
+        for group in (self.awaiting_request, self.idle, self.sending):
             group.pop(connection, None)
 
     def forget(self, connection: Connection) -> None:
         self.busy(connection)
-        self.deaf.pop(connection, None)
+        self.not_reading.pop(connection, None)
         self.all.discard(connection)
 
     def _due(self) -> float | None:
-        due = [since + HEAD_SECONDS for since in list(self.fresh.values())[:1]]
-        for group in (self.sending, self.deaf):
+        due = [since + HEAD_SECONDS for since in list(self.awaiting_request.values())[:1]]
+        for group in (self.sending, self.not_reading):
             due += [since + SILENCE_SECONDS for since in list(group.values())[:1]]
         return min(due, default=None)
 
@@ -114,9 +118,9 @@ class Crowd:
 class Connection(HttpToolsProtocol):
     """One client's connection."""
 
-    def __init__(self, crowd: Crowd, *args: Any, **more: Any) -> None:
+    def __init__(self, limiter: ConnectionLimiter, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        self._crowd = crowd
+        self._limiter = limiter
         self._head_due, self._in_head, self._head_bytes = True, False, 0
         self._within_limit = True
         self._asked: list[RequestResponseCycle] = []
@@ -124,12 +128,12 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._within_limit = self._crowd.let_in(self)
+        self._within_limit = self._limiter.let_in(self)
         if not transport.is_closing():
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._crowd.forget(self)
+        self._limiter.forget(self)
         for cycle in self._asked:  # uvicorn tells the last one alone
             cycle.disconnected = True
             cycle.message_event.set()
@@ -149,19 +153,19 @@ class Connection(HttpToolsProtocol):
         if self._in_head and self._head_bytes > HEAD_BYTES:
             self.drop("a head without end")
         elif not self._head_due and self.cycle.more_body and not self.cycle.response_complete:
-            self._crowd.hear(self, self.loop.time())
-            self._crowd.watch(self.loop)
+            self._limiter.hear(self, self.loop.time())
+            self._limiter.watch(self.loop)
         else:
-            self._crowd.sending.pop(self, None)
+            self._limiter.sending.pop(self, None)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self in self._crowd.all:
-            self._crowd.deaf[self] = self.loop.time()
-            self._crowd.watch(self.loop)
+        if self in self._limiter.all:
+            self._limiter.not_reading[self] = self.loop.time()
+            self._limiter.watch(self.loop)
 
     def resume_writing(self) -> None:
-        self._crowd.deaf.pop(self, None)
+        self._limiter.not_reading.pop(self, None)
         super().resume_writing()
 
     @property
@@ -176,7 +180,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_due = self._in_head = False
-        self._crowd.busy(self)
+        self._limiter.busy(self)
         if not self._within_limit:
             self.app = self.config.loaded_app if self.url.startswith(NODE) else service_unavailable
         super().on_headers_complete()
@@ -188,18 +192,18 @@ class Connection(HttpToolsProtocol):
         runner = RUNNER in self.cycle.scope["state"]
         super().on_response_complete()
         if not self.transport.is_closing() and self.cycle.response_complete and not self._head_due:
-            self._crowd.busy(self)
+            self._limiter.busy(self)
             if not runner:
-                self._crowd.resting[self] = None
+                self._limiter.idle[self] = None
 
     def drop(self, why: str) -> None:
         """Close it at once."""
         log.debug("connection_dropped", why=why)
-        self._crowd.forget(self)
+        self._limiter.forget(self)
         self.transport.abort()
 
     def _await_head(self) -> None:
         self._head_due = True
-        self._crowd.busy(self)
-        self._crowd.fresh[self] = self.loop.time()
-        self._crowd.watch(self.loop)
+        self._limiter.busy(self)
+        self._limiter.awaiting_request[self] = self.loop.time()
+        self._limiter.watch(self.loop)

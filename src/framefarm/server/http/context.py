@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import Request
 
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 
 
-def farm_of(request: Request) -> Farm:
-    farm: Farm = request.app.state.farm
-    return farm
+def context_of(request: Request) -> AppContext:
+    context: AppContext = request.app.state.context
+    return context

@@ -18,7 +18,7 @@ from framefarm.core.retention import IDEMPOTENCY_MS
 from framefarm.server.accounts.tables import idempotency
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 from framefarm.server.tenancy import scoped
 
 NAMES = ("account_id", "user_id", "method", "path", "key")
@@ -53,7 +53,7 @@ def _digest(request: Request, body: BaseModel | str | None) -> str:
     """A keyed hash: the body may hold a password. Taken once of a request: the body may be large."""
     if (known := getattr(request.state, "body_sha256", None)) is None:
         text = body.model_dump_json() if isinstance(body, BaseModel) else (body or "")
-        known = farm_of(request).keys.digest("idempotency", f"{request.url.query}\n{text}")
+        known = context_of(request).keys.digest("idempotency", f"{request.url.query}\n{text}")
         request.state.body_sha256 = known
     return str(known)
 
@@ -63,7 +63,7 @@ async def recall(
 ) -> Response | None:
     """What was answered to this key before, for work that is dear to prepare. Raises Conflict."""
     key = await _key_of(request, actor, body)
-    kept = None if key is None else await farm_of(request).db.read(_kept, key)
+    kept = None if key is None else await context_of(request).db.read(_kept, key)
     return None if kept is None else await _answer(*kept, encode)
 
 
@@ -80,17 +80,17 @@ async def command(
 
     What `work` returns is kept; `encode` makes the answer of it, each time.
     """
-    farm = farm_of(request)
+    context = context_of(request)
     key = await _key_of(request, actor, body)
     if key is None:
-        return await _answer(status, await farm.db.write(work, *args), encode)
-    if key.scope in farm.in_flight:
+        return await _answer(status, await context.db.write(work, *args), encode)
+    if key.scope in context.in_flight:
         raise _in_flight()
-    farm.in_flight.add(key.scope)
+    context.in_flight.add(key.scope)
     try:
-        return await _answer(*await farm.db.write(_once, key, status, work, args), encode)
+        return await _answer(*await context.db.write(_once, key, status, work, args), encode)
     finally:
-        farm.in_flight.discard(key.scope)
+        context.in_flight.discard(key.scope)
 
 
 def _in_flight() -> InFlight:

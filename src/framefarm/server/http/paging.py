@@ -13,7 +13,7 @@ from fastapi import Depends, Query, Request
 
 from framefarm.core.errors import InvalidInput
 from framefarm.server.actor import Actor
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ async def _paging(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Annotated[str | None, Query(max_length=2000)] = None,
 ) -> PageRequest:
-    return PageRequest(limit, cursor, farm_of(request).keys.key("cursor"))
+    return PageRequest(limit, cursor, context_of(request).keys.key("cursor"))
 
 
 Paging = Annotated[PageRequest, Depends(_paging)]

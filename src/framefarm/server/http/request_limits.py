@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from framefarm.core.errors import FarmError, InvalidInput, TooLarge, TooMany, Unavailable, WrongKind
 from framefarm.server.actor import Actor
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.http import errors
 from framefarm.server.http.errors import of_error, problem, unexpected
 from framefarm.server.metrics import HTTP_SECONDS
@@ -60,11 +60,11 @@ class _TooSlow(Exception):
     """A body took longer to arrive than anyone waits for it."""
 
 
-class Edge:
+class RequestLimiter:
     """Request ids, and bodies that no route has to fear: see `check_json`."""
 
-    def __init__(self, app: ASGIApp, farm: Farm, who_calls: WhoCalls) -> None:
-        self.app, self.farm, self.who_calls = app, farm, who_calls
+    def __init__(self, app: ASGIApp, context: AppContext, who_calls: WhoCalls) -> None:
+        self.app, self.context, self.who_calls = app, context, who_calls
         self.large: Counter[str] = Counter()
         """User → large bodies in work."""
 
@@ -93,7 +93,7 @@ class Edge:
     async def _pass(self, scope: Scope, receive: Receive, stamped: Send) -> None:
         request = Request(scope, receive)
         try:
-            if self.farm.draining and scope["method"] not in {"GET", "HEAD", "OPTIONS"}:
+            if self.context.draining and scope["method"] not in {"GET", "HEAD", "OPTIONS"}:
                 raise Unavailable("The farm is stopping; try again in a moment.", 5)
             if b"%00" in scope.get("raw_path", b"") or b"%00" in scope["query_string"]:
                 raise InvalidInput.of("address", "must not hold a NUL character", None)
@@ -138,7 +138,7 @@ class Edge:
 
     async def _read(self, request: Request, held: contextlib.AsyncExitStack) -> bytes:
         """Raises TooLarge, TooMany, Unavailable, NotAuthenticated, _TooSlow."""
-        limit = self.farm.settings.max_json_bytes
+        limit = self.context.settings.max_json_bytes
         if request.scope["path"] not in LARGE:
             limit = min(limit, LARGE_BYTES)
         body = bytearray()
@@ -253,4 +253,4 @@ def _holds_nul(value: Any) -> bool:
 def install(app: FastAPI, who_calls: WhoCalls) -> None:
     """The error table and the edge, around everything."""
     errors.install(app)
-    app.add_middleware(Edge, farm=app.state.farm, who_calls=who_calls)
+    app.add_middleware(RequestLimiter, context=app.state.context, who_calls=who_calls)

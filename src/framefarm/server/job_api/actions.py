@@ -15,7 +15,7 @@ from framefarm.protocol.api_jobs import JobChange, Retry
 from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
 from framefarm.server.billing import service as billing
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.state import JobState
@@ -57,7 +57,7 @@ def _locked(tx: Tx, actor: Actor, job_id: str) -> tuple[Any, JobState]:
     return find(tx, actor, job_id), state
 
 
-def change(tx: Tx, farm: Farm, actor: Actor, job_id: str, said: JobChange) -> None:
+def change(tx: Tx, context: AppContext, actor: Actor, job_id: str, said: JobChange) -> None:
     """PATCH: an action and/or a priority, all or nothing."""
     action = said.action or SAME.get(said.status or "")
     if said.action and said.status and SAME[said.status] != said.action:
@@ -69,7 +69,7 @@ def change(tx: Tx, farm: Farm, actor: Actor, job_id: str, said: JobChange) -> No
     _, state = _locked(tx, actor, job_id)
     before = {"status": state["status"], "priority": state["priority"], "holds": state["holds"]}
     if action is not None:
-        _act(tx, farm, actor, state, action, said.drain)
+        _act(tx, context, actor, state, action, said.drain)
     if said.priority is not None and said.priority != state["priority"]:
         if JobStatus(state["status"]) in FINISHED:
             raise Conflict(
@@ -93,7 +93,7 @@ def change(tx: Tx, farm: Farm, actor: Actor, job_id: str, said: JobChange) -> No
     )
 
 
-def _act(tx: Tx, farm: Farm, actor: Actor, state: JobState, action: str, drain: bool) -> None:
+def _act(tx: Tx, context: AppContext, actor: Actor, state: JobState, action: str, drain: bool) -> None:
     facts = state.facts
     try:
         if action == "hold":
@@ -106,10 +106,10 @@ def _act(tx: Tx, farm: Farm, actor: Actor, state: JobState, action: str, drain: 
             made = rules.cancel(facts)
     except rules.Refused as refused:
         raise Conflict(str(refused), state=state["status"], allowed=_allowed(state)) from None
-    carry_out(tx, farm, state, made)
+    carry_out(tx, context, state, made)
 
 
-def carry_out(tx: Tx, farm: Farm, state: JobState, made: rules.Change) -> None:
+def carry_out(tx: Tx, context: AppContext, state: JobState, made: rules.Change) -> None:
     """What was decided of a locked job, by a person, a budget or a rule. The caller saves the state."""
     running = state.facts.running
     state["holds"] = ",".join(sorted(made.holds))
@@ -117,7 +117,7 @@ def carry_out(tx: Tx, farm: Farm, state: JobState, made: rules.Change) -> None:
     if made.cancel and state["cancel_ms"] is None:
         state["cancel_ms"] = tx.now_ms
         cancel_returned(tx, state, "The job was cancelled while this machine did not answer.")
-    _tell_sessions(tx, farm, state["job_id"], stop=made.stop and running > 0)
+    _tell_sessions(tx, context, state["job_id"], stop=made.stop and running > 0)
 
 
 def _allowed(state: JobState) -> list[str]:
@@ -147,14 +147,14 @@ def cancel_returned(tx: Tx, state: JobState, message: str) -> None:
     state.add("rows_cancelled", count)
 
 
-def _tell_sessions(tx: Tx, farm: Farm, job_id: str, *, stop: bool) -> None:
+def _tell_sessions(tx: Tx, context: AppContext, job_id: str, *, stop: bool) -> None:
     """Instructions are state: a newer version of what each of the job's sessions is to do."""
     values: dict[str, Any] = {"version": sessions.c.version + 1}
     if stop:
         values["cancel"] = True
     live = (sessions.c.job_id == job_id) & ~sessions.c.ended
     tx.conn.execute(farmwide(sa.update(sessions)).where(live).values(values))
-    tx.after_commit(lambda: farm.hub.wake(f"job:{job_id}", "dispatch"))
+    tx.after_commit(lambda: context.hub.wake(f"job:{job_id}", "dispatch"))
 
 
 def delete(tx: Tx, actor: Actor, job_id: str) -> None:
@@ -178,7 +178,7 @@ def mark_deleted(tx: Tx, state: JobState, who: str, request_id: str = "") -> Non
     accounts.audit(tx, who, state["account_id"], "job.delete", state["job_id"], None, None, request_id)
 
 
-def retry(tx: Tx, farm: Farm, actor: Actor, job_id: str, said: Retry) -> list[str]:
+def retry(tx: Tx, context: AppContext, actor: Actor, job_id: str, said: Retry) -> list[str]:
     """All failed and preempted tasks again, or exactly the frames asked for. Returns task numbers."""
     job, state = _locked(tx, actor, job_id)
     plan = plan_of(job)
@@ -196,10 +196,10 @@ def retry(tx: Tx, farm: Farm, actor: Actor, job_id: str, said: Retry) -> list[st
     else:
         billing.must_have_credit(tx, actor.account_id)
         numbers = _redo(tx, state, plan, said.frames)
-    return _retried(tx, farm, actor, state, plan, numbers)
+    return _retried(tx, context, actor, state, plan, numbers)
 
 
-def retry_task(tx: Tx, farm: Farm, actor: Actor, job_id: str, number: int) -> list[str]:
+def retry_task(tx: Tx, context: AppContext, actor: Actor, job_id: str, number: int) -> list[str]:
     """One failed or preempted task again."""
     job, state = _locked(tx, actor, job_id)
     plan = plan_of(job)
@@ -210,16 +210,18 @@ def retry_task(tx: Tx, farm: Farm, actor: Actor, job_id: str, number: int) -> li
     if status not in {TaskStatus.FAILED, TaskStatus.PREEMPTED} or state["cancel_ms"] is not None:
         raise Conflict("Only a failed or preempted task can be retried.", state=state["status"])
     _again(tx, state, number)
-    return _retried(tx, farm, actor, state, plan, [number])
+    return _retried(tx, context, actor, state, plan, [number])
 
 
-def _retried(tx: Tx, farm: Farm, actor: Actor, state: JobState, plan: Any, numbers: list[int]) -> list[str]:
+def _retried(
+    tx: Tx, context: AppContext, actor: Actor, state: JobState, plan: Any, numbers: list[int]
+) -> list[str]:
     width = plan.number_width
     names = [f"{n:0{width}d}" for n in numbers]
     job_id = state["job_id"]
     state.emit(tx, actor.name, "job.retry", {"tasks": names[:100]})
     job_states.save(tx, state, actor.name)
-    _tell_sessions(tx, farm, job_id, stop=False)
+    _tell_sessions(tx, context, job_id, stop=False)
     accounts.audit(
         tx, actor.name, actor.account_id, "job.retry", job_id, None, {"tasks": names[:100]}, actor.request_id
     )

@@ -31,12 +31,12 @@ from framefarm.server.accounts import service as accounts
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.actor import Actor
 from framefarm.server.catalog import destinations
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.events.streams import Followed, Streams
 from framefarm.server.files import manifests
 from framefarm.server.files.routes import sign_file
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command, recall
 from framefarm.server.http.paging import Paging
 from framefarm.server.http.request_limits import ReadOnce
@@ -65,7 +65,7 @@ async def list_jobs(
 ) -> Any:
     filters = [status, project, user, q, str(created_after), str(created_before)]
     after = paging.after("jobs", filters, actor)
-    rows = await farm_of(request).db.read(
+    rows = await context_of(request).db.read(
         summary.listing,
         actor,
         status=status,
@@ -77,14 +77,14 @@ async def list_jobs(
         after=after[0] if after else None,
         limit=paging.limit + 1,
     )
-    rows = [_in_words(farm_of(request), row) for row in rows]
+    rows = [_in_words(context_of(request), row) for row in rows]
     return paging.page("jobs", filters, actor, rows, lambda row: [row["id"]])
 
 
-def _in_words(farm: Farm, job: dict[str, Any]) -> dict[str, Any]:
+def _in_words(context: AppContext, job: dict[str, Any]) -> dict[str, Any]:
     """The dispatcher knows best what a job without a machine waits for."""
-    if job["status"] in {"pending", "running"} and job["id"] in farm.waiting:
-        job["waiting_for"] = farm.waiting[job["id"]]
+    if job["status"] in {"pending", "running"} and job["id"] in context.waiting:
+        job["waiting_for"] = context.waiting[job["id"]]
     return job
 
 
@@ -102,38 +102,38 @@ def _ms(moment: datetime | None) -> int | None:
 async def submit_job(
     request: Request, actor: Caller, submitted: Annotated[Submitted, Body()], dry_run: bool = False
 ) -> Response:
-    farm, said = farm_of(request), submitted.said
-    encode = partial(_encode_kept, farm, actor.account_id)
+    context, said = context_of(request), submitted.said
+    encode = partial(_encode_kept, context, actor.account_id)
     if not submitted.errors and (kept := await recall(request, actor, said, encode)) is not None:
         return kept
-    prepared = await _prepare(farm, actor, submitted)
+    prepared = await _prepare(context, actor, submitted)
     if dry_run:
         return Response(
             DryRun(**storing.dry_run(prepared)).model_dump_json(), 200, media_type="application/json"
         )
     for _ in range(10):
         prepared.manifest_sha256 = await run_in_threadpool(
-            manifests.store, farm.store, actor.account_id, prepared.snapshot.entries
+            manifests.store, context.store, actor.account_id, prepared.snapshot.entries
         )
         try:
             return await command(
-                request, actor, said, _submit, farm, actor, prepared, status=201, encode=encode
+                request, actor, said, _submit, context, actor, prepared, status=201, encode=encode
             )
         except storing.SnapshotMoved:
-            prepared = await _prepare(farm, actor, submitted)
+            prepared = await _prepare(context, actor, submitted)
     raise RuntimeError("the inputs of this job keep changing")
 
 
-async def _prepare(farm: Farm, actor: Actor, submitted: Submitted) -> validation.Prepared:
+async def _prepare(context: AppContext, actor: Actor, submitted: Submitted) -> validation.Prepared:
     actor.must_write()
-    place = await farm.db.read(validation.place_of, farm, actor, submitted)
-    unwritable = None if place is None else await run_in_threadpool(_unwritable, farm, place)
-    return await farm.db.read(validation.prepare, farm, actor, submitted, unwritable)
+    place = await context.db.read(validation.destination_of, context, actor, submitted)
+    unwritable = None if place is None else await run_in_threadpool(_unwritable, context, place)
+    return await context.db.read(validation.prepare, context, actor, submitted, unwritable)
 
 
-def _unwritable(farm: Farm, place: destinations.Place) -> InvalidInput | None:
+def _unwritable(context: AppContext, place: destinations.OutputDestination) -> InvalidInput | None:
     try:
-        destinations.check_writable(farm, place)
+        destinations.check_writable(context, place)
     except InvalidInput as error:
         return error
     return None
@@ -143,24 +143,26 @@ MANIFEST = "manifest"
 """Of a kept answer: where its inputs are, which are not kept a second time."""
 
 
-def _submit(tx: Tx, farm: Farm, actor: Actor, prepared: validation.Prepared) -> dict[str, Any]:
-    job_id = storing.store(tx, farm, actor, prepared)
-    answer, _ = detail.detail(tx, actor, job_id, partial(thumbnails.sign, farm))
+def _submit(tx: Tx, context: AppContext, actor: Actor, prepared: validation.Prepared) -> dict[str, Any]:
+    job_id = storing.store(tx, context, actor, prepared)
+    answer, _ = detail.detail(tx, actor, job_id, partial(thumbnails.sign, context))
     return answer | {MANIFEST: prepared.manifest_sha256}
 
 
-def _encode_kept(farm: Farm, account_id: str, kept: dict[str, Any]) -> bytes:
+def _encode_kept(context: AppContext, account_id: str, kept: dict[str, Any]) -> bytes:
     answer = {name: value for name, value in kept.items() if name != MANIFEST}
-    return detail.encode(farm.store, account_id, kept[MANIFEST], answer)
+    return detail.encode(context.store, account_id, kept[MANIFEST], answer)
 
 
 @router.get("/{job_id}", response_model=JobDetail, summary="Get detailed information about a single job")
 async def get_job(request: Request, actor: Caller, job_id: JobId) -> Response:
-    farm = farm_of(request)
-    answer, (account, manifest) = await farm.db.read(
-        detail.detail, actor, job_id, partial(thumbnails.sign, farm)
+    context = context_of(request)
+    answer, (account, manifest) = await context.db.read(
+        detail.detail, actor, job_id, partial(thumbnails.sign, context)
     )
-    body = await run_in_threadpool(detail.encode, farm.store, account, manifest, _in_words(farm, answer))
+    body = await run_in_threadpool(
+        detail.encode, context.store, account, manifest, _in_words(context, answer)
+    )
     return Response(body, media_type="application/json")
 
 
@@ -168,25 +170,25 @@ async def get_job(request: Request, actor: Caller, job_id: JobId) -> Response:
     "/{job_id}", response_model=JobDetail, summary="Update a job: hold, unhold, cancel, or priority"
 )
 async def change_job(request: Request, actor: Caller, job_id: JobId, said: JobChange) -> Response:
-    farm = farm_of(request)
-    await farm.db.write(actions.change, farm, actor, job_id, said)
+    context = context_of(request)
+    await context.db.write(actions.change, context, actor, job_id, said)
     return await get_job(request, actor, job_id)
 
 
 @router.delete("/{job_id}", status_code=204, summary="Delete a completed or cancelled job")
 async def delete_job(request: Request, actor: Caller, job_id: JobId) -> Response:
-    farm = farm_of(request)
-    await farm.db.write(actions.delete, actor, job_id)
-    drawn = BackgroundTask(thumbnails.remove, farm, actor.account_id, job_id)
+    context = context_of(request)
+    await context.db.write(actions.delete, actor, job_id)
+    drawn = BackgroundTask(thumbnails.remove, context, actor.account_id, job_id)
     return Response(status_code=204, background=drawn)
 
 
 @router.post("/{job_id}/retry", response_model=Retried, summary="Retry all failed tasks, or some frames")
 async def retry_job(request: Request, actor: Caller, job_id: JobId, said: Retry | None = None) -> Response:
-    farm, wanted = farm_of(request), said or Retry()
+    context, wanted = context_of(request), said or Retry()
 
     def work(tx: Tx) -> dict[str, Any]:
-        return {"retried": actions.retry(tx, farm, actor, job_id, wanted)}
+        return {"retried": actions.retry(tx, context, actor, job_id, wanted)}
 
     return await command(request, actor, wanted, work)
 
@@ -195,23 +197,23 @@ async def retry_job(request: Request, actor: Caller, job_id: JobId, said: Retry 
 async def list_tasks(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Any:
     after = paging.after("tasks", [job_id], actor)
     start = after[0] if after else -1
-    rows = await farm_of(request).db.read(children.task_page, actor, job_id, start, paging.limit + 1)
+    rows = await context_of(request).db.read(children.task_page, actor, job_id, start, paging.limit + 1)
     return paging.page("tasks", [job_id], actor, rows, lambda row: [int(row["number"])])
 
 
 @router.get("/{job_id}/tasks/{number}", response_model=JobTask, summary="One task")
 async def get_task(request: Request, actor: Caller, job_id: JobId, number: TaskNumber) -> Any:
-    return await farm_of(request).db.read(children.one_task, actor, job_id, number)
+    return await context_of(request).db.read(children.one_task, actor, job_id, number)
 
 
 @router.post(
     "/{job_id}/tasks/{number}/retry", response_model=Retried, summary="Retry one failed or preempted task"
 )
 async def retry_task(request: Request, actor: Caller, job_id: JobId, number: TaskNumber) -> Response:
-    farm = farm_of(request)
+    context = context_of(request)
 
     def work(tx: Tx) -> dict[str, Any]:
-        return {"retried": actions.retry_task(tx, farm, actor, job_id, number)}
+        return {"retried": actions.retry_task(tx, context, actor, job_id, number)}
 
     return await command(request, actor, None, work)
 
@@ -230,21 +232,21 @@ async def task_log(
     offset: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
     follow: bool = False,
 ) -> Response:
-    farm = farm_of(request)
-    await farm.db.read(children.one_task, actor, job_id, number)
+    context = context_of(request)
+    await context.db.read(children.one_task, actor, job_id, number)
 
     async def chunks() -> AsyncIterator[bytes]:
         position = offset
         while True:
-            task = await farm.db.read(children.one_task, actor, job_id, number)
-            keys = await farm.db.read(children.log_keys, actor, job_id, number)
-            while piece := await run_in_threadpool(_read_logs, farm, keys, position):
+            task = await context.db.read(children.one_task, actor, job_id, number)
+            keys = await context.db.read(children.log_keys, actor, job_id, number)
+            while piece := await run_in_threadpool(_read_logs, context, keys, position):
                 position += len(piece)
                 yield piece
             live = task["status"] in {"waiting", "pending", "running"}
-            if not follow or not live or farm.draining:
+            if not follow or not live or context.draining:
                 return
-            if not await farm.db.read(accounts.is_live, actor):
+            if not await context.db.read(accounts.is_live, actor):
                 return
             await asyncio.sleep(FOLLOW_SECONDS)
 
@@ -254,10 +256,10 @@ async def task_log(
     return Followed(chunks(), give_back, media_type="text/plain; charset=utf-8", headers=headers)
 
 
-def _read_logs(farm: Farm, keys: list[str], position: int) -> bytes:
+def _read_logs(context: AppContext, keys: list[str], position: int) -> bytes:
     """Up to 256 KiB of the logs, taken as one text, from `position` in bytes."""
     for key in keys:
-        path = farm.store.path(key)
+        path = context.store.path(key)
         try:
             with open(path, "rb") as file:
                 size = file.seek(0, 2)
@@ -272,17 +274,17 @@ def _read_logs(farm: Farm, keys: list[str], position: int) -> bytes:
 
 @router.get("/{job_id}/frames", response_model=FramePage, summary="Every frame of the job, in order")
 async def list_frames(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Any:
-    farm = farm_of(request)
+    context = context_of(request)
     after = paging.after("frames", [job_id], actor)
     start = after[0] if after else -1
-    rows = await farm.db.read(
+    rows = await context.db.read(
         children.frame_page,
         actor,
         job_id,
         start,
         paging.limit + 1,
-        lambda row: sign_file(farm, row),
-        partial(thumbnails.sign, farm),
+        lambda row: sign_file(context, row),
+        partial(thumbnails.sign, context),
     )
     position = {row["frame"]: start + 1 + i for i, row in enumerate(rows)}
     return paging.page("frames", [job_id], actor, rows, lambda row: [position[row["frame"]]])
@@ -290,15 +292,15 @@ async def list_frames(request: Request, actor: Caller, paging: Paging, job_id: J
 
 @router.get("/{job_id}/files", response_model=FilePage, summary="The files the job has made, with addresses")
 async def list_files(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Any:
-    farm = farm_of(request)
+    context = context_of(request)
     after = paging.after("files", [job_id], actor)
-    rows = await farm.db.read(
+    rows = await context.db.read(
         children.file_page,
         actor,
         job_id,
         after[0] if after else 0,
         paging.limit + 1,
-        lambda row: sign_file(farm, row),
+        lambda row: sign_file(context, row),
     )
     answer = paging.page("files", [job_id], actor, rows, lambda row: [row[0]])
     return answer | {"data": [file for _, file in answer["data"]]}
@@ -308,5 +310,5 @@ async def list_files(request: Request, actor: Caller, paging: Paging, job_id: Jo
 async def list_attempts(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Any:
     after = paging.after("attempts", [job_id], actor)
     start = after[0] if after else ""
-    rows = await farm_of(request).db.read(children.attempt_page, actor, job_id, start, paging.limit + 1)
+    rows = await context_of(request).db.read(children.attempt_page, actor, job_id, start, paging.limit + 1)
     return paging.page("attempts", [job_id], actor, rows, lambda row: [row["id"]])

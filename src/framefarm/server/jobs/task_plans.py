@@ -29,7 +29,7 @@ def plan_of(job: Any) -> TaskPlan | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class JobTerms:
     """What a hand-out and a report need to know of a job; none of it changes once its scene was read."""
 
     plan: TaskPlan
@@ -39,14 +39,14 @@ class Terms:
     task_retries: int
 
 
-_terms: WeakKeyDictionary[sa.Engine, dict[str, Terms]] = WeakKeyDictionary()
+_terms: WeakKeyDictionary[sa.Engine, dict[str, JobTerms]] = WeakKeyDictionary()
 """By the database that they were read from, then by job."""
 _TERMS = farmwide(sa.select(jobs.c.frames, jobs.c.scouts, jobs.c.chunk_size, jobs.c.request)).where(
     jobs.c.id == sa.bindparam("job_id")
 )
 
 
-def terms_of(tx: Tx, job_id: str) -> Terms:
+def job_terms_of(tx: Tx, job_id: str) -> JobTerms:
     """The job's terms, read once per process. Only for a job that has tasks."""
     mine = _terms.setdefault(tx.conn.engine, {})
     known = mine.get(job_id)
@@ -54,7 +54,7 @@ def terms_of(tx: Tx, job_id: str) -> Terms:
         row = tx.conn.execute(_TERMS, {"job_id": job_id}).mappings().one()
         plan, request = plan_of(row), row["request"]
         assert plan is not None
-        known = Terms(
+        known = JobTerms(
             plan,
             FrameSet.from_text(row["frames"]),
             row["chunk_size"],

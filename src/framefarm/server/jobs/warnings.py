@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.server.database import Tx
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.tenancy import farmwide
@@ -15,7 +15,7 @@ MOST = 200
 """Warnings that a job keeps."""
 
 
-def add(tx: Tx, job_id: str, notes: list[say.Note], frame: int | None = None) -> list[say.Note]:
+def add(tx: Tx, job_id: str, notes: list[msg.NodeWarning], frame: int | None = None) -> list[msg.NodeWarning]:
     """Add warnings to the job, each (code, subject) once, at most MOST. Returns those that were new; a code
     that the job does not have yet always finds room. `frame`: whose picture they are about."""
     key = jobs.c.id == job_id
@@ -24,7 +24,7 @@ def add(tx: Tx, job_id: str, notes: list[say.Note], frame: int | None = None) ->
     have: list[dict[str, Any]] = tx.conn.execute(query).scalar_one()
     known = {(w["code"], w.get("subject", "")) for w in have}
     codes = {w["code"] for w in have}
-    fresh: list[say.Note] = []
+    fresh: list[msg.NodeWarning] = []
     room = MOST - len(have)
     for note in notes:
         if (note.code, note.subject) not in known and (room > len(fresh) or note.code not in codes):
@@ -37,6 +37,6 @@ def add(tx: Tx, job_id: str, notes: list[say.Note], frame: int | None = None) ->
     return fresh
 
 
-def row(note: say.Note) -> dict[str, Any]:
+def row(note: msg.NodeWarning) -> dict[str, Any]:
     """As it is kept with a job or frame."""
     return {"code": note.code, "message": note.message, "subject": note.subject}

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.mail import service
 from framefarm.server.metrics import MAILS
 
@@ -30,17 +30,17 @@ def send(url: str, message: EmailMessage) -> None:
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
-    context = ssl.create_default_context()
+    tls = ssl.create_default_context()
     server: smtplib.SMTP
     if parts.scheme == "smtps":
-        server = smtplib.SMTP_SSL(host, parts.port or 465, timeout=SECONDS, context=context)
+        server = smtplib.SMTP_SSL(host, parts.port or 465, timeout=SECONDS, context=tls)
     else:
         server = smtplib.SMTP(host, parts.port or 25, timeout=SECONDS)
     with server:
         server.ehlo()
         safe = parts.scheme == "smtps" or _is_loopback(host)
         if parts.scheme == "smtp" and server.has_extn("starttls"):
-            server.starttls(context=context)
+            server.starttls(context=tls)
             server.ehlo()
             safe = True
         if parts.username is not None:
@@ -57,40 +57,40 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def run(farm: Farm, position: Callable[[], int | None]) -> None:
+async def run(context: AppContext, position: Callable[[], int | None]) -> None:
     """The mailer's life: woken by events. Without FRAMEFARM_SMTP_URL it has nothing to do."""
-    if farm.settings.smtp_url is None:
+    if context.settings.smtp_url is None:
         return
-    async with farm.hub.listen("mail") as woken:
+    async with context.hub.listen("mail") as woken:
         while True:
             pause = LOOK_SECONDS
             try:
-                pause = await round_(farm, position())
+                pause = await round_(context, position())
             except Exception:
                 log.exception("mail_failed")
             await woken.wait(pause)
 
 
-async def round_(farm: Farm, up_to: int | None) -> float:
+async def round_(context: AppContext, up_to: int | None) -> float:
     """Write down new mails and send what is due; returns in how many seconds to look again."""
-    assert farm.settings.smtp_url is not None
-    if up_to is not None and await farm.db.read(service.any_new, up_to):
-        while await farm.db.write(service.plan, up_to):
+    assert context.settings.smtp_url is not None
+    if up_to is not None and await context.db.read(service.any_new, up_to):
+        while await context.db.write(service.plan, up_to):
             pass
-    due, later_ms = await farm.db.write(service.take, AT_ONCE)
+    due, later_ms = await context.db.write(service.take, AT_ONCE)
     for row in due:
-        message = service.compose(row, farm.settings.mail_from, farm.base_url())
+        message = service.compose(row, context.settings.mail_from, context.base_url())
         error, final = None, False
         try:
-            await run_in_threadpool(send, farm.settings.smtp_url.get_secret_value(), message)
+            await run_in_threadpool(send, context.settings.smtp_url.get_secret_value(), message)
         except (smtplib.SMTPException, OSError) as failure:
             error, final = f"{type(failure).__name__}: {failure}"[:300], _is_final(failure)
             log.warning("mail_not_sent", job=row["job_id"], state=row["state"], error=error, final=final)
-        await farm.db.write(service.settle, row, error, final=final)
+        await context.db.write(service.settle, row, error, final=final)
         MAILS.labels("sent" if error is None else "refused").inc()
     if due:
         return 0.0
-    return LOOK_SECONDS if later_ms is None else max(0.05, (later_ms - farm.db.clock_ms()) / 1000)
+    return LOOK_SECONDS if later_ms is None else max(0.05, (later_ms - context.db.clock_ms()) / 1000)
 
 
 def _is_final(failure: Exception) -> bool:

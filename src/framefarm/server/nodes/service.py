@@ -12,10 +12,10 @@ import structlog
 from framefarm.core import node_health as rules
 from framefarm.core.errors import NotFound
 from framefarm.core.failure_codes import CAUSES, is_machines
-from framefarm.core.node_health import Limits, Node, Standing
+from framefarm.core.node_health import HealthLimits, NodeHealth, NodeState
 from framefarm.server.accounts import service as accounts
 from framefarm.server.accounts.tables import accounts as accounts_table
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Capacity, Notice
 from framefarm.server.nodes.tables import nodes
@@ -28,9 +28,9 @@ _MACHINES_OWN = [code for code in CAUSES if is_machines(code)]
 _STANDING = ("standing", "since_ms", "counted_from_ms", "until_ms", "times", "reason")
 
 
-def limits_of(tx: Tx, farm: Farm) -> Limits:
-    said = farm.settings
-    return Limits(
+def limits_of(tx: Tx, context: AppContext) -> HealthLimits:
+    said = context.settings
+    return HealthLimits(
         said.node_failed_jobs,
         round(said.node_window_seconds * 1000),
         round(said.node_pause_seconds * 1000),
@@ -48,7 +48,11 @@ class Machines:
 
 
 def look(
-    tx: Tx, farm: Farm, capacity: Sequence[Capacity] | None, notices: Sequence[Notice], steady_ms: int
+    tx: Tx,
+    context: AppContext,
+    capacity: Sequence[Capacity] | None,
+    notices: Sequence[Notice],
+    steady_ms: int,
 ) -> Machines:
     """The leader's look at all machines. `capacity` None: the engine does not
     answer, and what machines there are stays as it was. What was lost before `steady_ms` was lost with the
@@ -56,10 +60,10 @@ def look(
     rows = {row["name"]: dict(row) for row in tx.conn.execute(sa.select(nodes)).mappings()}
     if capacity is not None:
         _seen(tx, rows, capacity, {n.node: n.deadline_ms for n in notices})
-    limits = limits_of(tx, farm)
+    limits = limits_of(tx, context)
     bad = _ended_badly(tx, tx.now_ms - limits.window_ms, steady_ms)
     found = rules.against(bad)
-    in_use = {n for n, row in rows.items() if row["present"] and row["standing"] == Standing.IN_USE}
+    in_use = {n for n, row in rows.items() if row["present"] and row["standing"] == NodeState.IN_USE}
     for name, row in rows.items():
         node, mine = _node(row), found.get(name, [])
         only = in_use <= {name}
@@ -67,7 +71,7 @@ def look(
         after = rules.judge(node, mine, good_ms, tx.now_ms, limits, only=only)
         if after != node:
             _write(tx, row, after, "system")
-            if after.standing is not Standing.IN_USE:
+            if after.standing is not NodeState.IN_USE:
                 in_use.discard(name)
     return Machines(rows, rules.avoided(bad, tx.now_ms))
 
@@ -82,7 +86,7 @@ def set_aside(tx: Tx, name: str, reason: str) -> dict[str, Any]:
 def put_back(tx: Tx, name: str) -> dict[str, Any]:
     """In use again, whoever set it aside. Raises NotFound."""
     row = _row(tx, name)
-    if row["standing"] != Standing.IN_USE:
+    if row["standing"] != NodeState.IN_USE:
         _write(tx, row, rules.returned(_node(row), tx.now_ms), "operator")
     return _shape(row, _live(tx).get(name, 0))
 
@@ -94,7 +98,7 @@ def listing(tx: Tx) -> list[dict[str, Any]]:
     return [
         _shape(row, live.get(row["name"], 0))
         for row in rows
-        if row["present"] or row["standing"] != Standing.IN_USE
+        if row["present"] or row["standing"] != NodeState.IN_USE
     ]
 
 
@@ -112,7 +116,7 @@ def _seen(tx: Tx, rows: dict[str, Any], capacity: Sequence[Capacity], leaving: d
         }
         known = rows.get(name)
         if known is None:
-            fresh = {"standing": str(Standing.IN_USE), "since_ms": tx.now_ms, "counted_from_ms": 0}
+            fresh = {"standing": str(NodeState.IN_USE), "since_ms": tx.now_ms, "counted_from_ms": 0}
             rows[name] = {"name": name, "until_ms": None, "times": 0, "reason": None, **fresh, **is_now}
             tx.conn.execute(sa.insert(nodes).values(rows[name]))
         elif any(known[k] != v for k, v in is_now.items()):
@@ -124,7 +128,7 @@ def _seen(tx: Tx, rows: dict[str, Any], capacity: Sequence[Capacity], leaving: d
         tx.conn.execute(sa.update(nodes).where(nodes.c.name == name).values(gone))
 
 
-def _ended_badly(tx: Tx, since_ms: int, steady_ms: int) -> list[rules.Ended]:
+def _ended_badly(tx: Tx, since_ms: int, steady_ms: int) -> list[rules.BadEnd]:
     """Attempts; and sessions that never got to the scene, or that the machine itself ended."""
     some = sa.cast(attempts.c.frames_done > 0, sa.Integer)
     kind = attempts.c.node, attempts.c.account_id, attempts.c.job_id
@@ -147,11 +151,11 @@ def _ended_badly(tx: Tx, since_ms: int, steady_ms: int) -> list[rules.Ended]:
         sessions.c.end_reason.not_in(["drained", "cancelled", "preempted", "stopped"]),
         sa.or_(sessions.c.blender.is_(None), sessions.c.end_reason.in_(_MACHINES_OWN)),
     )
-    found = [rules.Ended(*row) for query in (bad, of_sessions) for row in tx.conn.execute(query)]
+    found = [rules.BadEnd(*row) for query in (bad, of_sessions) for row in tx.conn.execute(query)]
     return [e for e in found if e.at_ms >= steady_ms or e.reason not in {"machine_lost", "runner_lost"}]
 
 
-def _last_good(tx: Tx, node: Node, found: Sequence[rules.Ended]) -> int | None:
+def _last_good(tx: Tx, node: NodeHealth, found: Sequence[rules.BadEnd]) -> int | None:
     """When an attempt that committed a frame last ended there, or one that still runs last committed one (by
     its runner's clock, which is believed only up to now)."""
     since = max(node.counted_from_ms, min((e.at_ms for e in found), default=0))
@@ -186,16 +190,16 @@ def _row(tx: Tx, name: str) -> dict[str, Any]:
     if row is None:
         known = ", ".join(tx.conn.execute(sa.select(nodes.c.name).order_by(nodes.c.name).limit(20)).scalars())
         raise NotFound(
-            f"There is no machine {name}; there are: {known or 'none that the farm has seen yet'}."
+            f"There is no machine {name}; there are: {known or 'none that the context has seen yet'}."
         )
     return dict(row)
 
 
-def _node(row: Any) -> Node:
-    return Node(row["name"], Standing(row["standing"]), *(row[name] for name in _STANDING[1:]))
+def _node(row: Any) -> NodeHealth:
+    return NodeHealth(row["name"], NodeState(row["standing"]), *(row[name] for name in _STANDING[1:]))
 
 
-def _write(tx: Tx, row: dict[str, Any], after: Node, actor: str) -> None:
+def _write(tx: Tx, row: dict[str, Any], after: NodeHealth, actor: str) -> None:
     """Write where it stands; tell the audit and the log, unless only what counts has moved."""
     before = {name: row[name] for name in _STANDING}
     change = {name: getattr(after, name) for name in _STANDING} | {"standing": str(after.standing)}
@@ -213,7 +217,7 @@ def _write(tx: Tx, row: dict[str, Any], after: Node, actor: str) -> None:
 
 
 def _until(row: Any) -> str | None:
-    return iso(row["until_ms"]) if row["standing"] == Standing.SET_ASIDE else None
+    return iso(row["until_ms"]) if row["standing"] == NodeState.SET_ASIDE else None
 
 
 def _shape(row: Any, live: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from framefarm.server.accounts.tables import users
 from framefarm.server.billing import service as billing
 from framefarm.server.catalog import destinations
 from framefarm.server.catalog import service as catalog
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.nodes import service as nodes
 from framefarm.server.projects import service as projects
@@ -24,9 +24,9 @@ from framefarm.server.retention import service as collection
 from framefarm.server.tenancy import farmwide
 
 Arguments = dict[str, Any]
-Command = Callable[[Tx, Farm, Arguments], dict[str, Any]]
+Command = Callable[[Tx, AppContext, Arguments], dict[str, Any]]
 COMMANDS: dict[str, Command] = {}
-LONG: dict[str, Callable[[Farm, Arguments], dict[str, Any]]] = {"collect": collection.by_hand}
+LONG: dict[str, Callable[[AppContext, Arguments], dict[str, Any]]] = {"collect": collection.by_hand}
 """Those of many units of work, each committed by itself."""
 
 
@@ -64,20 +64,20 @@ def _user(row: Any) -> dict[str, Any]:
 
 
 @command("account.list")
-def account_list(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def account_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     rows = tx.conn.execute(sa.select(accounts_table).order_by(accounts_table.c.id)).mappings()
     return {"accounts": [_account(r) | {"balance_micros": billing.balance(tx, r["id"])} for r in rows.all()]}
 
 
 @command("account.create")
-def account_create(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def account_create(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     account_id = accounts.create_account(tx, said["account"])
     projects.create(tx, account_id, "", "default", "operator")
     return _account(accounts.account_named(tx, account_id))
 
 
 @command("account.set")
-def account_set(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def account_set(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     row = accounts.account_named(tx, said["account"])
     values: dict[str, Any] = {}
     if said.get("credit_limit") is not None:
@@ -96,19 +96,19 @@ def account_set(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
 
 
 @command("user.add")
-def user_add(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def user_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     try:
         account_id = accounts.account_named(tx, said["account"])["id"]
     except NotFound:
         if not said.get("create_account"):
             raise
-        account_id = account_create(tx, farm, said)["id"]
+        account_id = account_create(tx, context, said)["id"]
     hashed = said["password_hash"]
     return _user(accounts.create_user(tx, account_id, said["email"], hashed, said["role"], "operator"))
 
 
 @command("user.list")
-def user_list(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def user_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     query = farmwide(sa.select(users)).order_by(users.c.id)
     if said.get("account"):
         query = query.where(users.c.account_id == accounts.account_named(tx, said["account"])["id"])
@@ -116,7 +116,7 @@ def user_list(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
 
 
 @command("user.set")
-def user_set(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def user_set(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     row = accounts.user_by_email(tx, said["email"])
     if row is None:
         raise NotFound(f"There is no user {said['email']}.")
@@ -148,7 +148,7 @@ def _limit(text: str) -> int:
 
 
 @command("credit.add")
-def credit_add(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def credit_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     account_id = accounts.account_named(tx, said["account"])["id"]
     kind, amount = said.get("kind") or "credit", _micros(said["amount"], "amount")
     if kind == "charge":
@@ -170,7 +170,7 @@ def credit_add(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
 
 
 @command("price.set")
-def price_set(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def price_set(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     on_demand, spot = said.get("on_demand"), said.get("preemptible")
     return catalog.set_price(
         tx,
@@ -181,7 +181,7 @@ def price_set(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
 
 
 @command("package.register")
-def package_register(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def package_register(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     return catalog.register_package(
         tx,
         id=said["id"],
@@ -193,47 +193,47 @@ def package_register(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
 
 
 @command("package.list")
-def package_list(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def package_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     return {"packages": catalog.list_packages(tx)}
 
 
 @command("output.add")
-def output_add(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def output_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     account_id = accounts.account_named(tx, said["account"])["id"]
-    url = destinations.give(tx, account_id, said["url"])
+    url = destinations.grant(tx, account_id, said["url"])
     accounts.audit(tx, "operator", account_id, "output.add", url)
-    return {"places": destinations.list_places(tx, account_id)}
+    return {"places": destinations.list_destinations(tx, account_id)}
 
 
 @command("output.remove")
-def output_remove(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def output_remove(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     account_id = accounts.account_named(tx, said["account"])["id"]
-    destinations.take(tx, account_id, said["url"])
+    destinations.revoke(tx, account_id, said["url"])
     accounts.audit(tx, "operator", account_id, "output.remove", said["url"])
-    return {"places": destinations.list_places(tx, account_id)}
+    return {"places": destinations.list_destinations(tx, account_id)}
 
 
 @command("output.list")
-def output_list(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def output_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     account_id = accounts.account_named(tx, said["account"])["id"]
-    return {"places": destinations.list_places(tx, account_id)}
+    return {"places": destinations.list_destinations(tx, account_id)}
 
 
 @command("node.list")
-def node_list(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def node_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     return {"nodes": nodes.listing(tx)}
 
 
 @command("node.set_aside")
-def node_set_aside(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
+def node_set_aside(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     reason = said["reason"].strip()
     if not reason or len(reason) > 500:
         raise InvalidInput.of("reason", "say why, in 500 characters at most", said["reason"][:40])
-    tx.after_commit(lambda: farm.hub.wake("dispatch"))
+    tx.after_commit(lambda: context.hub.wake("dispatch"))
     return nodes.set_aside(tx, said["node"], reason)
 
 
 @command("node.return")
-def node_return(tx: Tx, farm: Farm, said: Arguments) -> dict[str, Any]:
-    tx.after_commit(lambda: farm.hub.wake("dispatch"))
+def node_return(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
+    tx.after_commit(lambda: context.hub.wake("dispatch"))
     return nodes.put_back(tx, said["node"])

@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from framefarm.core.errors import FarmError, InvalidInput
 from framefarm.server.bootstrap import open_farm
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.operator.commands import COMMANDS, LONG, prepare
 from framefarm.server.settings import Settings
@@ -55,7 +55,7 @@ class NobodyAnswers(OperatorError):
 def lock_data(data: Path, who: str = COMMAND) -> Iterator[None]:
     """Hold the data directory: one at a time. Raises BlockingIOError if another holds it.
 
-    The lock's file says who holds it: `farm PID`, or `command PID` for a moment.
+    The lock's file says who holds it: `context PID`, or `command PID` for a moment.
     """
     fd = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -129,22 +129,22 @@ def run(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_alone(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    farm = open_farm(Settings(data=data))
+    context = open_farm(Settings(data=data))
     try:
         if name in LONG:
-            return LONG[name](farm, arguments)
-        return farm.db.write_now(_do, farm, name, prepare(name, arguments))
+            return LONG[name](context, arguments)
+        return context.db.write_now(_do, context, name, prepare(name, arguments))
     finally:
-        farm.db.close()
+        context.db.close()
 
 
-def _do(tx: Tx, farm: Farm, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _do(tx: Tx, context: AppContext, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     work = COMMANDS.get(name)
     if work is None:
         raise InvalidInput.of(
             "command", f"there is none of this name; there are: {', '.join(sorted(COMMANDS))}", name
         )
-    return work(tx, farm, arguments)
+    return work(tx, context, arguments)
 
 
 # ----------------------------------------------------------------- while the farm runs
@@ -183,7 +183,7 @@ def _ask(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def serve_control(farm: Farm) -> AsyncIterator[None]:
+async def serve_control(context: AppContext) -> AsyncIterator[None]:
     """Answer operators' commands on a socket in the data directory, 0600."""
     import asyncio
 
@@ -191,18 +191,18 @@ async def serve_control(farm: Farm) -> AsyncIterator[None]:
         said = await request.json()
         try:
             if said["name"] in LONG:
-                return JSONResponse(await run_in_threadpool(LONG[said["name"]], farm, said["arguments"]))
+                return JSONResponse(await run_in_threadpool(LONG[said["name"]], context, said["arguments"]))
             arguments = await run_in_threadpool(prepare, said["name"], said["arguments"])
-            return JSONResponse(await farm.db.write(_do, farm, said["name"], arguments))
+            return JSONResponse(await context.db.write(_do, context, said["name"], arguments))
         except FarmError as error:
             return JSONResponse({"detail": error.detail}, 422)
         except Exception:
             log.exception("command_failed", name=said.get("name"))
             return JSONResponse({"detail": "the farm made a mistake; its log says which"}, 500)
 
-    (farm.data / SOCKET).unlink(missing_ok=True)
+    (context.data / SOCKET).unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with _address(farm.data) as path:
+    with _address(context.data) as path:
         sock.bind(path)
         os.chmod(path, 0o600)
     app = Starlette(routes=[Route("/command", answer, methods=["POST"])])
@@ -218,7 +218,7 @@ async def serve_control(farm: Farm) -> AsyncIterator[None]:
         server.should_exit = True
         await serving
         sock.close()
-        (farm.data / SOCKET).unlink(missing_ok=True)
+        (context.data / SOCKET).unlink(missing_ok=True)
 
 
 def dumps(answer: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from starlette.concurrency import run_in_threadpool
 
 from framefarm.core.failure_codes import explain
 from framefarm.server.catalog import destinations
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import jobs
@@ -59,7 +59,7 @@ def waiting(tx: Tx, resting: Collection[str] = ()) -> list[Any]:
     return list(tx.conn.execute(query.order_by(files.c.id).limit(BATCH)).mappings())
 
 
-def publish(farm: Farm, rows: Iterable[Any]) -> Published:
+def publish(context: AppContext, rows: Iterable[Any]) -> Published:
     """Link (or copy) each staged file to its final name and sync the folders.
 
     A file that is not staged any more was published before a crash: it counts as done.
@@ -70,7 +70,7 @@ def publish(farm: Farm, rows: Iterable[Any]) -> Published:
     ):
         mine = list(group)
         try:
-            made.done += _publish_to(farm, url, mine, made.refused)
+            made.done += _publish_to(context, url, mine, made.refused)
         except (OSError, ValueError) as error:  # a ValueError: its bucket is not mapped any more
             _refuse(made.refused, url, mine, error)
     for url, why in set(made.refused.values()):
@@ -78,12 +78,14 @@ def publish(farm: Farm, rows: Iterable[Any]) -> Published:
     return made
 
 
-def _publish_to(farm: Farm, url: str, rows: list[Any], refused: dict[str, tuple[str, str]]) -> list[Any]:
+def _publish_to(
+    context: AppContext, url: str, rows: list[Any], refused: dict[str, tuple[str, str]]
+) -> list[Any]:
     """Those that made it, once their folders are synced."""
     done = []
     stuck: set[str] = set()
     folders: dict[tuple[str, ...], int] = {}
-    with destinations.open_place(farm, url) as root:
+    with destinations.open_destination(context, url) as root:
         try:
             for row in rows:
                 *parents, name = row["path"].split("/")
@@ -93,7 +95,7 @@ def _publish_to(farm: Farm, url: str, rows: list[Any], refused: dict[str, tuple[
                         raise OSError(errno.EBUSY, "an earlier file of this name waits")
                     if key not in folders:
                         folders[key] = destinations.open_beneath(root, parents, create=True)
-                    _place(farm, row, folders[key], name)
+                    _place(context, row, folders[key], name)
                 except OSError as error:
                     stuck.add(row["path"])
                     _refuse(refused, url, [row], error)
@@ -112,8 +114,8 @@ def _refuse(refused: dict[str, tuple[str, str]], url: str, rows: list[Any], erro
     refused.update({row["job_id"]: (url, why) for row in rows})
 
 
-def _place(farm: Farm, row: Any, folder: int, name: str) -> None:
-    staged = farm.store.path(row["staged"])
+def _place(context: AppContext, row: Any, folder: int, name: str) -> None:
+    staged = context.store.path(row["staged"])
     temporary = _temporary(row["staged"])
     _remove(temporary, folder)  # left by a farm that was killed just here
     try:
@@ -157,7 +159,7 @@ def _copy(source: Any, name: str, folder: int) -> None:
         os.close(target)
 
 
-def settle(tx: Tx, farm: Farm, made: Published) -> None:
+def settle(tx: Tx, context: AppContext, made: Published) -> None:
     """Write down what was published; a job may be done with it. One that waits for its place says so."""
     by_job: dict[str, list[Any]] = {}
     for row in made.done:
@@ -173,7 +175,7 @@ def settle(tx: Tx, farm: Farm, made: Published) -> None:
         _mark_replaced(tx, job_id, mine)
         job_states.save(tx, state)
     _warn(tx, by_job.keys() | made.refused.keys(), made.refused)
-    tx.after_commit(lambda: farm.hub.wake("dispatch"))
+    tx.after_commit(lambda: context.hub.wake("dispatch"))
 
 
 def _warn(tx: Tx, job_ids: Collection[str], refused: dict[str, tuple[str, str]]) -> None:
@@ -204,30 +206,30 @@ def _mark_replaced(tx: Tx, job_id: str, mine: list[Any]) -> None:
     tx.conn.execute(change.values(replaced_by=job_id))
 
 
-def sweep(farm: Farm, rows: list[Any]) -> None:
+def sweep(context: AppContext, rows: list[Any]) -> None:
     """Remove the staged files of what is published."""
     for row in rows:
-        staged = farm.store.path(row["staged"])
+        staged = context.store.path(row["staged"])
         staged.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             staged.parent.rmdir()
 
 
-async def run(farm: Farm) -> None:
+async def run(context: AppContext) -> None:
     """The publisher's life: woken by commits, else looking now and then. A place that cannot be written rests
     for a while, so that it holds up no other."""
     resting: dict[str, float] = {}
-    async with farm.hub.listen("publish") as woken:
+    async with context.hub.listen("publish") as woken:
         while True:
             pause = IDLE_SECONDS
             try:
                 now = time.monotonic()
                 resting = {url: until for url, until in resting.items() if until > now}
-                rows = await farm.db.read(waiting, list(resting))
+                rows = await context.db.read(waiting, list(resting))
                 if rows:
-                    made = await run_in_threadpool(publish, farm, rows)
-                    await farm.db.write(settle, farm, made)
-                    await run_in_threadpool(sweep, farm, made.done)
+                    made = await run_in_threadpool(publish, context, rows)
+                    await context.db.write(settle, context, made)
+                    await run_in_threadpool(sweep, context, made.done)
                     resting |= {url: time.monotonic() + RETRY_SECONDS for url, _ in made.refused.values()}
                 if len(rows) == BATCH:
                     continue

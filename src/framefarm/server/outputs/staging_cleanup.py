@@ -17,7 +17,7 @@ import sqlalchemy as sa
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.sessions.tables import attempts, files, sessions
 from framefarm.server.tenancy import farmwide
@@ -36,10 +36,10 @@ class Folder:
     changed_ms: int
 
 
-def folders(farm: Farm) -> list[Folder]:
+def folders(context: AppContext) -> list[Folder]:
     """Those that are there now."""
     found: list[Folder] = []
-    for account in os.scandir(farm.store.root / "staging"):
+    for account in os.scandir(context.store.root / "staging"):
         for entry in _entries(account):
             with contextlib.suppress(FileNotFoundError):
                 found.append(Folder(account.name, entry.name, entry.stat().st_mtime_ns // 1_000_000))
@@ -82,35 +82,35 @@ def abandoned(tx: Tx, seen: list[Folder]) -> dict[str, set[str]]:
     return found
 
 
-def unwanted(farm: Farm, found: dict[str, set[str]]) -> list[Path]:
+def unwanted(context: AppContext, found: dict[str, set[str]]) -> list[Path]:
     """The files in abandoned folders that are not still to be published."""
     paths: list[Path] = []
     for key, wanted in found.items():
-        folder: Path = farm.store.path(key)
+        folder: Path = context.store.path(key)
         with contextlib.suppress(FileNotFoundError):
             paths += [folder / name for name in os.listdir(folder) if f"{key}/{name}" not in wanted]
     return paths
 
 
-def remove(farm: Farm, found: dict[str, set[str]]) -> int:
+def remove(context: AppContext, found: dict[str, set[str]]) -> int:
     """Remove what is not in use; returns how many files."""
-    paths = unwanted(farm, found)
+    paths = unwanted(context, found)
     for path in paths:
         path.unlink(missing_ok=True)
     for key in found:
         with contextlib.suppress(OSError):
-            farm.store.path(key).rmdir()
+            context.store.path(key).rmdir()
     return len(paths)
 
 
-async def run(farm: Farm) -> None:
+async def run(context: AppContext) -> None:
     """Looks now and then."""
     while True:
         try:
-            seen = await run_in_threadpool(folders, farm)
+            seen = await run_in_threadpool(folders, context)
             for start in range(0, len(seen), AT_ONCE):
-                found = await farm.db.read(abandoned, seen[start : start + AT_ONCE])
-                if count := await run_in_threadpool(remove, farm, found):
+                found = await context.db.read(abandoned, seen[start : start + AT_ONCE])
+                if count := await run_in_threadpool(remove, context, found):
                     log.info("staging_swept", files=count)
         except Exception:
             log.exception("staging_not_swept")

@@ -17,9 +17,9 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from framefarm.core.errors import NotAllowed, NotFound
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.sessions.tables import frames
 from framefarm.server.tenancy import farmwide
@@ -36,21 +36,21 @@ def folder(account_id: str, job_id: str) -> str:
     return f"thumbnails/{account_id}/{job_id}"
 
 
-def _signature(farm: Farm, account_id: str, row: Any, expires: int) -> str:
+def _signature(context: AppContext, account_id: str, row: Any, expires: int) -> str:
     bound = ["GET", account_id, row["job_id"], row["frame"], row["revision"], row["attempt_id"], expires]
     text = json.dumps(bound, separators=(",", ":"))
-    return hmac.new(farm.keys.key("signed-thumbnail"), text.encode(), "sha256").hexdigest()
+    return hmac.new(context.keys.key("signed-thumbnail"), text.encode(), "sha256").hexdigest()
 
 
-def sign(farm: Farm, account_id: str, row: Any) -> str | None:
+def sign(context: AppContext, account_id: str, row: Any) -> str | None:
     """An absolute address of a frame's thumbnail (a row of `frames`), good for 30 to 60 minutes, for whoever
     has it; None if there is none."""
     if row["thumbnail_bytes"] is None:
         return None
     expires = (int(time.time()) // STEP_SECONDS + 2) * STEP_SECONDS
-    signature = _signature(farm, account_id, row, expires)
+    signature = _signature(context, account_id, row, expires)
     query = urllib.parse.urlencode({"revision": row["revision"], "expires": expires, "signature": signature})
-    return f"{farm.base_url()}/api/jobs/{row['job_id']}/frames/{row['frame']}/thumbnail?{query}"
+    return f"{context.base_url()}/api/jobs/{row['job_id']}/frames/{row['frame']}/thumbnail?{query}"
 
 
 def _find(tx: Tx, job_id: str, frame: int, revision: int) -> Any:
@@ -64,11 +64,11 @@ def _find(tx: Tx, job_id: str, frame: int, revision: int) -> Any:
     return tx.conn.execute(query).mappings().one_or_none()
 
 
-def _read(farm: Farm, row: Any) -> bytes:
+def _read(context: AppContext, row: Any) -> bytes:
     """Raises NotFound if it is not there (any more), or is not the one that was told of."""
     key = f"{folder(row['account_id'], row['job_id'])}/{row['attempt_id']}-{row['frame']}.webp"
     try:
-        fd = os.open(farm.store.path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(context.store.path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         raise NotFound("The thumbnail is not there any more.") from None
     with io.FileIO(fd) as file:
@@ -93,14 +93,14 @@ async def get_thumbnail(
     expires: Annotated[int, Query()],
     signature: Annotated[str, Query(max_length=128)],
 ) -> Response:
-    farm = farm_of(request)
+    context = context_of(request)
     row = None
     if len(job_id) <= 64 and abs(frame) < 1 << 31:
-        row = await farm.db.read(_find, job_id, frame, revision)
+        row = await context.db.read(_find, job_id, frame, revision)
     left = expires - time.time()
     if row is None or not 0 < left <= URL_SECONDS or not signature.isascii():
         raise NotAllowed(BAD_ADDRESS)
-    if not hmac.compare_digest(_signature(farm, row["account_id"], row, expires), signature):
+    if not hmac.compare_digest(_signature(context, row["account_id"], row, expires), signature):
         raise NotAllowed(BAD_ADDRESS)
     if row["thumbnail_bytes"] is None:
         raise NotFound("The frame has no thumbnail yet.")
@@ -110,10 +110,10 @@ async def get_thumbnail(
         "Content-Security-Policy": "sandbox; default-src 'none'",
         "Cache-Control": f"private, max-age={int(left)}",
     }
-    content = await run_in_threadpool(_read, farm, row)
+    content = await run_in_threadpool(_read, context, row)
     return Response(content, headers=headers, media_type="image/webp")
 
 
-def remove(farm: Farm, account_id: str, job_id: str) -> None:
+def remove(context: AppContext, account_id: str, job_id: str) -> None:
     """Remove the thumbnails of a deleted job; blocks."""
-    shutil.rmtree(farm.store.path(folder(account_id, job_id)), ignore_errors=True)
+    shutil.rmtree(context.store.path(folder(account_id, job_id)), ignore_errors=True)

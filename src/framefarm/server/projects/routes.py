@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 from framefarm.protocol.api_catalog import NewProject, Project, ProjectChange, ProjectPage
 from framefarm.server.accounts.callers import Caller, Writer
 from framefarm.server.database import Tx
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.paging import Paging
 from framefarm.server.projects import service
@@ -33,7 +33,7 @@ async def list_projects(
     request: Request, actor: Caller, paging: Paging, status: Literal["active", "archived", "all"] = "active"
 ) -> Any:
     after = paging.after("projects", [status], actor)
-    rows = await farm_of(request).db.read(
+    rows = await context_of(request).db.read(
         service.listing, actor.account_id, status, after[0] if after else "", paging.limit + 1
     )
     return paging.page("projects", [status], actor, [_shape(r) for r in rows], lambda row: [row["id"]])
@@ -50,9 +50,9 @@ async def create_project(request: Request, actor: Writer, said: NewProject) -> R
 
 @router.get("/{project_id}", response_model=Project, summary="One project")
 async def get_project(request: Request, actor: Caller, project_id: ProjectId) -> Any:
-    return _shape(await farm_of(request).db.read(service.find, actor.account_id, project_id))
+    return _shape(await context_of(request).db.read(service.find, actor.account_id, project_id))
 
 
 @router.patch("/{project_id}", response_model=Project, summary="Archive, restore or rename a project")
 async def change_project(request: Request, actor: Writer, project_id: ProjectId, said: ProjectChange) -> Any:
-    return _shape(await farm_of(request).db.write(service.change, actor, project_id, said))
+    return _shape(await context_of(request).db.write(service.change, actor, project_id, said))

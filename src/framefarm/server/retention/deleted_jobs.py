@@ -22,7 +22,7 @@ from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_dependencies, job_state, jobs, tasks
 from framefarm.server.mail.tables import mails
 from framefarm.server.outputs import thumbnails
-from framefarm.server.retention.retention_pass import Run, Went
+from framefarm.server.retention.retention_pass import Removed, RetentionPass
 from framefarm.server.sessions.tables import files, frames, sessions
 from framefarm.server.tenancy import farmwide
 
@@ -103,7 +103,7 @@ def mark_emptied(tx: Tx, job_id: str) -> None:
     tx.conn.execute(mine.values(emptied_ms=tx.now_ms, **left))
 
 
-def empty_deleted(run: Run) -> Iterator[Went]:
+def empty_deleted(run: RetentionPass) -> Iterator[Removed]:
     names, after = run.read(due, "")
     while after is not None:
         for job_id in names:
@@ -111,22 +111,22 @@ def empty_deleted(run: Run) -> Iterator[Went]:
         names, after = run.read(due, after)
 
 
-def _empty_one(run: Run, job_id: str) -> Iterator[Went]:
+def _empty_one(run: RetentionPass, job_id: str) -> Iterator[Removed]:
     account = run.read(_account_of, job_id)
-    folder = run.farm.store.path(thumbnails.folder(account, job_id))
+    folder = run.context.store.path(thumbnails.folder(account, job_id))
     drawn = [path.stat().st_size for path in folder.glob("*.webp")]
     if run.dry:
-        yield Went("deleted_jobs", run.read(rows_of, job_id) or 0, len(drawn), sum(drawn))
+        yield Removed("deleted_jobs", run.read(rows_of, job_id) or 0, len(drawn), sum(drawn))
         return
     done = False
     while not done:
         count, done = run.write(empty, job_id, run.limit)
-        yield Went("deleted_jobs", rows=count)
+        yield Removed("deleted_jobs", rows=count)
         if not count and not done:
             return  # it is busy again
-    thumbnails.remove(run.farm, account, job_id)
+    thumbnails.remove(run.context, account, job_id)
     run.write(mark_emptied, job_id)
-    yield Went("deleted_jobs", files=len(drawn), bytes=sum(drawn))
+    yield Removed("deleted_jobs", files=len(drawn), bytes=sum(drawn))
 
 
 def _account_of(tx: Tx, job_id: str) -> str:
@@ -167,7 +167,7 @@ def delete_old(tx: Tx, job_id: str, jobs_ms: int) -> int:
     return 1
 
 
-def collect_old(run: Run) -> Iterator[Went]:
+def collect_old(run: RetentionPass) -> Iterator[Removed]:
     jobs_ms = run.keeping.jobs_ms
     if jobs_ms is None:
         return
@@ -175,7 +175,7 @@ def collect_old(run: Run) -> Iterator[Went]:
     while names := run.read(old, jobs_ms, after):
         after = names[-1]
         if run.dry:
-            yield Went("old_jobs", rows=len(names))
+            yield Removed("old_jobs", rows=len(names))
             continue
         for job_id in names:
-            yield Went("old_jobs", rows=run.write(delete_old, job_id, jobs_ms))
+            yield Removed("old_jobs", rows=run.write(delete_old, job_id, jobs_ms))

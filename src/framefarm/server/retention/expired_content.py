@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from framefarm.core.retention import UNUSED_MS, Keeping
+from framefarm.core.retention import UNUSED_MS, RetentionPolicy
 from framefarm.server.database import Tx
 from framefarm.server.files.manifests import listed
 from framefarm.server.files.tables import (
@@ -21,7 +21,7 @@ from framefarm.server.files.tables import (
     registrations,
 )
 from framefarm.server.jobs.tables import job_state, jobs
-from framefarm.server.retention.retention_pass import Run, Went
+from framefarm.server.retention.retention_pass import Removed, RetentionPass
 from framefarm.server.tenancy import farmwide, scoped
 
 PAGE = 1000
@@ -67,24 +67,24 @@ def forget_manifest(tx: Tx, account_id: str, sha256: str, limit: int) -> tuple[i
     return count + tx.conn.execute(farmwide(sa.delete(manifests)).where(mine)).rowcount, True
 
 
-def collect_manifests(run: Run) -> Iterator[Went]:
+def collect_manifests(run: RetentionPass) -> Iterator[Removed]:
     after = ("", "")
     while rows := run.read(unused_manifests, after):
         after = (rows[-1]["account_id"], rows[-1]["sha256"])
         if run.dry:
-            yield Went("manifests", rows=len(rows))
+            yield Removed("manifests", rows=len(rows))
             continue
         for row in rows:
             done = False
             while not done:
                 count, done = run.write(forget_manifest, row["account_id"], row["sha256"], run.limit)
-                yield Went("manifests", rows=count)
+                yield Removed("manifests", rows=count)
 
 
 # ------------------------------------------------------------------------------ content
 
 
-def unwanted(keeping: Keeping, now_ms: int) -> sa.ColumnElement[bool]:
+def unwanted(keeping: RetentionPolicy, now_ms: int) -> sa.ColumnElement[bool]:
     """`core.collection.content_fate` says "condemn", as a condition on `contents`."""
     referred = farmwide(sa.select(manifest_contents.c.content_sha256)).where(
         manifest_contents.c.account_id == contents.c.account_id,
@@ -104,14 +104,14 @@ def unwanted(keeping: Keeping, now_ms: int) -> sa.ColumnElement[bool]:
     return contents.c.condemned_ms.is_(None) & old & ~sa.exists(referred) & ~sa.exists(awaited)
 
 
-def to_condemn(tx: Tx, keeping: Keeping, after: tuple[str, str]) -> list[Any]:
+def to_condemn(tx: Tx, keeping: RetentionPolicy, after: tuple[str, str]) -> list[Any]:
     key = sa.tuple_(contents.c.account_id, contents.c.sha256)
     query = farmwide(sa.select(contents)).where(unwanted(keeping, tx.now_ms), key > after)
     order = (contents.c.account_id, contents.c.sha256)
     return list(tx.conn.execute(query.order_by(*order).limit(PAGE)).mappings())
 
 
-def condemn(tx: Tx, keeping: Keeping, account_id: str, sha256s: list[str]) -> int:
+def condemn(tx: Tx, keeping: RetentionPolicy, account_id: str, sha256s: list[str]) -> int:
     """Those of them that nobody wants (still) do not exist from now on; how many.
 
     What somebody claims at this moment is locked, and left alone.
@@ -124,12 +124,12 @@ def condemn(tx: Tx, keeping: Keeping, account_id: str, sha256s: list[str]) -> in
     return tx.conn.execute(change.values(condemned_ms=tx.now_ms)).rowcount
 
 
-def collect_content(run: Run) -> Iterator[Went]:
+def collect_content(run: RetentionPass) -> Iterator[Removed]:
     after = ("", "")
     while rows := run.read(to_condemn, run.keeping, after):
         after = (rows[-1]["account_id"], rows[-1]["sha256"])
         if run.dry:
-            yield Went("content_condemned", rows=len(rows), bytes=sum(r["size"] for r in rows))
+            yield Removed("content_condemned", rows=len(rows), bytes=sum(r["size"] for r in rows))
             continue
         left = list(rows)
         while left:
@@ -137,10 +137,10 @@ def collect_content(run: Run) -> Iterator[Went]:
             some = [r for r in left[: run.limit] if r["account_id"] == account]
             left = left[len(some) :]
             count = run.write(condemn, run.keeping, account, [r["sha256"] for r in some])
-            yield Went("content_condemned", rows=count)
+            yield Removed("content_condemned", rows=count)
 
 
-def to_remove(tx: Tx, keeping: Keeping, after_ms: int, limit: int) -> list[Any]:
+def to_remove(tx: Tx, keeping: RetentionPolicy, after_ms: int, limit: int) -> list[Any]:
     """Condemned long enough ago; in the order in which they were."""
     query = farmwide(sa.select(contents)).where(
         contents.c.condemned_ms < tx.now_ms - keeping.condemned_ms, contents.c.condemned_ms >= after_ms
@@ -166,18 +166,18 @@ def forget_content(tx: Tx, gone: list[Any]) -> int:
     return count
 
 
-def remove_content(run: Run) -> Iterator[Went]:
+def remove_content(run: RetentionPass) -> Iterator[Removed]:
     """Objects first, then their rows."""
     if run.dry:
         rows = run.read(to_remove, run.keeping, 0, 1 << 30)
-        yield Went("content", rows=len(rows), files=len(rows), bytes=sum(r["size"] for r in rows))
+        yield Removed("content", rows=len(rows), files=len(rows), bytes=sum(r["size"] for r in rows))
         return
     while rows := run.read(to_remove, run.keeping, 0, FILES_AT_ONCE):
         freed = files = 0
         for row in rows:
             key = f"content/{row['account_id']}/{row['sha256']}/{row['generation']}"
-            files += run.farm.store.path(key).exists()
-            run.farm.store.delete(key)
-            run.farm.store.prune_folder(key)
+            files += run.context.store.path(key).exists()
+            run.context.store.delete(key)
+            run.context.store.prune_folder(key)
             freed += row["size"]
-        yield Went("content", run.write(forget_content, rows), files, freed)
+        yield Removed("content", run.write(forget_content, rows), files, freed)

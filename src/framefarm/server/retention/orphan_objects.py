@@ -20,7 +20,7 @@ from framefarm.server.files.manifests import listed
 from framefarm.server.files.tables import contents, manifests
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.outputs import staging_cleanup
-from framefarm.server.retention.retention_pass import Run, Went
+from framefarm.server.retention.retention_pass import Removed, RetentionPass
 from framefarm.server.sessions.tables import attempts, sessions
 from framefarm.server.storage.local import Aged
 from framefarm.server.tenancy import farmwide
@@ -44,24 +44,24 @@ def known_manifests(tx: Tx, page: list[Aged]) -> set[str]:
     return {f"manifests/{account}/{sha256}" for account, sha256 in rows}
 
 
-def _pages(run: Run, area: str) -> Iterator[list[Aged]]:
-    walk = run.farm.store.walk(area)
+def _pages(run: RetentionPass, area: str) -> Iterator[list[Aged]]:
+    walk = run.context.store.walk(area)
     while page := list(islice(walk, PAGE)):
         run.breathe()
         yield page
 
 
-def _abandoned(run: Run, what: str, area: str, known: Known) -> Iterator[Went]:
+def _abandoned(run: RetentionPass, what: str, area: str, known: Known) -> Iterator[Removed]:
     for page in _pages(run, area):
         before_ns = time.time_ns() - ABANDONED_MS * 1_000_000
         rows = run.read(known, page)
         due = [a for a in page if a.key not in rows and a.changed_ns < before_ns]
         if not run.dry:
-            due = [a for a in due if run.farm.store.remove_older(a.key, before_ns)]
+            due = [a for a in due if run.context.store.remove_older(a.key, before_ns)]
             if area == "content":
                 for a in due:
-                    run.farm.store.prune_folder(a.key)
-        yield Went(what, files=len(due), bytes=sum(a.size for a in due))
+                    run.context.store.prune_folder(a.key)
+        yield Removed(what, files=len(due), bytes=sum(a.size for a in due))
 
 
 def facts_of_logs(tx: Tx, names: list[str], now_ns: int, page: list[Aged]) -> list[Log]:
@@ -83,33 +83,33 @@ def facts_of_logs(tx: Tx, names: list[str], now_ns: int, page: list[Aged]) -> li
     return found
 
 
-def collect_logs(run: Run) -> Iterator[Went]:
+def collect_logs(run: RetentionPass) -> Iterator[Removed]:
     for page in _pages(run, "logs"):
         names = [a.key.rpartition("/")[2].removesuffix(".log") for a in page]
         facts = run.read(facts_of_logs, names, time.time_ns(), page)
-        now_ms = run.farm.db.clock_ms()
+        now_ms = run.context.db.clock_ms()
         due = [a for a, log in zip(page, facts, strict=True) if log_is_due(log, run.keeping, now_ms)]
         if not run.dry:
             for a in due:
-                run.farm.store.path(a.key).unlink(missing_ok=True)
-        yield Went("logs", files=len(due), bytes=sum(a.size for a in due))
+                run.context.store.path(a.key).unlink(missing_ok=True)
+        yield Removed("logs", files=len(due), bytes=sum(a.size for a in due))
 
 
-def collect_objects(run: Run) -> Iterator[Went]:
+def collect_objects(run: RetentionPass) -> Iterator[Removed]:
     """Objects without rows: of requests that were killed, and of rows that are collected."""
     yield from collect_logs(run)
     yield from _abandoned(run, "manifest_files", "manifests", known_manifests)
     yield from _abandoned(run, "abandoned_content", "content", known_content)
     if not run.dry:
-        yield Went("half_uploads", files=run.farm.store.sweep_incoming())
+        yield Removed("half_uploads", files=run.context.store.sweep_incoming())
 
 
-def collect_staging(run: Run) -> Iterator[Went]:
+def collect_staging(run: RetentionPass) -> Iterator[Removed]:
     """What `leftovers` does every ten seconds while the farm runs."""
-    seen = staging_cleanup.folders(run.farm)
+    seen = staging_cleanup.folders(run.context)
     for start in range(0, len(seen), PAGE):
         found = run.read(staging_cleanup.abandoned, seen[start : start + PAGE])
-        due = staging_cleanup.unwanted(run.farm, found)
+        due = staging_cleanup.unwanted(run.context, found)
         size = sum(path.stat().st_size for path in due if path.exists())
-        count = len(due) if run.dry else staging_cleanup.remove(run.farm, found)
-        yield Went("staging", files=count, bytes=size)
+        count = len(due) if run.dry else staging_cleanup.remove(run.context, found)
+        yield Removed("staging", files=count, bytes=size)

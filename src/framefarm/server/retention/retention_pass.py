@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
-from framefarm.core.retention import DAY_MS, HOUR_MS, Keeping
-from framefarm.server.context import Farm
+from framefarm.core.retention import DAY_MS, HOUR_MS, RetentionPolicy
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.settings import Settings
 
@@ -20,7 +20,7 @@ LONG_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Went:
+class Removed:
     """What a step has removed, or in a dry run what would go. `what` is a kind's name."""
 
     what: str
@@ -34,12 +34,12 @@ class Stopped(Exception):
 
 
 @dataclass
-class Run:
-    """One pass. `must_lead` raises in a transaction of whoever leads no more."""
+class RetentionPass:
+    """One pass. `require_lead` raises in a transaction of whoever leads no more."""
 
-    farm: Farm
-    keeping: Keeping
-    must_lead: Callable[[Tx], None]
+    context: AppContext
+    keeping: RetentionPolicy
+    require_lead: Callable[[Tx], None]
     dry: bool = False
     limit: int = FIRST_LIMIT
     """Rows that the next unit of work may touch."""
@@ -48,21 +48,21 @@ class Run:
         """`work` as a unit of its own, timed. Raises Stopped."""
 
         def unit(tx: Tx) -> T:
-            self.must_lead(tx)
+            self.require_lead(tx)
             began = time.perf_counter()
             result = work(tx, *args, **kwargs)
             self.took(time.perf_counter() - began)
             return result
 
         self.breathe()
-        return self.farm.db.write_now(unit)
+        return self.context.db.write_now(unit)
 
     def read(self, work: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         self.breathe()
-        return self.farm.db.read_now(work, *args, **kwargs)
+        return self.context.db.read_now(work, *args, **kwargs)
 
     def breathe(self) -> None:
-        if self.farm.draining:
+        if self.context.draining:
             raise Stopped
 
     def took(self, seconds: float) -> None:
@@ -73,9 +73,9 @@ class Run:
             self.limit = min(MOST, self.limit + self.limit // 4)
 
 
-def keeping_of(settings: Settings) -> Keeping:
+def keeping_of(settings: Settings) -> RetentionPolicy:
     days = settings.jobs_kept_days
-    return Keeping(
+    return RetentionPolicy(
         unclaimed_ms=round(settings.content_kept_days * DAY_MS),
         condemned_ms=round(settings.condemned_kept_hours * HOUR_MS),
         logs_ms=round(settings.logs_kept_days * DAY_MS),

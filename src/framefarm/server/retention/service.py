@@ -13,13 +13,13 @@ import structlog
 from starlette.concurrency import run_in_threadpool
 
 from framefarm.server.accounts import service as accounts
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.dispatch.leader import NotLeader
 from framefarm.server.metrics import COLLECTED_BYTES, COLLECTED_ROWS
 from framefarm.server.retention import deleted_jobs, expired_content, orphan_objects
 from framefarm.server.retention import expired_rows as table_rows
-from framefarm.server.retention.retention_pass import Run, Stopped, Went, keeping_of
+from framefarm.server.retention.retention_pass import Removed, RetentionPass, Stopped, keeping_of
 
 log = structlog.get_logger(__name__)
 LOOK_SECONDS = 900.0
@@ -31,7 +31,7 @@ FIRST_WALK_SECONDS = 3600.0
 PACE_SECONDS = 0.05
 """Between steps: whoever else writes comes in between."""
 
-Part = Callable[[Run], Iterator[Went]]
+Part = Callable[[RetentionPass], Iterator[Removed]]
 ROWS: tuple[Part, ...] = (
     deleted_jobs.collect_old,
     deleted_jobs.empty_deleted,
@@ -50,7 +50,7 @@ def leads_anyway(_tx: Tx) -> None:
     """For whoever holds the data directory alone."""
 
 
-def steps(run: Run, parts: Iterable[Part]) -> Iterator[Went]:
+def steps(run: RetentionPass, parts: Iterable[Part]) -> Iterator[Removed]:
     """Each item is one small step that was taken. Blocks for that step alone. Ends when the farm stops."""
     try:
         for part in parts:
@@ -63,7 +63,7 @@ def steps(run: Run, parts: Iterable[Part]) -> Iterator[Went]:
         return
 
 
-def sums(all_went: Iterable[Went]) -> list[dict[str, Any]]:
+def sums(all_went: Iterable[Removed]) -> list[dict[str, Any]]:
     """By kind, in the order in which they came; kinds of which nothing went are left out."""
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for went in all_went:
@@ -76,16 +76,16 @@ def sums(all_went: Iterable[Went]) -> list[dict[str, Any]]:
     ]
 
 
-async def run(farm: Farm, must_lead: Callable[[Tx], None]) -> None:
-    """Looks every quarter of an hour. `must_lead` raises in a transaction of whoever leads no more."""
+async def run(context: AppContext, require_lead: Callable[[Tx], None]) -> None:
+    """Looks every quarter of an hour. `require_lead` raises in a transaction of whoever leads no more."""
     walk_at = time.monotonic() + FIRST_WALK_SECONDS
     await asyncio.sleep(FIRST_LOOK_SECONDS)
     while True:
         walks = time.monotonic() >= walk_at
         try:
-            await farm.db.write(must_lead)  # objects go without a transaction
+            await context.db.write(require_lead)  # objects go without a transaction
             for part in (*ROWS, *WALKS) if walks else ROWS:
-                await _apart(farm, must_lead, part)
+                await _apart(context, require_lead, part)
         except NotLeader:
             log.debug("collection_is_anothers")
         except Exception:
@@ -95,20 +95,22 @@ async def run(farm: Farm, must_lead: Callable[[Tx], None]) -> None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _apart(farm: Farm, must_lead: Callable[[Tx], None], part: Part) -> None:
+async def _apart(context: AppContext, require_lead: Callable[[Tx], None], part: Part) -> None:
     """A part that fails, on an object that cannot be removed say, keeps no other from its work."""
     try:
-        await turn(farm, must_lead, (part,))
+        await turn(context, require_lead, (part,))
     except NotLeader:
         raise
     except Exception:
         log.exception("collection_failed", part=part.__name__)
 
 
-async def turn(farm: Farm, must_lead: Callable[[Tx], None], parts: Iterable[Part]) -> list[dict[str, Any]]:
+async def turn(
+    context: AppContext, require_lead: Callable[[Tx], None], parts: Iterable[Part]
+) -> list[dict[str, Any]]:
     """One pass, with a pause after each step that did something."""
-    taken = steps(Run(farm, keeping_of(farm.settings), must_lead), parts)
-    done: list[Went] = []
+    taken = steps(RetentionPass(context, keeping_of(context.settings), require_lead), parts)
+    done: list[Removed] = []
     while (went := await run_in_threadpool(next, taken, None)) is not None:
         done.append(went)
         if went.rows or went.files:
@@ -119,13 +121,13 @@ async def turn(farm: Farm, must_lead: Callable[[Tx], None], parts: Iterable[Part
     return found
 
 
-def by_hand(farm: Farm, said: dict[str, Any]) -> dict[str, Any]:
+def by_hand(context: AppContext, said: dict[str, Any]) -> dict[str, Any]:
     """`framefarm admin collect`: all of it at once. `dry_run`: only say what is due now."""
     dry = bool(said.get("dry_run"))
     with _one_at_a_time:
-        found = sums(steps(Run(farm, keeping_of(farm.settings), leads_anyway, dry), BY_HAND))
+        found = sums(steps(RetentionPass(context, keeping_of(context.settings), leads_anyway, dry), BY_HAND))
     if not dry:
-        farm.db.write_now(accounts.audit, "operator", None, "collect", "", None, {"collected": found})
+        context.db.write_now(accounts.audit, "operator", None, "collect", "", None, {"collected": found})
     return {
         "dry_run": dry,
         "bytes": sum(row["bytes"] for row in found if row["what"] != "content_condemned"),

@@ -8,12 +8,12 @@ import sqlalchemy as sa
 
 from framefarm.core.frames import FrameSet
 from framefarm.core.job import JobFacts, batch_size
-from framefarm.protocol.node import Desired, TaskOrder
+from framefarm.protocol.node import DesiredState, TaskOrder
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
-from framefarm.server.jobs.task_plans import terms_of
+from framefarm.server.jobs.task_plans import job_terms_of
 from framefarm.server.sessions.ownership import displace
 from framefarm.server.sessions.tables import attempts, frames, sessions
 from framefarm.server.tenancy import farmwide
@@ -39,11 +39,13 @@ def open_attempts(tx: Tx, session_id: str) -> list[Any]:
     return list(tx.conn.execute(_OPEN, {"session": session_id}).mappings())
 
 
-def desired(session: Any, facts: JobFacts, held: list[Any], lease_seconds: float, now_ms: int) -> Desired:
+def desired(
+    session: Any, facts: JobFacts, held: list[Any], lease_seconds: float, now_ms: int
+) -> DesiredState:
     """Everything the farm wants of this session now."""
     until = session["preempt_ms"]
     wanted = [] if facts.holds or session["cancel"] or until is not None else held
-    return Desired(
+    return DesiredState(
         version=session["version"],
         tasks=[
             TaskOrder(
@@ -67,7 +69,7 @@ def hand_out(tx: Tx, session: dict[str, Any], state: JobState, held: list[Any]) 
     if not ready or session["drain"] or session["cancel"]:
         return held
     job_id = session["job_id"]
-    terms = terms_of(tx, job_id)
+    terms = job_terms_of(tx, job_id)
     plan = terms.plan
     scouting = state["next"] < state["scout_count"]
     want = batch_size(

@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.failure_codes import explain
-from framefarm.core.frame_colour import Look, stands_out
+from framefarm.core.frame_colour import FrameColour, is_outlier
 from framefarm.core.frames import FrameSet
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.server.database import Tx
 from framefarm.server.jobs import warnings as told
 from framefarm.server.sessions.tables import attempts, files, frames
@@ -21,12 +21,12 @@ UNIFORM = "uniform_picture"
 MOST_THUMBNAIL_BYTES = 1 << 20
 
 
-def look_text(told: say.Look | None) -> str | None:
+def look_text(told: msg.FrameColour | None) -> str | None:
     """As the row keeps it; None for what can't be a look."""
     if told is None:
         return None
     colour = None if told.colour is None else tuple(told.colour)
-    return Look(colour).to_text() if colour is None or len(colour) in (1, 3) else None
+    return FrameColour(colour).to_text() if colour is None or len(colour) in (1, 3) else None
 
 
 def neighbours(all_frames: FrameSet, frame: int) -> list[int]:
@@ -43,7 +43,7 @@ _COMMITTED = farmwide(
 )
 
 
-def around(tx: Tx, job_id: str, all_frames: FrameSet, saved: list[say.FrameSaved]) -> list[Any]:
+def around(tx: Tx, job_id: str, all_frames: FrameSet, saved: list[msg.FrameSaved]) -> list[Any]:
     """What was committed before of these frames and, where they can be judged, of those beside them."""
     numbers = {e.frame for e in saved}
     for event in saved:
@@ -73,11 +73,11 @@ def judge(
         if not row["look"] or any(w["code"] == UNIFORM for w in row["warnings"] or ()):
             continue
         beside = [_look(newest.get(n)) for n in neighbours(all_frames, frame)]
-        if not stands_out(_look(row), beside):
+        if not is_outlier(_look(row), beside):
             continue
         is_fresh = id(row) in fresh
         path = _path(tx, job_id, row, files_saved if is_fresh else None)
-        note = say.Note(code=UNIFORM, message=explain(UNIFORM, {"path": path}), subject=path)
+        note = msg.NodeWarning(code=UNIFORM, message=explain(UNIFORM, {"path": path}), subject=path)
         warnings = [*(row["warnings"] or ()), told.row(note)]
         if is_fresh:
             row["warnings"] = warnings
@@ -89,8 +89,8 @@ def judge(
     return made
 
 
-def _look(row: Any) -> Look | None:
-    return None if row is None or row["look"] is None else Look.from_text(row["look"])
+def _look(row: Any) -> FrameColour | None:
+    return None if row is None or row["look"] is None else FrameColour.from_text(row["look"])
 
 
 def _path(tx: Tx, job_id: str, row: Any, rows: list[dict[str, Any]] | None) -> str:
@@ -138,7 +138,7 @@ def _draw() -> sa.Update:
 
 
 def keep_thumbnails(
-    tx: Tx, job_id: str, session_id: str, drawn: list[say.FrameDrawn]
+    tx: Tx, job_id: str, session_id: str, drawn: list[msg.FrameDrawn]
 ) -> set[tuple[str, int]]:
     """Write down the thumbnails of frames that attempts of this session committed, whoever owns their tasks
     by now: (attempt, frame) of each."""

@@ -17,12 +17,12 @@ from framefarm.core.job import Outcome, TaskFacts, TaskStatus, outcome_of, task_
 from framefarm.core.money import affordable_ms, billed_ms, cost_micros
 from framefarm.core.paths import is_output_name
 from framefarm.core.retry_policy import Failure, stops_early
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.server.database import Tx
 from framefarm.server.jobs import warnings
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
-from framefarm.server.jobs.task_plans import terms_of
+from framefarm.server.jobs.task_plans import job_terms_of
 from framefarm.server.sessions import frame_checks, ownership, scene_warnings
 from framefarm.server.sessions.assignment import committed
 from framefarm.server.sessions.tables import attempts, files, frames, leases, sessions
@@ -99,40 +99,40 @@ class Reporter:
         rows = self.tx.conn.execute(_OWNED, {"session": self.session["id"]}).mappings()
         return {row["id"]: dict(row) for row in rows}
 
-    def apply(self, events: list[say.Event]) -> list[say.Verdict]:
+    def apply(self, events: list[msg.Event]) -> list[msg.Verdict]:
         """One verdict per event."""
-        saved = [e for e in events if isinstance(e, say.FrameSaved) and e.attempt in self.own]
+        saved = [e for e in events if isinstance(e, msg.FrameSaved) and e.attempt in self.own]
         if saved:
             self._find_committed(saved)
         verdicts = [self._one(event) for event in events]
         self._judge()
         self._write()
-        drawn = [e for e in events if isinstance(e, say.FrameDrawn)]
+        drawn = [e for e in events if isinstance(e, msg.FrameDrawn)]
         if not drawn:
             return verdicts
         kept = frame_checks.keep_thumbnails(self.tx, self.state["job_id"], self.session["id"], drawn)
         return [
-            "applied" if isinstance(e, say.FrameDrawn) and (e.attempt, e.frame) in kept else verdict
+            "applied" if isinstance(e, msg.FrameDrawn) and (e.attempt, e.frame) in kept else verdict
             for e, verdict in zip(events, verdicts, strict=True)
         ]
 
-    def _one(self, event: say.Event) -> say.Verdict:
-        if isinstance(event, say.BlenderOpened):
+    def _one(self, event: msg.Event) -> msg.Verdict:
+        if isinstance(event, msg.BlenderOpened):
             return self._opened(event)
-        if isinstance(event, say.SessionFailed):
+        if isinstance(event, msg.SessionFailed):
             end_session(self.tx, self.session, self.state, event.cause, event.message, self)
             return "applied"
-        if isinstance(event, say.SessionEnded):
+        if isinstance(event, msg.SessionEnded):
             end_session(self.tx, self.session, self.state, event.reason, None, self)
             return "applied"
         attempt = self.own.get(event.attempt)
-        if attempt is None or isinstance(event, say.FrameDrawn):
+        if attempt is None or isinstance(event, msg.FrameDrawn):
             return "superseded"
-        if isinstance(event, say.TaskStarted):
+        if isinstance(event, msg.TaskStarted):
             return self._started(attempt, event)
-        if isinstance(event, say.FrameSaved):
+        if isinstance(event, msg.FrameSaved):
             return self._saved(attempt, event)
-        if isinstance(event, say.TaskReleased):
+        if isinstance(event, msg.TaskReleased):
             if attempt["started_ms"] is None and not attempt["frames_done"]:
                 return self._released(attempt)
             self.end(attempt, Outcome.CANCELLED, 0, None, None)  # begun after all: it stays, and is metered
@@ -141,7 +141,7 @@ class Reporter:
 
     # -- events
 
-    def _opened(self, event: say.BlenderOpened) -> say.Verdict:
+    def _opened(self, event: msg.BlenderOpened) -> msg.Verdict:
         if self.session["blender"] is None:
             self.session["blender"] = event.blender
             self._update_session(blender=event.blender)
@@ -152,13 +152,13 @@ class Reporter:
             scene_warnings.judge(self.tx, self.session, self.state, fresh)
         return "applied"
 
-    def _started(self, attempt: dict[str, Any], event: say.TaskStarted) -> say.Verdict:
+    def _started(self, attempt: dict[str, Any], event: msg.TaskStarted) -> msg.Verdict:
         attempt["started_mono_ms"] = event.at_ms
         attempt["started_ms"] = self._wall(event.at_ms)
         self._change(attempt, "started_mono_ms", "started_ms")
         return "applied"
 
-    def _saved(self, attempt: dict[str, Any], event: say.FrameSaved) -> say.Verdict:
+    def _saved(self, attempt: dict[str, Any], event: msg.FrameSaved) -> msg.Verdict:
         key = (event.frame, attempt["revision"])
         if key in self.done or key in self.seen:
             return "superseded"
@@ -221,7 +221,7 @@ class Reporter:
         )
         return "applied"
 
-    def _released(self, attempt: dict[str, Any]) -> say.Verdict:
+    def _released(self, attempt: dict[str, Any]) -> msg.Verdict:
         """Never begun: it leaves no trace but a task that waits again."""
         self.out.attempts.pop(attempt["id"], None)
         self.out.gone.append(attempt["id"])
@@ -233,7 +233,7 @@ class Reporter:
         del self.own[attempt["id"]]
         return "applied"
 
-    def _ended(self, attempt: dict[str, Any], event: say.TaskEnded) -> say.Verdict:
+    def _ended(self, attempt: dict[str, Any], event: msg.TaskEnded) -> msg.Verdict:
         outcome = Outcome(event.outcome)
         cause, message = event.cause, event.message
         if outcome is Outcome.SUCCESS and attempt["frames_done"] < len(FrameSet.from_text(attempt["frames"])):
@@ -296,7 +296,7 @@ class Reporter:
             "outcome", "ended_ms", "cause", "message", "billed_ms", "cost_micros",
             "started_ms", "started_mono_ms", "peak_memory_bytes",
         )  # fmt: skip
-        terms = terms_of(self.tx, state["job_id"])
+        terms = job_terms_of(self.tx, state["job_id"])
         before = TaskFacts(
             TaskStatus.RUNNING,
             attempt["preemptions"],
@@ -408,16 +408,16 @@ class Reporter:
         key = sessions.c.id == self.session["id"]
         self.tx.conn.execute(farmwide(sa.update(sessions)).where(key).values(changes))
 
-    def _find_committed(self, saved: list[say.FrameSaved]) -> None:
+    def _find_committed(self, saved: list[msg.FrameSaved]) -> None:
         job_id = self.state["job_id"]
-        self.around = frame_checks.around(self.tx, job_id, terms_of(self.tx, job_id).frames, saved)
+        self.around = frame_checks.around(self.tx, job_id, job_terms_of(self.tx, job_id).frames, saved)
         self.done = {(row["frame"], row["revision"]) for row in self.around}
         self.known = {f for f, _ in self.done}
 
     def _judge(self) -> None:
         saved, job_id = self.out.frames, self.state["job_id"]
         if any(row["look"] for row in (*saved, *self.around)):
-            whole = terms_of(self.tx, job_id).frames
+            whole = job_terms_of(self.tx, job_id).frames
             for warned in frame_checks.judge(self.tx, job_id, whole, self.around, saved, self.out.files):
                 self.state.emit(self.tx, "system", "frame.warning", warned)
 
@@ -451,7 +451,7 @@ _STAGED = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
 _MD5, _SHA256 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
 
 
-def _plausible(files: list[say.StagedFile]) -> bool:
+def _plausible(files: list[msg.StagedFile]) -> bool:
     """Whether these can be a frame's files: a machine may be in a stranger's hands; its names are joined."""
     for file in files:
         hashes = _MD5.fullmatch(file.md5) and _SHA256.fullmatch(file.sha256)

@@ -16,8 +16,8 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from framefarm.core.errors import Conflict, FarmError, NotAuthenticated, NotFound, TooLarge
-from framefarm.protocol import node as say
-from framefarm.server.context import Farm
+from framefarm.protocol import node as msg
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.files import manifests
 from framefarm.server.http.connection_limits import RUNNER
@@ -28,7 +28,7 @@ from framefarm.server.sessions.progress import Progress
 from framefarm.server.tracing import span
 
 log = structlog.get_logger(__name__)
-M = TypeVar("M", bound=say.Message)
+M = TypeVar("M", bound=msg.Message)
 MAX_WAIT_SECONDS = 20.0
 MAX_BODY_BYTES = 32 << 20
 """A runner's largest report: 4,000 files, each path of 8 parts of 255 characters that JSON may escape."""
@@ -43,8 +43,8 @@ PROGRESS_CALLS_A_SECOND = 200
 class NodeApi:
     """Routes below `/node/v1`, and the leases of the calls that are held open."""
 
-    def __init__(self, farm: Farm) -> None:
-        self.farm = farm
+    def __init__(self, context: AppContext) -> None:
+        self.context = context
         self.held: dict[str, object] = {}
         """Session → the newest sync of it: that one is held, older ones are answered."""
         self.heard: set[str] = set()
@@ -64,18 +64,18 @@ class NodeApi:
         )
 
     async def hello(self, request: Request, session: str, token: str) -> Any:
-        said = await self._said(request, session, token, say.Hello)
-        return await self.farm.db.write(service.hello, self.farm, session, token, said)
+        said = await self._said(request, session, token, msg.Hello)
+        return await self.context.db.write(service.hello, self.context, session, token, said)
 
     async def inputs(self, _request: Request, session: str, token: str) -> Any:
-        found = await self.farm.db.read(service.manifest_of, self.farm, session, token)
+        found = await self.context.db.read(service.manifest_of, self.context, session, token)
         account, sha256, aliases = found
 
-        def gather() -> say.Inputs:
-            store = self.farm.store
+        def gather() -> msg.Inputs:
+            store = self.context.store
             entries = manifests.load(store, account, sha256)
             inputs = {
-                e.path: say.Input(
+                e.path: msg.Input(
                     path=e.path,
                     sha256=e.sha256,
                     size=e.size,
@@ -85,25 +85,25 @@ class NodeApi:
                 if e.sha256 is not None and e.size is not None
             }
             again = [msgspec.structs.replace(inputs[real], path=name) for name, real in aliases]
-            return say.Inputs(inputs=[*inputs.values(), *again])
+            return msg.Inputs(inputs=[*inputs.values(), *again])
 
         return await run_in_threadpool(gather)
 
     async def sync(self, request: Request, session: str, token: str) -> Any:
-        said = await self._said(request, session, token, say.Sync)
-        farm, me = self.farm, object()
-        job = await farm.db.read(service.job_of, farm, session, token)
+        said = await self._said(request, session, token, msg.Sync)
+        context, me = self.context, object()
+        job = await context.db.read(service.job_of, context, session, token)
         older = self.held.get(session)
         self.held[session] = me
         if older is not None:
-            farm.hub.wake(f"session:{session}")
+            context.hub.wake(f"session:{session}")
         began = time.monotonic()
-        longest = min(said.wait_seconds, MAX_WAIT_SECONDS, farm.settings.lease_seconds / 3)
+        longest = min(said.wait_seconds, MAX_WAIT_SECONDS, context.settings.lease_seconds / 3)
         try:
             self._note_progress(session, job, said.progress)
-            async with farm.hub.listen(f"session:{session}", f"job:{job}") as woken:
+            async with context.hub.listen(f"session:{session}", f"job:{job}") as woken:
                 answer = await self._desired(session, token)
-                while answer.version == said.seen and self.held.get(session) is me and not farm.draining:
+                while answer.version == said.seen and self.held.get(session) is me and not context.draining:
                     wait = min(longest, self._progress_seconds()) if answer.tasks else longest
                     if not await woken.wait(began + wait - time.monotonic()):
                         break
@@ -114,8 +114,8 @@ class NodeApi:
                 del self.held[session]
 
     async def report(self, request: Request, session: str, token: str) -> Any:
-        said = await self._said(request, session, token, say.Report)
-        receipt = await self.farm.db.write(service.report, self.farm, session, token, said)
+        said = await self._said(request, session, token, msg.Report)
+        receipt = await self.context.db.write(service.report, self.context, session, token, said)
         self.heard.add(session)
         return receipt
 
@@ -123,15 +123,15 @@ class NodeApi:
         """How long the call of a rendering session is held: its next one says how far its frame is."""
         return max(PROGRESS_SECONDS, len(self.held) / PROGRESS_CALLS_A_SECOND)
 
-    async def _desired(self, session: str, token: str) -> say.Desired:
+    async def _desired(self, session: str, token: str) -> msg.DesiredState:
         """What the farm wants of a session; a commit only where a hand-out may be due."""
         self.heard.add(session)
-        seen = await self.farm.db.read(service.look, self.farm, session, token)
+        seen = await self.context.db.read(service.look, self.context, session, token)
         if seen is not None:
             return seen
-        return await self.farm.db.write(service.sync, self.farm, session, token)
+        return await self.context.db.write(service.sync, self.context, session, token)
 
-    def _note_progress(self, session: str, job: str, said: say.Progress | None) -> None:
+    def _note_progress(self, session: str, job: str, said: msg.Progress | None) -> None:
         """A runner may say anything of itself: only what can be a frame and a fraction is kept."""
         if said is not None and -MAX_FRAME <= said.frame <= MAX_FRAME and len(said.attempt) <= 100:
             self.progress[session] = Progress(session, job, said.attempt, said.frame, said.fraction)
@@ -145,7 +145,7 @@ class NodeApi:
             if len(body) > MAX_BODY_BYTES:
                 raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
             if len(body) > STRANGERS_BYTES and not known:
-                await self.farm.db.read(service.job_of, self.farm, session, token)
+                await self.context.db.read(service.job_of, self.context, session, token)
                 known = True
         if len(body) > ASIDE_BYTES:
             return await run_in_threadpool(decode, body, type=kind)
@@ -159,11 +159,11 @@ class NodeApi:
         self.progress.clear()
 
         def work(tx: Tx) -> None:
-            service.renew(tx, self.farm, sorted(alive))
+            service.renew(tx, self.context, sorted(alive))
             progress.record(tx, said)
 
         if alive or said:
-            await self.farm.db.write(work)
+            await self.context.db.write(work)
 
     def _guard(
         self, call: Callable[[Request, str, str], Awaitable[Any]]
@@ -187,7 +187,7 @@ class NodeApi:
             except msgspec.DecodeError as error:
                 return _json(422, {"detail": f"not JSON: {error}"})
             except service.ReportGap as gap:
-                return _json(409, say.Gap(expected=gap.expected))
+                return _json(409, msg.SequenceGap(expected=gap.expected))
             except (service.SessionOver, NotFound) as error:  # or its job is not there any more
                 return _json(410, {"detail": error.detail})
             except NotAuthenticated as error:

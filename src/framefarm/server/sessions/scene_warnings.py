@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.failure_codes import explain
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.server.database import Tx
 from framefarm.server.job_api import actions
 from framefarm.server.jobs import state as job_states
@@ -24,7 +24,7 @@ CHOICES = {"blocked_scripts": ("on_blocked_scripts", "hold"), "missing_file": ("
 STOPPED = "The job failed while this machine did not answer."
 
 
-def judge(tx: Tx, session: dict[str, Any], state: JobState, fresh: list[say.Note]) -> None:
+def judge(tx: Tx, session: dict[str, Any], state: JobState, fresh: list[msg.NodeWarning]) -> None:
     """Hold or fail the job, whose lock is held, for warnings that it did not have before."""
     told = {code: [n.subject for n in fresh if n.code == code] for code in CHOICES}
     if not any(told.values()):

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from framefarm.core.errors import Conflict, FarmError, NotAuthenticated
 from framefarm.core.paths import normalise
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.server.accounts.tables import accounts
 from framefarm.server.catalog.tables import packages
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_state, jobs
@@ -38,29 +38,29 @@ class ReportGap(Conflict):
         self.expected = expected
 
 
-def hello(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Hello) -> say.Order:
+def hello(tx: Tx, context: AppContext, session_id: str, token: str, said: msg.Hello) -> msg.SessionConfig:
     """The first hello of a session wins; a runner whose session is not `starting` ends."""
-    session = _session(tx, farm, session_id, token)
-    if said.protocol not in {say.PROTOCOL_VERSION, say.PROTOCOL_VERSION - 1} or said.protocol < 1:
-        raise Conflict(f"This farm speaks node protocol {say.PROTOCOL_VERSION}.")
+    session = _session(tx, context, session_id, token)
+    if said.protocol not in {msg.PROTOCOL_VERSION, msg.PROTOCOL_VERSION - 1} or said.protocol < 1:
+        raise Conflict(f"This farm speaks node protocol {msg.PROTOCOL_VERSION}.")
     starting = (sessions.c.id == session_id) & (sessions.c.state == "starting")
     change = {"state": "ready", "hello_ms": tx.now_ms, "idle_since_ms": tx.now_ms}
     if not tx.conn.execute(farmwide(sa.update(sessions)).where(starting).values(change)).rowcount:
         raise Conflict("This session was already taken, or is over.", state=session["state"])
-    renew(tx, farm, [session_id])
+    renew(tx, context, [session_id])
     job = tx.conn.execute(farmwide(sa.select(jobs)).where(jobs.c.id == session["job_id"])).mappings().one()
     package = tx.conn.execute(sa.select(packages).where(packages.c.id == job["package_id"])).mappings().one()
     allow = farmwide(sa.select(accounts.c.allow_scripts)).where(accounts.c.id == job["account_id"])
     request = job["request"]
-    return say.Order(
+    return msg.SessionConfig(
         job=job["id"],
         account=job["account_id"],
-        package=say.Package(
+        package=msg.Package(
             id=package["id"], kind=package["kind"], path=package["path"], release=package["release"]
         ),
         scene_path=job["scene_path"],
         stem=normalise(job["scene_path"]).stem,
-        render=say.RenderSettings(
+        render=msg.RenderSettings(
             engine=request["render_software"],
             scene=request.get("scene"),
             camera=request.get("camera"),
@@ -72,23 +72,23 @@ def hello(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Hello) -> s
         addons=request.get("addons", []),
         fresh_scene_per_task=bool((job["scene"] or {}).get("unbaked_simulations")),
         allow_scripts=tx.conn.execute(allow).scalar_one(),
-        staging=str(farm.store.path(f"staging/{job['account_id']}")),
-        logs=str(farm.store.path(f"logs/{job['account_id']}")),
-        thumbnails=str(farm.store.path(thumbnails.folder(job["account_id"], job["id"]))),
-        lease_seconds=farm.settings.lease_seconds,
-        disconnected_seconds=farm.settings.disconnected_budget_seconds,
-        gathering_bytes=farm.settings.gathering_bytes,
+        staging=str(context.store.path(f"staging/{job['account_id']}")),
+        logs=str(context.store.path(f"logs/{job['account_id']}")),
+        thumbnails=str(context.store.path(thumbnails.folder(job["account_id"], job["id"]))),
+        lease_seconds=context.settings.lease_seconds,
+        disconnected_seconds=context.settings.disconnected_budget_seconds,
+        gathering_bytes=context.settings.gathering_bytes,
         max_task_runtime_seconds=request.get("max_task_runtime_seconds"),
-        no_progress_seconds=farm.settings.no_progress_seconds,
+        no_progress_seconds=context.settings.no_progress_seconds,
     )
 
 
 def manifest_of(
-    tx: Tx, farm: Farm, session_id: str, token: str
+    tx: Tx, context: AppContext, session_id: str, token: str
 ) -> tuple[str, str, Sequence[tuple[str, str]]]:
     """(account, manifest SHA-256, aliases) of the session's job, for the inputs call. An alias is another
     name, by which the scene knows an input, and that input's path."""
-    session = _session(tx, farm, session_id, token)
+    session = _session(tx, context, session_id, token)
     query = farmwide(sa.select(jobs.c.account_id, jobs.c.manifest_sha256, jobs.c.scene)).where(
         jobs.c.id == session["job_id"]
     )
@@ -96,15 +96,15 @@ def manifest_of(
     return row.account_id, row.manifest_sha256, (row.scene or {}).get("aliases", ())
 
 
-def job_of(tx: Tx, farm: Farm, session_id: str, token: str) -> str:
+def job_of(tx: Tx, context: AppContext, session_id: str, token: str) -> str:
     """The session's job; the token is checked."""
-    job_id: str = _session(tx, farm, session_id, token)["job_id"]
+    job_id: str = _session(tx, context, session_id, token)["job_id"]
     return job_id
 
 
-def look(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired | None:
+def look(tx: Tx, context: AppContext, session_id: str, token: str) -> msg.DesiredState | None:
     """The desired state as it stands, without handing out; None where a hand-out may be due."""
-    session = _session(tx, farm, session_id, token)
+    session = _session(tx, context, session_id, token)
     if session["state"] == "lost":
         return None
     state = tx.conn.execute(_state_of(session["job_id"])).mappings().one()
@@ -112,59 +112,59 @@ def look(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired | None:
     facts = job_states.facts(state)
     if facts.ready and not held and not session["drain"] and not session["cancel"]:
         return None
-    return desired(session, facts, held, farm.settings.lease_seconds, tx.now_ms)
+    return desired(session, facts, held, context.settings.lease_seconds, tx.now_ms)
 
 
-def sync(tx: Tx, farm: Farm, session_id: str, token: str) -> say.Desired:
+def sync(tx: Tx, context: AppContext, session_id: str, token: str) -> msg.DesiredState:
     """Renew the lease, hand out, and answer what the farm wants of the session."""
-    session, state = _locked(tx, farm, session_id, token)
-    renew(tx, farm, [session_id])
-    held = _settle(tx, farm, session, state, None)
+    session, state = _locked(tx, context, session_id, token)
+    renew(tx, context, [session_id])
+    held = _settle(tx, context, session, state, None)
     job_states.save(tx, state)
-    return desired(session, state.facts, held, farm.settings.lease_seconds, tx.now_ms)
+    return desired(session, state.facts, held, context.settings.lease_seconds, tx.now_ms)
 
 
-def report(tx: Tx, farm: Farm, session_id: str, token: str, said: say.Report) -> say.Receipt:
+def report(tx: Tx, context: AppContext, session_id: str, token: str, said: msg.Report) -> msg.ReportReply:
     """Apply a report, once; then hand out, so that the answer already carries the next tasks."""
-    session, state = _locked(tx, farm, session_id, token)
+    session, state = _locked(tx, context, session_id, token)
     if said.seq > session["last_seq"] + 1:
         raise ReportGap(session["last_seq"] + 1)
     status = state["status"]
     reporter = None
-    verdicts: list[say.Verdict] = []
+    verdicts: list[msg.Verdict] = []
     if said.seq == session["last_seq"] + 1:
         reporter = Reporter(tx, session, state)
         verdicts = reporter.apply(said.events)
         session["last_seq"] = said.seq
         tx.conn.execute(_REPORTED, {"session": session_id, "seq": said.seq})
         if reporter.out.files:
-            tx.after_commit(lambda: farm.hub.wake("publish"))
+            tx.after_commit(lambda: context.hub.wake("publish"))
     held: list[Any] = []
     if not session["ended"]:
-        held = _settle(tx, farm, session, state, list(reporter.own.values()) if reporter else None)
+        held = _settle(tx, context, session, state, list(reporter.own.values()) if reporter else None)
     job_states.save(tx, state)
     # Others need to look only where there is something new for them: plain progress wakes nobody.
     if session["ended"] or state["status"] != status or (reporter and reporter.gave_back):
         job_id = session["job_id"]
-        tx.after_commit(lambda: farm.hub.wake(f"job:{job_id}", "dispatch"))
-    return say.Receipt(
+        tx.after_commit(lambda: context.hub.wake(f"job:{job_id}", "dispatch"))
+    return msg.ReportReply(
         last_seq=session["last_seq"],
         verdicts=verdicts,
-        desired=desired(session, state.facts, held, farm.settings.lease_seconds, tx.now_ms),
+        desired=desired(session, state.facts, held, context.settings.lease_seconds, tx.now_ms),
     )
 
 
-def renew(tx: Tx, farm: Farm, session_ids: list[str]) -> None:
+def renew(tx: Tx, context: AppContext, session_ids: list[str]) -> None:
     """One statement for any number of sessions."""
     if session_ids:
-        until = tx.now_ms + round(farm.settings.lease_seconds * 1000)
+        until = tx.now_ms + round(context.settings.lease_seconds * 1000)
         tx.conn.execute(
             sa.update(leases).where(leases.c.session_id.in_(session_ids)).values(expires_ms=until)
         )
 
 
 def _settle(
-    tx: Tx, farm: Farm, session: dict[str, Any], state: job_states.JobState, held: list[Any] | None
+    tx: Tx, context: AppContext, session: dict[str, Any], state: job_states.JobState, held: list[Any] | None
 ) -> list[Any]:
     """Hand out, and note when a session falls idle; `ready` ends with the first call for work. `held`: its
     open attempts, if they are known."""
@@ -172,7 +172,7 @@ def _settle(
     if not held and session["state"] in {"ready", "rendering"}:
         session.update(state="idle", idle_since_ms=tx.now_ms)
         tx.conn.execute(_IDLE, {"session": session["id"], "now_ms": tx.now_ms})
-        tx.after_commit(lambda: farm.hub.wake("dispatch"))
+        tx.after_commit(lambda: context.hub.wake("dispatch"))
     return held
 
 
@@ -182,26 +182,28 @@ _IDLE = _CHANGE.values(state="idle", idle_since_ms=sa.bindparam("now_ms"))
 _REPORTED = _CHANGE.values(last_seq=sa.bindparam("seq"))
 
 
-def _locked(tx: Tx, farm: Farm, session_id: str, token: str) -> tuple[dict[str, Any], job_states.JobState]:
+def _locked(
+    tx: Tx, context: AppContext, session_id: str, token: str
+) -> tuple[dict[str, Any], job_states.JobState]:
     """The session as it stands while its job's row is locked. A lost session comes back if it still owns a
     task; else it is over. Raises NotAuthenticated, SessionOver."""
-    session = _session(tx, farm, session_id, token)
+    session = _session(tx, context, session_id, token)
     state = job_states.lock(tx, session["job_id"])
     if tx.conn.dialect.name != "sqlite":  # there, others may have changed it while this one waited
-        session = _session(tx, farm, session_id, token)
+        session = _session(tx, context, session_id, token)
     mine = dict(session)
     if mine["state"] == "lost":
         if not ownership.take_back(tx, mine, state):
             raise SessionOver("The machine did not answer for too long: others have taken all its tasks.")
-        renew(tx, farm, [session_id])
+        renew(tx, context, [session_id])
         state.emit(tx, "system", "session.back", {"session": session_id})
     return mine, state
 
 
-def _session(tx: Tx, farm: Farm, session_id: str, token: str) -> Any:
+def _session(tx: Tx, context: AppContext, session_id: str, token: str) -> Any:
     """The session's row, its token checked. Raises NotAuthenticated, SessionOver."""
     row = tx.conn.execute(_SESSION, {"session": session_id}).mappings().one_or_none()
-    if row is None or row["token_hash"] != farm.keys.digest("session", token):
+    if row is None or row["token_hash"] != context.keys.digest("session", token):
         raise NotAuthenticated("The session's token is not valid.")
     if row["ended"]:
         raise SessionOver(row["end_message"] or "The farm has ended this session.")

@@ -22,7 +22,7 @@ from framefarm.core.paths import normalise
 from framefarm.sandboxing.errors import Stopped
 from framefarm.server.accounts.tables import accounts
 from framefarm.server.catalog.tables import packages
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.files import manifests, scene_reader
 from framefarm.server.files.scene_reader import Scene, SceneFacts
@@ -77,12 +77,12 @@ def unread(tx: Tx, resting: Collection[str] = (), busy: Collection[str] = ()) ->
     return list(tx.conn.execute(query.order_by(jobs.c.id).limit(20)).mappings())
 
 
-def read(farm: Farm, job: Any) -> dict[str, Any]:
+def read(context: AppContext, job: Any) -> dict[str, Any]:
     """Read the job's scene files in their sandbox; what `settle` writes down."""
     account, request = job["account_id"], job["request"]
-    entries = list(manifests.load(farm.store, account, job["manifest_sha256"]))
+    entries = list(manifests.load(context.store, account, job["manifest_sha256"]))
     deadline = time.monotonic() + READ_SECONDS
-    at = {e.path: farm.store.path(f"content/{account}/{e.sha256}/{e.generation}") for e in entries}
+    at = {e.path: context.store.path(f"content/{account}/{e.sha256}/{e.generation}") for e in entries}
 
     known: dict[str, SceneFacts] = {}
 
@@ -90,8 +90,8 @@ def read(farm: Farm, job: Any) -> dict[str, Any]:
         fresh = [(p, at[p]) for p in paths if p not in known]
         left = max(0.0, deadline - time.monotonic())
         if fresh:
-            mode = farm.settings.sandbox
-            found = scene_reader.read_scenes(fresh, left, sandbox=mode, stopping=lambda: farm.draining)
+            mode = context.settings.sandbox
+            found = scene_reader.read_scenes(fresh, left, sandbox=mode, stopping=lambda: context.draining)
             known.update({facts.path: facts for facts in found})
         return [known[p] for p in paths]
 
@@ -187,7 +187,7 @@ def _known(job: Any, chosen: SceneFacts, scene: Scene) -> None:
             raise Unrenderable("unknown_view_layer", name=repr(name), has=has)
 
 
-def settle(tx: Tx, farm: Farm, job: Any, found: dict[str, Any]) -> None:
+def settle(tx: Tx, context: AppContext, job: Any, found: dict[str, Any]) -> None:
     """The scene is known: so are the job's frames and tasks."""
     state = job_states.lock(tx, job["id"])
     if state["scene_read"] or state["missing"]:
@@ -207,7 +207,7 @@ def settle(tx: Tx, farm: Farm, job: Any, found: dict[str, Any]) -> None:
         job_states.add_hold(state, "rule")
     state.emit(tx, "system", "job.scene_read", {"frames": state["frame_count"], "tasks": plan.task_count})
     job_states.save(tx, state)
-    tx.after_commit(lambda: farm.hub.wake("dispatch"))
+    tx.after_commit(lambda: context.hub.wake("dispatch"))
 
 
 def fail(tx: Tx, job: Any, error: Unrenderable) -> None:
@@ -219,14 +219,14 @@ def fail(tx: Tx, job: Any, error: Unrenderable) -> None:
     job_states.save(tx, state)
 
 
-def complete(tx: Tx, farm: Farm, job_ids: list[str]) -> None:
+def complete(tx: Tx, context: AppContext, job_ids: list[str]) -> None:
     """Missing files arrived: jobs with none left go on with a whole manifest."""
     for job_id in sorted(set(job_ids)):
         state = job_states.lock(tx, job_id)
         left = manifests.missing_count(tx, job_id)
         if left == 0 and state["missing"]:
             job = tx.conn.execute(farmwide(sa.select(jobs)).where(jobs.c.id == job_id)).mappings().one()
-            whole = manifests.complete(tx, farm.store, job)
+            whole = manifests.complete(tx, context.store, job)
             if whole is None:
                 left = manifests.missing_count(tx, job_id)
             else:
@@ -237,7 +237,7 @@ def complete(tx: Tx, farm: Farm, job_ids: list[str]) -> None:
         state["missing"] = left
         job_states.save(tx, state)
     if job_ids:
-        tx.after_commit(lambda: farm.hub.wake("scenes"))
+        tx.after_commit(lambda: context.hub.wake("scenes"))
 
 
 def at_once() -> int:
@@ -245,7 +245,7 @@ def at_once() -> int:
     return min(len(os.sched_getaffinity(0)), MOST_AT_ONCE)
 
 
-async def run(farm: Farm) -> None:
+async def run(context: AppContext) -> None:
     """The scene reader's life: woken by submissions and uploads, else looking now and then.
 
     Of an account one scene is read at a time; who begins is whose job is oldest.
@@ -253,11 +253,11 @@ async def run(farm: Farm) -> None:
     resting: dict[str, float] = {}
     work: dict[asyncio.Task[bool], Any] = {}
     try:
-        async with farm.hub.listen("scenes") as woken:
+        async with context.hub.listen("scenes") as woken:
             while True:
                 resting = {job: until for job, until in resting.items() if until > time.monotonic()}
                 try:
-                    await _begin(farm, work, list(resting))
+                    await _begin(context, work, list(resting))
                 except Exception:
                     log.exception("scene_reading_failed")
                 looking = asyncio.create_task(woken.wait(LOOK_SECONDS))
@@ -275,26 +275,26 @@ async def run(farm: Farm) -> None:
         await asyncio.gather(*work, return_exceptions=True)
 
 
-async def _begin(farm: Farm, work: dict[asyncio.Task[bool], Any], resting: list[str]) -> None:
+async def _begin(context: AppContext, work: dict[asyncio.Task[bool], Any], resting: list[str]) -> None:
     """Begin to read as many scenes as there is room for."""
     room = at_once() - len(work)
     if room <= 0:
         return
     busy = {job["account_id"] for job in work.values()}
-    waiting = await farm.db.read(unread, [*resting, *(job["id"] for job in work.values())], busy)
+    waiting = await context.db.read(unread, [*resting, *(job["id"] for job in work.values())], busy)
     for job in waiting[:room]:
-        work[asyncio.create_task(_one(farm, job))] = job
+        work[asyncio.create_task(_one(context, job))] = job
 
 
-async def _one(farm: Farm, job: Any) -> bool:
+async def _one(context: AppContext, job: Any) -> bool:
     """Whether the job went on or failed. If the farm is at fault it waits, and holds up no other job."""
     try:
         try:
-            found = await run_in_threadpool(read, farm, job)
+            found = await run_in_threadpool(read, context, job)
         except Unrenderable as error:
-            await farm.db.write(fail, job, error)
+            await context.db.write(fail, job, error)
         else:
-            await farm.db.write(settle, farm, job, found)
+            await context.db.write(settle, context, job, found)
     except Stopped:  # the farm stops; its next start reads it
         return False
     except Exception:

@@ -11,7 +11,7 @@ from framefarm.core.job import FINISHED, JobStatus
 from framefarm.core.money import money
 from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.files import manifests
 from framefarm.server.ids import new_id
@@ -22,7 +22,7 @@ from framefarm.server.submission.validation import Prepared
 from framefarm.server.tenancy import farmwide
 
 
-def store(tx: Tx, farm: Farm, actor: Actor, prepared: Prepared) -> str:
+def store(tx: Tx, context: AppContext, actor: Actor, prepared: Prepared) -> str:
     """Write the job down; returns its id. Checks again what may have changed since `prepare`."""
     said = prepared.said
     manifests.claim_entries(tx, actor.account_id, prepared.snapshot.entries)
@@ -91,7 +91,7 @@ def store(tx: Tx, farm: Farm, actor: Actor, prepared: Prepared) -> str:
         {"title": said.job_title},
         actor.request_id,
     )
-    tx.after_commit(lambda: farm.hub.wake("scenes", "dispatch"))
+    tx.after_commit(lambda: context.hub.wake("scenes", "dispatch"))
     return job_id
 
 

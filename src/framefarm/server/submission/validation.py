@@ -28,7 +28,7 @@ from framefarm.server.actor import Actor
 from framefarm.server.billing import service as billing
 from framefarm.server.catalog import destinations
 from framefarm.server.catalog import service as catalog
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.files import manifests
 from framefarm.server.jobs.tables import job_state, jobs
@@ -52,7 +52,7 @@ class Prepared:
     project: Any
     instance: Any
     package: Any
-    place: destinations.Place
+    place: destinations.OutputDestination
     paths: list[str]
     pins: manifests.Pins
     scene_path: str | None
@@ -65,21 +65,23 @@ class Prepared:
     addons: list[str] = field(default_factory=list)
 
 
-def place_of(tx: Tx, farm: Farm, actor: Actor, submitted: Submitted) -> destinations.Place | None:
+def destination_of(
+    tx: Tx, context: AppContext, actor: Actor, submitted: Submitted
+) -> destinations.OutputDestination | None:
     """Where the frames shall go; None where `prepare` refuses it."""
     if "output_path" in submitted.bad:
         return None
     with contextlib.suppress(InvalidInput):
-        return destinations.resolve(tx, farm, actor.account_id, submitted.said.output_path)
+        return destinations.resolve(tx, context, actor.account_id, submitted.said.output_path)
     return None
 
 
 def prepare(
-    tx: Tx, farm: Farm, actor: Actor, submitted: Submitted, unwritable: InvalidInput | None = None
+    tx: Tx, context: AppContext, actor: Actor, submitted: Submitted, unwritable: InvalidInput | None = None
 ) -> Prepared:
     """Check everything; raises InvalidInput with every bad field, else Conflict for an archived project.
 
-    `unwritable`: what a look at the place of `place_of` found; that waits for a disk, so it is not done here.
+    `unwritable`: what a look at the place of `destination_of` found; that waits for a disk, so it is not done here.
     """
     actor.must_write()
     said, check = submitted.said, _Checks(submitted)
@@ -89,7 +91,7 @@ def prepare(
         lambda: catalog.instance_for(tx, account_id, said.instance_type, actor.is_admin), "instance_type"
     )
     package = check(lambda: catalog.package_for(tx, said.blender_version), "blender_version")
-    place = check(lambda: _place(tx, farm, account_id, said, unwritable), "output_path")
+    place = check(lambda: _place(tx, context, account_id, said, unwritable), "output_path")
     if instance is not None:
         check(lambda: _preemptible(said, instance), "preemptible")
     frames = check(lambda: _frames(said), "frame_range")
@@ -102,7 +104,7 @@ def prepare(
     check(lambda: _pins(pins, "upload_sha256s", said.upload_sha256s, texts), "upload_sha256s")
     depends = check(lambda: _dependencies(tx, actor, said), "depends_on")
     check(lambda: _environment(said, texts), "environment_variables")
-    check(lambda: _notify(tx, farm, account_id, said), "notify")
+    check(lambda: _notify(tx, context, account_id, said), "notify")
     addons = check(lambda: _addons(tx, account_id, said, paths), "addons")
     check(lambda: billing.must_have_credit(tx, account_id), "")
     check.done()
@@ -113,18 +115,18 @@ def prepare(
         None if isinstance(frames, Pick) else frames, scouts or _EMPTY, depends, snapshot,
         addons=addons or [],
     )  # fmt: skip
-    _warn(tx, farm, actor, prepared)
+    _warn(tx, context, actor, prepared)
     return prepared
 
 
-def _notify(tx: Tx, farm: Farm, account_id: str, said: JobSubmission) -> None:
+def _notify(tx: Tx, context: AppContext, account_id: str, said: JobSubmission) -> None:
     if said.notify is None:
         return
     try:  # beside another bad field it is as it was sent
         notify = Notify.model_validate(said.notify)
     except ValidationError:
         return  # which is told already
-    mail.check(tx, farm.settings, account_id, notify.email)
+    mail.check(tx, context.settings, account_id, notify.email)
 
 
 class _Checks:
@@ -161,9 +163,9 @@ def _refuse(errors: list[FieldError]) -> None:
 
 
 def _place(
-    tx: Tx, farm: Farm, account_id: str, said: JobSubmission, unwritable: InvalidInput | None
-) -> destinations.Place:
-    place = destinations.resolve(tx, farm, account_id, said.output_path)
+    tx: Tx, context: AppContext, account_id: str, said: JobSubmission, unwritable: InvalidInput | None
+) -> destinations.OutputDestination:
+    place = destinations.resolve(tx, context, account_id, said.output_path)
     if unwritable is not None:
         raise unwritable
     return place
@@ -310,8 +312,8 @@ def _dependencies(tx: Tx, actor: Actor, said: JobSubmission) -> list[Any]:
     return rows
 
 
-def _warn(tx: Tx, farm: Farm, actor: Actor, prepared: Prepared) -> None:
-    if farm.settings.sandbox == "none":
+def _warn(tx: Tx, context: AppContext, actor: Actor, prepared: Prepared) -> None:
+    if context.settings.sandbox == "none":
         prepared.warnings.append({"code": "no_sandbox", "message": explain("no_sandbox"), "subject": ""})
     used = [path for path in prepared.snapshot.used if path not in prepared.pins]
     for path in used[:REUSED_TOLD]:

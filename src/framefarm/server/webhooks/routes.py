@@ -17,8 +17,8 @@ from framefarm.protocol.api_webhooks import (
     WebhookWithSecret,
 )
 from framefarm.server.accounts.callers import Admin
-from framefarm.server.context import Farm
-from framefarm.server.http.context import farm_of
+from framefarm.server.context import AppContext
+from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.paging import Paging
 from framefarm.server.webhooks import addresses, service
@@ -27,10 +27,10 @@ router = APIRouter(prefix="/api/webhooks", tags=["webhooks"])
 Id = Annotated[str, Path(max_length=100)]
 
 
-async def _check(farm: Farm, url: str) -> None:
+async def _check(context: AppContext, url: str) -> None:
     """Raises InvalidInput for what is no address, can't be resolved, or leads into a private network."""
     host, port = addresses.check_url(url)
-    allowed = addresses.networks(farm.settings.webhook_allowed_networks)
+    allowed = addresses.networks(context.settings.webhook_allowed_networks)
     try:
         await addresses.resolve(host, port, allowed)
     except addresses.Forbidden as error:
@@ -44,7 +44,7 @@ async def _check(farm: Farm, url: str) -> None:
 async def list_webhooks(request: Request, actor: Admin, paging: Paging) -> Any:
     after = paging.after("webhooks", [], actor)
     start = after[0] if after else ""
-    rows = await farm_of(request).db.read(service.listing, actor, start, paging.limit + 1)
+    rows = await context_of(request).db.read(service.listing, actor, start, paging.limit + 1)
     return paging.page("webhooks", [], actor, rows, lambda row: [row["id"]])
 
 
@@ -52,28 +52,28 @@ async def list_webhooks(request: Request, actor: Admin, paging: Paging) -> Any:
     "", status_code=201, response_model=WebhookWithSecret, summary="Add a webhook; its secret is shown once"
 )
 async def add_webhook(request: Request, actor: Admin, said: NewWebhook) -> Any:
-    farm = farm_of(request)
-    await _check(farm, said.url)
+    context = context_of(request)
+    await _check(context, said.url)
     # No Idempotency-Key: its answer would be kept, and the secret in it.
-    return await farm.db.write(service.create, farm.keys, actor, said)
+    return await context.db.write(service.create, context.keys, actor, said)
 
 
 @router.get("/{webhook_id}", response_model=Webhook, summary="One webhook")
 async def get_webhook(request: Request, actor: Admin, webhook_id: Id) -> Any:
-    return await farm_of(request).db.read(service.one, actor, webhook_id)
+    return await context_of(request).db.read(service.one, actor, webhook_id)
 
 
 @router.patch("/{webhook_id}", response_model=WebhookWithSecret, summary="Change a webhook, or its secret")
 async def change_webhook(request: Request, actor: Admin, webhook_id: Id, said: WebhookChange) -> Any:
-    farm = farm_of(request)
+    context = context_of(request)
     if said.url is not None:
-        await _check(farm, said.url)
-    return await farm.db.write(service.change, farm.keys, actor, webhook_id, said)
+        await _check(context, said.url)
+    return await context.db.write(service.change, context.keys, actor, webhook_id, said)
 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Remove a webhook and its deliveries")
 async def delete_webhook(request: Request, actor: Admin, webhook_id: Id) -> Response:
-    await farm_of(request).db.write(service.delete, actor, webhook_id)
+    await context_of(request).db.write(service.delete, actor, webhook_id)
     return Response(status_code=204)
 
 
@@ -92,7 +92,7 @@ async def list_deliveries(
     filters = [webhook_id, status]
     after = paging.after("deliveries", filters, actor)
     before = after[0] if after else None
-    read = farm_of(request).db.read
+    read = context_of(request).db.read
     rows = await read(service.delivery_page, actor, webhook_id, status, before, paging.limit + 1)
     answer = paging.page("deliveries", filters, actor, rows, lambda row: [row[0]])
     return answer | {"data": [delivery for _, delivery in answer["data"]]}

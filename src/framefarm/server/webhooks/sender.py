@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from framefarm import __version__
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.events import service as events
 from framefarm.server.metrics import DELIVERIES
 from framefarm.server.tracing import span
@@ -64,18 +64,18 @@ def headers_of(secret: str, delivery_id: str, at_seconds: int, body: bytes) -> d
 class Sender:
     """`run` is its life."""
 
-    def __init__(self, farm: Farm, position: Callable[[], int | None]) -> None:
-        self.farm = farm
+    def __init__(self, context: AppContext, position: Callable[[], int | None]) -> None:
+        self.context = context
         self._position = position
         """How far events may be read: none below it commits any more."""
-        self._allowed = addresses.networks(farm.settings.webhook_allowed_networks)
+        self._allowed = addresses.networks(context.settings.webhook_allowed_networks)
         self._ssl = ssl.create_default_context()
         self._in_work: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         try:
-            async with self.farm.hub.listen("webhooks") as woken:
+            async with self.context.hub.listen("webhooks") as woken:
                 while True:
                     pause = LOOK_SECONDS
                     try:
@@ -90,16 +90,16 @@ class Sender:
     async def round(self) -> float:
         """Write down new deliveries and begin what is due; returns in how many seconds to look again."""
         up_to = self._position()
-        if up_to is not None and await self.farm.db.read(service.any_enabled):
-            while await self.farm.db.write(service.plan, up_to):
+        if up_to is not None and await self.context.db.read(service.any_enabled):
+            while await self.context.db.write(service.plan, up_to):
                 pass
         else:
             return LOOK_SECONDS
         busy = {hook for hook, count in self._in_work.items() if count >= AT_ONCE_PER_WEBHOOK}
         room = AT_ONCE - len(self._tasks)
-        if room <= 0 or self.farm.draining:
+        if room <= 0 or self.context.draining:
             return LOOK_SECONDS
-        due, later_ms = await self.farm.db.write(service.take, room, busy)
+        due, later_ms = await self.context.db.write(service.take, room, busy)
         for row in due:
             self._in_work[row["webhook_id"]] += 1
             task = asyncio.create_task(self._one(row))
@@ -107,14 +107,14 @@ class Sender:
             task.add_done_callback(self._tasks.discard)
         if len(due) == room:
             return 0.0
-        wait = LOOK_SECONDS if later_ms is None else (later_ms - self.farm.db.clock_ms()) / 1000
+        wait = LOOK_SECONDS if later_ms is None else (later_ms - self.context.db.clock_ms()) / 1000
         return min(LOOK_SECONDS, max(0.01, wait))
 
     async def _one(self, row: dict[str, Any]) -> None:
         try:
             with span("webhook try", delivery=row["id"], attempt=row["attempts"] + 1):
                 status, error = await self.send(row)
-            outcome = await self.farm.db.write(service.settle, row, status, error)
+            outcome = await self.context.db.write(service.settle, row, status, error)
             DELIVERIES.labels("delivered" if error is None else "refused").inc()
             if outcome == "failed":
                 log.warning("webhook_failed", delivery=row["id"], webhook=row["webhook_id"], error=error)
@@ -124,15 +124,15 @@ class Sender:
             self._in_work[row["webhook_id"]] -= 1
             if not self._in_work[row["webhook_id"]]:
                 del self._in_work[row["webhook_id"]]
-            self.farm.hub.wake("webhooks")
+            self.context.hub.wake("webhooks")
 
     async def send(self, row: dict[str, Any]) -> tuple[int | None, str | None]:
         """(status of the answer, what went wrong in one sentence). Only a 2xx is a delivery."""
         if row["event"] is None:
             return None, "the event is not kept any more"
         body = body_of(row)
-        key = service.secret(self.farm.keys, row["webhook_id"], row["secret_number"])
-        headers = headers_of(key, row["id"], self.farm.db.clock_ms() // 1000, body)
+        key = service.secret(self.context.keys, row["webhook_id"], row["secret_number"])
+        headers = headers_of(key, row["id"], self.context.db.clock_ms() // 1000, body)
         try:
             async with asyncio.timeout(SECONDS):
                 status = await self._post(row["url"], headers, body)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Path, Request, Response
 
 from framefarm.protocol.api_wrangler import NewRule, Rule, RuleChange, RulePage
 from framefarm.server.accounts.callers import Admin
-from framefarm.server.http.context import farm_of
+from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.paging import Paging
 from framefarm.server.wrangler import service
@@ -20,7 +20,7 @@ RuleId = Annotated[str, Path(max_length=100)]
 @router.get("", response_model=RulePage, summary="The account's wrangler rules and what they did")
 async def list_rules(request: Request, actor: Admin, paging: Paging) -> Any:
     after = paging.after("rules", [], actor)
-    rows = await farm_of(request).db.read(
+    rows = await context_of(request).db.read(
         service.listing, actor.account_id, after[0] if after else "", paging.limit + 1
     )
     return paging.page("rules", [], actor, rows, lambda row: [row["id"]])
@@ -33,15 +33,15 @@ async def create_rule(request: Request, actor: Admin, said: Annotated[NewRule, B
 
 @router.get("/{rule_id}", response_model=Rule, summary="One wrangler rule")
 async def get_rule(request: Request, actor: Admin, rule_id: RuleId) -> Any:
-    return await farm_of(request).db.read(service.find, actor, rule_id)
+    return await context_of(request).db.read(service.find, actor, rule_id)
 
 
 @router.patch("/{rule_id}", response_model=Rule, summary="Switch a wrangler rule on or off")
 async def change_rule(request: Request, actor: Admin, rule_id: RuleId, said: RuleChange) -> Any:
-    return await farm_of(request).db.write(service.change, actor, rule_id, said)
+    return await context_of(request).db.write(service.change, actor, rule_id, said)
 
 
 @router.delete("/{rule_id}", status_code=204, summary="Remove a wrangler rule")
 async def delete_rule(request: Request, actor: Admin, rule_id: RuleId) -> Response:
-    await farm_of(request).db.write(service.delete, actor, rule_id)
+    await context_of(request).db.write(service.delete, actor, rule_id)
     return Response(status_code=204)

@@ -14,9 +14,9 @@ from framefarm.core import wrangler as rules
 from framefarm.core.failure_codes import explain
 from framefarm.core.job import JobStatus, Outcome
 from framefarm.core.wrangler import Action, Fact, MaxTaskRuntime, Rule, SpotToOnDemand, StalledUpload
-from framefarm.protocol import node as say
+from framefarm.protocol import node as msg
 from framefarm.server.accounts import service as accounts
-from framefarm.server.context import Farm
+from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.dispatch.leader import NotLeader
 from framefarm.server.jobs import state as job_states
@@ -37,22 +37,22 @@ KINDS: dict[str, type[Any]] = {
 }
 
 
-async def run(farm: Farm, must_lead: Callable[[Tx], None]) -> None:
-    """Looks every five seconds. `must_lead` raises in a transaction of whoever leads no more."""
+async def run(context: AppContext, require_lead: Callable[[Tx], None]) -> None:
+    """Looks every five seconds. `require_lead` raises in a transaction of whoever leads no more."""
     while True:
         try:
-            await turn(farm, must_lead)
+            await turn(context, require_lead)
         except Exception:
             log.exception("wrangling_failed")
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def turn(farm: Farm, must_lead: Callable[[Tx], None]) -> int:
+async def turn(context: AppContext, require_lead: Callable[[Tx], None]) -> int:
     """One look at all accounts with rules; how many actions were done."""
     done = 0
-    for action in await farm.db.read(due):
+    for action in await context.db.read(due):
         try:
-            done += await farm.db.write(act, farm, action, must_lead)
+            done += await context.db.write(act, context, action, require_lead)
         except NotLeader:
             break
         except Exception:
@@ -156,9 +156,9 @@ def _of(query: sa.Select[Any], table: sa.Table, job_id: str | None) -> sa.Select
 # ---------------------------------------------------------------------------------- actions
 
 
-def act(tx: Tx, farm: Farm, wanted: Action, must_lead: Callable[[Tx], None]) -> bool:
+def act(tx: Tx, context: AppContext, wanted: Action, require_lead: Callable[[Tx], None]) -> bool:
     """Do it, unless what it was decided on has changed meanwhile."""
-    must_lead(tx)
+    require_lead(tx)
     state = job_states.lock(tx, wanted.job)
     same = [a for a in due(tx, wanted.job) if (a.rule, a.subject) == (wanted.rule, wanted.subject)]
     if not same:
@@ -167,9 +167,9 @@ def act(tx: Tx, farm: Farm, wanted: Action, must_lead: Callable[[Tx], None]) -> 
     actor = f"rule:{action.rule}"
     before = {"status": state["status"]}
     if action.do in {"kill", "retry"}:
-        _end_attempt(tx, farm, state, action)
+        _end_attempt(tx, context, state, action)
     elif action.do == "on_demand":
-        _go_on_demand(tx, farm, state)
+        _go_on_demand(tx, context, state)
         before["preemptible"] = True
     elif action.do == "fail":
         state["failed_cause"] = "upload_stalled"
@@ -177,7 +177,7 @@ def act(tx: Tx, farm: Farm, wanted: Action, must_lead: Callable[[Tx], None]) -> 
     else:
         code = "upload_waits" if action.do == "remind" else "task_runs_long"
         text = explain(code, {"what": action.reason})
-        warnings.add(tx, action.job, [say.Note(code=code, message=text, subject=action.subject)])
+        warnings.add(tx, action.job, [msg.NodeWarning(code=code, message=text, subject=action.subject)])
     state.emit(
         tx, actor, "rule.acted",
         {"rule": action.rule, "action": action.do, "task": action.task, "reason": action.reason},
@@ -198,7 +198,7 @@ def act(tx: Tx, farm: Farm, wanted: Action, must_lead: Callable[[Tx], None]) -> 
     return True
 
 
-def _end_attempt(tx: Tx, farm: Farm, state: JobState, action: Action) -> None:
+def _end_attempt(tx: Tx, context: AppContext, state: JobState, action: Action) -> None:
     """The attempt ends now, as a failure that the job pays for; its session is stopped. What that session
     held beside it goes to others."""
     session_id = farmwide(sa.select(attempts.c.session_id)).where(attempts.c.id == action.attempt)
@@ -216,10 +216,12 @@ def _end_attempt(tx: Tx, farm: Farm, state: JobState, action: Action) -> None:
         mine.apply([])
     stopped = farmwide(sa.update(sessions)).where(sessions.c.id == session["id"])
     tx.conn.execute(stopped.values(cancel=True, version=sessions.c.version + 1))
-    tx.after_commit(lambda: farm.hub.wake(f"job:{state['job_id']}", f"session:{session['id']}", "dispatch"))
+    tx.after_commit(
+        lambda: context.hub.wake(f"job:{state['job_id']}", f"session:{session['id']}", "dispatch")
+    )
 
 
-def _go_on_demand(tx: Tx, farm: Farm, state: JobState) -> None:
+def _go_on_demand(tx: Tx, context: AppContext, state: JobState) -> None:
     mine = farmwide(sa.update(jobs)).where(jobs.c.id == state["job_id"])
     tx.conn.execute(mine.values(preemptible=False))
-    tx.after_commit(lambda: farm.hub.wake("dispatch"))
+    tx.after_commit(lambda: context.hub.wake("dispatch"))

@@ -1,0 +1,169 @@
+"""`framefarm budgets …`: an account's budgets, as its admins set them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from framefarm.cli.options import AsJson, Url, client_of
+from framefarm.cli.output import Output, clean, command, money, plural
+from framefarm.client import LocalProblem
+from framefarm.client.jobs import quoted
+from framefarm.core.money import parse_amount
+
+budgets_app = typer.Typer(
+    no_args_is_help=True, help="Budgets: what a job, a project or the account may cost."
+)
+
+BudgetId = Annotated[str, typer.Argument(metavar="ID", help="The budget's id.")]
+
+WarnAt = Annotated[str | None, typer.Option(help="Percent of the amount, or none.")]
+
+HoldAt = Annotated[str | None, typer.Option(help="Percent at which jobs are held, or none.")]
+
+CancelAt = Annotated[str | None, typer.Option(help="Percent at which jobs are cancelled, or none.")]
+
+
+class Mode(StrEnum):
+    drain = "drain"
+    stop = "stop"
+
+
+class Period(StrEnum):
+    month = "month"
+    total = "total"
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(budgets_app, name="budgets")
+
+
+@budgets_app.command("list")
+def list_budgets(url: Url = None, as_json: AsJson = False) -> None:
+    """Show all budgets: what is spent, set aside and left."""
+    with command(as_json) as out, client_of(url) as client:
+        out.names = NAMES
+        rows = list(client.pages("/api/budgets"))
+        if as_json:
+            out.document({"data": rows})
+        elif not rows:
+            out.note("No budgets yet: framefarm budgets set 100.00")
+        for row in rows:
+            _say_budget(out, row)
+
+
+@budgets_app.command("set")
+def set_budget(
+    amount: Annotated[str, typer.Argument(help="Dollars, as 250 or 12.50.")],
+    project: Annotated[str | None, typer.Option(help="For one project only: its name.")] = None,
+    job: Annotated[str | None, typer.Option(help="For one job only: its id.")] = None,
+    period: Annotated[
+        Period | None, typer.Option(help="A calendar month, or in all. Default: month; of a job: total.")
+    ] = None,
+    warn_at: WarnAt = None,
+    hold_at: HoldAt = None,
+    cancel_at: CancelAt = None,
+    mode: Annotated[Mode, typer.Option(help="At the limit: let frames end, or stop before it.")] = Mode.drain,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set a budget for the account, a project or a job.
+
+    framefarm budgets set 500 --project film --mode stop
+    """
+    with command(as_json) as out, client_of(url) as client:
+        out.names = NAMES
+        body: dict[str, Any] = {"amount_micros": _micros(amount), "mode": str(mode)}
+        body |= _percents(warn_at, hold_at, cancel_at)
+        body |= {k: v for k, v in (("project", project), ("job", job)) if v is not None}
+        if period is not None:
+            body["period"] = str(period)
+        _show_budget(out, client.post("/api/budgets", body, idempotency_key=uuid.uuid4().hex))
+
+
+@budgets_app.command("change")
+def change_budget(
+    budget: BudgetId,
+    amount: Annotated[str | None, typer.Option(help="Dollars, as 250 or 12.50.")] = None,
+    warn_at: WarnAt = None,
+    hold_at: HoldAt = None,
+    cancel_at: CancelAt = None,
+    mode: Annotated[Mode | None, typer.Option(help="At the limit: drain or stop.")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a budget; jobs that it holds go on by themselves if they may.
+
+    framefarm budgets change bud_01KAXQ2V --amount 750
+    """
+    with command(as_json) as out, client_of(url) as client:
+        out.names = NAMES
+        body = _percents(warn_at, hold_at, cancel_at)
+        if amount is not None:
+            body["amount_micros"] = _micros(amount)
+        if mode is not None:
+            body["mode"] = str(mode)
+        if not body:
+            raise LocalProblem("Say what to change: --amount, --warn-at, --hold-at, --cancel-at or --mode.")
+        _show_budget(out, client.patch(f"/api/budgets/{quoted(budget)}", body))
+
+
+@budgets_app.command("remove")
+def remove_budget(budget: BudgetId, url: Url = None, as_json: AsJson = False) -> None:
+    """Remove a budget; jobs that it holds go on by themselves."""
+    with command(as_json) as out, client_of(url) as client:
+        out.names = NAMES
+        client.delete(f"/api/budgets/{quoted(budget)}")
+        if as_json:
+            out.document({"id": budget, "removed": True})
+        out.say(f"Removed {clean(budget)}.")
+
+
+def _micros(amount: str) -> int:
+    try:
+        return parse_amount(amount)
+    except ValueError:
+        raise LocalProblem(f"{amount!r} is no amount: give dollars, as 250 or 12.50.") from None
+
+
+def _percents(warn_at: str | None, hold_at: str | None, cancel_at: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, said in (("warn_at", warn_at), ("hold_at", hold_at), ("cancel_at", cancel_at)):
+        if said is not None:
+            option = "--" + name.replace("_", "-")
+            if said != "none" and not said.rstrip("%").isdecimal():
+                raise LocalProblem(f"{option} {said!r} is neither a number of percent nor none.")
+            found[name] = None if said == "none" else int(said.rstrip("%"))
+    return found
+
+
+def _show_budget(out: Output, row: Mapping[str, Any]) -> None:
+    out.document(row) if out.as_json else _say_budget(out, row)
+
+
+def _say_budget(out: Output, row: Mapping[str, Any]) -> None:
+    project = f"project {row['project']}" if row["project"] else None
+    of = project or row["job"] or "the account"
+    out.say(
+        f"{clean(row['id'])}  {money(row['amount'])} for {clean(of)}, {PERIODS[row['period']]}", style="bold"
+    )
+    left = "no limit" if row["left"] is None else f"{money(row['left'])} left"
+    out.say(f"  {money(row['spent'])} spent, {money(row['reserved'])} set aside, {left}")
+    steps = [f"{word} at {row[name]}%" for word, name in STEPS if row[name] is not None]
+    held = f"; holds {plural(row['jobs_held'], 'job')}" if row["jobs_held"] else ""
+    out.say(f"  {', '.join(steps)}; {row['mode']}{held}")
+
+
+NAMES = {
+    "amount_micros": "AMOUNT", "project": "--project", "job": "--job", "period": "--period",
+    "warn_at": "--warn-at", "hold_at": "--hold-at", "cancel_at": "--cancel-at", "mode": "--mode",
+}  # fmt: skip
+"""Fields → the words on the command's line that say them."""
+
+PERIODS = {"month": "a month", "total": "in all"}
+
+STEPS = (("warns", "warn_at"), ("holds", "hold_at"), ("cancels", "cancel_at"))

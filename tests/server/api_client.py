@@ -1,0 +1,196 @@
+"""The farm as a client of its API sees it, in this process, and the farm's own loops turned by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import sqlalchemy as sa
+from fake_runner import FakeRunner
+from pydantic import SecretStr
+
+from framefarm.core import frames as grammar
+from framefarm.server import app as farm_app
+from framefarm.server import bootstrap
+from framefarm.server.accounts import service as accounts
+from framefarm.server.catalog import service as catalog
+from framefarm.server.catalog.tables import instance_types
+from framefarm.server.context import AppContext
+from framefarm.server.database import Tx
+from framefarm.server.ids import new_id
+from framefarm.server.jobs.tables import jobs
+from framefarm.server.outputs import publisher
+from framefarm.server.settings import Settings
+from framefarm.server.submission import scene_reading
+
+SCENE = "/film/shot.blend"
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()
+
+
+def token_of(tx: Tx, context: AppContext, email: str) -> tuple[str, str]:
+    user = accounts.user_by_email(tx, email)
+    _, token = accounts.new_token(tx, context.keys, user, "login", role=user["role"], expires_ms=None)
+    return token, user["account_id"]
+
+
+@dataclass
+class ApiClient:
+    """The farm as a client sees it, in one account, and the farm's own loops turned by hand."""
+
+    context: AppContext
+    loop: asyncio.Runner
+    app: Any
+    token: str
+    account_id: str
+    email: str
+    instance: str
+    address: str = "127.0.0.1"
+
+    async def call(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        headers = {"Authorization": f"Bearer {self.token}"} | more.pop("headers", {})
+        transport = httpx2.ASGITransport(app=self.app, raise_app_exceptions=False, client=(self.address, 1))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://farm") as client:
+            return await client.request(method, path, headers=headers, **more)
+
+    def ask(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        return self.loop.run(self.call(method, path, **more))
+
+    def get(self, path: str) -> Any:
+        answer = self.ask("GET", path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def upload(self, path: str = SCENE, data: bytes = b"a scene", **fields: str) -> httpx2.Response:
+        return self.ask(
+            "POST", "/api/uploads/file", data={"path": path, **fields}, files={"file": ("f", data)}
+        )
+
+    def payload(self, **more: Any) -> dict[str, Any]:
+        return {
+            "job_title": "Shot 1",
+            "project": "default",
+            "instance_type": self.instance,
+            "preemptible": False,
+            "frame_range": "1-9",
+            "blender_version": "blender-4-2",
+            "output_path": f"out/{new_id('x')}",
+            "upload_paths": [SCENE],
+        } | more
+
+    def submit(self, **more: Any) -> dict[str, Any]:
+        """A job whose scene is read and whose tasks can be handed out."""
+        for path in more.get("upload_paths", [SCENE]):
+            assert self.upload(path).status_code == 200
+        answer = self.ask("POST", "/api/jobs", json=self.payload(**more))
+        assert answer.status_code == 201, answer.text
+        job: dict[str, Any] = answer.json()
+        self.settle(job["id"])
+        return job
+
+    def settle(self, job_id: str) -> None:
+        """What the scene reader does after it has read a scene."""
+        job = self.row(jobs, jobs.c.id == job_id)
+        frames = grammar.parse(job["request"]["frame_range"])
+        assert isinstance(frames, grammar.FrameSet)
+        scouts = grammar.resolve_scouts(job["request"]["scout_frames"], frames)
+        found = {
+            "scene_path": SCENE,
+            "frames": frames.to_text(),
+            "scouts": scouts.to_text(),
+            "scene": {"path": SCENE},
+            "warnings": [],
+        }
+        self.context.db.write_now(scene_reading.settle, self.context, job, found)
+
+    def runner(self, job_id: str) -> FakeRunner:
+        """A machine for the job, which has said hello."""
+        return FakeRunner.start(self.context, job_id)
+
+    def publish(self) -> None:
+        """One round of the publisher."""
+        rows = self.context.db.read_now(publisher.waiting)
+        made = publisher.publish(self.context, rows)
+        self.context.db.write_now(publisher.settle, self.context, made)
+        publisher.sweep(self.context, made.done)
+
+    def render(self, job_id: str) -> list[int]:
+        """Render all that is handed out now; the frames in the order of rendering."""
+        runner = self.runner(job_id)
+        rendered = runner.render_all()
+        runner.end()
+        self.publish()
+        return rendered
+
+    def status(self, job_id: str) -> str:
+        text: str = self.get(f"/api/jobs/{job_id}")["status"]
+        return text
+
+    def member(self, email: str = "max@studio.example") -> ApiClient:
+        return member_of(self, email)
+
+    def rows(self, table: sa.Table, *where: Any) -> list[Any]:
+        def look(tx: Tx) -> list[Any]:
+            return list(tx.conn.execute(sa.select(table).where(*where)).mappings())
+
+        return self.context.db.read_now(look)
+
+    def row(self, table: sa.Table, *where: Any) -> Any:
+        (row,) = self.rows(table, *where)
+        return row
+
+
+def member_of(site: ApiClient, email: str) -> ApiClient:
+    """The same farm, seen by a new member of the site's account."""
+
+    def work(tx: Tx) -> tuple[str, str]:
+        accounts.create_user(tx, site.account_id, email, "no password", "member", "operator")
+        return token_of(tx, site.context, email)
+
+    token, account_id = site.context.db.write_now(work)
+    return ApiClient(site.context, site.loop, site.app, token, account_id, email, site.instance)
+
+
+@contextlib.contextmanager
+def a_farm(folder: Path, database_url: str | None) -> Iterator[AppContext]:
+    """A farm with one Blender; `database_url` None: SQLite in its folder."""
+    settings = Settings(
+        data=folder / "farm",
+        database_url=SecretStr(database_url) if database_url else None,
+        admin_email="ada@studio.example",
+        admin_password=SecretStr("correct horse battery"),
+        free_disk_floor_bytes=0,
+    )
+    opened = bootstrap.open_farm(settings)
+    blender = folder / "blender"
+    blender.touch()
+    opened.db.write_now(
+        catalog.register_package,
+        id="blender-4-2",
+        kind="executable",
+        path=str(blender),
+        release="4.2.23",
+        default=True,
+    )
+    yield opened
+    opened.db.close()
+
+
+@contextlib.contextmanager
+def a_site(context: AppContext) -> Iterator[ApiClient]:
+    """The farm as its first admin sees it."""
+    token, account_id = context.db.write_now(token_of, context, "ada@studio.example")
+    with asyncio.Runner() as loop:
+        made = ApiClient(
+            context, loop, farm_app.create_app(context), token, account_id, "ada@studio.example", ""
+        )
+        made.instance = sorted(r["id"] for r in made.rows(instance_types))[0]
+        yield made

@@ -1,0 +1,210 @@
+"""What a job does about missing files and blocked scripts: `on_missing_files`, `on_blocked_scripts`."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_client import ApiClient
+
+from framefarm.node import blender_installs
+from framefarm.protocol import node as msg
+from framefarm.server.catalog.tables import packages
+from framefarm.server.jobs.tables import jobs
+from framefarm.server.submission import scene_reading
+
+SCRIPT = Path(__file__).parents[1] / "node" / "make_path_scenes.py"
+BLOCKED = msg.NodeWarning(code="blocked_scripts", message="Some scripts were not run.", subject="Driver 'x'")
+LACKING = msg.NodeWarning(code="missing_file", message="A file is missing.", subject="C:/film/tex/wood.png")
+
+
+def opened(*notes: msg.NodeWarning) -> msg.BlenderOpened:
+    return msg.BlenderOpened(blender="4.2.23", load_seconds=1.0, warnings=list(notes))
+
+
+def job(site: ApiClient, job_id: str) -> dict[str, Any]:
+    told: dict[str, Any] = site.get(f"/api/jobs/{job_id}")
+    return told
+
+
+def test_blocked_scripts_hold_the_job_until_somebody_accepts_them(site: ApiClient) -> None:
+    job_id = site.submit()["id"]
+    first, second = site.runner(job_id), site.runner(job_id)
+    [task] = first.sync().tasks
+    [other] = second.sync().tasks
+    version = first.sync().version
+    answer = first.report(first.started(task), opened(BLOCKED))
+    assert answer.desired.version > version
+    told = job(site, job_id)
+    assert (told["status"], told["hold_reasons"]) == ("holding", ["rule"])
+    assert [w["code"] for w in told["warnings"]] == ["blocked_scripts"]
+    assert second.sync().tasks == []
+    second.report(msg.TaskReleased(attempt=other.attempt))
+    # The frame in work ends, and is kept.
+    first.report(first.saved(task, task.frames[0]), first.ended(task))
+    assert job(site, job_id)["frames"]["done"] == 1
+    assert site.ask("PATCH", f"/api/jobs/{job_id}", json={"action": "unhold"}).status_code == 200
+    second.report(opened(BLOCKED))
+    assert job(site, job_id)["hold_reasons"] == []
+    assert second.render_all() == list(range(2, 10))
+    site.publish()
+    assert site.status(job_id) == "success"
+
+
+@pytest.mark.parametrize(
+    ("asked", "note"),
+    [({"on_blocked_scripts": "warn"}, BLOCKED), ({}, LACKING), ({"on_missing_files": "warn"}, LACKING)],
+)
+def test_warn_goes_on(site: ApiClient, asked: dict[str, str], note: msg.NodeWarning) -> None:
+    job_id = site.submit(**asked)["id"]
+    runner = site.runner(job_id)
+    [task] = runner.sync().tasks
+    runner.report(runner.started(task), opened(note))
+    told = job(site, job_id)
+    assert (told["status"], told["hold_reasons"]) == ("running", [])
+    assert [w["code"] for w in told["warnings"]] == [note.code]
+
+
+def failing(site: ApiClient, note: msg.NodeWarning, **asked: str) -> dict[str, Any]:
+    """Two machines render when the first of them opens the scene."""
+    job_id = site.submit(**asked)["id"]
+    first, second = site.runner(job_id), site.runner(job_id)
+    [task] = first.sync().tasks
+    [other] = second.sync().tasks
+    second.report(second.started(other))
+    answer = first.report(first.started(task), opened(note))
+    assert answer.desired.cancel and second.sync().cancel
+    assert site.status(job_id) == "running"
+    first.report(first.ended(task, "cancelled", ms=5), msg.SessionEnded(reason="cancelled"))
+    assert site.status(job_id) == "running"
+    second.report(second.ended(other, "cancelled", ms=5), msg.SessionEnded(reason="cancelled"))
+    told = job(site, job_id)
+    assert (told["status"], told["tasks"]["cancelled"], told["tasks"]["failed"]) == ("failed", 9, 0)
+    assert site.ask("POST", f"/api/jobs/{job_id}/retry", json={}).status_code == 409
+    return told
+
+
+def test_scripts_blocked_fails_the_whole_job_at_once(site: ApiClient) -> None:
+    told = failing(site, BLOCKED, on_blocked_scripts="fail")
+    assert told["cause"] == "scripts_blocked"
+    assert "operator" in told["message"]
+
+
+def test_missing_files_that_blender_finds_out_about_fail_the_whole_job(site: ApiClient) -> None:
+    told = failing(site, LACKING, on_missing_files="fail")
+    assert told["cause"] == "missing_files"
+    assert LACKING.subject in told["message"]
+
+
+def test_missing_files_that_blender_finds_out_about_hold_once(site: ApiClient) -> None:
+    job_id = site.submit(on_missing_files="hold")["id"]
+    runner = site.runner(job_id)
+    [task] = runner.sync().tasks
+    runner.report(runner.started(task), opened(LACKING))
+    assert job(site, job_id)["hold_reasons"] == ["rule"]
+    site.ask("PATCH", f"/api/jobs/{job_id}", json={"action": "unhold"})
+    runner.report(opened(LACKING, msg.NodeWarning(code="missing_file", message="One more.", subject="/x")))
+    told = job(site, job_id)
+    assert (told["hold_reasons"], len(told["warnings"])) == ([], 2)
+
+
+def test_a_scene_full_of_warnings_does_not_hide_that_scripts_were_blocked(site: ApiClient) -> None:
+    job_id = site.submit()["id"]
+    runner = site.runner(job_id)
+    [task] = runner.sync().tasks
+    many = [msg.NodeWarning(code="script_error", message="An error.", subject=str(n)) for n in range(300)]
+    runner.report(runner.started(task), opened(*many, BLOCKED))
+    told = job(site, job_id)
+    assert (told["hold_reasons"], len(told["warnings"])) == (["rule"], 201)
+
+
+# ------------------------------------------------------------- before any machine, with a real scene
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    blender = next(b for b in blender_installs.installed() if b.id == "blender-4-2")
+    folder = tmp_path_factory.mktemp("paths")
+    subprocess.run([blender.path, str(SCRIPT), str(folder)], check=True, capture_output=True, timeout=120)
+    return folder
+
+
+def read(site: ApiClient, made: Path, names: list[str], **more: Any) -> str:
+    """A job of these files, below C:/proj, as the farm's reader leaves it."""
+    paths = {f"C:/proj/{name}": (made / name).read_bytes() for name in names}
+    for path, data in paths.items():
+        assert site.upload(path, data).status_code == 200
+    answer = site.ask("POST", "/api/jobs", json=site.payload(upload_paths=list(paths), **more))
+    assert answer.status_code == 201, answer.text
+    row = dict(site.row(jobs, jobs.c.id == answer.json()["id"]))
+    row["release"] = site.row(packages, packages.c.id == row["package_id"])["release"]
+    row["allow_scripts"] = False
+    try:
+        found = scene_reading.read(site.context, row)
+    except scene_reading.Unrenderable as error:
+        site.context.db.write_now(scene_reading.fail, row, error)
+    else:
+        site.context.db.write_now(scene_reading.settle, site.context, row, found)
+    return str(row["id"])
+
+
+@pytest.mark.blender
+def test_missing_files_fail_the_job_before_any_machine_starts(site: ApiClient, made: Path) -> None:
+    told = job(site, read(site, made, ["drive_absolute.blend"], on_missing_files="fail"))
+    assert (told["status"], told["cause"]) == ("failed", "missing_files")
+    assert "C:/proj/tex/red.png" in told["message"]
+
+
+@pytest.mark.blender
+def test_missing_file_warns_or_holds_before_any_machine_starts(site: ApiClient, made: Path) -> None:
+    warned = job(site, read(site, made, ["drive_absolute.blend"]))
+    assert (warned["status"], warned["hold_reasons"]) == ("pending", [])
+    [warning] = warned["warnings"]
+    assert (warning["code"], warning["subject"]) == ("missing_file", "C:/proj/tex/red.png")
+    assert "image red.png" in warning["message"]
+    job_id = read(site, made, ["drive_absolute.blend"], on_missing_files="hold")
+    assert job(site, job_id)["hold_reasons"] == ["rule"]
+    assert site.runner(job_id).sync().tasks == []
+    site.ask("PATCH", f"/api/jobs/{job_id}", json={"action": "unhold"})
+    runner = site.runner(job_id)
+    [task] = runner.sync().tasks
+    known = msg.NodeWarning(code="missing_file", message="As before.", subject="C:/proj/tex/red.png")
+    runner.report(runner.started(task), opened(known))
+    assert job(site, job_id)["hold_reasons"] == []
+
+
+@pytest.mark.blender
+def test_an_input_in_another_case_is_sent_under_both_names(site: ApiClient, made: Path) -> None:
+    job_id = read(site, made, ["case.blend", "tex/blue.png"], on_missing_files="fail")
+    told = job(site, job_id)
+    assert (told["status"], told["warnings"]) == ("pending", [])
+    assert "aliases" not in told["scene_info"]
+    runner = site.runner(job_id)
+    answer = site.ask(
+        "GET",
+        f"/node/v1/sessions/{runner.session}/inputs",
+        headers={"Authorization": f"Bearer {runner.token}"},
+    )
+    sent = {i["path"]: i["sha256"] for i in answer.json()["inputs"]}
+    assert set(sent) == {"C:/proj/case.blend", "C:/proj/tex/blue.png", "C:/proj/TEX/Blue.PNG"}
+    assert sent["C:/proj/tex/blue.png"] == sent["C:/proj/TEX/Blue.PNG"]
+
+
+@pytest.mark.blender
+def test_a_configuration_without_its_luts_is_told(site: ApiClient, made: Path) -> None:
+    config = b"search_path: luts\ncolorspaces:\n  - !<ColorSpace>\n    x: !<FileTransform> {src: a.spi1d}\n"
+    site.upload("C:/ocio/config.ocio", config)
+    row = read(site, made, ["relative.blend", "tex/blue.png"])
+    assert job(site, row)["warnings"] == []
+    paths = ["C:/proj/relative.blend", "C:/proj/tex/blue.png", "C:/ocio/config.ocio"]
+    answer = site.ask(
+        "POST",
+        "/api/jobs",
+        json=site.payload(upload_paths=paths, environment_variables={"OCIO": "C:\\ocio\\config.ocio"}),
+    )
+    values = dict(site.row(jobs, jobs.c.id == answer.json()["id"]))
+    values |= {"release": "4.2.23", "allow_scripts": False}
+    [warning] = scene_reading.read(site.context, values)["warnings"]
+    assert warning["subject"] == "C:/ocio/luts/a.spi1d"

@@ -1,0 +1,556 @@
+"""Every rule of a submission, through the API: what is refused names its field, and nothing is stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from api_client import SCENE, ApiClient, a_farm, a_site, md5
+
+from framefarm.protocol.api_jobs import JobSubmission
+from framefarm.server.accounts.tables import accounts, audit
+from framefarm.server.catalog import destinations
+from framefarm.server.catalog.tables import instance_types
+from framefarm.server.database import Tx
+from framefarm.server.jobs.tables import events, job_state, jobs
+
+SHA = hashlib.sha256(b"a scene").hexdigest()
+MD5 = md5(b"a scene")
+
+
+def post(site: ApiClient, **fields: Any) -> Any:
+    return site.ask("POST", "/api/jobs", json=site.payload(**fields))
+
+
+def errors(answer: Any) -> list[dict[str, Any]]:
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    found: list[dict[str, Any]] = answer.json()["errors"]
+    assert all(set(e) == {"field", "message", "given"} for e in found)
+    return found
+
+
+def error(answer: Any) -> dict[str, Any]:
+    (only,) = errors(answer)
+    return only
+
+
+def accepted(site: ApiClient, **fields: Any) -> dict[str, Any]:
+    answer = post(site, **fields)
+    assert answer.status_code == 201, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def stored(site: ApiClient) -> list[int]:
+    """How much there is of what a submission writes."""
+    manifests = (site.context.data / "store" / "manifests").rglob("*")
+    return [len(site.rows(table)) for table in (jobs, job_state, events)] + [sum(1 for _ in manifests)]
+
+
+def nothing_is_stored(site: ApiClient) -> bool:
+    return not any(stored(site))
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
+    """One farm for all the rules that need nothing set up."""
+    url = None if request.param == "sqlite" else request.getfixturevalue("postgres")(True)
+    with a_farm(tmp_path_factory.mktemp("rules"), url) as context, a_site(context) as site:
+        yield site
+
+
+# ------------------------------------------------------------------- one bad field, one error
+
+REFUSED: list[Any] = [
+    # rule, fields, the field of the error, words of its message
+    ("title-empty", {"job_title": ""}, "job_title", "at least 1 character"),
+    ("title-blank", {"job_title": "  "}, "job_title", "printable"),
+    ("title-201", {"job_title": "x" * 201}, "job_title", "at most 200 characters"),
+    ("title-newline", {"job_title": "a\nb"}, "job_title", "printable"),
+    ("title-escape", {"job_title": "\x1b[2J"}, "job_title", "printable"),
+    ("title-surrogate", {"job_title": "\ud800"}, "job_title", "UTF-8"),
+    ("title-number", {"job_title": 7}, "job_title", "text"),
+    ("title-null", {"job_title": None}, "job_title", "text"),
+    ("project-unknown", {"project": "nope"}, "project", "there are: default"),
+    ("project-empty", {"project": ""}, "project", "at least 1"),
+    ("instance-unknown", {"instance_type": "huge-1"}, "instance_type", "there are: local-1"),
+    ("preemptible-text", {"preemptible": "true"}, "preemptible", "true or false"),
+    ("preemptible-number", {"preemptible": 1}, "preemptible", "true or false"),
+    ("retries-below", {"preemptible_retries": -1}, "preemptible_retries", "between 0 and 100"),
+    ("retries-above", {"preemptible_retries": 101}, "preemptible_retries", "between 0 and 100"),
+    ("retries-text", {"preemptible_retries": "1"}, "preemptible_retries", "between 0 and 100"),
+    ("retries-true", {"preemptible_retries": True}, "preemptible_retries", "between 0 and 100"),
+    ("task-retries-below", {"task_retries": -1}, "task_retries", "between 0 and 100"),
+    ("task-retries-above", {"task_retries": 101}, "task_retries", "between 0 and 100"),
+    ("chunk-0", {"chunk_size": 0}, "chunk_size", "between 1 and 1,000"),
+    ("chunk-1001", {"chunk_size": 1001}, "chunk_size", "between 1 and 1,000"),
+    ("chunk-fraction", {"chunk_size": 1.5}, "chunk_size", "between 1 and 1,000"),
+    ("chunk-null", {"chunk_size": None}, "chunk_size", "between 1 and 1,000"),
+    ("frames-empty", {"frame_range": ""}, "frame_range", "at least 1"),
+    ("frames-list", {"frame_range": [1, 2]}, "frame_range", "text"),
+    ("frames-words", {"frame_range": "all"}, "frame_range", "a"),
+    ("frames-step-0", {"frame_range": "1-9x0"}, "frame_range", "step"),
+    ("frames-empty-item", {"frame_range": "1,,2"}, "frame_range", "at character"),
+    ("frames-colon-step", {"frame_range": "1-9:2"}, "frame_range", "at character"),
+    ("frames-too-high", {"frame_range": "1048575"}, "frame_range", "1048574"),
+    ("frames-too-low", {"frame_range": "-1048575"}, "frame_range", "1048574"),
+    ("frames-too-many", {"frame_range": "-600000-600000"}, "frame_range", "1000000"),
+    (
+        "frames-too-many-runs",
+        {"frame_range": ",".join(str(i * 2) for i in range(10_001))},
+        "frame_range",
+        "10000",
+    ),
+    ("frames-64k", {"frame_range": "1," * 32_768 + "1"}, "frame_range", "65536"),
+    ("frames-fml-0", {"frame_range": "fml:0"}, "frame_range", "fml"),
+    ("scouts-words", {"scout_frames": "some"}, "scout_frames", "at character"),
+    ("scouts-no-overlap", {"scout_frames": "20-30"}, "scout_frames", "none"),
+    ("scouts-auto-0", {"scout_frames": "auto:0"}, "scout_frames", "auto"),
+    ("scouts-of-fml", {"frame_range": "fml:3", "scout_frames": "1-"}, "scout_frames", "at character"),
+    ("scouts-null", {"scout_frames": None}, "scout_frames", "text"),
+    ("blender-unknown", {"blender_version": "blender-9-9"}, "blender_version", "there are: blender-4-2"),
+    ("blender-other-series", {"blender_version": "4.5"}, "blender_version", "there are: blender-4-2"),
+    ("blender-nonsense", {"blender_version": "../x"}, "blender_version", "there are: blender-4-2"),
+    ("software-unknown", {"render_software": "luxcore"}, "render_software", "'eevee'"),
+    ("software-null", {"render_software": None}, "render_software", "'cycles'"),
+    ("output-empty", {"output_path": ""}, "output_path", "at least 1"),
+    ("output-dots", {"output_path": "a/../b"}, "output_path", "'..'"),
+    ("output-bucket-dots", {"output_path": "gs://renders/../x"}, "output_path", "'..'"),
+    ("output-bucket-not-given", {"output_path": "gs://others/x"}, "output_path", "allowed are: gs://renders"),
+    ("output-bucket-longer-name", {"output_path": "gs://renders2/x"}, "output_path", "gs://renders"),
+    ("output-s3-of-a-gs", {"output_path": "s3://renders/x"}, "output_path", "allowed are: gs://renders"),
+    ("output-file-not-given", {"output_path": "file:///srv/x"}, "output_path", "allowed are: gs://renders"),
+    ("output-absolute", {"output_path": "/srv/x"}, "output_path", "gs://renders"),
+    ("output-drive", {"output_path": "C:\\out"}, "output_path", "allowed are"),
+    ("output-http", {"output_path": "http://renders/x"}, "output_path", "allowed are"),
+    ("output-query", {"output_path": "gs://renders/x?y"}, "output_path", "'?'"),
+    ("output-newline", {"output_path": "a\nb"}, "output_path", "allowed are"),
+    ("output-long-part", {"output_path": "a/" + "b" * 256}, "output_path", "255 bytes"),
+    ("output-long", {"output_path": "a/" * 2100 + "a"}, "output_path", "4096"),
+    ("paths-none", {"upload_paths": []}, "upload_paths", "at least 1"),
+    ("paths-text", {"upload_paths": SCENE}, "upload_paths", "list"),
+    ("paths-number-inside", {"upload_paths": [SCENE, 7]}, "upload_paths[1]", "text"),
+    ("paths-null-inside", {"upload_paths": [None]}, "upload_paths[0]", "text"),
+    ("paths-relative", {"upload_paths": [SCENE, "a.png"]}, "upload_paths[1]", "absolute"),
+    ("paths-empty-text", {"upload_paths": [SCENE, ""]}, "upload_paths[1]", "empty"),
+    ("paths-dots", {"upload_paths": [SCENE, "/a/../b"]}, "upload_paths[1]", "'..'"),
+    ("paths-folder", {"upload_paths": [SCENE, "/a/"]}, "upload_paths[1]", "not a folder"),
+    ("paths-control", {"upload_paths": [SCENE, "/a\tb"]}, "upload_paths[1]", "control character"),
+    ("paths-twice", {"upload_paths": [SCENE, SCENE]}, "upload_paths[1]", "same file"),
+    ("paths-twice-normalised", {"upload_paths": [SCENE, "/film/./shot.blend"]}, "upload_paths[1]", "same"),
+    ("paths-parent", {"upload_paths": [SCENE, SCENE + "/x"]}, "upload_paths", "both a file and a folder"),
+    (
+        "paths-drive-and-its-place",
+        {"upload_paths": ["C:\\a.blend", "/c/b"]},
+        "upload_paths",
+        "one kind of path",
+    ),
+    ("paths-unc-and-its-place", {"upload_paths": ["/n/f/a", "\\\\n\\f\\a.blend"]}, "upload_paths", "of path"),
+    ("notify-no-object", {"notify": "me@studio.example"}, "notify", "object"),
+    ("missing-word", {"on_missing_files": "ignore"}, "on_missing_files", "'hold'"),
+    ("missing-null", {"on_missing_files": None}, "on_missing_files", "'warn'"),
+    ("scripts-word", {"on_blocked_scripts": "run"}, "on_blocked_scripts", "'fail'"),
+    ("addons-text", {"addons": "/a.zip"}, "addons", "list"),
+    ("addons-number", {"addons": [1]}, "addons[0]", "text"),
+    ("addons-51", {"addons": [f"/{i}.zip" for i in range(51)]}, "addons", "at most 50"),
+    ("addons-not-allowed", {"upload_paths": [SCENE, "/a.zip"], "addons": ["/a.zip"]}, "addons", "operator"),
+    ("paths-too-many", {"upload_paths": [f"/{i}.blend" for i in range(100_001)]}, "upload_paths", "100000"),
+    ("paths-no-blend", {"upload_paths": ["/film/notes.txt"]}, "upload_paths", ".blend"),
+    ("env-list", {"environment_variables": []}, "environment_variables", "object"),
+    ("env-number", {"environment_variables": {"A": 1}}, "environment_variables.A", "text"),
+    ("env-digit-first", {"environment_variables": {"1A": ""}}, "environment_variables.1A", "match"),
+    ("env-dash", {"environment_variables": {"A-B": ""}}, "environment_variables.A-B", "match"),
+    ("env-equals", {"environment_variables": {"A=B": ""}}, "environment_variables.A=B", "match"),
+    ("env-empty-name", {"environment_variables": {"": ""}}, "environment_variables.", "match"),
+    (
+        "env-201",
+        {"environment_variables": {f"V{i}": "" for i in range(201)}},
+        "environment_variables",
+        "at most 200",
+    ),
+    ("env-value-32k", {"environment_variables": {"A": "x" * 32_769}}, "environment_variables.A", "32 KiB"),
+    (
+        "env-value-32k-in-bytes",
+        {"environment_variables": {"A": "é" * 16_385}},
+        "environment_variables.A",
+        "32 KiB",
+    ),
+    (
+        "env-256k-in-all",
+        {"environment_variables": {f"V{i}": "x" * 32_768 for i in range(8)}},
+        "environment_variables",
+        "256 KiB",
+    ),
+    (
+        "ocio-not-uploaded",
+        {"environment_variables": {"OCIO": "/film/config.ocio"}},
+        "environment_variables.OCIO",
+        "upload_paths",
+    ),
+    ("scene-not-uploaded", {"scene_path": "/film/other.blend"}, "scene_path", "upload_paths"),
+    ("scene-relative", {"scene_path": "shot.blend"}, "scene_path", "absolute"),
+    ("scene-number", {"scene_path": 1}, "scene_path", "text"),
+    ("pin-short", {"upload_sha256s": {SCENE: "ab"}}, f"upload_sha256s.{SCENE}", "64 hex digits"),
+    ("pin-not-hex", {"upload_sha256s": {SCENE: "g" * 64}}, f"upload_sha256s.{SCENE}", "64 hex digits"),
+    ("pin-md5-short", {"upload_md5s": {SCENE: "ab"}}, f"upload_md5s.{SCENE}", "32 hex digits"),
+    ("pin-md5-base64", {"upload_md5s": {SCENE: "!" * 24}}, f"upload_md5s.{SCENE}", "base64"),
+    ("pin-of-another-path", {"upload_sha256s": {"/b": SHA}}, "upload_sha256s./b", "upload_paths"),
+    ("pin-of-a-relative-path", {"upload_md5s": {"b": MD5}}, "upload_md5s.b", "absolute"),
+    ("pin-null", {"upload_sha256s": {SCENE: None}}, f"upload_sha256s.{SCENE}", "text"),
+    ("pins-list", {"upload_sha256s": [SHA]}, "upload_sha256s", "object"),
+    ("depends-unknown", {"depends_on": ["job_nope"]}, "depends_on", "there is no such"),
+    ("depends-text", {"depends_on": "job_x"}, "depends_on", "list"),
+    ("depends-number", {"depends_on": [1]}, "depends_on[0]", "text"),
+    ("depends-1001", {"depends_on": ["x"] * 1001}, "depends_on", "at most 1000"),
+    ("metadata-number", {"metadata": {"a": 1}}, "metadata.a", "text"),
+    ("metadata-101", {"metadata": {str(i): "" for i in range(101)}}, "metadata", "at most 100"),
+    ("metadata-64k", {"metadata": {"a": "x" * 65_536}}, "metadata", "64 KiB"),
+    ("priority-below", {"priority": -1}, "priority", "between 0 and 100"),
+    ("priority-above", {"priority": 101}, "priority", "between 0 and 100"),
+    ("hold-text", {"hold": "no"}, "hold", "true or false"),
+    ("sessions-0", {"max_sessions": 0}, "max_sessions", "between 1 and 100,000"),
+    (
+        "runtime-0",
+        {"max_task_runtime_seconds": 0},
+        "max_task_runtime_seconds",
+        "between 1 and 2,592,000",
+    ),
+    ("percentage-0", {"resolution_percentage": 0}, "resolution_percentage", "between 1 and 1,000"),
+    ("samples-0", {"samples": 0}, "samples", "between 1 and 1,000,000"),
+    ("view-layers-text", {"view_layers": "a"}, "view_layers", "list"),
+    ("camera-number", {"camera": 1}, "camera", "text"),
+]
+
+
+@pytest.mark.parametrize(("fields", "name", "words"), [pytest.param(*r[1:], id=r[0]) for r in REFUSED])
+def test_a_bad_value_is_refused_with_what_is_allowed(
+    shared: ApiClient, fields: dict[str, Any], name: str, words: str
+) -> None:
+    before = stored(shared)
+    body = json.dumps(shared.payload(**fields))
+    found = error(shared.ask("POST", "/api/jobs", content=body, headers=JSON))
+    assert found["field"] == name
+    assert words in found["message"]
+    assert stored(shared) == before
+
+
+JSON = {"Content-Type": "application/json"}
+REQUIRED = (
+    "job_title",
+    "project",
+    "instance_type",
+    "frame_range",
+    "blender_version",
+    "output_path",
+    "upload_paths",
+)
+LATER = ("webhooks", "budget", "chunksize")
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_field_without_a_default_is_required(shared: ApiClient, name: str) -> None:
+    payload = shared.payload()
+    del payload[name]
+    assert error(shared.ask("POST", "/api/jobs", json=payload)) == {
+        "field": name, "message": "is required", "given": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_a_field_that_is_not_known_is_refused_and_the_known_are_told(shared: ApiClient, name: str) -> None:
+    found = error(post(shared, **{name: "x"}))
+    assert (found["field"], found["given"]) == (name, "x")
+    assert "not a field" in found["message"] and "chunk_size" in found["message"]
+
+
+REFUSED_NAMES = [
+    "LD_PRELOAD", "LD_x", "PYTHONPATH", "PYTHON", "PATH", "HOME", "SHELL", "BLENDER_USER_SCRIPTS",
+    "BLENDER_SYSTEM_PYTHON", "FRAMEFARM_DATA", "GCONV_PATH", "GLIBC_TUNABLES", "NSS_x", "LOCPATH",
+    "LOCALDOMAIN", "MALLOC_CHECK_", "BASH_ENV", "ENV", "IFS", "TMPDIR", "XDG_RUNTIME_DIR", "HTTP_PROXY",
+    "https_proxy", "NO_PROXY", "LIBGL_ALWAYS_SOFTWARE", "MESA_LOADER_DRIVER_OVERRIDE", "VK_ICD_FILENAMES",
+    "__EGL_VENDOR_LIBRARY_DIRS", "__GLX_VENDOR_LIBRARY_NAME", "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES", "ld_preload", "Path",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED_NAMES)
+def test_a_variable_of_the_farms_own_is_refused(shared: ApiClient, name: str) -> None:
+    found = error(post(shared, environment_variables={"FINE": "1", name: "x"}))
+    assert found["field"] == f"environment_variables.{name}"
+    assert "may not be set" in found["message"]
+
+
+# -------------------------------------------------------------------------- all bad fields at once
+
+
+def test_wrong_types_unknown_fields_and_what_only_the_farm_knows_are_told_together(site: ApiClient) -> None:
+    answer = post(
+        site,
+        job_title=7,
+        chunk_size="1",
+        webhooks="https://studio.example",
+        project="nope",
+        instance_type="nope",
+        blender_version="9.9",
+        frame_range="1-",
+        scout_frames="x",
+        output_path="gs://others/x",
+        upload_paths=["relative"],
+        upload_sha256s={SCENE: "short", "/b": 1},
+        environment_variables={"1A": "", "LD_PRELOAD": "x", "B": 1, "OCIO": "/c"},
+        depends_on=["job_nope"],
+        priority=1000,
+    )
+    assert sorted(e["field"] for e in errors(answer)) == sorted([
+        "job_title", "chunk_size", "webhooks", "project", "instance_type", "blender_version", "frame_range",
+        "scout_frames", "output_path", "upload_paths[0]", f"upload_sha256s.{SCENE}", "upload_sha256s./b",
+        "environment_variables.1A", "environment_variables.LD_PRELOAD", "environment_variables.B",
+        "depends_on", "priority",
+    ])  # fmt: skip
+    assert nothing_is_stored(site)
+
+
+def test_an_archived_project_is_told_only_once_all_else_is_right(site: ApiClient) -> None:
+    project = site.ask("POST", "/api/projects", json={"name": "old"}).json()
+    site.ask("PATCH", f"/api/projects/{project['id']}", json={"status": "archived"})
+    assert error(post(site, project="old", chunk_size=0))["field"] == "chunk_size"
+    answer = post(site, project="old")
+    assert (answer.status_code, answer.json()["state"]) == (409, "archived")
+    assert nothing_is_stored(site)
+
+
+def test_a_long_value_is_given_back_short(shared: ApiClient) -> None:
+    assert len(error(post(shared, job_title="x" * 100_000))["given"]) <= 200
+    assert len(error(post(shared, job_title=["x" * 100_000]))["given"]) <= 200
+
+
+# ----------------------------------------------------------------------------- what is accepted
+
+TWO = ["/a.blend", "/b.blend"]
+FINE = {"_A9": "é", "ENVY": ""}
+OCIO = "/c/config.ocio"
+ACCEPTED: list[Any] = [
+    ("title-1", {"job_title": "x"}, {"job_title": "x"}),
+    ("title-200", {"job_title": "é" * 200}, {"job_title": "é" * 200}),
+    ("retries-0", {"preemptible_retries": 0}, {"preemptible_retries": 0}),
+    ("retries-100", {"preemptible_retries": 100, "task_retries": 100}, {"task_retries": 100}),
+    ("chunk-1000", {"chunk_size": 1000}, {"chunk_size": 1000}),
+    ("frames-limits", {"frame_range": "-1048574,1048574"}, {"frame_range": "-1048574,1048574"}),
+    ("frames-a-million", {"frame_range": "1-1000000"}, {"frame_range": "1-1000000"}),
+    ("frames-unknown-until-read", {"frame_range": "fml:3"}, {"frames": None, "tasks": None}),
+    ("blender-short", {"blender_version": "4.2"}, {"blender_version": "blender-4-2"}),
+    ("blender-exact", {"blender_version": "4.2.23"}, {"blender_version": "blender-4-2"}),
+    ("software-eevee", {"render_software": "eevee"}, {"render_software": "eevee"}),
+    ("software-workbench", {"render_software": "workbench"}, {"render_software": "workbench"}),
+    ("software-of-the-scene", {"render_software": ""}, {"render_software": ""}),
+    ("output-bucket", {"output_path": "gs://renders/a//b/"}, {"output_url": "gs://renders/a/b"}),
+    (
+        "paths-drive",
+        {"upload_paths": ["c:\\film\\shot.blend"]},
+        {"upload_paths": ["C:/film/shot.blend"], "scene_path": "C:/film/shot.blend"},
+    ),
+    (
+        "paths-unc-scene-in-other-case",
+        {"upload_paths": ["\\\\nas\\f\\Shot.blend"], "scene_path": "\\\\NAS\\f\\shot.BLEND"},
+        {"upload_paths": ["//nas/f/Shot.blend"], "scene_path": "//nas/f/Shot.blend"},
+    ),
+    ("missing-and-scripts", {"on_missing_files": "fail", "on_blocked_scripts": "warn"}, {}),
+    ("paths-normalised", {"upload_paths": ["/film/./a.blend"]}, {"upload_paths": ["/film/a.blend"]}),
+    (
+        "scene-of-two",
+        {"upload_paths": ["/a.blend", "/b.blend"], "scene_path": "/b.blend"},
+        {"scene_path": "/b.blend"},
+    ),
+    ("scene-unknown-of-two", {"upload_paths": ["/a.blend", "/b.blend"]}, {"scene_path": None}),
+    ("scene-not-a-blend", {"upload_paths": ["/a.bin"], "scene_path": "/a.bin"}, {"scene_path": "/a.bin"}),
+    (
+        "env",
+        {"environment_variables": {"_A9": "é", "ENVY": ""}},
+        {"environment_variables": {"_A9": "é", "ENVY": ""}},
+    ),
+    ("env-32k", {"environment_variables": {"A": "x" * 32_768}}, {}),
+    (
+        "ocio",
+        {"upload_paths": [SCENE, "/c/config.ocio"], "environment_variables": {"OCIO": "/c/config.ocio"}},
+        {},
+    ),
+    ("metadata", {"metadata": {"shot": "010"}}, {"metadata": {"shot": "010"}}),
+    ("overrides", {"scene": "S", "camera": "C", "view_layers": ["V"], "samples": 1}, {"view_layers": ["V"]}),
+    ("pin-upper-case", {"upload_sha256s": {SCENE: SHA.upper()}}, {"missing_paths": [SCENE]}),
+    ("no-scouts", {"scout_frames": ""}, {"scout_frames": ""}),
+]
+
+
+@pytest.mark.parametrize(("fields", "seen"), [pytest.param(*a[1:], id=a[0]) for a in ACCEPTED])
+def test_a_good_value_is_accepted_and_told_as_stored(
+    shared: ApiClient, fields: dict[str, Any], seen: dict[str, Any]
+) -> None:
+    job = accepted(shared, **fields)
+    assert {name: job[name] for name in seen} == seen
+    assert shared.get(f"/api/jobs/{job['id']}") == job
+
+
+def test_what_is_left_out_has_the_documented_defaults(site: ApiClient) -> None:
+    payload = {name: value for name, value in site.payload().items() if name in REQUIRED}
+    job = site.ask("POST", "/api/jobs", json=payload).json()
+    defaults = {
+        "preemptible": True, "preemptible_retries": 1, "chunk_size": 1, "scout_frames": "",
+        "render_software": "cycles", "environment_variables": {}, "priority": 50, "hold": False,
+        "max_sessions": None, "task_retries": 2, "max_task_runtime_seconds": None, "depends_on": [],
+        "metadata": {}, "scene": None, "camera": None, "view_layers": None, "resolution_percentage": None,
+        "samples": None, "on_missing_files": "warn", "on_blocked_scripts": "hold", "addons": [],
+    }  # fmt: skip
+    assert {name: job[name] for name in defaults} == defaults
+
+
+def test_addons_are_of_the_uploads_and_for_accounts_whose_scripts_may_run(site: ApiClient) -> None:
+    fields = {"upload_paths": ["C:\\a.blend", "C:\\tools\\Tint.zip"], "addons": ["c:/tools/tint.zip"]}
+    assert error(post(site, **fields))["field"] == "addons"
+    allow(site)
+    assert accepted(site, **fields)["addons"] == ["C:/tools/Tint.zip"]
+    found = error(post(site, upload_paths=[SCENE], addons=["/tools/tint.zip"]))
+    assert (found["field"], found["message"]) == ("addons[0]", "must be one of upload_paths")
+    assert error(post(site, upload_paths=[SCENE], addons=["tint.zip"]))["field"] == "addons[0]"
+
+
+def allow(site: ApiClient) -> None:
+    def yes(tx: Tx) -> None:
+        tx.conn.execute(
+            sa.update(accounts).where(accounts.c.id == site.account_id).values(allow_scripts=True)
+        )
+
+    site.context.db.write_now(yes)
+
+
+def test_a_disabled_instance_type_is_as_unknown_to_members(site: ApiClient) -> None:
+    site.ask("PATCH", f"/api/enterprise/instances/{site.instance}", json={"enabled": False})
+    member = site.member()
+    unknown, disabled = (error(post(member, instance_type=i)) for i in ("nope", site.instance))
+    assert disabled["message"] == unknown["message"]
+    assert site.instance not in disabled["message"]
+
+
+def test_an_instance_type_without_a_preemptible_price_takes_no_preemptible_job(site: ApiClient) -> None:
+    def no_price(tx: Tx) -> None:
+        mine = sa.update(instance_types).where(instance_types.c.id == site.instance)
+        tx.conn.execute(mine.values(preemptible_price_micros=None))
+
+    site.context.db.write_now(no_price)
+    assert error(post(site, preemptible=True))["field"] == "preemptible"
+    assert accepted(site, preemptible=False)["preemptible"] is False
+
+
+def test_a_pin_decides_which_content_is_taken(site: ApiClient) -> None:
+    site.upload(data=b"old")
+    site.upload(data=b"new")
+    for pin in (
+        {"upload_md5s": {SCENE: md5(b"old")}},
+        {"upload_sha256s": {SCENE: hashlib.sha256(b"old").hexdigest()}},
+    ):
+        (taken,) = accepted(site, **pin)["inputs"]
+        assert taken["md5"] == md5(b"old")
+
+
+def test_a_pin_of_what_is_not_there_waits_for_that_content_alone(site: ApiClient) -> None:
+    site.upload(data=b"old")
+    job = accepted(site, upload_sha256s={SCENE: hashlib.sha256(b"new").hexdigest()})
+    assert (job["status"], job["missing_paths"]) == ("syncing", [SCENE])
+    site.upload(data=b"other")
+    assert site.status(job["id"]) == "syncing"
+    site.upload(data=b"new")
+    site.upload(data=b"later")
+    seen = site.get(f"/api/jobs/{job['id']}")
+    assert (seen["status"], seen["inputs"][0]["md5"]) == ("pending", md5(b"new"))
+
+
+def test_an_input_that_an_earlier_job_used_is_warned_of_until_it_is_uploaded_again(site: ApiClient) -> None:
+    site.upload()
+    assert accepted(site)["warnings"] == []
+    (warning,) = accepted(site)["warnings"]
+    assert (warning["code"], warning["subject"]) == ("input_not_reconfirmed", SCENE)
+    assert accepted(site, upload_sha256s={SCENE: SHA})["warnings"] == []
+    site.upload()
+    assert accepted(site)["warnings"] == []
+
+
+def test_many_reused_inputs_are_warned_of_together(site: ApiClient) -> None:
+    paths = [SCENE, *(f"/film/{i}.png" for i in range(149))]
+    site.upload()
+    files = [{"md5": MD5, "path": path} for path in paths]
+    assert site.ask("POST", "/api/uploads/md5", json={"files": files}).status_code == 200
+    accepted(site, upload_paths=paths)
+    warnings = accepted(site, upload_paths=paths)["warnings"]
+    assert len(warnings) == 101
+    assert "50 more" in warnings[-1]["message"]
+
+
+# ------------------------------------------------------------------------- places, dry runs
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_stored(site: ApiClient) -> None:
+    root = site.context.data / "buckets" / "renders"
+    (root / "taken").write_text("a file where a folder is wanted")
+    os.symlink("/tmp", root / "away")
+    for path in ("gs://renders/taken/x", "gs://renders/away/x"):
+        found = error(post(site, output_path=path))
+        assert found["field"] == "output_path" and "can be written" in found["message"]
+    assert nothing_is_stored(site)
+
+
+def test_a_place_is_tried_without_leaving_anything(site: ApiClient) -> None:
+    root = site.context.data / "buckets" / "renders"
+    before = sorted(root.rglob("*"))
+    accepted(site, output_path="gs://renders/new/deep")
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_file_place_that_was_given_is_taken(site: ApiClient) -> None:
+    folder = site.context.data.parent / "given"
+    folder.mkdir()
+    url = f"file://{folder}"
+    site.context.db.write_now(lambda tx: destinations.grant(tx, site.account_id, url))
+    assert accepted(site, output_path=f"{url}/shot")["output_url"] == f"{url}/shot"
+    assert error(post(site, output_path=f"{url}er/shot"))["field"] == "output_path"
+
+
+def test_a_place_of_another_account_is_not_told_of(site: ApiClient, other: ApiClient) -> None:
+    site.context.db.write_now(lambda tx: destinations.grant(tx, other.account_id, "gs://secret"))
+    assert "secret" not in error(post(site, output_path="gs://mine/x"))["message"]
+
+
+def test_a_dry_run_stores_nothing_at_all(site: ApiClient) -> None:
+    site.upload()
+    audits = len(site.rows(audit))
+    answer = site.ask("POST", "/api/jobs?dry_run=true", json=site.payload(scout_frames="fml:3", chunk_size=3))
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    assert (said["dry_run"], said["frames"], said["scouts"], said["tasks"]) == (True, 9, 3, 5)
+    assert said["missing_paths"] == [] and said["price_per_hour"]["currency"] == "USD"
+    assert nothing_is_stored(site)
+    assert len(site.rows(audit)) == audits
+    assert accepted(site)["warnings"] == []
+
+
+def test_a_dry_run_of_what_is_wrong_tells_it(site: ApiClient) -> None:
+    answer = site.ask("POST", "/api/jobs?dry_run=true", json=site.payload(chunk_size=0))
+    assert error(answer)["field"] == "chunk_size"
+
+
+def test_every_field_of_a_submission_has_a_rule_tested_here() -> None:
+    told = {name.split(".")[0].split("[")[0] for _, _, name, _ in REFUSED}
+    assert told | {"scene", *REQUIRED} >= set(JobSubmission.model_fields)
+
+
+def test_the_api_document_shows_what_can_be_submitted(site: ApiClient) -> None:
+    document = site.get("/api/openapi.json")
+    body = document["paths"]["/api/jobs"]["post"]["requestBody"]
+    assert body["required"] is True
+    schema = body["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/JobSubmission"}
+    assert set(document["components"]["schemas"]["JobSubmission"]["required"]) == set(REQUIRED)
