@@ -94,7 +94,7 @@ def blenders(farm: Farm) -> int:
     count = 0
     for process in farm.processes():
         with contextlib.suppress(psutil.NoSuchProcess):
-            count += process.uids().real >= 70000 and "inside_blender" in " ".join(process.cmdline())
+            count += process.uids().real >= 70000 and "in_blender" in " ".join(process.cmdline())
     return count
 
 

@@ -33,7 +33,7 @@ def test_no_sandbox_is_a_warning_and_a_farm_that_renders(data: Path, scene: byte
         job = farm.submit(frame_range="1-200")
         assert [w["code"] for w in job["warnings"]] == ["no_sandbox"]
         farm.until(lambda: farm.done(job["id"]), "a frame is done")
-        theirs = [p for p in farm.processes() if "inside_blender.py" in " ".join(p.cmdline())]
+        theirs = [p for p in farm.processes() if "in_blender/main.py" in " ".join(p.cmdline())]
         users = [p.uids().real for p in theirs]
         assert users and all(user in range(70_000, 80_000) for user in users)
         assert not any(p.name() == "bwrap" for p in farm.processes())

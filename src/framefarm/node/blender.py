@@ -40,7 +40,8 @@ from framefarm.protocol.node import Package, RenderSettings, SessionConfig, Slot
 from framefarm.sandboxing.limits import Limits
 from framefarm.sandboxing.uids import Claim
 
-DRIVER = tuple(f"inside_{part}.py" for part in ("blender", "scene", "files", "addons", "frame", "outputs"))
+IN_BLENDER = Path(__file__).with_name("in_blender")
+DRIVER = f"driver/{IN_BLENDER.name}"
 
 OCIO_TROUBLE = (b"OpenColorIO Error", b"fallback mode for management", b"could not load OCIO", b"OCIO Error")
 
@@ -97,7 +98,7 @@ class Blender:
 
     def __init__(
         self,
-        seat: BlenderLimits,
+        limits: BlenderLimits,
         package: Package,
         order: SceneOrder,
         layout: Layout,
@@ -107,7 +108,7 @@ class Blender:
     ) -> None:
         self._order = order
         self._layout = layout
-        self._seat = seat
+        self._limits = limits
         self._work = work
         self._events = events
         self._log = log
@@ -121,7 +122,7 @@ class Blender:
         self._tail = b""
         self._ocio_trouble = False
         self._mark_seen = threading.Event()
-        self._inside_output = OUTPUT if seat.sandbox == "bubblewrap" else str(work / "output")
+        self._inside_output = OUTPUT if limits.sandbox == "bubblewrap" else str(work / "output")
         self._process = self._start(package)
         self._threads = [
             threading.Thread(target=self._read_log, name="blender-log", daemon=True),
@@ -144,11 +145,11 @@ class Blender:
                 scene=self._layout.inside(self._order.scene_path),
                 remap=list(self._layout.remap),
                 render=self._order.render,
-                threads=len(self._seat.cores),
+                threads=len(self._limits.cores),
                 allow_scripts=self._order.allow_scripts,
                 play_history=self._order.play_history,
                 output=self._inside_output,
-                gpus=self._seat.gpus,
+                gpus=self._limits.gpus,
                 addons=[self._layout.inside(addon) for addon in self._order.addons],
             )
         )
@@ -181,27 +182,30 @@ class Blender:
     # ------------------------------------------------------------------------------- starting
 
     def _start(self, package: Package) -> Process:
-        self._claim = Claim(self._seat.uid)
+        self._claim = Claim(self._limits.uid)
         for name in ("output", "tmp", "driver"):
             (self._work / name).mkdir(mode=0o700)
         if os.geteuid() == 0:
             for name in ("output", "tmp"):
                 os.chown(self._work / name, self._claim.uid, self._claim.uid)
         (self._work / "driver").chmod(0o755)
-        for name in DRIVER:
-            shutil.copyfile(Path(__file__).with_name(name), self._work / "driver" / name)
-            (self._work / "driver" / name).chmod(0o644)
+        copy = self._work / DRIVER
+        copy.mkdir(mode=0o755)
+        for source in IN_BLENDER.glob("*.py"):
+            shutil.copyfile(source, copy / source.name)
+            (copy / source.name).chmod(0o644)
+        copy.chmod(0o755)
         self._pipe, theirs = socket.socketpair()
         with theirs:
-            seat = self._seat
+            given = self._limits
             tmp, output = self._work / "tmp", self._work / "output"
-            limits = Limits.of_blender(len(seat.cores), seat.memory_bytes, str(tmp), str(output))
-            box = Sandbox(seat.sandbox, self._claim.uid, seat.cores, self._binds(package), tmp, limits)
+            limits = Limits.of_blender(len(given.cores), given.memory_bytes, str(tmp), str(output))
+            box = Sandbox(given.sandbox, self._claim.uid, given.cores, self._binds(package), tmp, limits)
             program = self._program(package, theirs.fileno())
             return box.start(program, self._environment(), [theirs.fileno()])
 
     def _binds(self, package: Package) -> tuple[Bind, ...]:
-        if self._seat.sandbox == "none":
+        if self._limits.sandbox == "none":
             if os.geteuid() == 0:
                 passable(self._work / "output")
             return ()
@@ -218,22 +222,22 @@ class Blender:
 
     def _program(self, package: Package, descriptor: int) -> list[str]:
         path = package.path
-        driver = self._work / "driver"
-        if self._seat.sandbox == "bubblewrap":
-            driver = Path(INSIDE, "driver")
+        driver = self._work / DRIVER
+        if self._limits.sandbox == "bubblewrap":
+            driver = Path(INSIDE, DRIVER)
             runtime = _runtime(package)
             if runtime is not None:
                 path = f"{INSIDE}/blender/{Path(package.path).relative_to(runtime)}"
         last = ["--", "--pipe", str(descriptor)]
         if package.kind == "bpy":
-            return [path, "-I", "-B", str(driver / DRIVER[0]), *last]
+            return [path, "-I", "-B", str(driver / "main.py"), *last]
         scripts = "-y" if self._order.allow_scripts else "-Y"
-        threads = str(len(self._seat.cores))
+        threads = str(len(self._limits.cores))
         options = ["-b", "--factory-startup", scripts, "-noaudio", "-t", threads]
-        return [path, *options, "--python-exit-code", "1", "--python", str(driver / DRIVER[0]), *last]
+        return [path, *options, "--python-exit-code", "1", "--python", str(driver / "main.py"), *last]
 
     def _environment(self) -> dict[str, str]:
-        inside = self._seat.sandbox == "bubblewrap"
+        inside = self._limits.sandbox == "bubblewrap"
         home = "/tmp" if inside else str(self._work / "tmp")  # noqa: S108
         remap = {**self._order.environment}
         if "OCIO" in remap:
@@ -316,7 +320,7 @@ class Blender:
         said = blender_protocol.told(cause, facts)
         seen = {
             "disk_full": lambda: _is_full(self._work / "output"),
-            "gpu_absent": lambda: self._seat.gpus > 0,
+            "gpu_absent": lambda: self._limits.gpus > 0,
             "output_unwritable": lambda: self._opening_since is not None,
         }
         if is_machines(cause) and not (cause in seen and seen[cause]()):

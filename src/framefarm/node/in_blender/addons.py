@@ -12,7 +12,7 @@ import sys
 import zipfile
 
 import bpy
-from inside_blender import Failure
+from in_blender.failure import Failure
 
 MAX_FILES = 50_000
 MAX_BYTES = 2 << 30

@@ -1,7 +1,7 @@
 """Runs inside the sandbox, in Blender's Python (3.10 and later): the standard library and bpy only.
 
-Started as `python inside_blender.py -- --pipe N` or `blender -b --python inside_blender.py -- --pipe N`.
-What is said over descriptor N is described in `pipe.py`.
+Started as `python main.py -- --pipe N` or `blender -b --python main.py -- --pipe N`.
+What is said over descriptor N is described in `node/blender_protocol.py`.
 """
 
 import contextlib
@@ -12,15 +12,6 @@ import sys
 import time
 
 OPENED_MARK = "framefarm: the scene is open"
-
-
-class Failure(Exception):
-    """The render can't be done: a code of core/failure_codes.py, and the facts of its sentence."""
-
-    def __init__(self, cause, **facts):
-        super().__init__(cause)
-        self.cause = cause
-        self.facts = {name: str(fact)[:1500] for name, fact in facts.items()}
 
 
 class Pipe:
@@ -49,8 +40,8 @@ class Pipe:
 
 def serve(pipe):
     """Do what the runner asks until it says `close` or hangs up."""
-    import inside_frame
-    import inside_scene
+    from in_blender import frame as frames
+    from in_blender import scene as scenes
 
     pipe.say(**{"is": "ready"})
     opened = None
@@ -58,11 +49,11 @@ def serve(pipe):
         frame = request.get("frame")
         try:
             if request["do"] == "open":
-                opened = inside_scene.open_scene(request)
+                opened = scenes.open_scene(request)
                 print(OPENED_MARK, flush=True)  # noqa: T201 - the log is read for it
-                pipe.say(**{"is": "opened", "blender": inside_scene.version(), "notes": opened.notes})
+                pipe.say(**{"is": "opened", "blender": scenes.version(), "notes": opened.notes})
             elif request["do"] == "render":
-                result = inside_frame.render(opened, request, pipe.progress)
+                result = frames.render(opened, request, pipe.progress)
                 pipe.say(**{"is": "saved", "frame": frame, **result})
             else:
                 return
@@ -72,6 +63,8 @@ def serve(pipe):
 
 
 def _why(error, frame):
+    from in_blender.failure import Failure
+
     if isinstance(error, Failure):
         return {"cause": error.cause, "facts": error.facts}
     where = "" if frame is None else f" in frame {frame}"
@@ -90,7 +83,7 @@ def leave():
 
 
 def main():
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     pipe = Pipe(int(sys.argv[sys.argv.index("--pipe") + 1]))
     try:
         serve(pipe)
@@ -104,5 +97,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.modules["inside_blender"] = sys.modules["__main__"]
     main()

@@ -7,9 +7,8 @@ import re
 import sys
 
 import bpy
-import inside_addons
-import inside_files
-from inside_blender import Failure
+from in_blender import addons, files
+from in_blender.failure import Failure
 
 GPU_KINDS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")
 PROBE_BYTES = 64 << 10
@@ -74,16 +73,16 @@ def open_scene(request):
     opened = OpenedScene(request)
     check_output(request["output"])
     listen()
-    inside_addons.enable(request["addons"])
+    addons.enable(request["addons"])
     _load(opened, request["scene"], request["allow_scripts"])
-    inside_files.remap(request["remap"])
+    files.remap(request["remap"])
     _choose_scene(opened, request["render"]["scene"])
     _override(opened, request["render"])
     _processors(opened.scene, request["threads"])
     _graphics(opened.scene, request["gpus"])
     _picture_format(opened)
     _check_camera(opened.scene)
-    inside_files.note_missing(opened, request["remap"])
+    files.note_missing(opened, request["remap"])
     opened.notes += script_notes()
     opened.first_frame = opened.scene.frame_start
     return opened

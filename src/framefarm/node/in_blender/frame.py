@@ -5,9 +5,9 @@ import re
 import resource
 
 import bpy
-import inside_outputs
-import inside_scene
-from inside_blender import Failure
+from in_blender.failure import Failure
+from in_blender.outputs import missing_files, point_file_outputs, size
+from in_blender.scene import check_output, script_notes
 
 _state = {"frame": None, "seen": [], "progress": None, "done": 0.0}
 
@@ -21,9 +21,9 @@ def render(opened, request, progress):
     frame, directory = request["frame"], request["directory"]
     scene, picture = opened.scene, request["picture"]
     output = os.path.dirname(directory)
-    inside_scene.check_output(output)
+    check_output(output)
     os.mkdir(directory)
-    inside_outputs.point_file_outputs(scene, directory)
+    point_file_outputs(scene, directory)
     _state.update(frame=frame, seen=[], progress=progress, done=0.0)
     since_frame = _forget_peak()
     if opened.play_history:
@@ -32,9 +32,9 @@ def render(opened, request, progress):
     try:
         result = _render(scene, frame, os.path.join(directory, picture))
     except RuntimeError as error:
-        inside_scene.check_output(output)
+        check_output(output)
         raise _failure(scene, frame, error) from None
-    inside_scene.check_output(output)
+    check_output(output)
     if "FINISHED" not in result:
         raise Failure("render_failed", where=f" frame {frame}", what="it broke off")
     if any(seen != frame for seen in _state["seen"]):
@@ -42,13 +42,13 @@ def render(opened, request, progress):
         raise Failure("wrong_frame", seen=seen, frame=frame)
     if not os.listdir(directory):
         raise Failure("no_picture", frame=frame)
-    missing = inside_outputs.missing_files(scene, directory, picture, frame)
+    missing = missing_files(scene, directory, picture, frame)
     if missing:
         raise Failure("file_missing", frame=frame, files=", ".join(missing[:20]))
-    width, height = inside_outputs.size(scene)
+    width, height = size(scene)
     return {
         "peak_memory_bytes": _peak_memory_bytes(since_frame),
-        "notes": inside_scene.script_notes(),
+        "notes": script_notes(),
         "width": width,
         "height": height,
     }
