@@ -19,11 +19,12 @@ from api_client import SCENE, ApiClient
 from framefarm.core.errors import Conflict
 from framefarm.protocol import node as msg
 from framefarm.protocol.api_accounts import NewUser
-from framefarm.server.accounts.tables import accounts, idempotency
+from framefarm.server.accounts.tables import accounts
 from framefarm.server.catalog import destinations
 from framefarm.server.context import Keyring
 from framefarm.server.files import uploads
 from framefarm.server.files.tables import contents
+from framefarm.server.http.tables import idempotency
 from framefarm.server.sessions import routes as node_routes
 from framefarm.server.submission import scene_reading
 from framefarm.server.timestamps import iso

@@ -19,7 +19,8 @@ from framefarm.server.context import AppContext, WakeHub
 from framefarm.server.database import Database, ServerClock
 from framefarm.server.dispatch.dispatcher import Dispatcher
 from framefarm.server.dispatch.leader import LeaderLease, NotLeader
-from framefarm.server.sessions.tables import leaders, leases, sessions
+from framefarm.server.dispatch.tables import leaders
+from framefarm.server.sessions.tables import leases, sessions
 
 LEASE_SECONDS = 1.0
 

@@ -17,10 +17,10 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 
 from framefarm.core.errors import FieldError, InvalidInput
-from framefarm.server.accounts.tables import idempotency
 from framefarm.server.app import ROUTERS
 from framefarm.server.database import Tx
 from framefarm.server.http import errors, request_limits
+from framefarm.server.http.tables import idempotency
 from framefarm.server.job_api import detail
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.submission import storing

@@ -18,12 +18,13 @@ from retention_harness import DAY_MS, HOUR_MS, WEEK_MS, a_run, age, collect, del
 from test_billing import FakeClock, books_agree
 
 from framefarm.cli.main import build
-from framefarm.server.accounts.tables import audit, idempotency, tokens
+from framefarm.server.accounts.tables import audit, tokens
 from framefarm.server.budgets.tables import budget_holds
 from framefarm.server.database import Tx
 from framefarm.server.dispatch.leader import NotLeader
 from framefarm.server.events.tables import progress
 from framefarm.server.files.tables import contents, manifest_contents, manifests, missing_paths, registrations
+from framefarm.server.http.tables import idempotency
 from framefarm.server.jobs.tables import events, job_dependencies, job_state, jobs, tasks
 from framefarm.server.mail.tables import mails
 from framefarm.server.retention import expired_content as collecting_content

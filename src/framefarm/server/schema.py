@@ -13,19 +13,21 @@ from framefarm.server.billing import tables as billing
 from framefarm.server.budgets import tables as budgets
 from framefarm.server.catalog import tables as catalog
 from framefarm.server.database import metadata
+from framefarm.server.dispatch import tables as dispatch
 from framefarm.server.events import tables as events
 from framefarm.server.files import tables as files
+from framefarm.server.http import tables as http
 from framefarm.server.jobs import tables as jobs
 from framefarm.server.mail import tables as mail
 from framefarm.server.nodes import tables as nodes
 from framefarm.server.projects import tables as projects
-from framefarm.server.sessions import tables as rendering
+from framefarm.server.sessions import tables as sessions
 from framefarm.server.webhooks import tables as webhooks
 from framefarm.server.wrangler import tables as wrangler
 
 __all__ = [
-    "accounts", "billing", "budgets", "catalog", "events", "files", "jobs", "mail", "metadata", "nodes",
-    "projects", "rendering", "upgrade", "webhooks", "wrangler",
+    "accounts", "billing", "budgets", "catalog", "dispatch", "events", "files", "http", "jobs", "mail", "metadata", "nodes",
+    "projects", "sessions", "upgrade", "webhooks", "wrangler",
 ]  # fmt: skip
 
 

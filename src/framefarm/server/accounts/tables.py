@@ -59,17 +59,3 @@ audit = sa.Table(
     sa.Column("before", sa.JSON),
     sa.Column("after", sa.JSON),
 )
-
-idempotency = sa.Table(
-    "idempotency",
-    metadata,
-    sa.Column("account_id", sa.Text, primary_key=True),
-    sa.Column("user_id", sa.Text, primary_key=True),
-    sa.Column("method", sa.Text, primary_key=True),
-    sa.Column("path", sa.Text, primary_key=True),
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("body_sha256", sa.Text, nullable=False),
-    sa.Column("status", sa.Integer, nullable=False),
-    sa.Column("answer", sa.JSON),
-    sa.Column("created_ms", sa.BigInteger, nullable=False, index=True),
-)

@@ -1,4 +1,4 @@
-"""What the dispatcher plans from: demand, room on machines, sessions; and why work waits, in words."""
+"""Demand for sessions, as the dispatcher plans from it: jobs with ready tasks, and the live sessions."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import sqlalchemy as sa
 
 from framefarm.core import schedule
 from framefarm.core.job import FINISHED, JobStatus
-from framefarm.core.node_health import NodeState
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
-from framefarm.server.engines.base import Capacity
 from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state, jobs, tasks
 from framefarm.server.sessions.tables import attempts, sessions
 from framefarm.server.tenancy import farmwide
-from framefarm.server.timestamps import iso
 
 
 def unfinished() -> Any:
@@ -83,7 +80,7 @@ def demand(
     rows = [(r, facts(r).ready) for r in tx.conn.execute(query).mappings()]
     paused = _paused(tx) if any(r["rows_pending"] for r, _ in rows) else {}
     served = _served(tx, [r["job_id"] for r, ready in rows if ready])
-    sessions_of = _by(live, "job_id")
+    sessions_of = group_by(live, "job_id")
     found = []
     for row, ready in rows:
         ready -= paused.get(row["job_id"], 0)
@@ -112,7 +109,7 @@ def demand(
     return found, types
 
 
-def _by(rows: list[Any], name: str) -> defaultdict[str, list[Any]]:
+def group_by(rows: list[Any], name: str) -> defaultdict[str, list[Any]]:
     """Once through: a farm may have 10,000 sessions on as many machines."""
     found = defaultdict(list)
     for row in rows:
@@ -148,102 +145,3 @@ def due(tx: Tx, since_ms: int) -> list[str]:
         tasks.c.status == "pending", tasks.c.not_before_ms > since_ms, tasks.c.not_before_ms <= tx.now_ms
     )
     return list(tx.conn.execute(query.distinct()).scalars())
-
-
-def open_to_sessions(capacity: list[Capacity], nodes: dict[str, Any]) -> list[Capacity]:
-    """The machines that may have sessions: neither set aside nor about to be taken."""
-    return [
-        c
-        for c in capacity
-        if (row := nodes.get(c.total.node)) is None
-        or (row["standing"] != NodeState.SET_ASIDE and row["leaving_ms"] is None)
-    ]
-
-
-def room(
-    capacity: list[Capacity], taken: list[Any], nodes: dict[str, Any] | None = None
-) -> list[schedule.Machine]:
-    """What machines have, minus every session that holds a slot, observed or not. One that is on trial has
-    one session at a time."""
-    sessions_on = _by(taken, "node")
-    found = []
-    for machine in capacity:
-        total = machine.total
-        mine = sessions_on[total.node]
-        row = (nodes or {}).get(total.node)
-        on_trial = row is not None and row["standing"] == NodeState.ON_TRIAL
-        found.append(
-            schedule.Machine(
-                total.node,
-                total.zone,
-                total.cores - sum(s["cores"] for s in mine),
-                total.memory_bytes - sum(s["memory_bytes"] for s in mine),
-                total.gpus - sum(s["gpus"] for s in mine),
-                max(0, 1 - len(mine)) if on_trial else None,
-            )
-        )
-    return found
-
-
-def available(free: list[schedule.Machine], types: dict[str, Any]) -> dict[str, int]:
-    """Instance type → how many sessions could start now."""
-    return {type_id: schedule.count(free, slot_of(kind)) for type_id, kind in types.items()}
-
-
-def slot_of(kind: Any) -> schedule.Slot:
-    return schedule.Slot(kind["cores"], kind["memory_bytes"], kind["gpu_count"])
-
-
-def waiting(
-    live: list[dict[str, Any]],
-    free: list[schedule.Machine],
-    totals: list[schedule.Machine],
-    unmet: list[schedule.Demand],
-    shut: list[tuple[schedule.Machine, str]],
-    avoided: dict[str, dict[str, tuple[int, str]]],
-) -> dict[str, str]:
-    """Job → what it waits for, in words. Another account's jobs are `other work`. `totals`: machines that may
-    have sessions, `shut`: those that may not, and why not."""
-    words = {}
-    for job in unmet:
-        if job.sessions:
-            continue  # it has some, and could use more
-        kind, number = f"a {job.instance_type} machine", schedule.count(totals, job.slot)
-        aside = [why for machine, why in shut if schedule.count([machine], job.slot)]
-        aside += [
-            f"its last session on machine {node} ended badly ({what}), tried again at {iso(until)}"
-            for node, (until, what) in avoided.get(job.job, {}).items()
-        ]
-        if not number and aside:
-            words[job.job] = f"{kind}: {'; '.join(aside[:3])}"
-            continue
-        if not number:
-            words[job.job] = f"{kind}: no machine of this farm is big enough"
-            continue
-        names = sorted({f"“{s['title']}”" for s in live if s["account_id"] == job.account})
-        if any(s["account_id"] != job.account for s in live):
-            names.append("other work")
-        taken = number - schedule.count(free, job.slot)
-        by = f" by {', '.join(names[:3])}" if names else ""
-        more = f"; {'; '.join(aside[:3])}" if aside else ""
-        words[job.job] = f"{kind}: {taken} of {number} are taken{by}{more}"
-    return words
-
-
-def shut(capacity: list[Capacity], nodes: dict[str, Any]) -> list[tuple[schedule.Machine, str]]:
-    """Machines that may have no session, or only one, each with why in words."""
-    found = []
-    for total in (c.total for c in capacity):
-        row = nodes.get(total.node)
-        if row is None:
-            continue
-        if row["leaving_ms"] is not None:
-            found.append((total, f"machine {total.node} is being taken away by its provider"))
-        elif row["standing"] == NodeState.SET_ASIDE:
-            until = row["until_ms"]
-            then = "until the farm's operator returns it" if until is None else f"tried again at {iso(until)}"
-            # Not why: that is of other accounts' jobs, or the operator's own word.
-            found.append((total, f"machine {total.node} is set aside, {then}"))
-        elif row["standing"] == NodeState.ON_TRIAL:
-            found.append((total, f"machine {total.node} was set aside and is on trial with one session"))
-    return found

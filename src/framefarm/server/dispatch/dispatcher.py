@@ -24,8 +24,7 @@ from framefarm.core.node_health import NodeState, leave, next_leave_ms
 from framefarm.server.budgets import enforcement as budgets
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
-from framefarm.server.dispatch import demand as supply
-from framefarm.server.dispatch import reconcile
+from framefarm.server.dispatch import capacity, demand, reconcile, waiting_reasons
 from framefarm.server.dispatch.leader import LeaderLease, NotLeader
 from framefarm.server.engines.base import Capacity, Engine, Notice, SessionSpec
 from framefarm.server.ids import new_id
@@ -152,7 +151,7 @@ class Dispatcher:
     def _anything(self, tx: Tx) -> bool:
         """Whether there is a session to watch or a job that could want one."""
         live = farmwide(sa.select(sessions.c.id)).where(~sessions.c.ended).limit(1)
-        wanting = farmwide(sa.select(job_state.c.job_id)).where(supply.unfinished()).limit(1)
+        wanting = farmwide(sa.select(job_state.c.job_id)).where(demand.unfinished()).limit(1)
         return any(tx.conn.execute(q).first() is not None for q in (live, wanting))
 
     # -- a tick's transaction
@@ -162,20 +161,20 @@ class Dispatcher:
         settled = reconcile.settle(tx, self.context, seen.observed, self.lead.since_ms)
         decided = Decisions(stop=settled.stop, forget=settled.forget)
         money = budgets.take(tx, self.context)
-        live = [dict(r) for r in tx.conn.execute(supply.live_sessions()).mappings()]
+        live = [dict(r) for r in tx.conn.execute(demand.live_sessions()).mappings()]
         self._end_finished_jobs(tx, live)
         machines = nodes.look(tx, self.context, seen.capacity, seen.notices, self.lead.steady_ms)
         standing, avoided = machines.rows, machines.avoided
         self._leave_nodes(tx, live, standing)
-        capacity = seen.capacity or []
-        may = supply.open_to_sessions(capacity, standing)
-        free = supply.room(may, [*live, *settled.lingering], standing)
+        nodes_seen = seen.capacity or []
+        may = capacity.open_to_sessions(nodes_seen, standing)
+        free = capacity.room(may, [*live, *settled.lingering], standing)
         totals = [c.total for c in may]
-        demand, types = supply.demand(tx, live, avoided)
-        held = supply.slots_held(live)
+        wanted, types = demand.demand(tx, live, avoided)
+        held = demand.slots_held(live)
         settings = self.context.settings
         plan = schedule.plan(
-            demand,
+            wanted,
             free,
             held,
             now_ms=tx.now_ms,
@@ -183,9 +182,9 @@ class Dispatcher:
             tenure_ms=round(settings.minimum_tenure_seconds * 1000),
             totals=totals,
         )
-        wanted = {d.job: d for d in demand}
+        demand_of = {d.job: d for d in wanted}
         for start in plan.start:
-            spec = self._write_session(tx, wanted[start.job], start, types, money)
+            spec = self._write_session(tx, demand_of[start.job], start, types, money)
             decided.start += [spec] if spec is not None else []
         money.write_budgets()
         for session_id in plan.drain:
@@ -196,10 +195,10 @@ class Dispatcher:
         overdue = [s["id"] for s in live if s["preempt_ms"] is not None and s["preempt_ms"] <= tx.now_ms]
         decided.stop += [s for s in overdue if s not in decided.stop]
         self._wake_paused(tx)
-        self.available = supply.available(free, types)
-        shut = supply.shut(capacity, standing)
-        self.context.waiting = supply.waiting(
-            live, free, totals, [wanted[j] for j in plan.unmet], shut, avoided
+        self.available = capacity.available(free, types)
+        shut = waiting_reasons.shut(nodes_seen, standing)
+        self.context.waiting = waiting_reasons.waiting(
+            live, free, totals, [demand_of[j] for j in plan.unmet], shut, avoided
         )
         moments = [plan.next_ms, self.paused_until_ms, *(s["preempt_ms"] for s in live)]
         moments += self._moments_of(tx, standing)
@@ -217,9 +216,9 @@ class Dispatcher:
         """Tasks that pause after a failure: those that are due are told to idle sessions of their job."""
         if self.paused_until_ms is not None and self.paused_until_ms <= tx.now_ms:
             since, self.paused_since_ms = self.paused_since_ms, tx.now_ms
-            for job_id in supply.due(tx, since):
+            for job_id in demand.due(tx, since):
                 tx.after_commit(partial(self.context.hub.wake, f"job:{job_id}"))
-        self.paused_until_ms = supply.next_due(tx)
+        self.paused_until_ms = demand.next_due(tx)
 
     def _preempt(self, tx: Tx, session_id: str, until_ms: int, *, taken: bool = False) -> None:
         """Its slot goes to on-demand work, or (`taken`) its machine goes: it has until then for its frame in

@@ -12,7 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.server.database import Tx
-from framefarm.server.sessions.tables import leaders, leases
+from framefarm.server.dispatch.tables import leaders
+from framefarm.server.sessions.tables import leases
 from framefarm.server.settings import Settings
 
 _ROW = leaders.c.name == "dispatcher"

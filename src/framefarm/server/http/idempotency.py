@@ -15,10 +15,10 @@ from starlette.responses import Response
 
 from framefarm.core.errors import Conflict, InFlight, InvalidInput
 from framefarm.core.retention import IDEMPOTENCY_MS
-from framefarm.server.accounts.tables import idempotency
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.http.context import context_of
+from framefarm.server.http.tables import idempotency
 from framefarm.server.tenancy import scoped
 
 NAMES = ("account_id", "user_id", "method", "path", "key")

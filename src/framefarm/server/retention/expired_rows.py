@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from framefarm.core.retention import IDEMPOTENCY_MS, RetentionPolicy
-from framefarm.server.accounts.tables import idempotency, tokens
+from framefarm.server.accounts.tables import tokens
 from framefarm.server.database import Tx
 from framefarm.server.events import service as events
+from framefarm.server.http.tables import idempotency
 from framefarm.server.retention.retention_pass import Removed, RetentionPass
 from framefarm.server.sessions import progress
 from framefarm.server.tenancy import farmwide

@@ -59,15 +59,6 @@ leases = sa.Table(
     sa.Column("expires_ms", sa.BigInteger, nullable=False),
 )
 
-leaders = sa.Table(
-    "leaders",
-    metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("epoch", sa.Integer, nullable=False),
-    sa.Column("holder", sa.Text, nullable=False),
-    sa.Column("ticked_ms", sa.BigInteger, nullable=False),
-)
-
 attempts = sa.Table(
     "attempts",
     metadata,

@@ -1,0 +1,65 @@
+"""Reasons why a job has no session yet, in words for its `waiting_for`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from framefarm.core import schedule
+from framefarm.core.node_health import NodeState
+from framefarm.server.engines.base import Capacity
+from framefarm.server.timestamps import iso
+
+
+def waiting(
+    live: list[dict[str, Any]],
+    free: list[schedule.Machine],
+    totals: list[schedule.Machine],
+    unmet: list[schedule.Demand],
+    shut: list[tuple[schedule.Machine, str]],
+    avoided: dict[str, dict[str, tuple[int, str]]],
+) -> dict[str, str]:
+    """Job → what it waits for, in words. Another account's jobs are `other work`. `totals`: machines that may
+    have sessions, `shut`: those that may not, and why not."""
+    words = {}
+    for job in unmet:
+        if job.sessions:
+            continue  # it has some, and could use more
+        kind, number = f"a {job.instance_type} machine", schedule.count(totals, job.slot)
+        aside = [why for machine, why in shut if schedule.count([machine], job.slot)]
+        aside += [
+            f"its last session on machine {node} ended badly ({what}), tried again at {iso(until)}"
+            for node, (until, what) in avoided.get(job.job, {}).items()
+        ]
+        if not number and aside:
+            words[job.job] = f"{kind}: {'; '.join(aside[:3])}"
+            continue
+        if not number:
+            words[job.job] = f"{kind}: no machine of this farm is big enough"
+            continue
+        names = sorted({f"“{s['title']}”" for s in live if s["account_id"] == job.account})
+        if any(s["account_id"] != job.account for s in live):
+            names.append("other work")
+        taken = number - schedule.count(free, job.slot)
+        by = f" by {', '.join(names[:3])}" if names else ""
+        more = f"; {'; '.join(aside[:3])}" if aside else ""
+        words[job.job] = f"{kind}: {taken} of {number} are taken{by}{more}"
+    return words
+
+
+def shut(capacity: list[Capacity], nodes: dict[str, Any]) -> list[tuple[schedule.Machine, str]]:
+    """Machines that may have no session, or only one, each with why in words."""
+    found = []
+    for total in (c.total for c in capacity):
+        row = nodes.get(total.node)
+        if row is None:
+            continue
+        if row["leaving_ms"] is not None:
+            found.append((total, f"machine {total.node} is being taken away by its provider"))
+        elif row["standing"] == NodeState.SET_ASIDE:
+            until = row["until_ms"]
+            then = "until the farm's operator returns it" if until is None else f"tried again at {iso(until)}"
+            # Not why: that is of other accounts' jobs, or the operator's own word.
+            found.append((total, f"machine {total.node} is set aside, {then}"))
+        elif row["standing"] == NodeState.ON_TRIAL:
+            found.append((total, f"machine {total.node} was set aside and is on trial with one session"))
+    return found
