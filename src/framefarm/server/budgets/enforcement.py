@@ -22,10 +22,10 @@ from framefarm.server.budgets.tables import budget_holds
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
-from framefarm.server.job_api import actions
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs import warnings
 from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.sessions.instructions import carry_out
 from framefarm.server.tenancy import farmwide
 
 STOP_MS = 6000
@@ -116,7 +116,7 @@ class BudgetPass(BudgetSnapshot):
             return
         before = {"status": state["status"], "holds": state["holds"]}
         made = job_rules.cancel(facts) if cancels else job_rules.hold(facts, drain=not stop, by="budget")
-        actions.carry_out(tx, self.context, state, made)
+        carry_out(tx, state, made)
         for name in refused if not cancels else ():
             self._note_hold(state, self.rows[name])
         what = "budget.cancelled" if cancels else "budget.held"
@@ -188,7 +188,7 @@ class BudgetPass(BudgetSnapshot):
     def _go_on(self, job_id: str, budget_id: str) -> None:
         state = job_states.lock(self.tx, job_id)
         before = {"status": state["status"], "holds": state["holds"]}
-        actions.carry_out(self.tx, self.context, state, job_rules.lift(state.facts, "budget"))
+        carry_out(self.tx, state, job_rules.lift(state.facts, "budget"))
         actor = f"budget:{budget_id}"
         state.emit(self.tx, actor, "budget.lifted", {"budget": budget_id})
         job_states.save(self.tx, state, actor)
@@ -229,7 +229,7 @@ class BudgetPass(BudgetSnapshot):
         if state.facts.cancel_asked or JobStatus(state["status"]) in FINISHED:
             return
         before = {"status": state["status"], "holds": state["holds"]}
-        actions.carry_out(self.tx, self.context, state, job_rules.cancel(state.facts))
+        carry_out(self.tx, state, job_rules.cancel(state.facts))
         actor, reason = f"budget:{row['id']}", self._words(row)
         state.emit(self.tx, actor, "budget.cancelled", {"budgets": [row["id"]], "reason": reason})
         job_states.save(self.tx, state, actor)

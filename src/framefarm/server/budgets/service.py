@@ -136,4 +136,4 @@ def _told(
     tx: Tx, context: AppContext, actor: Actor, action: str, budget_id: str, before: Any, after: Any
 ) -> None:
     accounts.audit(tx, actor.name, actor.account_id, action, budget_id, before, after, actor.request_id)
-    tx.after_commit(lambda: context.hub.wake("dispatch"))
+    tx.wake("dispatch")

@@ -11,7 +11,6 @@ import math
 import secrets
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -217,7 +216,7 @@ class Dispatcher:
         if self.paused_until_ms is not None and self.paused_until_ms <= tx.now_ms:
             since, self.paused_since_ms = self.paused_since_ms, tx.now_ms
             for job_id in demand.due(tx, since):
-                tx.after_commit(partial(self.context.hub.wake, f"job:{job_id}"))
+                tx.wake(f"job:{job_id}")
         self.paused_until_ms = demand.next_due(tx)
 
     def _preempt(self, tx: Tx, session_id: str, until_ms: int, *, taken: bool = False) -> None:
@@ -227,7 +226,7 @@ class Dispatcher:
             "drain": True, "preempt_ms": until_ms, "taken": taken, "version": sessions.c.version + 1,
         }  # fmt: skip
         tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session_id).values(change))
-        tx.after_commit(lambda: self.context.hub.wake(f"session:{session_id}"))
+        tx.wake(f"session:{session_id}")
 
     def _leave_nodes(self, tx: Tx, live: list[dict[str, Any]], standing: dict[str, Any]) -> None:
         """Sessions leave machines that are set aside, at a task's end; and those that are about to be taken
@@ -267,7 +266,7 @@ class Dispatcher:
     def _drain(self, tx: Tx, session_id: str) -> None:
         change = {"drain": True, "version": sessions.c.version + 1}
         tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session_id).values(change))
-        tx.after_commit(lambda: self.context.hub.wake(f"session:{session_id}"))
+        tx.wake(f"session:{session_id}")
 
     def _write_session(
         self,

@@ -91,7 +91,7 @@ def _one(
         done.stop.append(session_id)
     if verdict != "keep":
         job_id = row["job_id"]
-        tx.after_commit(lambda: context.hub.wake(f"job:{job_id}", f"session:{session_id}"))
+        tx.wake(f"job:{job_id}", f"session:{session_id}")
 
 
 def _seen(row: Any, observed: Observations, led_since_ms: int) -> Seen:

@@ -22,7 +22,8 @@ from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import job_dependencies, job_state, jobs, tasks
 from framefarm.server.jobs.task_plans import plan_of
 from framefarm.server.sessions import ownership
-from framefarm.server.sessions.tables import frames, sessions
+from framefarm.server.sessions.instructions import carry_out, instruct_job
+from framefarm.server.sessions.tables import frames
 from framefarm.server.tenancy import farmwide, scoped
 
 SAME = {"holding": "hold", "pending": "unhold", "cancelled": "cancel"}
@@ -106,18 +107,7 @@ def _act(tx: Tx, context: AppContext, actor: Actor, state: JobState, action: str
             made = rules.cancel(facts)
     except rules.Refused as refused:
         raise Conflict(str(refused), state=state["status"], allowed=_allowed(state)) from None
-    carry_out(tx, context, state, made)
-
-
-def carry_out(tx: Tx, context: AppContext, state: JobState, made: rules.Change) -> None:
-    """What was decided of a locked job, by a person, a budget or a rule. The caller saves the state."""
-    running = state.facts.running
-    state["holds"] = ",".join(sorted(made.holds))
-    state["gate_open"] = made.gate_open
-    if made.cancel and state["cancel_ms"] is None:
-        state["cancel_ms"] = tx.now_ms
-        cancel_returned(tx, state, "The job was cancelled while this machine did not answer.")
-    _tell_sessions(tx, context, state["job_id"], stop=made.stop and running > 0)
+    carry_out(tx, state, made)
 
 
 def _allowed(state: JobState) -> list[str]:
@@ -133,28 +123,6 @@ def _accept_dependencies(tx: Tx, state: JobState) -> None:
     )
     row = (job_dependencies.c.job_id == state["job_id"]) & job_dependencies.c.depends_on.in_(ended)
     state.add("depends_left", -tx.conn.execute(farmwide(sa.delete(job_dependencies)).where(row)).rowcount)
-
-
-def cancel_returned(tx: Tx, state: JobState, message: str) -> None:
-    """Tasks that wait for another try are cancelled now; those in work when their session says so. `message`
-    is for attempts that nobody hears of any more."""
-    waiting = (tasks.c.job_id == state["job_id"]) & (tasks.c.status == "pending")
-    ownership.displace_waiting(tx, state["job_id"], message)
-    scouts = waiting & (tasks.c.number < state["scout_count"])
-    state.add("scouts_ended", tx.conn.execute(sa.select(sa.func.count()).where(scouts)).scalar_one())
-    count = tx.conn.execute(sa.update(tasks).where(waiting).values(status="cancelled")).rowcount
-    state.add("rows_pending", -count)
-    state.add("rows_cancelled", count)
-
-
-def _tell_sessions(tx: Tx, context: AppContext, job_id: str, *, stop: bool) -> None:
-    """Instructions are state: a newer version of what each of the job's sessions is to do."""
-    values: dict[str, Any] = {"version": sessions.c.version + 1}
-    if stop:
-        values["cancel"] = True
-    live = (sessions.c.job_id == job_id) & ~sessions.c.ended
-    tx.conn.execute(farmwide(sa.update(sessions)).where(live).values(values))
-    tx.after_commit(lambda: context.hub.wake(f"job:{job_id}", "dispatch"))
 
 
 def delete(tx: Tx, actor: Actor, job_id: str) -> None:
@@ -221,7 +189,7 @@ def _retried(
     job_id = state["job_id"]
     state.emit(tx, actor.name, "job.retry", {"tasks": names[:100]})
     job_states.save(tx, state, actor.name)
-    _tell_sessions(tx, context, job_id, stop=False)
+    instruct_job(tx, job_id)
     accounts.audit(
         tx, actor.name, actor.account_id, "job.retry", job_id, None, {"tasks": names[:100]}, actor.request_id
     )

@@ -20,6 +20,7 @@ from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state, tasks
 from framefarm.server.jobs.task_plans import plan_of
 from framefarm.server.sessions.tables import attempts, files, frames
+from framefarm.server.storage import keys
 from framefarm.server.tenancy import farmwide, scoped
 from framefarm.server.timestamps import iso
 
@@ -229,4 +230,4 @@ def log_keys(tx: Tx, actor: Actor, job_id: str, number: int) -> list[str]:
         attempts.c.job_id == job_id, attempts.c.task_number == number
     )
     ids = tx.conn.execute(query.order_by(attempts.c.id)).scalars()
-    return [f"logs/{actor.account_id}/{i}.log" for i in ids]
+    return [keys.log(actor.account_id, i) for i in ids]

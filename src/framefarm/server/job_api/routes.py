@@ -35,13 +35,13 @@ from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.events.streams import Followed, Streams
 from framefarm.server.files import manifests
-from framefarm.server.files.routes import sign_file
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command, recall
 from framefarm.server.http.paging import Paging
 from framefarm.server.http.request_limits import ReadOnce
 from framefarm.server.job_api import actions, children, detail, summary
 from framefarm.server.outputs import thumbnails
+from framefarm.server.outputs.signed_urls import sign_file, sign_thumbnail
 from framefarm.server.submission import storing, validation
 from framefarm.server.submission.parsing import Submitted
 
@@ -145,7 +145,7 @@ MANIFEST = "manifest"
 
 def _submit(tx: Tx, context: AppContext, actor: Actor, prepared: validation.Prepared) -> dict[str, Any]:
     job_id = storing.store(tx, context, actor, prepared)
-    answer, _ = detail.detail(tx, actor, job_id, partial(thumbnails.sign, context))
+    answer, _ = detail.detail(tx, actor, job_id, partial(sign_thumbnail, context))
     return answer | {MANIFEST: prepared.manifest_sha256}
 
 
@@ -158,7 +158,7 @@ def _encode_kept(context: AppContext, account_id: str, kept: dict[str, Any]) -> 
 async def get_job(request: Request, actor: Caller, job_id: JobId) -> Response:
     context = context_of(request)
     answer, (account, manifest) = await context.db.read(
-        detail.detail, actor, job_id, partial(thumbnails.sign, context)
+        detail.detail, actor, job_id, partial(sign_thumbnail, context)
     )
     body = await run_in_threadpool(
         detail.encode, context.store, account, manifest, _in_words(context, answer)
@@ -284,7 +284,7 @@ async def list_frames(request: Request, actor: Caller, paging: Paging, job_id: J
         start,
         paging.limit + 1,
         lambda row: sign_file(context, row),
-        partial(thumbnails.sign, context),
+        partial(sign_thumbnail, context),
     )
     position = {row["frame"]: start + 1 + i for i, row in enumerate(rows)}
     return paging.page("frames", [job_id], actor, rows, lambda row: [position[row["frame"]]])

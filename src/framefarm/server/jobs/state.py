@@ -14,7 +14,6 @@ import sqlalchemy as sa
 
 from framefarm.core.errors import NotFound
 from framefarm.core.job import FINISHED, JobFacts, JobStatus, TaskStatus, hold_reasons, job_status
-from framefarm.server.billing import service as billing
 from framefarm.server.database import Tx
 from framefarm.server.jobs.tables import events, job_dependencies, job_state
 from framefarm.server.metrics import FRAMES
@@ -30,6 +29,14 @@ ROWS = {
     TaskStatus.CANCELLED: "rows_cancelled",
 }
 ENDED_TASK = frozenset({TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.PREEMPTED, TaskStatus.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class JobFinished:
+    """A job reached a final status: published by `save`, in its transaction."""
+
+    account_id: str
+    job_id: str
 
 
 @dataclass
@@ -145,13 +152,13 @@ def save(tx: Tx, state: JobState, actor: str = "system") -> None:
         tx.conn.execute(_update(tuple(changes)), changes | {"job": state["job_id"]})
     if state.pending_events:
         tx.conn.execute(sa.insert(events), state.pending_events)
-        tx.topics.add("events")
+        tx.wake("events")
         if frames := sum(e["type"] == "frame.done" for e in state.pending_events):
             tx.after_commit(lambda: FRAMES.inc(frames))
         state.pending_events.clear()
     state.before = dict(state.values)
     if changed and status in FINISHED:
-        billing.charge_job(tx, state["account_id"], state["job_id"])
+        tx.publish(JobFinished(state["account_id"], state["job_id"]))
         _tell_dependents(tx, state["job_id"], success=status is JobStatus.SUCCESS)
 
 

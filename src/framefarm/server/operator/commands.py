@@ -229,11 +229,11 @@ def node_set_aside(tx: Tx, context: AppContext, said: Arguments) -> dict[str, An
     reason = said["reason"].strip()
     if not reason or len(reason) > 500:
         raise InvalidInput.of("reason", "say why, in 500 characters at most", said["reason"][:40])
-    tx.after_commit(lambda: context.hub.wake("dispatch"))
+    tx.wake("dispatch")
     return nodes.set_aside(tx, said["node"], reason)
 
 
 @command("node.return")
 def node_return(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    tx.after_commit(lambda: context.hub.wake("dispatch"))
+    tx.wake("dispatch")
     return nodes.put_back(tx, said["node"])

@@ -175,7 +175,7 @@ def settle(tx: Tx, context: AppContext, made: Published) -> None:
         _mark_replaced(tx, job_id, mine)
         job_states.save(tx, state)
     _warn(tx, by_job.keys() | made.refused.keys(), made.refused)
-    tx.after_commit(lambda: context.hub.wake("dispatch"))
+    tx.wake("dispatch")
 
 
 def _warn(tx: Tx, job_ids: Collection[str], refused: dict[str, tuple[str, str]]) -> None:

@@ -26,6 +26,7 @@ from framefarm.server.jobs.task_plans import job_terms_of
 from framefarm.server.sessions import frame_checks, ownership, scene_warnings
 from framefarm.server.sessions.assignment import committed
 from framefarm.server.sessions.tables import attempts, files, frames, leases, sessions
+from framefarm.server.storage import keys
 from framefarm.server.tenancy import farmwide
 
 PREEMPTED = "Its preemptible machine was given to other work."
@@ -195,7 +196,7 @@ class Reporter:
                     "size": file.size,
                     "md5": file.md5,
                     "sha256": file.sha256,
-                    "staged": f"staging/{state['account_id']}/{attempt['id']}/{file.staged}",
+                    "staged": keys.staging(state["account_id"], attempt["id"], file.staged),
                 }
             )
         state.add("unpublished", len(event.files))

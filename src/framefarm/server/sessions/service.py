@@ -16,11 +16,11 @@ from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_state, jobs
-from framefarm.server.outputs import thumbnails
 from framefarm.server.sessions import ownership
 from framefarm.server.sessions.assignment import desired, hand_out, open_attempts
 from framefarm.server.sessions.reports import Reporter
 from framefarm.server.sessions.tables import leases, sessions
+from framefarm.server.storage import keys
 from framefarm.server.tenancy import farmwide
 
 
@@ -72,9 +72,9 @@ def hello(tx: Tx, context: AppContext, session_id: str, token: str, said: msg.He
         addons=request.get("addons", []),
         fresh_scene_per_task=bool((job["scene"] or {}).get("unbaked_simulations")),
         allow_scripts=tx.conn.execute(allow).scalar_one(),
-        staging=str(context.store.path(f"staging/{job['account_id']}")),
-        logs=str(context.store.path(f"logs/{job['account_id']}")),
-        thumbnails=str(context.store.path(thumbnails.folder(job["account_id"], job["id"]))),
+        staging=str(context.store.path(keys.staging(job["account_id"]))),
+        logs=str(context.store.path(keys.logs(job["account_id"]))),
+        thumbnails=str(context.store.path(keys.thumbnails(job["account_id"], job["id"]))),
         lease_seconds=context.settings.lease_seconds,
         disconnected_seconds=context.settings.disconnected_budget_seconds,
         gathering_bytes=context.settings.gathering_bytes,
@@ -138,7 +138,7 @@ def report(tx: Tx, context: AppContext, session_id: str, token: str, said: msg.R
         session["last_seq"] = said.seq
         tx.conn.execute(_REPORTED, {"session": session_id, "seq": said.seq})
         if reporter.out.files:
-            tx.after_commit(lambda: context.hub.wake("publish"))
+            tx.wake("publish")
     held: list[Any] = []
     if not session["ended"]:
         held = _settle(tx, context, session, state, list(reporter.own.values()) if reporter else None)
@@ -146,7 +146,7 @@ def report(tx: Tx, context: AppContext, session_id: str, token: str, said: msg.R
     # Others need to look only where there is something new for them: plain progress wakes nobody.
     if session["ended"] or state["status"] != status or (reporter and reporter.gave_back):
         job_id = session["job_id"]
-        tx.after_commit(lambda: context.hub.wake(f"job:{job_id}", "dispatch"))
+        tx.wake(f"job:{job_id}", "dispatch")
     return msg.ReportReply(
         last_seq=session["last_seq"],
         verdicts=verdicts,
@@ -172,7 +172,7 @@ def _settle(
     if not held and session["state"] in {"ready", "rendering"}:
         session.update(state="idle", idle_since_ms=tx.now_ms)
         tx.conn.execute(_IDLE, {"session": session["id"], "now_ms": tx.now_ms})
-        tx.after_commit(lambda: context.hub.wake("dispatch"))
+        tx.wake("dispatch")
     return held
 
 

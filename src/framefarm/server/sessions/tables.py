@@ -59,6 +59,18 @@ leases = sa.Table(
     sa.Column("expires_ms", sa.BigInteger, nullable=False),
 )
 
+progress = sa.Table(  # the latest value only, written at most once a second
+    "progress",
+    metadata,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("job_id", sa.Text, nullable=False),
+    sa.Column("attempt_id", sa.Text, nullable=False),
+    sa.Column("frame", sa.Integer, nullable=False),
+    sa.Column("fraction", sa.Float, nullable=False),  # 0 to 1
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Index("ix_progress_job_id", "job_id"),
+)
+
 attempts = sa.Table(
     "attempts",
     metadata,

@@ -91,7 +91,7 @@ def store(tx: Tx, context: AppContext, actor: Actor, prepared: Prepared) -> str:
         {"title": said.job_title},
         actor.request_id,
     )
-    tx.after_commit(lambda: context.hub.wake("scenes", "dispatch"))
+    tx.wake("scenes", "dispatch")
     return job_id
 
 

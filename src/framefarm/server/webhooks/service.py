@@ -88,7 +88,7 @@ def change(tx: Tx, keys: Keyring, actor: Actor, webhook_id: str, said: WebhookCh
         accounts.audit(
             tx, actor.name, actor.account_id, "webhook.change", webhook_id, before, after, actor.request_id
         )
-        tx.topics.add("webhooks")
+        tx.wake("webhooks")
     row |= values
     shown = secret(keys, webhook_id, row["secret_number"]) if said.rotate_secret else None
     return _shape(tx, row) | {"secret": shown}
@@ -181,7 +181,7 @@ def send_again(tx: Tx, actor: Actor, webhook_id: str, delivery_id: str) -> dict[
     accounts.audit(
         tx, actor.name, actor.account_id, "webhook.resend", delivery_id, None, None, actor.request_id
     )
-    tx.topics.add("webhooks")
+    tx.wake("webhooks")
     return delivery_shape(dict(row) | values)
 
 

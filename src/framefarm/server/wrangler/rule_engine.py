@@ -216,12 +216,10 @@ def _end_attempt(tx: Tx, context: AppContext, state: JobState, action: Action) -
         mine.apply([])
     stopped = farmwide(sa.update(sessions)).where(sessions.c.id == session["id"])
     tx.conn.execute(stopped.values(cancel=True, version=sessions.c.version + 1))
-    tx.after_commit(
-        lambda: context.hub.wake(f"job:{state['job_id']}", f"session:{session['id']}", "dispatch")
-    )
+    tx.wake(f"job:{state['job_id']}", f"session:{session['id']}", "dispatch")
 
 
 def _go_on_demand(tx: Tx, context: AppContext, state: JobState) -> None:
     mine = farmwide(sa.update(jobs)).where(jobs.c.id == state["job_id"])
     tx.conn.execute(mine.values(preemptible=False))
-    tx.after_commit(lambda: context.hub.wake("dispatch"))
+    tx.wake("dispatch")
