@@ -13,10 +13,11 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -30,6 +31,8 @@ from framefarm.server.tracing import span
 P = ParamSpec("P")
 T = TypeVar("T")
 E = TypeVar("E")
+R = TypeVar("R")
+Values = Mapping[str, Any]
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +44,24 @@ NAMING = {
     "ck": "ck_%(table_name)s_%(constraint_name)s",
 }
 metadata = sa.MetaData(naming_convention=NAMING)
+
+
+class EnumText(sa.TypeDecorator[Any]):
+    """A `StrEnum` kept as text: rows hold its members, statements take members or plain strings."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, members: type[StrEnum]) -> None:
+        super().__init__()
+        self.members = members
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> StrEnum | None:
+        return None if value is None else self.members(value)
+
 
 AGAIN = frozenset({"40001", "40P01", "23505"})
 """PostgreSQL's ways of saying "again": a serialization failure, a deadlock, and a name that another took
@@ -105,6 +126,19 @@ class Tx:
     topics: set[str] = field(default_factory=set)
     """Topics to wake after the commit; each listener is woken once for all units of that commit."""
     subscribers: Subscribers = field(default_factory=dict)
+
+    def rows(self, row: type[R], query: sa.Executable, values: Values | None = None) -> list[R]:
+        """All rows of a query whose columns are the fields of the row class `row`."""
+        return [row(**found._mapping) for found in self.conn.execute(query, values)]
+
+    def row(self, row: type[R], query: sa.Executable, values: Values | None = None) -> R:
+        """The only row of such a query. Raises sqlalchemy.exc.NoResultFound, MultipleResultsFound."""
+        return row(**self.conn.execute(query, values).one()._mapping)
+
+    def row_or_none(self, row: type[R], query: sa.Executable, values: Values | None = None) -> R | None:
+        """The only row of such a query, or None."""
+        found = self.conn.execute(query, values).one_or_none()
+        return None if found is None else row(**found._mapping)
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Run `action` (quick, must not raise) in the database's thread once the commit is durable."""

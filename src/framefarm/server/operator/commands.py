@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -172,17 +173,18 @@ def credit_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
 @command("price.set")
 def price_set(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     on_demand, spot = said.get("on_demand"), said.get("preemptible")
-    return catalog.set_price(
+    row = catalog.set_price(
         tx,
         said["instance"],
         None if on_demand is None else _micros(on_demand, "on-demand"),
         None if spot is None else _micros(spot, "preemptible"),
     )
+    return asdict(row)
 
 
 @command("package.register")
 def package_register(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    return catalog.register_package(
+    package = catalog.register_package(
         tx,
         id=said["id"],
         kind=said["kind"],
@@ -190,11 +192,12 @@ def package_register(tx: Tx, context: AppContext, said: Arguments) -> dict[str, 
         release=said["release"],
         default=bool(said.get("default")),
     )
+    return asdict(package)
 
 
 @command("package.list")
 def package_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    return {"packages": catalog.list_packages(tx)}
+    return {"packages": [asdict(package) for package in catalog.list_packages(tx)]}
 
 
 @command("output.add")

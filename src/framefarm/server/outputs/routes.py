@@ -8,7 +8,7 @@ import os
 import time
 import urllib.parse
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Query, Request, Response
@@ -22,6 +22,7 @@ from framefarm.server.database import Tx
 from framefarm.server.http.context import context_of
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.outputs import signed_urls, thumbnails
+from framefarm.server.outputs.publisher import RenderedFile
 from framefarm.server.sessions.tables import files
 from framefarm.server.tenancy import farmwide
 
@@ -30,25 +31,25 @@ PIECE = 1 << 18
 """Bytes that are read and sent at a time."""
 
 
-def _find_file(tx: Tx, file_id: int) -> Any:
+def _find_file(tx: Tx, file_id: int) -> RenderedFile | None:
     query = farmwide(sa.select(files, jobs.c.output_url).join(jobs, jobs.c.id == files.c.job_id))
-    return tx.conn.execute(query.where(files.c.id == file_id)).mappings().one_or_none()
+    return tx.row_or_none(RenderedFile, query.where(files.c.id == file_id))
 
 
-def _open(context: AppContext, row: Any) -> io.FileIO:
+def _open(context: AppContext, row: RenderedFile) -> io.FileIO:
     """The bytes, staged or published. Raises NotFound when neither place has them (any more)."""
     try:
-        fd = os.open(context.store.path(row["staged"]), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(context.store.path(row.staged), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         try:
-            fd = destinations.open_output(context, row["output_url"], row["path"])
+            fd = destinations.open_output(context, row.output_url, row.path)
         except (OSError, ValueError):
             raise NotFound("The file is not there any more.") from None
-        if row["replaced_by"] is not None:
+        if row.replaced_by is not None:
             os.close(fd)
-            raise NotFound(f"The file was replaced by one of job {row['replaced_by']}.") from None
+            raise NotFound(f"The file was replaced by one of job {row.replaced_by}.") from None
     file = io.FileIO(fd)
-    if os.fstat(fd).st_size != row["size"]:
+    if os.fstat(fd).st_size != row.size:
         file.close()
         raise NotFound("The file was changed or replaced since it was rendered.")
     return file
@@ -70,22 +71,22 @@ async def get_file(
     signature: Annotated[str, Query(max_length=128)],
 ) -> Response:
     context = context_of(request)
-    row: Any = await context.db.read(_find_file, file_id) if 0 < file_id < 1 << 62 else None
-    signed_urls.check_file(context, row, expires, signature)
+    row = await context.db.read(_find_file, file_id) if 0 < file_id < 1 << 62 else None
+    row = signed_urls.check_file(context, row, expires, signature)
     file = await run_in_threadpool(_open, context, row)
-    start, end, status = _range(request.headers.get("range"), row["size"])
-    name = urllib.parse.quote(row["path"].rsplit("/", 1)[-1])
+    start, end, status = _range(request.headers.get("range"), row.size)
+    name = urllib.parse.quote(row.path.rsplit("/", 1)[-1])
     headers = {
         "Content-Length": str(end - start),
         "Accept-Ranges": "bytes",
-        "ETag": f'"{row["sha256"]}"',
+        "ETag": f'"{row.sha256}"',
         "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "sandbox; default-src 'none'",
     }
     if status == 206:
-        headers["Content-Range"] = f"bytes {start}-{end - 1}/{row['size']}"
-    kind = mimetypes.guess_type(row["path"])[0] or "application/octet-stream"
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{row.size}"
+    kind = mimetypes.guess_type(row.path)[0] or "application/octet-stream"
     return StreamingResponse(_stream(file, start, end), status, headers, media_type=kind)
 
 
@@ -127,11 +128,11 @@ async def get_thumbnail(
     signature: Annotated[str, Query(max_length=128)],
 ) -> Response:
     context = context_of(request)
-    row: Any = None
+    row = None
     if len(job_id) <= 64 and abs(frame) < 1 << 31:
         row = await context.db.read(thumbnails.find, job_id, frame, revision)
-    signed_urls.check_thumbnail(context, row, expires, signature)
-    if row["thumbnail_bytes"] is None:
+    row = signed_urls.check_thumbnail(context, row, expires, signature)
+    if row.thumbnail_bytes is None:
         raise NotFound("The frame has no thumbnail yet.")
     headers = {
         "Content-Disposition": "inline",

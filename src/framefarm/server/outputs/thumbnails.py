@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import stat
-from typing import Any
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -14,12 +14,20 @@ from framefarm.core.errors import NotFound
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.jobs.tables import jobs
+from framefarm.server.rows import FrameRow
 from framefarm.server.sessions.tables import frames
 from framefarm.server.storage import keys
 from framefarm.server.tenancy import farmwide
 
 
-def find(tx: Tx, job_id: str, frame: int, revision: int) -> Any:
+@dataclass(frozen=True, slots=True)
+class CommittedFrame(FrameRow):
+    """A committed frame and its job's account."""
+
+    account_id: str
+
+
+def find(tx: Tx, job_id: str, frame: int, revision: int) -> CommittedFrame | None:
     query = farmwide(sa.select(frames, jobs.c.account_id).join(jobs, jobs.c.id == frames.c.job_id)).where(
         frames.c.job_id == job_id,
         frames.c.frame == frame,
@@ -27,20 +35,20 @@ def find(tx: Tx, job_id: str, frame: int, revision: int) -> Any:
         frames.c.revision == revision,
         jobs.c.deleted_ms.is_(None),
     )
-    return tx.conn.execute(query).mappings().one_or_none()
+    return tx.row_or_none(CommittedFrame, query)
 
 
-def read(context: AppContext, row: Any) -> bytes:
+def read(context: AppContext, row: CommittedFrame) -> bytes:
     """Raises NotFound if it is not there (any more), or is not the one that was told of."""
-    key = keys.thumbnail(row["account_id"], row["job_id"], row["attempt_id"], row["frame"])
+    key = keys.thumbnail(row.account_id, row.job_id, row.attempt_id, row.frame)
     try:
         fd = os.open(context.store.path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         raise NotFound("The thumbnail is not there any more.") from None
     with io.FileIO(fd) as file:
         status = os.fstat(fd)
-        content = file.read(row["thumbnail_bytes"]) if stat.S_ISREG(status.st_mode) else b""
-    if content is None or status.st_size != row["thumbnail_bytes"] or content[8:12] != b"WEBP":
+        content = file.read(row.thumbnail_bytes) if stat.S_ISREG(status.st_mode) else b""
+    if content is None or status.st_size != row.thumbnail_bytes or content[8:12] != b"WEBP":
         raise NotFound("The thumbnail was not written whole.")
     return content
 

@@ -157,8 +157,8 @@ def old(tx: Tx, jobs_ms: int, after: str) -> list[str]:
 def delete_old(tx: Tx, job_id: str, jobs_ms: int) -> int:
     """As if somebody deleted it, if it is still finished for so long."""
     state = job_states.lock(tx, job_id)
-    finished = state["status"] in {str(s) for s in FINISHED}
-    if not finished or state["ended_ms"] is None or state["ended_ms"] >= tx.now_ms - jobs_ms:
+    finished = state.status in {str(s) for s in FINISHED}
+    if not finished or state.ended_ms is None or state.ended_ms >= tx.now_ms - jobs_ms:
         return 0
     deleted = farmwide(sa.select(jobs.c.deleted_ms)).where(jobs.c.id == job_id)
     if tx.conn.execute(deleted).scalar_one() is not None:

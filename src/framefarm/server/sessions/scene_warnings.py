@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 
 from framefarm.core.failure_codes import explain
@@ -15,6 +13,7 @@ from framefarm.server.jobs import failures
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import jobs
+from framefarm.server.rows import SessionRow
 from framefarm.server.sessions.instructions import cancel_pending, instruct_job
 from framefarm.server.tenancy import farmwide
 
@@ -23,12 +22,12 @@ CHOICES = {"blocked_scripts": ("on_blocked_scripts", "hold"), "missing_file": ("
 STOPPED = "The job failed while this machine did not answer."
 
 
-def judge(tx: Tx, session: dict[str, Any], state: JobState, fresh: list[msg.NodeWarning]) -> None:
+def judge(tx: Tx, session: SessionRow, state: JobState, fresh: list[msg.NodeWarning]) -> None:
     """Hold or fail the job, whose lock is held, for warnings that it did not have before."""
     told = {code: [n.subject for n in fresh if n.code == code] for code in CHOICES}
     if not any(told.values()):
         return
-    row = farmwide(sa.select(jobs.c.request, jobs.c.warnings)).where(jobs.c.id == state["job_id"])
+    row = farmwide(sa.select(jobs.c.request, jobs.c.warnings)).where(jobs.c.id == state.job_id)
     request, have = tx.conn.execute(row).one()
     for code, subjects in told.items():
         field, usual = CHOICES[code]
@@ -39,7 +38,7 @@ def judge(tx: Tx, session: dict[str, Any], state: JobState, fresh: list[msg.Node
             return
         if asked == "hold" and sum(w["code"] == code for w in have) == len(subjects):
             job_states.add_hold(state, "rule")
-            _instruct(tx, session, state, {})
+            _instruct(tx, session, state)
 
 
 def _failure(code: str, subjects: list[str]) -> tuple[str, str]:
@@ -49,14 +48,15 @@ def _failure(code: str, subjects: list[str]) -> tuple[str, str]:
     return "scripts_blocked", explain("scripts_blocked")
 
 
-def _fail(tx: Tx, session: dict[str, Any], state: JobState, cause: str, message: str) -> None:
+def _fail(tx: Tx, session: SessionRow, state: JobState, cause: str, message: str) -> None:
     """Fail the whole job: pending tasks are cancelled now, running ones when their session reports it."""
-    state["failed_cause"], state["failed_message"] = cause, message
+    state.failed_cause, state.failed_message = cause, message
     cancel_pending(tx, state, STOPPED)
-    _instruct(tx, session, state, {"cancel": True})
+    _instruct(tx, session, state, cancel=True)
 
 
-def _instruct(tx: Tx, session: dict[str, Any], state: JobState, change: dict[str, Any]) -> None:
+def _instruct(tx: Tx, session: SessionRow, state: JobState, *, cancel: bool = False) -> None:
     """Instruct the job's sessions; `session` is the row of the one that reported."""
-    instruct_job(tx, state["job_id"], **change)
-    session.update(version=session["version"] + 1, **change)
+    instruct_job(tx, state.job_id, **({"cancel": True} if cancel else {}))
+    session.version += 1
+    session.cancel = session.cancel or cancel

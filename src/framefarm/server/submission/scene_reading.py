@@ -176,7 +176,7 @@ def _known(job: Any, chosen: SceneFacts, scene: Scene) -> None:
 def settle(tx: Tx, context: AppContext, job: Any, found: dict[str, Any]) -> None:
     """The scene is known: so are the job's frames and tasks."""
     state = job_states.lock(tx, job["id"])
-    if state["scene_read"] or state["missing"]:
+    if state.scene_read or state.missing:
         return
     plan = TaskPlan(
         FrameSet.from_text(found["frames"]), FrameSet.from_text(found["scouts"]), job["chunk_size"]
@@ -185,13 +185,13 @@ def settle(tx: Tx, context: AppContext, job: Any, found: dict[str, Any]) -> None
     have = tx.conn.execute(farmwide(sa.select(jobs.c.warnings)).where(key)).scalar_one()
     values = {k: v for k, v in found.items() if k != "hold"} | {"warnings": have + found["warnings"]}
     tx.conn.execute(farmwide(sa.update(jobs)).where(key).values(values))
-    state["scene_read"] = True
-    state["task_count"] = plan.task_count
-    state["scout_count"] = plan.scout_count
-    state["frame_count"] = len(FrameSet.from_text(found["frames"]))
+    state.scene_read = True
+    state.task_count = plan.task_count
+    state.scout_count = plan.scout_count
+    state.frame_count = len(FrameSet.from_text(found["frames"]))
     if found.get("hold"):
         job_states.add_hold(state, "rule")
-    state.emit(tx, "system", "job.scene_read", {"frames": state["frame_count"], "tasks": plan.task_count})
+    state.emit(tx, "system", "job.scene_read", {"frames": state.frame_count, "tasks": plan.task_count})
     job_states.save(tx, state)
     tx.wake("dispatch")
 
@@ -199,9 +199,9 @@ def settle(tx: Tx, context: AppContext, job: Any, found: dict[str, Any]) -> None
 def fail(tx: Tx, job: Any, error: Unrenderable) -> None:
     """The job fails before any machine starts."""
     state = job_states.lock(tx, job["id"])
-    if state["scene_read"]:
+    if state.scene_read:
         return
-    state["failed_cause"], state["failed_message"] = error.cause, error.message
+    state.failed_cause, state.failed_message = error.cause, error.message
     job_states.save(tx, state)
 
 
@@ -210,7 +210,7 @@ def complete(tx: Tx, store: LocalStore, job_ids: list[str]) -> None:
     for job_id in sorted(set(job_ids)):
         state = job_states.lock(tx, job_id)
         left = manifests.missing_count(tx, job_id)
-        if left == 0 and state["missing"]:
+        if left == 0 and state.missing:
             job = tx.conn.execute(farmwide(sa.select(jobs)).where(jobs.c.id == job_id)).mappings().one()
             whole = manifests.complete(tx, store, job)
             if whole is None:
@@ -218,9 +218,9 @@ def complete(tx: Tx, store: LocalStore, job_ids: list[str]) -> None:
             else:
                 mine = jobs.c.id == job_id
                 tx.conn.execute(farmwide(sa.update(jobs)).where(mine).values(manifest_sha256=whole))
-        if left < state["missing"]:
-            state["arrived_ms"] = tx.now_ms
-        state["missing"] = left
+        if left < state.missing:
+            state.arrived_ms = tx.now_ms
+        state.missing = left
         job_states.save(tx, state)
     if job_ids:
         tx.wake("scenes")

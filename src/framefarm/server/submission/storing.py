@@ -11,6 +11,7 @@ from framefarm.core.job import FINISHED, JobStatus
 from framefarm.core.money import money
 from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
+from framefarm.server.catalog.prices import price_of
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.files import manifests
@@ -42,13 +43,13 @@ def store(tx: Tx, context: AppContext, actor: Actor, prepared: Prepared) -> str:
             id=job_id,
             account_id=actor.account_id,
             user_id=actor.user_id,
-            project_id=project["id"],
+            project_id=project.id,
             title=said.job_title,
             created_ms=tx.now_ms,
             request=request,
-            instance_type_id=prepared.instance["id"],
+            instance_type_id=prepared.instance.id,
             preemptible=said.preemptible,
-            package_id=prepared.package["id"],
+            package_id=prepared.package.id,
             manifest_sha256=prepared.manifest_sha256,
             scene_path=prepared.scene_path,
             output_url=prepared.place.url,
@@ -138,7 +139,7 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
     """What `store` would do."""
     said = prepared.said
     plan = _plan(prepared)
-    price = prepared.instance["preemptible_price_micros"] if said.preemptible else None
+    price = price_of(prepared.instance, preemptible=said.preemptible)
     return {
         "dry_run": True,
         "frames": len(prepared.frames) if prepared.frames is not None else None,
@@ -146,5 +147,5 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
         "scouts": plan.scout_count if plan else None,
         "missing_paths": list(prepared.snapshot.missing),
         "warnings": prepared.warnings,
-        "price_per_hour": money(prepared.instance["price_micros"] if price is None else price),
+        "price_per_hour": money(price),
     }
