@@ -15,7 +15,7 @@ from framefarm.core.failure_codes import explain
 from framefarm.core.job import FINISHED, JobStatus
 from framefarm.core.money import format_amount
 from framefarm.protocol import node as msg
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.budgets.snapshot import BudgetSnapshot, LiveSession
 from framefarm.server.budgets.status import terms_of
 from framefarm.server.budgets.tables import budget_holds
@@ -137,7 +137,7 @@ class BudgetPass(BudgetSnapshot):
         state.emit(tx, actor, what, data)
         job_states.save(tx, state, actor)
         after = {"status": state.status, "holds": state.holds, "reason": data["reason"]}
-        accounts.audit(tx, actor, state.account_id, what, job_id, before, after)
+        audit(tx, actor, what, job_id, account_id=state.account_id, before=before, after=after)
 
     def _words(self, row: dict[str, Any]) -> str:
         pot = self.pots[row["id"]]
@@ -203,7 +203,9 @@ class BudgetPass(BudgetSnapshot):
         state.emit(self.tx, actor, "budget.lifted", {"budget": budget_id})
         job_states.save(self.tx, state, actor)
         after = {"status": state.status, "holds": state.holds}
-        accounts.audit(self.tx, actor, state.account_id, "budget.lifted", job_id, before, after)
+        audit(
+            self.tx, actor, "budget.lifted", job_id, account_id=state.account_id, before=before, after=after
+        )
 
     def watch_thresholds(self) -> None:
         """Warn, and cancel what has passed `cancel_at`."""
@@ -232,7 +234,7 @@ class BudgetPass(BudgetSnapshot):
             )
             state.emit(self.tx, actor, "budget.warned", {"budget": row["id"], "message": text})
             job_states.save(self.tx, state, actor)
-        accounts.audit(self.tx, actor, row["account_id"], "budget.warned", row["id"], None, facts)
+        audit(self.tx, actor, "budget.warned", row["id"], account_id=row["account_id"], after=facts)
 
     def _cancel(self, row: dict[str, Any], job_id: str) -> None:
         state = job_states.lock(self.tx, job_id)
@@ -245,7 +247,15 @@ class BudgetPass(BudgetSnapshot):
         job_states.save(self.tx, state, actor)
         self.stopped.add(job_id)
         after = {"status": state.status, "reason": reason}
-        accounts.audit(self.tx, actor, row["account_id"], "budget.cancelled", job_id, before, after)
+        audit(
+            self.tx,
+            actor,
+            "budget.cancelled",
+            job_id,
+            account_id=row["account_id"],
+            before=before,
+            after=after,
+        )
 
 
 def take(tx: Tx, context: AppContext) -> BudgetPass:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from framefarm.core import packages as blenders
 from framefarm.core.errors import InvalidInput, NotFound
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
 from framefarm.server.catalog.tables import instance_switches, instance_types, packages
 from framefarm.server.database import Tx
@@ -86,10 +86,7 @@ def switch_instance(tx: Tx, actor: Actor, instance_id: str, enabled: bool) -> In
                 account_id=actor.account_id, instance_type_id=instance_id, enabled=enabled
             )
         )
-        accounts.audit(
-            tx, actor.name, actor.account_id, "instance.switch", instance_id,
-            {"enabled": row.enabled}, {"enabled": enabled}, actor.request_id,
-        )  # fmt: skip
+        audit(tx, actor, "instance.switch", instance_id, before={"enabled": row.enabled}, after={"enabled": enabled})  # fmt: skip
     return replace(row, enabled=enabled)
 
 
@@ -108,7 +105,7 @@ def set_price(tx: Tx, instance_id: str, on_demand: int | None, preemptible: int 
         key = instance_types.c.id == instance_id
         tx.conn.execute(sa.update(instance_types).where(key).values(values))
         before = {k: getattr(row, k) for k in values}
-        accounts.audit(tx, "operator", None, "price.set", instance_id, before, values)
+        audit(tx, "operator", "price.set", instance_id, before=before, after=values)
     return tx.row(InstanceTypeRow, query)
 
 
@@ -163,5 +160,5 @@ def register_package(tx: Tx, *, id: str, kind: str, path: str, release: str, def
     if default or has_default is None:
         tx.conn.execute(sa.update(packages).values(is_default=packages.c.id == id))
     before = {"release": known.release} if known else None
-    accounts.audit(tx, "operator", None, "package.register", id, before, {"release": release, "path": path})
+    audit(tx, "operator", "package.register", id, before=before, after={"release": release, "path": path})
     return next(r for r in list_packages(tx) if r.id == id)

@@ -10,7 +10,7 @@ from framefarm.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from framefarm.core.frames import FrameSet, FrameSpecError, Pick, TaskPlan
 from framefarm.core.job import FINISHED, JobStatus, TaskStatus
 from framefarm.protocol.api_jobs import JobChange, Retry
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
 from framefarm.server.billing import service as billing
 from framefarm.server.database import Tx
@@ -78,16 +78,7 @@ def change(tx: Tx, actor: Actor, job_id: str, said: JobChange) -> None:
         return
     job_states.save(tx, state, actor.name)
     after = {"status": state.status, "priority": state.priority, "holds": state.holds}
-    accounts.audit(
-        tx,
-        actor.name,
-        actor.account_id,
-        f"job.{action or 'priority'}",
-        job_id,
-        before,
-        after,
-        actor.request_id,
-    )
+    audit(tx, actor, f"job.{action or 'priority'}", job_id, before=before, after=after)
 
 
 def _act(tx: Tx, actor: Actor, state: JobState, action: str, drain: bool) -> None:
@@ -139,7 +130,7 @@ def mark_deleted(tx: Tx, state: JobState, who: str, request_id: str = "") -> Non
     tx.conn.execute(farmwide(sa.update(jobs)).where(mine).values(deleted_ms=tx.now_ms))
     state.emit(tx, who, "job.deleted", {})
     job_states.save(tx, state, who)
-    accounts.audit(tx, who, state.account_id, "job.delete", state.job_id, None, None, request_id)
+    audit(tx, who, "job.delete", state.job_id, account_id=state.account_id, request_id=request_id)
 
 
 def retry(tx: Tx, actor: Actor, job_id: str, said: Retry) -> list[str]:
@@ -184,9 +175,7 @@ def _retried(tx: Tx, actor: Actor, state: JobState, plan: TaskPlan, numbers: lis
     state.emit(tx, actor.name, "job.retry", {"tasks": names[:100]})
     job_states.save(tx, state, actor.name)
     instruct_job(tx, job_id)
-    accounts.audit(
-        tx, actor.name, actor.account_id, "job.retry", job_id, None, {"tasks": names[:100]}, actor.request_id
-    )
+    audit(tx, actor, "job.retry", job_id, after={"tasks": names[:100]})
     return names
 
 

@@ -186,7 +186,7 @@ async def delete_job(request: Request, actor: Caller, job_id: JobId) -> Response
 
 @router.post("/{job_id}/retry", response_model=Retried, summary="Retry all failed tasks, or some frames")
 async def retry_job(request: Request, actor: Caller, job_id: JobId, said: Retry | None = None) -> Response:
-    context, wanted = context_of(request), said or Retry()
+    wanted = said or Retry()
 
     def work(tx: Tx) -> Answer:
         return {"retried": actions.retry(tx, actor, job_id, wanted)}
@@ -211,8 +211,6 @@ async def get_task(request: Request, actor: Caller, job_id: JobId, number: TaskN
     "/{job_id}/tasks/{number}/retry", response_model=Retried, summary="Retry one failed or preempted task"
 )
 async def retry_task(request: Request, actor: Caller, job_id: JobId, number: TaskNumber) -> Response:
-    context = context_of(request)
-
     def work(tx: Tx) -> Answer:
         return {"retried": actions.retry_task(tx, actor, job_id, number)}
 

@@ -14,7 +14,7 @@ from framefarm.core.errors import NotFound
 from framefarm.core.failure_codes import CAUSES, is_machines
 from framefarm.core.job import Outcome
 from framefarm.core.node_health import HealthLimits, NodeHealth, NodeState
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.accounts.tables import accounts as accounts_table
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
@@ -225,7 +225,7 @@ def _write(tx: Tx, row: NodeRow, after: NodeHealth, actor: str) -> None:
         setattr(row, name, value)
     if change["standing"] == before["standing"] and change["reason"] == before["reason"]:
         return
-    accounts.audit(tx, actor, None, f"node.{after.standing}", after.name, before, change)
+    audit(tx, actor, f"node.{after.standing}", after.name, before=before, after=change)
     if actor == "system":
         said = {"node": after.name, "reason": after.reason, "until": _until(row)}
         tx.after_commit(lambda: log.warning(f"node_{after.standing}", **said))

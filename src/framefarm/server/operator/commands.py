@@ -12,6 +12,7 @@ from framefarm.core.errors import InvalidInput, NotFound
 from framefarm.core.money import parse_amount
 from framefarm.server.accounts import passwords
 from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.accounts.tables import accounts as accounts_table
 from framefarm.server.accounts.tables import users
 from framefarm.server.billing import service as billing
@@ -92,7 +93,7 @@ def account_set(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
         before = {k: row[k] for k in values}
         key = accounts_table.c.id == row["id"]
         tx.conn.execute(sa.update(accounts_table).where(key).values(values))
-        accounts.audit(tx, "operator", row["id"], "account.set", row["id"], before, values)
+        audit(tx, "operator", "account.set", row["id"], account_id=row["id"], before=before, after=values)
     return _account(accounts.account_named(tx, row["id"]))
 
 
@@ -161,7 +162,7 @@ def credit_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     signed = -amount if kind == "refund" else amount
     entry = billing.post(tx, account_id, kind, signed, said.get("note") or kind, "operator")
     after = {"kind": kind, "amount_micros": signed}
-    accounts.audit(tx, "operator", account_id, "ledger.post", entry, None, after)
+    audit(tx, "operator", "ledger.post", entry, account_id=account_id, after=after)
     return {
         "id": entry,
         "kind": kind,
@@ -204,7 +205,7 @@ def package_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]
 def output_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     account_id = accounts.account_named(tx, said["account"])["id"]
     url = destinations.grant(tx, account_id, said["url"])
-    accounts.audit(tx, "operator", account_id, "output.add", url)
+    audit(tx, "operator", "output.add", url, account_id=account_id)
     return {"places": destinations.list_destinations(tx, account_id)}
 
 
@@ -212,7 +213,7 @@ def output_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
 def output_remove(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     account_id = accounts.account_named(tx, said["account"])["id"]
     destinations.revoke(tx, account_id, said["url"])
-    accounts.audit(tx, "operator", account_id, "output.remove", said["url"])
+    audit(tx, "operator", "output.remove", said["url"], account_id=account_id)
     return {"places": destinations.list_destinations(tx, account_id)}
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from framefarm.core.frames import TaskPlan
 from framefarm.core.job import FINISHED, JobStatus
 from framefarm.core.money import money
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
 from framefarm.server.catalog.prices import price_of
 from framefarm.server.context import AppContext
@@ -82,16 +82,7 @@ def store(tx: Tx, context: AppContext, actor: Actor, prepared: Prepared) -> str:
     state = job_states.lock(tx, job_id)
     state.emit(tx, actor.name, "job.created", {"title": said.job_title})
     job_states.save(tx, state, actor.name)
-    accounts.audit(
-        tx,
-        actor.name,
-        actor.account_id,
-        "job.submit",
-        job_id,
-        None,
-        {"title": said.job_title},
-        actor.request_id,
-    )
+    audit(tx, actor, "job.submit", job_id, after={"title": said.job_title})
     tx.wake("scenes", "dispatch")
     return job_id
 

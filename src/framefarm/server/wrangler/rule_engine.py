@@ -16,7 +16,7 @@ from framefarm.core.failure_codes import explain
 from framefarm.core.job import JobStatus, Outcome, TaskStatus
 from framefarm.core.wrangler import Action, Fact, MaxTaskRuntime, Rule, SpotToOnDemand, StalledUpload
 from framefarm.protocol import node as msg
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.dispatch.leader import NotLeader
@@ -202,7 +202,7 @@ def act(tx: Tx, context: AppContext, wanted: Action, require_lead: Callable[[Tx]
         )
     )
     after = {"status": state.status, "reason": action.reason, "task": action.task}
-    accounts.audit(tx, actor, state.account_id, f"rule.{action.do}", action.job, before, after)
+    audit(tx, actor, f"rule.{action.do}", action.job, account_id=state.account_id, before=before, after=after)
     return True
 
 
