@@ -4,9 +4,9 @@ own file system, a filter of system calls, and limits.
 As root, bubblewrap makes no user namespace (root in a user namespace could still read root's files). It
 mounts, cuts off the network and starts `setpriv`, which switches to the slot's user id irrevocably:
 
-    runner ─ bwrap ─┬ pid namespace ───────────────────────────────────────────────────┐
+    runner ─ bwrap ─┬ pid namespace ─────────────────────────────────────────────────────────────┐
                     │ bwrap (its pid 1) ─ setpriv ─ prlimit ─ taskset ─ sh (variables) ─ Blender │
-                    └──────────────────────────────────────────────────────────────────┘
+                    └────────────────────────────────────────────────────────────────────────────┘
 
 As an ordinary user, bubblewrap makes a user namespace instead. The options are passed through a descriptor
 and the job's variables through the standard input of `sh`: so no process outside the sandbox has them in its
@@ -243,7 +243,7 @@ class Process:
                     self._child.wait()
 
     def wait(self, timeout_seconds: float | None = None) -> int:
-        """Wait for the end. Returns the exit code, negative for a signal. Raises subprocess.TimeoutExpired."""
+        """Wait for the exit code, negative for a signal. Raises subprocess.TimeoutExpired."""
         code = self._child.wait(timeout_seconds)
         if self._inner is not None and code > 128:
             return 128 - code  # bwrap reports a signal as a shell does

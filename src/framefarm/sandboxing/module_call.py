@@ -1,8 +1,8 @@
 """Module call: a Python module of ours that parses foreign bytes, run in a sandbox for one request.
 
 Files go in as open descriptors and the request as JSON; the answer is the module's standard output, limited
-in bytes and seconds. Inside there are no network and no /proc, and the only files are the system's and our own
-programs, read-only. With mode `none` the module runs as a plain child that gives up its rights by itself
+in bytes and seconds. Inside there are no network and no /proc, and the only files are the system's and our
+own programs, read-only. With mode `none` the module runs as a plain child that gives up its rights by itself
 (`module_entry.begin`): limited, but able to read the machine's readable files.
 """
 
@@ -231,7 +231,7 @@ class _LimitedReader:
 
 @functools.cache
 def programs() -> tuple[Bind, ...]:
-    """Binds of our Python, its packages and our code at their own paths, unless below /usr, which is visible."""
+    """Binds of our Python, its packages and our code at their own paths, except those below /usr."""
     folders: list[Path] = []
     for name in (sys.base_prefix, sys.prefix, os.path.dirname(framefarm.__file__)):
         folder = Path(name)

@@ -27,12 +27,12 @@ OPEN_FILES = 64
 class SandboxedWorker:
     """A running module worker. The module must call `module_entry.begin`.
 
-    The request that `begin` returns names in `folder` the path of the folder inside and in
-    `questions` the descriptor for all further requests. The kernel kills the worker when the
-    *thread* that started it ends. `output` is the descriptor of its standard output.
+    `begin` returns `request` with two more keys: `folder`, the folder's path inside, and `questions`, the
+    descriptor with the further requests. The kernel kills the worker when the *thread* that started it ends.
+    `output` is the descriptor of the worker's standard output.
 
     Args:
-        request: the other keys of that request; anything JSON can express.
+        request: settings for the module; anything JSON can express.
         folder: a folder of this machine, which the module can read.
         cpu_seconds: processor time for the worker's whole life.
         memory_bytes: size of its address space.
