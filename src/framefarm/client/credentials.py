@@ -37,16 +37,16 @@ class Credentials:
         self.path = path or user_config_path("framefarm") / "credentials.json"
         self._environment = os.environ if environment is None else environment
 
-    def url(self, asked_for: str | None = None) -> str:
-        """URL of the farm asked for, else of FRAMEFARM_URL, else of the latest login. Raises NotLoggedIn."""
-        url = asked_for or self._environment.get("FRAMEFARM_URL") or self._read().get("default")
+    def url(self, requested_url: str | None = None) -> str:
+        """The requested URL, else FRAMEFARM_URL, else the URL of the latest login. Raises NotLoggedIn."""
+        url = requested_url or self._environment.get("FRAMEFARM_URL") or self._read().get("default")
         if not url:
             raise NotLoggedIn("No farm is known. Log in first: framefarm login http://farm.example:8000")
         return clean_url(str(url))
 
-    def login(self, asked_for: str | None = None) -> Login:
+    def login(self, requested_url: str | None = None) -> Login:
         """Login for the farm that `url` returns. Raises NotLoggedIn, with the command to run."""
-        url = self.url(asked_for)
+        url = self.url(requested_url)
         token = self._environment.get("FRAMEFARM_TOKEN")
         if token:
             return Login(url, token)

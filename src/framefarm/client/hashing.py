@@ -59,12 +59,14 @@ class HashCache:
         return db
 
     def get(self, path: str, size: int, mtime_ns: int) -> HashedFile | None:
+        """The file's cached hashes, if its size (bytes) and modification time are the same; else None."""
         query = "SELECT md5, sha256 FROM hashes WHERE path = ? AND size = ? AND mtime_ns = ?"
         with self._lock:
             row = self._db.execute(query, (path, size, mtime_ns)).fetchone()
         return None if row is None else HashedFile(path, size, row[0], row[1])
 
     def put(self, hashed: HashedFile, mtime_ns: int) -> None:
+        """Store a file's hashes; a cache that cannot be written is ignored."""
         row = (hashed.path, hashed.size, mtime_ns, hashed.md5, hashed.sha256)
         with self._lock:
             try:
@@ -73,6 +75,7 @@ class HashCache:
                 return  # a full or read-only disk: the file is hashed again next time
 
     def close(self) -> None:
+        """Close the cache's database."""
         self._db.close()
 
 

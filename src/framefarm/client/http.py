@@ -2,8 +2,9 @@
 
 Calls that are repeated, for up to `patience_seconds`:
 - every call that did not reach the farm (no connection), and after 429 and 503, as their Retry-After asks;
-- after a broken connection, 502 or 504, only calls that may run twice: GET, and those that the caller marks
-  `repeatable` (the farm identifies an upload by its content, a job by its Idempotency-Key).
+- after a broken connection, 502, 504 or a 409 with Retry-After, only calls that may run twice: GET, and those
+  that the caller marks `repeatable` (the farm identifies an upload by its content, a job by its
+  Idempotency-Key).
 """
 
 from __future__ import annotations

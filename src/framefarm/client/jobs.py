@@ -31,6 +31,7 @@ def dry_run(client: Client, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def get(client: Client, job_id: str) -> Job:
+    """One job."""
     job: Job = client.get(f"/api/jobs/{quoted(job_id)}")
     return job
 
@@ -84,6 +85,7 @@ def retry(
 
 
 def delete(client: Client, job_id: str) -> None:
+    """Delete a job. Refused while it is not finished."""
     client.delete(f"/api/jobs/{quoted(job_id)}")
 
 
