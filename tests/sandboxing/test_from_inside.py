@@ -29,7 +29,7 @@ def claim() -> Iterator[UidClaim]:
 
 def start(
     claim: UidClaim, code: str, *, tmp: Path | None = None, binds: Sequence[Bind] = (), **limits: object
-):  # type: ignore[no-untyped-def]
+) -> Process:
     sandbox = Sandbox("bubblewrap", claim.uid, CORES, tuple(binds), tmp, Limits(**limits))  # type: ignore[arg-type]
     return sandbox.start([PYTHON, "-I", "-S", "-c", code], {"SECRET": "variable-of-the-job"})
 

@@ -70,7 +70,7 @@ class SceneFacts:
     """Facts about a .blend's scenes."""
 
     version: tuple[int, int]
-    """Blender's version that wrote the file: (4, 2) for 4.2."""
+    """Version of the Blender that wrote the file: (4, 2) for 4.2."""
     active: str
     """Name of the active scene."""
     ranges: dict[str, tuple[int, int, int]]

@@ -108,7 +108,7 @@ def run_module(
 def request_file(request: Mapping[str, Any], limits: Limits, open_files: int) -> int:
     """Descriptor from which `module_entry.begin` reads the request and the limits that it sets on itself."""
     document = {
-        "order": dict(request),
+        "order": dict(request),  # the name stays: a runner may outlive an upgrade of these programs
         "cpu_seconds": limits.cpu_seconds,
         "memory_bytes": limits.address_bytes,
         "uid": NOBODY,
