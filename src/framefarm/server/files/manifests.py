@@ -11,7 +11,8 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,6 +28,7 @@ from framefarm.server.files.tables import (
     missing_paths,
     registrations,
 )
+from framefarm.server.rows import JobRow
 from framefarm.server.storage import keys
 from framefarm.server.storage.local import LocalStore
 from framefarm.server.tenancy import farmwide, scoped
@@ -121,36 +123,62 @@ def snapshot(tx: Tx, account_id: str, user_id: str, paths: Sequence[str], pins: 
     a snapshot and the job's missing_paths.
     """
     lock(tx, user_id)
-    rows = tx.conn.execute(_registered(tx, account_id, user_id, paths)).all()
-    registered: dict[str, Any] = {row[0]: row for row in rows}
+    rows = tx.rows(_Registered, _registered(tx, account_id, user_id, paths))
+    registered = {row.path: row for row in rows}
     by_sha, by_md5 = _pinned(tx, account_id, pins, registered)
     entries, missing, used = [], [], []
     for path in sorted(paths):
         row = registered.get(path)
         md5, sha = pins.get(path, (None, None))
-        content = None
-        if row is not None and sha in {None, row[1]} and (sha is not None or md5 in {None, row[2]}):
-            content = row[1:5] if row[4] is not None else None
+        content: StoredContent | None = None
+        if row is not None and sha in {None, row.sha256} and (sha is not None or md5 in {None, row.md5}):
+            if row.generation is not None:
+                content = StoredContent(row.sha256, row.md5, row.size, row.generation)
         elif sha is not None:
             content = by_sha.get(sha)
         elif md5 is not None:
-            same = by_md5.get(md5, ())
+            same = by_md5.get(md5, [])
             content = same[0] if len(same) == 1 else None
         if content is None:
             missing.append(path)
             entries.append(Entry(path, sha, md5, None, None, None))
             continue
-        when = None
-        if row is not None and row[1] == content[0]:
-            when = row[5]
-            if row[6] is not None:
+        registered_ms = None
+        if row is not None and row.sha256 == content.sha256:
+            registered_ms = row.registered_ms
+            if row.used_ms is not None:
                 used.append(path)
-        entries.append(Entry(path, content[0], content[1], content[2], content[3], when))
+        entries.append(
+            Entry(path, content.sha256, content.md5, content.size, content.generation, registered_ms)
+        )
     return Snapshot(entries, missing, used)
 
 
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """A path as its user last registered it. `generation` None: the content is gone."""
+
+    path: str
+    sha256: str
+    md5: str
+    size: int
+    generation: int | None
+    registered_ms: int
+    used_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredContent:
+    """Content that is there: its digests, its size in bytes and the generation of its object."""
+
+    sha256: str
+    md5: str
+    size: int
+    generation: int
+
+
 def _registered(tx: Tx, account_id: str, user_id: str, paths: Sequence[str]) -> sa.Select[Any]:
-    """path, SHA-256, MD5, size, generation (None: the content is gone), registered_ms, used_ms."""
+    """Query of `_Registered` rows."""
     content = (
         (contents.c.account_id == registrations.c.account_id)
         & (contents.c.sha256 == registrations.c.sha256)
@@ -166,34 +194,34 @@ def _registered(tx: Tx, account_id: str, user_id: str, paths: Sequence[str]) -> 
 
 
 def _pinned(
-    tx: Tx, account_id: str, pins: Pins, registered: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    tx: Tx, account_id: str, pins: Pins, registered: Mapping[str, _Registered]
+) -> tuple[dict[str, StoredContent], dict[str, list[StoredContent]]]:
     """The account's contents by pinned SHA-256 and by pinned MD5, where no registration tells already."""
     shas, md5s = set(), set()
     for path, (md5, sha) in pins.items():
         row = registered.get(path)
         if sha is not None:
-            if row is None or row[1] != sha:
+            if row is None or row.sha256 != sha:
                 shas.add(sha)
-        elif md5 is not None and (row is None or row[2] != md5):
+        elif md5 is not None and (row is None or row.md5 != md5):
             md5s.add(md5)
-    by_md5: dict[str, list[Any]] = {}
-    for row in existing(tx, account_id, contents.c.md5, sorted(md5s)):
-        by_md5.setdefault(row.md5, []).append(row)
+    by_md5: dict[str, list[StoredContent]] = {}
+    for content in existing(tx, account_id, contents.c.md5, sorted(md5s)):
+        by_md5.setdefault(content.md5, []).append(content)
     return {r.sha256: r for r in existing(tx, account_id, contents.c.sha256, sorted(shas))}, by_md5
 
 
 CONTENT = (contents.c.sha256, contents.c.md5, contents.c.size, contents.c.generation)
 
 
-def existing(tx: Tx, account_id: str, column: sa.Column[Any], values: Sequence[str]) -> list[Any]:
+def existing(tx: Tx, account_id: str, column: sa.Column[Any], values: Sequence[str]) -> list[StoredContent]:
     """The account's contents (`CONTENT`) whose `column` is among `values`; condemned ones do not exist."""
     if not values:
         return []
     query = scoped(sa.select(*CONTENT), contents, account_id).where(
         column.in_(listed(tx, values)), contents.c.condemned_ms.is_(None)
     )
-    return list(tx.conn.execute(query))
+    return tx.rows(StoredContent, query)
 
 
 def claim(tx: Tx, account_id: str, column: sa.Column[Any], values: Sequence[str]) -> None:
@@ -279,21 +307,21 @@ def missing_count(tx: Tx, job_id: str) -> int:
     return int(tx.conn.execute(query.where(missing_paths.c.job_id == job_id)).scalar_one())
 
 
-def complete(tx: Tx, objects: LocalStore, job: Any) -> str | None:
+def complete(tx: Tx, objects: LocalStore, job: JobRow) -> str | None:
     """The manifest of a job whose last missing file arrived; its SHA-256.
 
     What was missing is taken as registered now, or as pinned. None: something that had arrived is gone again;
     the job waits for it.
     """
-    account_id, user_id = job["account_id"], job["user_id"]
-    entries = list(load(objects, account_id, job["manifest_sha256"]))
+    account_id, user_id = job.account_id, job.user_id
+    entries = list(load(objects, account_id, job.manifest_sha256))
     lacking = [e for e in entries if not e.is_here]
     pins = {e.path: (e.md5, e.sha256) for e in lacking if e.md5 is not None or e.sha256 is not None}
     paths = [e.path for e in lacking]
     claim_entries(tx, account_id, snapshot(tx, account_id, user_id, paths, pins).entries)
     now = snapshot(tx, account_id, user_id, paths, pins)
     if now.missing:
-        await_missing(tx, account_id, user_id, job["id"], now.entries)
+        await_missing(tx, account_id, user_id, job.id, now.entries)
         return None
     whole = [e for e in entries if e.is_here] + now.entries
     sha256 = store(objects, account_id, whole)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 
 from framefarm.protocol.api_files import Exists, ExistsMany, FileCheck, Md5Request, Uploaded
@@ -14,6 +12,7 @@ from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.openapi import idempotent, throttled
 from framefarm.server.http.request_limits import ReadOnce
+from framefarm.server.json_types import Answer
 
 router = APIRouter(prefix="/api", tags=["files"], route_class=ReadOnce)
 FORM = {
@@ -46,7 +45,7 @@ async def check_md5(request: Request, actor: Writer, said: Md5Request) -> Respon
     many = said.files
     wanted = many or [FileCheck(md5=said.md5 or "", sha256=said.sha256, path=said.path, size=said.size)]
 
-    def work(tx: Tx) -> dict[str, Any]:
+    def work(tx: Tx) -> Answer:
         found = service.check(tx, context, actor, wanted, many=bool(many))
         return {"files": found} if many else dict(found[0])
 
@@ -60,5 +59,5 @@ async def check_md5(request: Request, actor: Writer, said: Md5Request) -> Respon
     summary="Upload a scene file or asset to the farm storage",
 )
 @throttled
-async def upload_file(request: Request, actor: Writer) -> Any:
+async def upload_file(request: Request, actor: Writer) -> Answer:
     return await uploads.receive(request, context_of(request), actor)

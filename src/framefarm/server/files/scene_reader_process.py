@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import struct
-from typing import IO, Any
+from typing import IO
 
 from blender_asset_tracer import blendfile, cdefs
 from blender_asset_tracer.trace import blocks2assets
@@ -21,7 +21,8 @@ from blender_asset_tracer.trace import blocks2assets
 from framefarm.core import ocio
 from framefarm.sandboxing import module_entry
 from framefarm.server.files import simulations
-from framefarm.server.files.thin_blend import NotReadable, ThinBlend, listbase
+from framefarm.server.files.thin_blend import Block, NotReadable, ThinBlend, listbase
+from framefarm.server.json_types import Json
 
 MAX_DEPENDENCIES = 100_000
 MAX_OCIO_BYTES = 16 << 20
@@ -121,7 +122,7 @@ def _too_long(*_: object) -> None:
     raise TooLong
 
 
-def _answer(path: str, file: IO[bytes] | None) -> dict[str, Any]:
+def _answer(path: str, file: IO[bytes] | None) -> Json:
     name = path.replace("\\", "/").rsplit("/", 1)[-1]
     try:
         if file is None:
@@ -140,7 +141,7 @@ def _answer(path: str, file: IO[bytes] | None) -> dict[str, Any]:
     return {"path": path, "cause": "unreadable_scene", "message": f"{name} {reason}."}
 
 
-def read(file: IO[bytes], name: str) -> dict[str, Any]:
+def read(file: IO[bytes], name: str) -> Json:
     """All facts of one .blend. Disk caches are named after its `name`.
 
     Raises:
@@ -161,7 +162,7 @@ def read(file: IO[bytes], name: str) -> dict[str, Any]:
     }
 
 
-def colours(file: IO[bytes]) -> dict[str, Any]:
+def colours(file: IO[bytes]) -> Json:
     """What an OpenColorIO configuration names: its search path, and the files looked for there."""
     raw = file.read(MAX_OCIO_BYTES + 1)
     if len(raw) > MAX_OCIO_BYTES:
@@ -173,7 +174,7 @@ def colours(file: IO[bytes]) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------- scenes
 
 
-def _scene(block: Any, current: Any) -> dict[str, Any]:
+def _scene(block: Block, current: Block) -> Json:
     layers = list(listbase(_pointer(block, (b"view_layers", b"first"))))
     if layers:
         bases = [(layer, (b"object_bases", b"first")) for layer in layers]
@@ -204,7 +205,7 @@ def _scene(block: Any, current: Any) -> dict[str, Any]:
     }
 
 
-def _objects(bases: list[tuple[Any, tuple[bytes, bytes]]]) -> list[Any]:
+def _objects(bases: list[tuple[Block, tuple[bytes, bytes]]]) -> list[Block]:
     found = {}
     for owner, first in bases:
         for base in listbase(_pointer(owner, first)):
@@ -214,7 +215,7 @@ def _objects(bases: list[tuple[Any, tuple[bytes, bytes]]]) -> list[Any]:
     return list(found.values())
 
 
-def _samples(scene: Any) -> int | None:
+def _samples(scene: Block) -> int | None:
     """What the scene says; None: nothing, then the engine's default counts."""
     if _text(scene[b"r", b"engine"]) != "CYCLES":
         return scene.get((b"eevee", b"taa_render_samples"), None)  # type: ignore[no-any-return]
@@ -228,16 +229,16 @@ def _samples(scene: Any) -> int | None:
     return None
 
 
-def _members(group: Any) -> list[Any]:
+def _members(group: Block) -> list[Block]:
     return [] if group is None else list(listbase(_pointer(group, (b"data", b"group", b"first"))))
 
 
 # -------------------------------------------------------------------------------- dependencies
 
 
-def _dependencies(blend: ThinBlend) -> tuple[list[dict[str, Any]], list[str]]:
+def _dependencies(blend: ThinBlend) -> tuple[list[Json], list[str]]:
     """All files that the scene names and does not hold itself; and what could not be looked into."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str], Json] = {}
     unread: list[str] = []
     for block in blend.blocks:
         if block.code in (b"DATA", b"ID", b"GLOB", b"DNA1"):
@@ -256,7 +257,7 @@ def _dependencies(blend: ThinBlend) -> tuple[list[dict[str, Any]], list[str]]:
     return list(found.values()), unread
 
 
-def _dependency(block: Any, usage: Any, kind: str, stored: str) -> dict[str, Any]:
+def _dependency(block: Block, usage: Block, kind: str, stored: str) -> Json:
     tiles = [int(t[b"tile_number"]) for t in _tiles(usage.block)] if kind == "tiles" else []
     return {
         "stored_path": stored,
@@ -267,7 +268,7 @@ def _dependency(block: Any, usage: Any, kind: str, stored: str) -> dict[str, Any
     }
 
 
-def _raw(usage: Any) -> bytes:
+def _raw(usage: Block) -> bytes:
     """The path as it is stored. The library makes all slashes forward ones, and a UNC path relative."""
     path = bytes(usage.asset_path)
     field = usage.path_full_field or usage.path_dir_field
@@ -278,18 +279,18 @@ def _raw(usage: Any) -> bytes:
     return path
 
 
-def _tiles(image: Any) -> list[Any]:
+def _tiles(image: Block) -> list[Block]:
     return list(listbase(_pointer(image, (b"tiles", b"first")), 10_000))
 
 
-def _is_sequence(block: Any) -> bool:
+def _is_sequence(block: Block) -> bool:
     """Of cache files and movie clips, which the library takes for single files."""
     if block.code == b"MC":
         return bool(block.get(b"source", 0) == MOVIE_CLIP_SEQUENCE)
     return block.code == b"CF" and bool(block.get(b"is_sequence", 0))
 
 
-def _kind(block: Any, usage: Any) -> str | None:
+def _kind(block: Block, usage: Block) -> str | None:
     """What kind of file it is; None if the scene holds it itself."""
     code = block.code.decode()
     if code == "SC":  # a strip of the sequencer
@@ -304,12 +305,12 @@ def _kind(block: Any, usage: Any) -> str | None:
 # --------------------------------------------------------------------------------------- names
 
 
-def _pointer(block: Any, path: Any) -> Any:
+def _pointer(block: Block, path: Block) -> Block:
     """What a pointer leads to; None if nowhere, or if this Blender's structs have no such field."""
     return None if block is None else block.get_pointer(path, None)
 
 
-def _name(block: Any) -> str:
+def _name(block: Block) -> str:
     """A data-block's name without its two letters of kind; linked ones are bare `ID` structs."""
     raw = block.get(b"name") if block.dna_type_name == "ID" else block.get((b"id", b"name"))
     return _text(raw[2:])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -20,8 +19,19 @@ from framefarm.server.accounts.tables import accounts
 from framefarm.server.actor import Actor
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
-from framefarm.server.files.manifests import changed, claim, existing, insert, listed, lock, md5_hex, snapshot
+from framefarm.server.files.manifests import (
+    StoredContent,
+    changed,
+    claim,
+    existing,
+    insert,
+    listed,
+    lock,
+    md5_hex,
+    snapshot,
+)
 from framefarm.server.files.tables import contents, missing_paths, registrations
+from framefarm.server.rows import ContentRow
 from framefarm.server.tenancy import scoped
 
 MAX_GENERATION = (1 << 31) - 1
@@ -59,7 +69,7 @@ def check(
     wanted = _wanted(files, many)
     md5s = sorted({w.md5 for w in wanted})
     claim(tx, actor.account_id, contents.c.md5, md5s)
-    by_md5: dict[str, list[Any]] = {}
+    by_md5: dict[str, list[StoredContent]] = {}
     for row in existing(tx, actor.account_id, contents.c.md5, md5s):
         by_md5.setdefault(row.md5, []).append(row)
     found = [_decide(w, by_md5.get(w.md5, [])) for w in wanted]
@@ -96,7 +106,7 @@ def _wanted(files: list[FileCheck], many: bool) -> list[_Wanted]:
     return wanted
 
 
-def _decide(wanted: _Wanted, same_md5: Sequence[Any]) -> Content | None:
+def _decide(wanted: _Wanted, same_md5: Sequence[StoredContent]) -> Content | None:
     """The content meant: the SHA-256 decides; without one, an MD5 must be unambiguous and the size fit."""
     if wanted.sha256 is not None:
         rows = [r for r in same_md5 if r.sha256 == wanted.sha256]
@@ -180,10 +190,10 @@ def quota_left(tx: Tx, context: AppContext, account_id: str) -> int | None:
     return max(0, quota - int(tx.conn.execute(used.where(contents.c.condemned_ms.is_(None))).scalar_one()))
 
 
-def _row(tx: Tx, account_id: str, sha256: str) -> Any:
+def _row(tx: Tx, account_id: str, sha256: str) -> ContentRow | None:
     """The account's row for a SHA-256, condemned or not; None if there is none."""
     query = scoped(sa.select(contents), contents, account_id).where(contents.c.sha256 == sha256)
-    return tx.conn.execute(query).one_or_none()
+    return tx.row_or_none(ContentRow, query)
 
 
 def next_generation(tx: Tx, account_id: str, sha256: str) -> int | None:
@@ -225,7 +235,7 @@ def stored(
     }
 
 
-def _keep(tx: Tx, account_id: str, content: Content, generation: int, condemned: Any) -> None:
+def _keep(tx: Tx, account_id: str, content: Content, generation: int, condemned: ContentRow | None) -> None:
     """Write the row, or make a new generation of a condemned one. Raises ContentMoved."""
     values = {
         "generation": generation,

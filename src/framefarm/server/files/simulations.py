@@ -6,9 +6,8 @@ Runs only in the reader's limited subprocess. Flags and fields are those of Blen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from framefarm.server.files.thin_blend import listbase
+from framefarm.server.files.thin_blend import Block, listbase
 
 MODIFIER_RENDER = 1 << 1
 PTCACHE_BAKED, PTCACHE_EXTERNAL = 1 << 0, 1 << 9
@@ -23,7 +22,7 @@ SIMULATION_NODE = b"GeometryNodeSimulationOutput"
 BAKE_PACKED = 1
 
 
-def unbaked(scene: Any, objects: list[Any]) -> list[dict[str, str]]:
+def unbaked(scene: Block, objects: list[Block]) -> list[dict[str, str]]:
     """One `{"object", "kind"}` for each, for a rigid body world one in all (its first active body)."""
     found = [*_rigid_bodies(scene, objects)]
     for block in objects:
@@ -32,7 +31,7 @@ def unbaked(scene: Any, objects: list[Any]) -> list[dict[str, str]]:
     return found
 
 
-def _rigid_bodies(scene: Any, objects: list[Any]) -> Iterator[dict[str, str]]:
+def _rigid_bodies(scene: Block, objects: list[Block]) -> Iterator[dict[str, str]]:
     world = scene.get_pointer(b"rigidbody_world", None)
     if world is None or world[b"flag"] & RBW_MUTED:
         return
@@ -48,7 +47,7 @@ def _rigid_bodies(scene: Any, objects: list[Any]) -> Iterator[dict[str, str]]:
             return
 
 
-def _of_object(block: Any) -> Iterator[str]:
+def _of_object(block: Block) -> Iterator[str]:
     modifier = block.get_pointer((b"modifiers", b"first"), None)
     seen: set[int] = set()
     while modifier is not None and modifier.addr_old not in seen:
@@ -59,12 +58,12 @@ def _of_object(block: Any) -> Iterator[str]:
         modifier = modifier.get_pointer((b"modifier", b"next"), None)
 
 
-def _cloth(_: Any, modifier: Any) -> Iterator[str]:
+def _cloth(_: Block, modifier: Block) -> Iterator[str]:
     if not _is_baked(modifier.get_pointer(b"point_cache", None)):
         yield "cloth"
 
 
-def _soft_body(block: Any, _: Any) -> Iterator[str]:
+def _soft_body(block: Block, _: Block) -> Iterator[str]:
     soft = block.get_pointer(b"soft", None)
     if soft is None:
         return
@@ -73,7 +72,7 @@ def _soft_body(block: Any, _: Any) -> Iterator[str]:
         yield "soft_body"
 
 
-def _particles(_: Any, modifier: Any) -> Iterator[str]:
+def _particles(_: Block, modifier: Block) -> Iterator[str]:
     system = modifier.get_pointer(b"psys", None)
     settings = None if system is None else system.get_pointer(b"part", None)
     if settings is None or settings.code != b"PA" or _is_baked(system.get_pointer(b"pointcache", None)):
@@ -87,13 +86,13 @@ def _particles(_: Any, modifier: Any) -> Iterator[str]:
         yield "particles"
 
 
-def _fluid(_: Any, modifier: Any) -> Iterator[str]:
+def _fluid(_: Block, modifier: Block) -> Iterator[str]:
     domain = modifier.get_pointer(b"domain", None)
     if domain is not None and modifier[b"type"] == FLUID_DOMAIN and is_unwritten(domain):
         yield "fluid"
 
 
-def _dynamic_paint(_: Any, modifier: Any) -> Iterator[str]:
+def _dynamic_paint(_: Block, modifier: Block) -> Iterator[str]:
     canvas = modifier.get_pointer(b"canvas", None)
     if canvas is None:
         return
@@ -103,7 +102,7 @@ def _dynamic_paint(_: Any, modifier: Any) -> Iterator[str]:
             yield "dynamic_paint"
 
 
-def _nodes(_: Any, modifier: Any) -> Iterator[str]:
+def _nodes(_: Block, modifier: Block) -> Iterator[str]:
     if not _simulates(modifier.get_pointer(b"node_group", None), set()):
         return
     # A bake to disk sets a folder; whether it is whole only Blender can tell.
@@ -116,7 +115,7 @@ def _nodes(_: Any, modifier: Any) -> Iterator[str]:
         yield "geometry_nodes"
 
 
-def _simulates(tree: Any, seen: set[int]) -> bool:
+def _simulates(tree: Block, seen: set[int]) -> bool:
     if tree is None or tree.code != b"NT" or tree.addr_old in seen:
         return False
     seen.add(tree.addr_old)
@@ -129,7 +128,7 @@ def _simulates(tree: Any, seen: set[int]) -> bool:
     return False
 
 
-def is_unwritten(block: Any) -> bool:
+def is_unwritten(block: Block) -> bool:
     """Is this the place of a cache that nobody has baked? Then its files are not missing: there are none."""
     if block.dna_type_name == "PointCache":
         return not _is_baked(block)
@@ -138,15 +137,15 @@ def is_unwritten(block: Any) -> bool:
     return False
 
 
-def _is_baked(cache: Any) -> bool:
+def _is_baked(cache: Block) -> bool:
     return cache is not None and bool(cache[b"flag"] & (PTCACHE_BAKED | PTCACHE_EXTERNAL))
 
 
-def _name(block: Any) -> str:
+def _name(block: Block) -> str:
     return str(block[b"id", b"name"][2:].decode("utf-8", "replace"))
 
 
-_JUDGES: dict[str, Callable[[Any, Any], Iterator[str]]] = {
+_JUDGES: dict[str, Callable[[Block, Block], Iterator[str]]] = {
     "ClothModifierData": _cloth,
     "SoftbodyModifierData": _soft_body,
     "ParticleSystemModifierData": _particles,

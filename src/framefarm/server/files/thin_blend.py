@@ -34,6 +34,9 @@ KEPT_CODES = frozenset(
     b" ID GLOB DNA1".split()
 )
 
+Block = Any
+"""A block of a .blend file, or a value in one, as the untyped blender-asset-tracer library gives it."""
+
 
 class NotReadable(Exception):
     """Not a whole .blend. The text completes "scene.blend …", as "is cut off"."""
@@ -154,7 +157,7 @@ def _thin(source: _Source) -> io.BytesIO:
     raise NotReadable("has too many blocks")
 
 
-def _header(source: _Source) -> tuple[Any, bytes]:
+def _header(source: _Source) -> tuple[Block, bytes]:
     """The old header has 12 bytes (`BLENDER-v402`), the one of 5.0 has 17 (`BLENDER17-01v0500`)."""
     start = source.read(12)
     if not start.startswith(b"BLENDER"):
@@ -175,7 +178,7 @@ def _block_header(source: _Source, size: int) -> bytes:
     return start + source.read(size - 4)
 
 
-def listbase(block: Any, limit: int = 100_000) -> Iterator[Any]:
+def listbase(block: Block, limit: int = 100_000) -> Iterator[Block]:
     """The blocks of a linked list; a list that goes in a circle ends too."""
     seen: set[int] = set()
     while block is not None and block.addr_old not in seen and len(seen) < limit:

@@ -6,7 +6,6 @@ A row goes after what hangs on it: whoever is killed in between leaves a row tha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -22,6 +21,7 @@ from framefarm.server.files.tables import (
 )
 from framefarm.server.jobs.tables import job_state, jobs
 from framefarm.server.retention.retention_pass import Removed, RetentionPass
+from framefarm.server.rows import ContentRow, ManifestRow
 from framefarm.server.storage import keys
 from framefarm.server.tenancy import farmwide, scoped
 
@@ -42,11 +42,12 @@ def _unused(now_ms: int) -> sa.ColumnElement[bool]:
     return (manifests.c.created_ms < now_ms - UNUSED_MS) & ~sa.exists(has)
 
 
-def unused_manifests(tx: Tx, after: tuple[str, str]) -> list[Any]:
+def unused_manifests(tx: Tx, after: tuple[str, str]) -> list[ManifestRow]:
+    """A page of manifests that no job has, in key order above `after` (account, SHA-256)."""
     key = sa.tuple_(manifests.c.account_id, manifests.c.sha256)
     query = farmwide(sa.select(manifests)).where(_unused(tx.now_ms), key > after)
     order = (manifests.c.account_id, manifests.c.sha256)
-    return list(tx.conn.execute(query.order_by(*order).limit(PAGE)).mappings())
+    return tx.rows(ManifestRow, query.order_by(*order).limit(PAGE))
 
 
 def forget_manifest(tx: Tx, account_id: str, sha256: str, limit: int) -> tuple[int, bool]:
@@ -71,14 +72,14 @@ def forget_manifest(tx: Tx, account_id: str, sha256: str, limit: int) -> tuple[i
 def collect_manifests(run: RetentionPass) -> Iterator[Removed]:
     after = ("", "")
     while rows := run.read(unused_manifests, after):
-        after = (rows[-1]["account_id"], rows[-1]["sha256"])
+        after = (rows[-1].account_id, rows[-1].sha256)
         if run.dry:
             yield Removed("manifests", rows=len(rows))
             continue
         for row in rows:
             done = False
             while not done:
-                count, done = run.write(forget_manifest, row["account_id"], row["sha256"], run.limit)
+                count, done = run.write(forget_manifest, row.account_id, row.sha256, run.limit)
                 yield Removed("manifests", rows=count)
 
 
@@ -86,7 +87,7 @@ def collect_manifests(run: RetentionPass) -> Iterator[Removed]:
 
 
 def unwanted(keeping: RetentionPolicy, now_ms: int) -> sa.ColumnElement[bool]:
-    """`core.collection.content_fate` says "condemn", as a condition on `contents`."""
+    """`core.retention.content_fate` says "condemn", as a condition on `contents`."""
     referred = farmwide(sa.select(manifest_contents.c.content_sha256)).where(
         manifest_contents.c.account_id == contents.c.account_id,
         manifest_contents.c.content_sha256 == contents.c.sha256,
@@ -105,11 +106,12 @@ def unwanted(keeping: RetentionPolicy, now_ms: int) -> sa.ColumnElement[bool]:
     return contents.c.condemned_ms.is_(None) & old & ~sa.exists(referred) & ~sa.exists(awaited)
 
 
-def to_condemn(tx: Tx, keeping: RetentionPolicy, after: tuple[str, str]) -> list[Any]:
+def to_condemn(tx: Tx, keeping: RetentionPolicy, after: tuple[str, str]) -> list[ContentRow]:
+    """A page of content that nobody needs, in key order above `after` (account, SHA-256)."""
     key = sa.tuple_(contents.c.account_id, contents.c.sha256)
     query = farmwide(sa.select(contents)).where(unwanted(keeping, tx.now_ms), key > after)
     order = (contents.c.account_id, contents.c.sha256)
-    return list(tx.conn.execute(query.order_by(*order).limit(PAGE)).mappings())
+    return tx.rows(ContentRow, query.order_by(*order).limit(PAGE))
 
 
 def condemn(tx: Tx, keeping: RetentionPolicy, account_id: str, sha256s: list[str]) -> int:
@@ -128,42 +130,42 @@ def condemn(tx: Tx, keeping: RetentionPolicy, account_id: str, sha256s: list[str
 def collect_content(run: RetentionPass) -> Iterator[Removed]:
     after = ("", "")
     while rows := run.read(to_condemn, run.keeping, after):
-        after = (rows[-1]["account_id"], rows[-1]["sha256"])
+        after = (rows[-1].account_id, rows[-1].sha256)
         if run.dry:
-            yield Removed("content_condemned", rows=len(rows), bytes=sum(r["size"] for r in rows))
+            yield Removed("content_condemned", rows=len(rows), bytes=sum(r.size for r in rows))
             continue
         left = list(rows)
         while left:
-            account = left[0]["account_id"]
-            some = [r for r in left[: run.limit] if r["account_id"] == account]
+            account = left[0].account_id
+            some = [r for r in left[: run.limit] if r.account_id == account]
             left = left[len(some) :]
-            count = run.write(condemn, run.keeping, account, [r["sha256"] for r in some])
+            count = run.write(condemn, run.keeping, account, [r.sha256 for r in some])
             yield Removed("content_condemned", rows=count)
 
 
-def to_remove(tx: Tx, keeping: RetentionPolicy, after_ms: int, limit: int) -> list[Any]:
+def to_remove(tx: Tx, keeping: RetentionPolicy, after_ms: int, limit: int) -> list[ContentRow]:
     """Condemned long enough ago; in the order in which they were."""
     query = farmwide(sa.select(contents)).where(
         contents.c.condemned_ms < tx.now_ms - keeping.condemned_ms, contents.c.condemned_ms >= after_ms
     )
-    return list(tx.conn.execute(query.order_by(contents.c.condemned_ms).limit(limit)).mappings())
+    return tx.rows(ContentRow, query.order_by(contents.c.condemned_ms).limit(limit))
 
 
-def forget_content(tx: Tx, gone: list[Any]) -> int:
+def forget_content(tx: Tx, gone: list[ContentRow]) -> int:
     """The rows of removed objects, and the paths that they were registered under.
 
     A new upload may have taken a row over meanwhile: it has another generation, and stays.
     """
     count = 0
     for row in gone:
-        mine = scoped(sa.delete(contents), contents, row["account_id"]).where(
-            contents.c.sha256 == row["sha256"],
-            contents.c.generation == row["generation"],
+        mine = scoped(sa.delete(contents), contents, row.account_id).where(
+            contents.c.sha256 == row.sha256,
+            contents.c.generation == row.generation,
             contents.c.condemned_ms.is_not(None),
         )
         if tx.conn.execute(mine).rowcount:
-            paths = scoped(sa.delete(registrations), registrations, row["account_id"])
-            count += 1 + tx.conn.execute(paths.where(registrations.c.sha256 == row["sha256"])).rowcount
+            paths = scoped(sa.delete(registrations), registrations, row.account_id)
+            count += 1 + tx.conn.execute(paths.where(registrations.c.sha256 == row.sha256)).rowcount
     return count
 
 
@@ -171,14 +173,14 @@ def remove_content(run: RetentionPass) -> Iterator[Removed]:
     """Objects first, then their rows."""
     if run.dry:
         rows = run.read(to_remove, run.keeping, 0, 1 << 30)
-        yield Removed("content", rows=len(rows), files=len(rows), bytes=sum(r["size"] for r in rows))
+        yield Removed("content", rows=len(rows), files=len(rows), bytes=sum(r.size for r in rows))
         return
     while rows := run.read(to_remove, run.keeping, 0, FILES_AT_ONCE):
         freed = files = 0
         for row in rows:
-            key = keys.content(row["account_id"], row["sha256"], row["generation"])
+            key = keys.content(row.account_id, row.sha256, row.generation)
             files += run.context.store.path(key).exists()
             run.context.store.delete(key)
             run.context.store.prune_folder(key)
-            freed += row["size"]
+            freed += row.size
         yield Removed("content", run.write(forget_content, rows), files, freed)

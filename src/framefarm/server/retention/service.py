@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TypedDict
 
 import structlog
 from starlette.concurrency import run_in_threadpool
@@ -16,6 +16,7 @@ from framefarm.server.accounts.audit import audit
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.dispatch.leader import NotLeader
+from framefarm.server.json_types import Json
 from framefarm.server.metrics import COLLECTED_BYTES, COLLECTED_ROWS
 from framefarm.server.retention import deleted_jobs, expired_content, orphan_objects
 from framefarm.server.retention import expired_rows as table_rows
@@ -63,7 +64,16 @@ def steps(run: RetentionPass, parts: Iterable[Part]) -> Iterator[Removed]:
         return
 
 
-def sums(all_went: Iterable[Removed]) -> list[dict[str, Any]]:
+class RemovedSum(TypedDict):
+    """Everything of one kind that a pass removed; `bytes` of files."""
+
+    what: str
+    rows: int
+    files: int
+    bytes: int
+
+
+def sums(all_went: Iterable[Removed]) -> list[RemovedSum]:
     """By kind, in the order in which they came; kinds of which nothing went are left out."""
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for went in all_went:
@@ -107,7 +117,7 @@ async def _apart(context: AppContext, require_lead: Callable[[Tx], None], part: 
 
 async def turn(
     context: AppContext, require_lead: Callable[[Tx], None], parts: Iterable[Part]
-) -> list[dict[str, Any]]:
+) -> list[RemovedSum]:
     """One pass, with a pause after each step that did something."""
     taken = steps(RetentionPass(context, keeping_of(context.settings), require_lead), parts)
     done: list[Removed] = []
@@ -121,9 +131,9 @@ async def turn(
     return found
 
 
-def by_hand(context: AppContext, said: dict[str, Any]) -> dict[str, Any]:
+def by_hand(context: AppContext, arguments: Json) -> Json:  # free: an operator command's JSON
     """`framefarm admin collect`: all of it at once. `dry_run`: only say what is due now."""
-    dry = bool(said.get("dry_run"))
+    dry = bool(arguments.get("dry_run"))
     with _one_at_a_time:
         found = sums(steps(RetentionPass(context, keeping_of(context.settings), leads_anyway, dry), BY_HAND))
     if not dry:

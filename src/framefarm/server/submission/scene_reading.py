@@ -30,6 +30,7 @@ from framefarm.server.jobs import failures
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.failures import Unrenderable
 from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.rows import JobRow
 from framefarm.server.storage.local import LocalStore
 from framefarm.server.submission import missing_files
 from framefarm.server.tenancy import farmwide
@@ -211,7 +212,7 @@ def complete(tx: Tx, store: LocalStore, job_ids: list[str]) -> None:
         state = job_states.lock(tx, job_id)
         left = manifests.missing_count(tx, job_id)
         if left == 0 and state.missing:
-            job = tx.conn.execute(farmwide(sa.select(jobs)).where(jobs.c.id == job_id)).mappings().one()
+            job = tx.row(JobRow, farmwide(sa.select(jobs)).where(jobs.c.id == job_id))
             whole = manifests.complete(tx, store, job)
             if whole is None:
                 left = manifests.missing_count(tx, job_id)
