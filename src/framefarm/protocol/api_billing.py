@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from framefarm.protocol.api_budgets import Budget
-from framefarm.protocol.api_catalog import Money
+from framefarm.protocol.base import Money
 
 
 class ByProject(BaseModel):

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, Field, StrictInt, StrictStr
 
-from framefarm.protocol.api_catalog import Money
+from framefarm.protocol.base import Money, Strict
 
 Percent = Annotated[StrictInt, Field(ge=1, le=1000)]
 Amount = Annotated[StrictInt, Field(ge=1, le=10**15)]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
 
 
 class NewBudget(Strict):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator
+from pydantic import BaseModel, Field, StrictBool, StrictInt, StrictStr, field_validator
+
+from framefarm.protocol.base import Money, Page, Strict
 
 MAX_ENVIRONMENT = 200
 MAX_VALUE_BYTES = 32 << 10
@@ -30,12 +32,6 @@ def is_refused(name: str) -> bool:
     """Names that would change the farm's own tools (security.md); refused with a 422."""
     upper = name.upper()
     return upper.startswith(REFUSED_PREFIXES) or upper in REFUSED_NAMES or upper.endswith("_PROXY")
-
-
-class Strict(BaseModel):
-    """Requests: no coercion, no unknown fields."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 NotifyState = Literal["success", "failed", "cancelled", "holding"]
@@ -115,11 +111,6 @@ class Retry(Strict):
     """`POST /api/jobs/{id}/retry`: all failed tasks, or exactly these frames again."""
 
     frames: Annotated[StrictStr, Field(min_length=1, max_length=65_536)] | None = None
-
-
-class Money(BaseModel):
-    amount_micros: int
-    currency: str = "USD"
 
 
 class Warning_(BaseModel):
@@ -306,10 +297,6 @@ class JobAttempt(BaseModel):
     price_per_hour: Money
     cost: Money
     peak_memory_bytes: int | None
-
-
-class Page(BaseModel):
-    next_cursor: str | None
 
 
 class JobPage(Page):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StrictBool, StrictStr
 
-from framefarm.protocol.api_jobs import Page, Strict
+from framefarm.protocol.base import Page, Strict
 
 EventType = Annotated[StrictStr, Field(pattern=r"^(\*|[a-z]+\.(\*|[a-z_]+))$", max_length=100)]
 """`job.status`, `job.*` or `*`; docs/events.md lists the types."""
@@ -19,7 +19,7 @@ class NewWebhook(Strict):
     """`POST /api/webhooks`. `events` are the types to send; `["*"]` is every type, also later ones."""
 
     url: Url
-    events: Types = Field(default=["*"])
+    events: Types = ["*"]
     description: Description = ""
     enabled: StrictBool = True
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import BaseModel, Field, StrictBool, StrictInt
+
+from framefarm.protocol.base import Strict
 
 Seconds = Annotated[StrictInt, Field(ge=1, le=90 * 24 * 3600)]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
 
 
 class MaxTaskRuntime(Strict):

@@ -2,10 +2,10 @@
 
 Four calls, all below `/node/v1/sessions/{session}`, JSON, `Authorization: Bearer <session token>`:
 
-    POST hello     Hello   → Order      once, the first thing
-    GET  inputs            → Inputs     once, before the first task
-    POST sync      Sync    → Desired    held open while nothing changes
-    POST reports   Report  → Receipt    beside it, numbered from 1
+    POST hello     Hello   → SessionConfig   once, first
+    GET  inputs            → Inputs          once, before the first task
+    POST sync      Sync    → DesiredState    held open while nothing changes
+    POST reports   Report  → ReportReply     in parallel with sync, numbered from 1
 
 Times named `_ms` in events are the runner's monotonic milliseconds since it started. msgspec and not
 pydantic: a runner should start in a blink, and these calls are the farm's hot path.
