@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.core.schedule import Demand, Machine, Plan, Session, Slot, count, fits_ever, plan
+from framefarm.core.schedule import Demand, Machine, Plan, Session, Slot, count, plan
 
 ONE, TWO = Slot(1, 100), Slot(2, 200)
 TENURE, IDLE = 300_000, 10_000
@@ -116,7 +116,6 @@ def test_small_work_does_not_take_the_machine_of_a_big_one_piece_by_piece() -> N
     assert look(demand, running).start == ()
     huge = replace(demand[0], slot=Slot(64, 1))
     assert [s.job for s in look([huge, demand[1]], running).start] == ["small"]
-    assert not fits_ever([Machine("m", "", 2, 200)], huge.slot)
 
 
 def test_how_many_fit() -> None:

@@ -85,18 +85,9 @@ def package_id(release: str) -> str:
     return series_of(release).package_id
 
 
-def is_newer(release: str, than: str) -> bool:
-    return release_key(release) > release_key(than)
-
-
 def newest(wanted: Wanted, releases: Iterable[str]) -> str | None:
     """The newest release that `wanted` accepts; None if there is none."""
     return max((r for r in releases if wanted.accepts(r)), key=release_key, default=None)
-
-
-def series_of_file(header_version: int) -> Series:
-    """The number in a .blend's header: 402 → 4.2, 279 → 2.79, 500 → 5.0."""
-    return Series(header_version // 100, header_version % 100)
 
 
 def opens(file_version: str, release: str) -> bool:

@@ -20,7 +20,6 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _PLAIN = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,255})+\Z")
 """A POSIX path in ASCII that is normal already: what most are, and quick to see."""
 _NOT_WINDOWS = re.compile(r'[<>:"|?*]')
-_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +152,3 @@ def is_output_name(name: str) -> bool:
         return False
     parts = name.split("/")
     return all(part not in {"", ".", ".."} and len(part.encode()) <= MAX_PART_BYTES for part in parts)
-
-
-def relative_parts(name: str) -> tuple[str, ...]:
-    """The parts of a relative name that is safe to join on any system. Raises ValueError."""
-    if len(name.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
-        raise ValueError(f"{name[:100]!r}… is longer than {MAX_PATH_BYTES} bytes")
-    if not name or _CONTROL.search(name) or "\\" in name or name.startswith("/") or _DRIVE.match(name + "/"):
-        raise ValueError(f"{name[:100]!r} is not a safe relative name")
-    parts = tuple(name.split("/"))
-    for part in parts:
-        if part in {"", ".", ".."} or len(part.encode()) > MAX_PART_BYTES or _RESERVED.match(part):
-            raise ValueError(f"{name[:100]!r} has a part that is not safe: {part[:60]!r}")
-        if _NOT_WINDOWS.search(part) or part[-1] in " .":
-            raise ValueError(f"{name[:100]!r} has a part that not every system can store: {part[:60]!r}")
-    return parts

@@ -19,7 +19,7 @@ class Failure:
     cause: str | None
 
 
-def stops_early(now: Failure, before: Sequence[Failure]) -> str | None:
+def reason_not_to_retry(now: Failure, before: Sequence[Failure]) -> str | None:
     """A sentence for the artist; None: it is tried again while its `task_retries` last. `before`: the
     failures that these were spent on. What may be a machine's fault or the farm's is always tried again."""
     if now.cause is None:

@@ -315,13 +315,6 @@ def plan(
     )
 
 
-def fits_ever(totals: Sequence[Machine], slot: Slot) -> bool:
-    """Whether any machine, empty, could hold the slot."""
-    return any(
-        m.cores >= slot.cores and m.memory_bytes >= slot.memory_bytes and m.gpus >= slot.gpus for m in totals
-    )
-
-
 def count(machines: Sequence[Machine], slot: Slot) -> int:
     """How many such slots fit on the machines."""
     return sum(

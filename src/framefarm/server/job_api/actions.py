@@ -6,10 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from framefarm.core import frames as grammar
+from framefarm.core import frame_grammar as grammar
 from framefarm.core import job as rules
 from framefarm.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from framefarm.core.frames import FrameSet, FrameSpecError, Pick
+from framefarm.core.frame_grammar import FrameSpecError, Pick
+from framefarm.core.frames import FrameSet
 from framefarm.core.job import FINISHED, JobStatus, TaskStatus
 from framefarm.protocol.api_jobs import JobChange, Retry
 from framefarm.server.accounts import service as accounts

@@ -7,7 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.frames import FrameSet
-from framefarm.core.job import JobFacts, batch_size
+from framefarm.core.job import JobFacts
+from framefarm.core.task_assignment import batch_size
 from framefarm.protocol.node import DesiredState, TaskOrder
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from framefarm.core.job import SessionEvent, SessionState, session_after
+from framefarm.core.session_lease import SessionEvent, SessionState, session_after
 from framefarm.server.database import Tx
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks

@@ -13,12 +13,15 @@ import sqlalchemy as sa
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from framefarm.core import frames as grammar
+from framefarm.core import frame_grammar as grammar
 from framefarm.core import packages as blenders
 from framefarm.core.failure_codes import explain
-from framefarm.core.frames import FrameSet, FrameSpecError, Pick, Run, TaskPlan
+from framefarm.core.frame_grammar import FrameSpecError, Pick
+from framefarm.core.frame_runs import Run
+from framefarm.core.frames import FrameSet
 from framefarm.core.path_matching import Uploads
 from framefarm.core.paths import normalise
+from framefarm.core.task_plan import TaskPlan
 from framefarm.sandboxing.errors import Stopped
 from framefarm.server.accounts.tables import accounts
 from framefarm.server.catalog.tables import packages

@@ -6,9 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from framefarm.core.frames import TaskPlan
 from framefarm.core.job import FINISHED, JobStatus
 from framefarm.core.money import money
+from framefarm.core.task_plan import TaskPlan
 from framefarm.server.accounts import service as accounts
 from framefarm.server.actor import Actor
 from framefarm.server.context import AppContext

@@ -12,7 +12,8 @@ import structlog
 
 from framefarm.core import wrangler as rules
 from framefarm.core.failure_codes import explain
-from framefarm.core.job import JobStatus, Outcome
+from framefarm.core.job import JobStatus
+from framefarm.core.task_outcomes import Outcome
 from framefarm.core.wrangler import Action, Fact, MaxTaskRuntime, Rule, SpotToOnDemand, StalledUpload
 from framefarm.protocol import node as msg
 from framefarm.server.accounts import service as accounts
