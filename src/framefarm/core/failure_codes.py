@@ -50,27 +50,27 @@ def explain(code: str, facts: Mapping[str, object] | None = None) -> str:
     return f"{said} {cause.remedy}".strip()
 
 
-def is_machines(code: str) -> bool:
+def is_node_fault(code: str) -> bool:
     """Whether `code` speaks against the machine and not against the scene."""
     return code in CAUSES and CAUSES[code].fault is Fault.MACHINE
 
 
-def may_be_the_machine(code: str, *, committed: bool = False) -> bool:
+def may_be_node_fault(code: str, *, committed: bool = False) -> bool:
     """Whether a machine on which different jobs end so is doubtful. An attempt that `committed` frames shows
     a machine that renders: then only what is the machine's own fault speaks against it."""
     if code not in CAUSES:
         return False
-    if is_machines(code) and code != "machine_lost":
+    if is_node_fault(code) and code != "machine_lost":
         return True
     return not committed and (code in _DOUBTFUL or CAUSES[code].fault in {Fault.MACHINE, Fault.FARM})
 
 
-def is_scenes(code: str) -> bool:
+def is_scene_fault(code: str) -> bool:
     """Whether `code`, on several machines alike, is the fault of the scene or of what was asked for."""
     return code in CAUSES and CAUSES[code].fault in {Fault.SCENE, Fault.PERSON} and code != "rule_runtime"
 
 
-def is_certain(code: str) -> bool:
+def fails_everywhere(code: str) -> bool:
     """Whether the same scene must end so on every machine, however often it is tried."""
     return code in _CERTAIN
 

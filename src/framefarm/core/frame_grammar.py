@@ -111,3 +111,6 @@ def resolve_scouts(spec: str, frames: FrameSet) -> FrameSet:
 def _check_scout_limit(scouts: int) -> None:
     if scouts > MAX_SCOUTS:
         raise FrameSpecError(f"{scouts} scouts; at most {MAX_SCOUTS} are allowed")
+
+
+__all__ = ["FrameSpecError", "Pick", "parse", "resolve_scouts"]

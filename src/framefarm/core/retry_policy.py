@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from framefarm.core.failure_codes import CAUSES, Fault, is_certain, is_scenes
+from framefarm.core.failure_codes import CAUSES, Fault, fails_everywhere, is_scene_fault
 
 ENOUGH = 2
 """Machines on which a task fails alike, or tries of what must end so everywhere."""
@@ -26,9 +26,9 @@ def reason_not_to_retry(now: Failure, before: Sequence[Failure]) -> str | None:
         return None
     alike = [now, *(f for f in before if f.cause == now.cause)]
     machines = len({f.node for f in alike})
-    if machines >= ENOUGH and is_scenes(now.cause):
+    if machines >= ENOUGH and is_scene_fault(now.cause):
         whose = "the scene" if CAUSES[now.cause].fault is Fault.SCENE else "what was asked for"
         return f"It failed alike on {machines} machines, so the fault is with {whose}: it is not tried again."
-    if len(alike) >= ENOUGH and is_certain(now.cause):
+    if len(alike) >= ENOUGH and fails_everywhere(now.cause):
         return f"It failed alike {len(alike)} times, and would on every machine: it is not tried again."
     return None

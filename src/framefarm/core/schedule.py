@@ -58,7 +58,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class NodeCapacity:
     """What an engine could still give, after all sessions that are written down."""
 
     node: str
@@ -111,7 +111,7 @@ class Plan:
 class _Room:
     """What is free on each machine, counted down."""
 
-    def __init__(self, machines: Sequence[Machine]) -> None:
+    def __init__(self, machines: Sequence[NodeCapacity]) -> None:
         self.zone = {m.node: m.zone for m in machines}
         self.free = {m.node: [m.cores, m.memory_bytes, m.gpus] for m in machines}
         self.most = {m.node: UNLIMITED if m.most is None else m.most for m in machines}
@@ -292,13 +292,13 @@ class _Planner:
 
 def plan(
     demand: Sequence[Demand],
-    supply: Sequence[Machine],
+    supply: Sequence[NodeCapacity],
     sessions: Sequence[Session],
     *,
     now_ms: int,
     idle_ms: int,
     tenure_ms: int = 300_000,
-    totals: Sequence[Machine] | None = None,
+    totals: Sequence[NodeCapacity] | None = None,
 ) -> Plan:
     """What to do now. `supply`: what is free on each machine; `totals`: what each has when empty."""
     planner = _Planner(demand, sessions, now_ms, idle_ms, tenure_ms)
@@ -315,7 +315,7 @@ def plan(
     )
 
 
-def count(machines: Sequence[Machine], slot: Slot) -> int:
+def count(machines: Sequence[NodeCapacity], slot: Slot) -> int:
     """How many such slots fit on the machines."""
     return sum(
         max(

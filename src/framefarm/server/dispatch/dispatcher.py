@@ -20,7 +20,8 @@ from starlette.concurrency import run_in_threadpool
 
 from framefarm.core import schedule
 from framefarm.core.job import FINISHED
-from framefarm.core.node_health import NodeState, leave, next_leave_ms
+from framefarm.core.node_departure import preempt_until_ms, preemption_starts_ms
+from framefarm.core.node_health import NodeState
 from framefarm.server.budgets import enforcement as budgets
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
@@ -238,7 +239,7 @@ class Dispatcher:
                 continue
             leaving, until = row["leaving_ms"], None
             if leaving is not None:
-                until = leave(leaving, tx.now_ms, **self._time_to_leave).preempt_until_ms
+                until = preempt_until_ms(leaving, tx.now_ms, **self._time_to_leave)
                 if until is not None and (session["preempt_ms"] is None or session["preempt_ms"] > until):
                     self._preempt(tx, session["id"], until, taken=True)
                     session.update(preempt_ms=until, drain=True)
@@ -250,7 +251,7 @@ class Dispatcher:
         """When machines are tried again, and when sessions must leave those that are being taken."""
         leaving = [row["leaving_ms"] for row in standing.values() if row["leaving_ms"] is not None]
         tried = [row["until_ms"] for row in standing.values()]
-        return tried + [next_leave_ms(at, tx.now_ms, **self._time_to_leave) for at in leaving]
+        return tried + [preemption_starts_ms(at, tx.now_ms, **self._time_to_leave) for at in leaving]
 
     @property
     def _time_to_leave(self) -> dict[str, int]:
