@@ -23,14 +23,14 @@ RELEASES = ["4.2.9", "4.2.23", "4.2.0", "4.5.1", "4.10.0"]
     ],
 )
 def test_a_version_is_understood_in_the_ways_people_write_it(text: str, package: str, shown: str) -> None:
-    wanted = packages.parse_wanted(text)
+    wanted = packages.parse_version(text)
     assert (wanted.series.package_id, str(wanted)) == (package, shown)
 
 
 @pytest.mark.parametrize("text", ["", "4", "latest", "4.2.1.1", "4.x", "-4.2", "4..2", "٤.٢x"])
 def test_anything_else_is_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"4\.2, 4\.2\.23 or blender-4-2"):
-        packages.parse_wanted(text)
+        packages.parse_version(text)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_anything_else_is_refused_with_what_is_allowed(text: str) -> None:
     [("4.2", "4.2.23"), ("4.2.9", "4.2.9"), ("4.2.7", None), ("4.3", None), ("4.10", "4.10.0")],
 )
 def test_the_newest_release_is_chosen_by_number_not_by_letters(wanted: str, found: str | None) -> None:
-    assert packages.newest(packages.parse_wanted(wanted), RELEASES) == found
+    assert packages.newest(packages.parse_version(wanted), RELEASES) == found
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_the_newest_release_is_chosen_by_number_not_by_letters(wanted: str, foun
     ],
 )
 def test_a_blender_is_not_trusted_with_files_of_a_newer_series(file: str, release: str, good: bool) -> None:
-    assert packages.opens(file, release) is good
+    assert packages.can_open(file, release) is good
 
 
 def test_a_release_belongs_to_the_package_of_its_series() -> None:

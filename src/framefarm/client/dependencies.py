@@ -171,7 +171,7 @@ def colours(config: Path) -> Dependencies:
     it where it looks for them. Raises LocalProblem if it cannot be read."""
     whole = Path(os.path.abspath(config))
     try:
-        folders, names = ocio.wanted(whole.read_text(errors="replace"))
+        folders, names = ocio.references(whole.read_text(errors="replace"))
     except OSError as error:
         raise LocalProblem(f"{config} cannot be read: {error.strerror}.") from None
     places = [whole.parent / folder.replace("\\", "/") for folder in folders]

@@ -102,7 +102,7 @@ def read(context: AppContext, job: Any) -> dict[str, Any]:
     chosen = _choose(job, reading, list(at), warnings)
     if chosen.cause is not None:
         raise Unrenderable(chosen.cause, chosen.message or f"{chosen.path} cannot be read.")
-    if not blenders.opens(chosen.blender_version, job["release"]):
+    if not blenders.can_open(chosen.blender_version, job["release"]):
         raise Unrenderable(
             "newer_file", file=chosen.path, saved=chosen.blender_version, blender=job["release"]
         )
@@ -185,7 +185,7 @@ def _known(job: Any, chosen: SceneFacts, scene: Scene) -> None:
         has = ", ".join(scene.cameras[:MOST_NAMED]) or "none"
         raise Unrenderable("unknown_camera", name=repr(camera), has=has)
     for name in request.get("view_layers") or ():
-        if alone and name not in scene.view_layers and not blenders.opens(chosen.blender_version, OLD_LAYERS):
+        if alone and name not in scene.view_layers and not blenders.can_open(chosen.blender_version, OLD_LAYERS):
             has = ", ".join(scene.view_layers[:MOST_NAMED]) or "none"
             raise Unrenderable("unknown_view_layer", name=repr(name), has=has)
 
