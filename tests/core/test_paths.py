@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framefarm.core.errors import FieldError
-from framefarm.core.paths import MAX_PATHS, normalise, normalise_all, place, top
+from framefarm.core.paths import MAX_PATHS, linux_path, normalise, normalise_all, top_folder
 
 
 def problems(paths: list[str]) -> list[FieldError]:
@@ -142,11 +142,14 @@ def test_no_two_accepted_paths_lie_in_one_place_or_in_each_other(drawn: list[tup
     texts, errors = normalise_all([start + "/".join(parts) for start, parts in drawn])
     if errors:
         return
-    there = [tuple(place(text).split("/")) for text in texts]
+    there = [tuple(linux_path(text).split("/")) for text in texts]
     for i, one in enumerate(there):
         assert one[0] == "" and not {"", ".", ".."} & set(one[1:])
         assert not any(i != j and one == other[: len(one)] for j, other in enumerate(there))
-    assert all(text.startswith(top(text)) and place(text).startswith(top(place(text))) for text in texts)
+    assert all(
+        text.startswith(top_folder(text)) and linux_path(text).startswith(top_folder(linux_path(text)))
+        for text in texts
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,7 @@ def test_no_two_accepted_paths_lie_in_one_place_or_in_each_other(drawn: list[tup
     ],
 )
 def test_a_windows_path_lies_where_blender_on_linux_looks(text: str, there: str, start: str) -> None:
-    assert (place(text), top(text)) == (there, start)
+    assert (linux_path(text), top_folder(text)) == (there, start)
 
 
 @pytest.mark.parametrize(

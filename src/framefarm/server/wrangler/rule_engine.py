@@ -111,7 +111,7 @@ def _running(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> lis
         sessions.c.state != "lost",
     )
     rows = tx.conn.execute(_of(query, attempts, job_id).order_by(attempts.c.id))
-    return [rules.Running(job, task, attempt, started) for job, task, attempt, started in rows]
+    return [rules.RunningAttempt(job, task, attempt, started) for job, task, attempt, started in rows]
 
 
 def _waiting(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> list[Fact]:
@@ -136,7 +136,7 @@ def _waiting(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> lis
     for row in tx.conn.execute(_of(query, job_state, job_id)).mappings():
         if facts(row).ready:
             since = max(row["status_since_ms"], row["last_ended_ms"] or 0)
-            found.append(rules.Waiting(row["job_id"], row["priority"], since))
+            found.append(rules.WaitingJob(row["job_id"], row["priority"], since))
     return found
 
 
@@ -145,7 +145,7 @@ def _syncing(tx: Tx, account_id: str, job_id: str | None) -> list[Fact]:
         job_state.c.account_id == account_id, job_state.c.status == str(JobStatus.SYNCING)
     )
     return [
-        rules.Syncing(row["job_id"], row["missing"], max(row["status_since_ms"], row["arrived_ms"] or 0))
+        rules.SyncingJob(row["job_id"], row["missing"], max(row["status_since_ms"], row["arrived_ms"] or 0))
         for row in tx.conn.execute(_of(query, job_state, job_id)).mappings()
     ]
 
