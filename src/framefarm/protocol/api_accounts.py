@@ -1,4 +1,4 @@
-"""Logins, keys and users on the public API."""
+"""Requests and answers of the public API for logins, API keys and users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instance types, packages and projects on the public API."""
+"""Requests and answers of the public API for instance types, packages and projects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploads on the public API."""
+"""Requests and answers of the public API for uploads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FileCheck(Strict):
 
 
 class Md5Request(Strict):
-    """One file, or `files` with up to 1,000."""
+    """Whether files exist on the farm: one file by its own fields, or up to 1,000 in `files`."""
 
     md5: Annotated[StrictStr, Field(max_length=100)] | None = None
     sha256: Annotated[StrictStr, Field(max_length=100)] | None = None
