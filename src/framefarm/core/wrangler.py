@@ -131,7 +131,7 @@ def _due(fact: Fact, rule: Rule, now_ms: int) -> Iterator[Action]:
             )  # fmt: skip
     elif isinstance(fact, WaitingJob) and isinstance(rule, SpotToOnDemand):
         if now_ms - fact.since_ms >= rule.wait_seconds * 1000 and fact.priority >= rule.min_priority:
-            text = f"It waited {rule.wait_seconds} seconds for a preemptible machine: it goes on demand."
+            text = f"It waited {rule.wait_seconds} seconds for a preemptible machine and is now on demand."
             yield Action(rule.id, "on_demand", fact.job, "market", text)
     elif isinstance(fact, SyncingJob) and isinstance(rule, StalledUpload):
         silent_ms = now_ms - fact.heard_ms

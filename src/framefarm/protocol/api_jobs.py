@@ -49,7 +49,7 @@ class Notify(Strict):
 
 
 class JobSubmission(Strict):
-    """`POST /api/jobs`: Conductor's fields, then the farm's own from `priority` on."""
+    """`POST /api/jobs`: a job's fields; those from `priority` on are extensions."""
 
     job_title: Title
     project: Annotated[StrictStr, Field(min_length=1, max_length=200)]
