@@ -18,7 +18,8 @@ from typing import Any
 import httpx2
 from farm import Farm
 
-from framefarm.core.frames import FrameSet, parse
+from framefarm.core.frame_grammar import parse
+from framefarm.core.frames import FrameSet
 
 MOST_OPEN = 4
 SCENE_PATH = "/chaos/scene.blend"

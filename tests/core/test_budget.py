@@ -15,10 +15,10 @@ from framefarm.core.budget import (
     BudgetTerms,
     Mode,
     SessionReservation,
-    ask,
-    close,
-    enough_to_go_on,
-    price_of,
+    cost_rounded_up,
+    may_resume,
+    release,
+    reserve,
     settle,
     slice_micros,
 )
@@ -56,7 +56,7 @@ def test_a_slice_is_never_more_than_there_is_nor_less_than_is_of_use(
 ) -> None:
     amount = slice_micros(free, price, least=least, takers=takers)
     assert 0 <= amount <= free
-    assert amount == 0 if free < least else least <= amount <= max(least, price_of(SLICE_MS, price))
+    assert amount == 0 if free < least else least <= amount <= max(least, cost_rounded_up(SLICE_MS, price))
 
 
 def test_far_from_the_limit_a_slice_is_a_quarter_of_an_hour() -> None:
@@ -72,9 +72,9 @@ def test_what_a_cap_affords_never_costs_more_than_the_cap(micros: int, price: in
 def test_money_not_spent_comes_back() -> None:
     pot = BudgetBalance("b", "stop", 10_000_000)
     purse = SessionReservation("s", HOUR)
-    assert ask(purse, [pot], running_micros=0, stop_margin_ms=10, drain_margin_ms=1).taken
+    assert reserve(purse, [pot], running_micros=0, stop_margin_ms=10, drain_margin_ms=1).taken
     assert pot.reserved_micros == purse.held["b"] == SLICE_MS
-    close(purse, {"b": pot}, 1234)
+    release(purse, {"b": pot}, 1234)
     assert (pot.spent_micros, pot.reserved_micros, purse.held) == (1234, 0, {})
 
 
@@ -83,7 +83,7 @@ def test_where_one_budget_has_nothing_no_other_is_touched() -> None:
         BudgetBalance("empty", "drain", 100, spent_micros=100),
         BudgetBalance("full", "drain", 10**9),
     )
-    asked = ask(
+    asked = reserve(
         SessionReservation("s", HOUR), [full, empty], running_micros=0, stop_margin_ms=9, drain_margin_ms=9
     )
     assert (asked.taken, asked.refused, full.reserved_micros) == (False, ("empty",), 0)
@@ -91,18 +91,18 @@ def test_where_one_budget_has_nothing_no_other_is_touched() -> None:
 
 def test_a_machine_without_a_price_needs_no_money() -> None:
     spent = BudgetBalance("b", "stop", 100, spent_micros=100)
-    asked = ask(SessionReservation("s", 0), [spent], running_micros=0, stop_margin_ms=9, drain_margin_ms=9)
+    asked = reserve(
+        SessionReservation("s", 0), [spent], running_micros=0, stop_margin_ms=9, drain_margin_ms=9
+    )
     assert asked.refused == ()
 
 
 def test_a_held_job_goes_on_at_once_when_its_budget_was_changed_else_for_a_whole_slice() -> None:
     pot = BudgetBalance("b", "drain", 60_000)
-    assert enough_to_go_on(pot, HOUR, changed=True, least_ms=3000)
-    assert not enough_to_go_on(pot, HOUR, changed=False, least_ms=3000)
-    assert enough_to_go_on(BudgetBalance("b", "drain", SLICE_MS), HOUR, changed=False, least_ms=3000)
-    assert not enough_to_go_on(
-        BudgetBalance("b", "drain", 10, spent_micros=20), HOUR, changed=True, least_ms=3000
-    )
+    assert may_resume(pot, HOUR, changed=True, least_ms=3000)
+    assert not may_resume(pot, HOUR, changed=False, least_ms=3000)
+    assert may_resume(BudgetBalance("b", "drain", SLICE_MS), HOUR, changed=False, least_ms=3000)
+    assert not may_resume(BudgetBalance("b", "drain", 10, spent_micros=20), HOUR, changed=True, least_ms=3000)
 
 
 @dataclass
@@ -136,7 +136,7 @@ class Farm:
         if ends or machine.state == "stopping":
             self.end_attempt(machine)
             if machine.state in {"drains", "stopping"}:
-                close(machine.purse, self.pots, machine.spent)
+                release(machine.purse, self.pots, machine.spent)
                 machine.state = "over"
 
     def end_attempt(self, machine: Machine) -> None:
@@ -158,7 +158,7 @@ class Farm:
                 continue
             settle(machine.purse, self.pots, machine.spent)
             asked = [p for p in machine.above if p.mode == "stop" or machine.state == "works"]
-            refused = ask(
+            refused = reserve(
                 machine.purse,
                 asked,
                 running_micros=machine.price(machine.in_work_ms),
@@ -188,7 +188,7 @@ def farms(draw: st.DrawFn, modes: tuple[Mode, ...]) -> Farm:
     for n in range(draw(st.integers(1, 8))):
         above = draw(st.lists(st.sampled_from(sorted(pots)), min_size=1, max_size=3, unique=True))
         machine = Machine(SessionReservation(str(n), draw(st.integers(0, 10**8))), [pots[p] for p in above])
-        asked = ask(
+        asked = reserve(
             machine.purse, machine.above, running_micros=0,
             stop_margin_ms=STOP_MARGIN_MS, drain_margin_ms=PULSE_MS,
         )  # fmt: skip
@@ -257,16 +257,16 @@ def self_ended(farm: Farm) -> None:
     for machine in farm.machines:
         if machine.state != "over":
             farm.end_attempt(machine)
-            close(machine.purse, farm.pots, machine.spent)
+            release(machine.purse, farm.pots, machine.spent)
             machine.state = "over"
 
 
 def test_what_a_draining_budget_gives_at_least_is_a_second() -> None:
     pot = BudgetBalance("b", "drain", PULSE_MS + DRAIN_LEAST_MS)
-    assert ask(
+    assert reserve(
         SessionReservation("s", HOUR), [pot], running_micros=0, stop_margin_ms=9, drain_margin_ms=PULSE_MS
     ).taken
-    assert ask(
+    assert reserve(
         SessionReservation("t", HOUR), [BudgetBalance("c", "drain", PULSE_MS + DRAIN_LEAST_MS - 1)],
         running_micros=0, stop_margin_ms=9, drain_margin_ms=PULSE_MS,
     ).refused  # fmt: skip

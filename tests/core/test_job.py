@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framefarm.core import job as rules
-from framefarm.core.job import JobFacts, JobStatus, Outcome, TaskFacts, TaskStatus, batch_size, job_status
+from framefarm.core.job import JobFacts, JobStatus, TaskStatus, job_status
+from framefarm.core.session_lease import SessionEvent, SessionState, judge_session, session_after
+from framefarm.core.task_assignment import batch_size
+from framefarm.core.task_outcomes import FARM_LOSSES, Outcome, TaskFacts, task_after
 
 NEW = JobFacts(
     next=0, task_count=10, scout_count=0, holds=frozenset(), gate_open=False, missing=0, scene_read=True,
@@ -85,14 +88,14 @@ RUNNING = TaskFacts(TaskStatus.RUNNING, 0, 0, 0, preemptible_retries=1, task_ret
         (replace(RUNNING, preemptions=1), Outcome.PREEMPTED, 1, "pending"),
         (replace(RUNNING, preemptible_retries=0), Outcome.PREEMPTED, 5, "preempted"),
         (replace(RUNNING, failures=2, preemptions=1), Outcome.LOST, 0, "pending"),
-        (replace(RUNNING, losses=rules.FARM_LOSSES), Outcome.LOST, 0, "failed"),
+        (replace(RUNNING, losses=FARM_LOSSES), Outcome.LOST, 0, "failed"),
         (RUNNING, Outcome.CANCELLED, 0, "cancelled"),
     ],
 )
 def test_budgets_of_patience_are_counted_apart(
     task: TaskFacts, outcome: Outcome, committed: int, status: str
 ) -> None:
-    assert rules.task_after(task, outcome, committed_frames=committed).status == status
+    assert task_after(task, outcome, committed_frames=committed).status == status
 
 
 @given(
@@ -134,19 +137,19 @@ def test_every_status_has_a_place() -> None:
     ],
 )
 def test_a_session_is_judged(state: str, seen: Any, silent: int, late: int, owns: bool, verdict: str) -> None:
-    found = rules.judge(
-        rules.SessionState(state), seen, silent_ms=silent, deadline_ms=late, owns=owns, give_up_ms=60
+    found = judge_session(
+        SessionState(state), seen, silent_ms=silent, deadline_ms=late, owns=owns, give_up_ms=60
     )
     assert found == verdict
 
 
 def test_a_session_comes_back_only_from_lost_and_from_its_end_never() -> None:
-    state, event = rules.SessionState, rules.SessionEvent
-    assert rules.session_after(state.RENDERING, event.LEASE_EXPIRED) is state.LOST
-    assert rules.session_after(state.LOST, event.LATE_CALL) is state.RENDERING
-    assert rules.session_after(state.LOST, event.GONE) is state.ENDED
+    state, event = SessionState, SessionEvent
+    assert session_after(state.RENDERING, event.LEASE_EXPIRED) is state.LOST
+    assert session_after(state.LOST, event.LATE_CALL) is state.RENDERING
+    assert session_after(state.LOST, event.GONE) is state.ENDED
     for impossible in (event.HELLO, event.HANDED_OUT, event.OUT_OF_WORK, event.LATE_CALL, event.GONE):
         with pytest.raises(rules.Refused):
-            rules.session_after(state.ENDED, impossible)
+            session_after(state.ENDED, impossible)
     with pytest.raises(rules.Refused):
-        rules.session_after(state.LOST, event.HANDED_OUT)
+        session_after(state.LOST, event.HANDED_OUT)

@@ -9,20 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framefarm.core.failure_codes import CAUSES, Fault
+from framefarm.core.node_departure import preempt_until_ms, preemption_starts_ms
 from framefarm.core.node_health import (
     BadEnd,
     HealthLimits,
     NodeHealth,
     NodeState,
-    against,
-    counts,
-    judge,
-    leave,
-    next_leave_ms,
+    evidence_by_node,
+    is_evidence,
+    judge_node,
+    needs_last_success,
     returned,
     set_aside,
-    suspect,
-)  # fmt: skip
+)
 
 LIMITS = HealthLimits(jobs=3, window_ms=900_000, pause_ms=60_000)
 NODE = NodeHealth("m")
@@ -43,7 +42,7 @@ def look(
     accounts: int = 1,
 ) -> NodeHealth:
     limits = replace(LIMITS, accounts=accounts)
-    return judge(node, against(found).get(node.name, []), good, now, limits, only=only)
+    return judge_node(node, evidence_by_node(found).get(node.name, []), good, now, limits, only=only)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +57,12 @@ def look(
     ],
 )  # fmt: skip
 def test_what_may_be_the_machines_fault(reason: str, frames: int, speaks: bool) -> None:
-    assert counts(ended("a", reason=reason, frames=frames)) is speaks
+    assert is_evidence(ended("a", reason=reason, frames=frames)) is speaks
 
 
 def test_what_was_asked_for_never_speaks_against_a_machine() -> None:
     assert [
-        c.code for c in CAUSES.values() if c.fault is Fault.PERSON and counts(ended("a", 1, c.code))
+        c.code for c in CAUSES.values() if c.fault is Fault.PERSON and is_evidence(ended("a", 1, c.code))
     ] == []
 
 
@@ -74,7 +73,7 @@ def test_different_jobs_that_fail_on_a_machine_set_it_aside() -> None:
     assert after.reason == (
         "3 different jobs failed on it, with no success between: Blender crashed (2), Disk full (1)."
     )
-    assert suspect(NODE, found, LIMITS, only=False)
+    assert needs_last_success(NODE, found, LIMITS, only=False)
 
 
 def test_the_only_machine_is_not_given_up_for_what_the_scenes_may_have_caused() -> None:
@@ -104,7 +103,7 @@ def test_a_success_between_clears_what_was_before_it() -> None:
     found = [ended("a", 1), ended("b", 2), ended("c", 4)]
     after = look(NODE, *found, good=3)
     assert (after.standing, after.counted_from_ms) == (NodeState.IN_USE, 3)
-    assert not suspect(after, found, LIMITS, only=False)
+    assert not needs_last_success(after, found, LIMITS, only=False)
     assert look(after, *found, ended("d", 5), ended("e", 6)).standing is NodeState.SET_ASIDE
 
 
@@ -168,15 +167,17 @@ def test_a_machine_never_waits_for_ever_and_is_never_set_aside_for_less(
         assert look(after, now=after.until_ms).standing is NodeState.ON_TRIAL
     if after.standing is NodeState.SET_ASIDE and node.standing is NodeState.IN_USE:
         late = max(node.counted_from_ms, good or 0)
-        assert len({e.job for e in found if e.node == "m" and e.at_ms > late and counts(e)}) >= LIMITS.jobs
+        assert (
+            len({e.job for e in found if e.node == "m" and e.at_ms > late and is_evidence(e)}) >= LIMITS.jobs
+        )
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 60_000), st.integers(0, 10_000))
 def test_a_session_leaves_before_its_machine_is_taken(deadline: int, now: int, grace: int, stop: int) -> None:
-    until = leave(deadline, now, grace_ms=grace, stop_ms=stop).preempt_until_ms
-    then = next_leave_ms(deadline, now, grace_ms=grace, stop_ms=stop)
+    until = preempt_until_ms(deadline, now, grace_ms=grace, stop_ms=stop)
+    then = preemption_starts_ms(deadline, now, grace_ms=grace, stop_ms=stop)
     assert (until is None) == (then is not None)
     if until is not None:
         assert until == max(now, deadline - stop)
     if then is not None:
-        assert leave(deadline, then, grace_ms=grace, stop_ms=stop).preempt_until_ms == deadline - stop
+        assert preempt_until_ms(deadline, then, grace_ms=grace, stop_ms=stop) == deadline - stop

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.core.ocio import wanted
+from framefarm.core.ocio import references
 
 CONFIG = """ocio_profile_version: 1
 
@@ -25,7 +25,7 @@ colorspaces:
 
 
 def test_search_path_and_files_are_found() -> None:
-    assert wanted(CONFIG) == (["luts", "filmic", "C:/shared/luts"], ["srgb.spi1d", "film look.cube"])
+    assert references(CONFIG) == (["luts", "filmic", "C:/shared/luts"], ["srgb.spi1d", "film look.cube"])
 
 
 @pytest.mark.parametrize(
@@ -39,10 +39,10 @@ def test_search_path_and_files_are_found() -> None:
     ],
 )
 def test_a_search_path_may_be_written_in_each_form(text: str, folders: list[str]) -> None:
-    assert wanted(text) == (folders, [])
+    assert references(text) == (folders, [])
 
 
 @given(st.text())
 def test_any_text_is_read(text: str) -> None:
-    folders, files = wanted("search_path: " + text)
+    folders, files = references("search_path: " + text)
     assert folders and all("$" not in name for name in folders + files)

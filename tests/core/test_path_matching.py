@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.core.path_matching import Uploads, fold, placeable
+from framefarm.core.path_matching import Uploads, fold, placeable_aliases
 
 UPLOADS = [
     "C:/proj/Tex/Wood.PNG",
@@ -84,7 +84,7 @@ def test_what_is_found_differs_from_its_name_in_case_alone(paths: list[str], wan
 
 @given(st.lists(path, max_size=6), st.lists(path, max_size=6))
 def test_aliases_lie_beside_the_uploads(paths: list[str], aliases: list[str]) -> None:
-    kept = [name for name, _ in placeable([(name, "/x") for name in aliases], paths)]
+    kept = [name for name, _ in placeable_aliases([(name, "/x") for name in aliases], paths)]
     there = [*dict.fromkeys(paths), *kept]
     assert len(set(there)) == len(there)
     for name in kept:
@@ -95,7 +95,7 @@ def test_aliases_lie_beside_the_uploads(paths: list[str], aliases: list[str]) ->
 def test_an_alias_that_is_no_plain_path_is_left_out() -> None:
     odd = ["/a/../b", "/a//b", "C:\\x", "a/b", "/a\nb", "//srv/x"]
     good = ["/a/b", "C:/a", "//srv/share/x"]
-    assert [name for name, _ in placeable([(name, "/x") for name in odd + good], [])] == good
+    assert [name for name, _ in placeable_aliases([(name, "/x") for name in odd + good], [])] == good
 
 
 @given(st.text(max_size=20))

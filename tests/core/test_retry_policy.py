@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from framefarm.core.failure_codes import CAUSES, Fault, is_certain, is_scenes
-from framefarm.core.retry_policy import Failure, stops_early
+from framefarm.core.failure_codes import CAUSES, Fault, fails_everywhere, is_scene_fault
+from framefarm.core.retry_policy import Failure, reason_not_to_retry
 
 SCENE, ASKED = "so the fault is with the scene", "so the fault is with what was asked for"
 CERTAIN = "and would on every machine"
@@ -33,16 +33,16 @@ CERTAIN = "and would on every machine"
     ],
 )
 def test_when_a_task_is_not_tried_again(now: str, before: list[str], said: str | None) -> None:
-    why = stops_early(Failure(*now.split()), [Failure(*b.split()) for b in before])
+    why = reason_not_to_retry(Failure(*now.split()), [Failure(*b.split()) for b in before])
     assert why is None if said is None else why is not None and said in why
 
 
 def test_what_is_certain_is_of_the_scene_or_of_what_was_asked_for() -> None:
-    certain = [c for c in CAUSES if is_certain(c)]
+    certain = [c for c in CAUSES if fails_everywhere(c)]
     assert certain
     assert {CAUSES[c].fault for c in certain} == {Fault.SCENE, Fault.PERSON}
-    assert all(is_scenes(c) for c in certain)
+    assert all(is_scene_fault(c) for c in certain)
 
 
 def test_a_failure_without_a_cause_is_tried_again() -> None:
-    assert stops_early(Failure("a", None), [Failure("b", None)]) is None
+    assert reason_not_to_retry(Failure("a", None), [Failure("b", None)]) is None

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.core.schedule import Demand, Machine, Plan, Session, Slot, count, fits_ever, plan
+from framefarm.core.schedule import Demand, NodeCapacity, Plan, Session, Slot, count, plan
 
 ONE, TWO = Slot(1, 100), Slot(2, 200)
 TENURE, IDLE = 300_000, 10_000
@@ -32,12 +32,12 @@ def look(demand: list[Demand], sessions: list[Session], cores: int = 2, now: int
     free = cores - sum(s.slot.cores for s in sessions)
     return plan(
         demand,
-        [Machine("m", "", free, 10_000)],
+        [NodeCapacity("m", "", free, 10_000)],
         sessions,
         now_ms=now,
         idle_ms=IDLE,
         tenure_ms=TENURE,
-        totals=[Machine("m", "", cores, 10_000)],
+        totals=[NodeCapacity("m", "", cores, 10_000)],
     )
 
 
@@ -116,12 +116,11 @@ def test_small_work_does_not_take_the_machine_of_a_big_one_piece_by_piece() -> N
     assert look(demand, running).start == ()
     huge = replace(demand[0], slot=Slot(64, 1))
     assert [s.job for s in look([huge, demand[1]], running).start] == ["small"]
-    assert not fits_ever([Machine("m", "", 2, 200)], huge.slot)
 
 
 def test_how_many_fit() -> None:
-    assert count([Machine("m", "", 5, 250), Machine("n", "", 1, 1000)], ONE) == 3
-    assert count([Machine("m", "", 5, 250)], Slot(1, 1, gpus=1)) == 0
+    assert count([NodeCapacity("m", "", 5, 250), NodeCapacity("n", "", 1, 1000)], ONE) == 3
+    assert count([NodeCapacity("m", "", 5, 250)], Slot(1, 1, gpus=1)) == 0
 
 
 JOBS = st.lists(

@@ -11,11 +11,11 @@ from framefarm.core.wrangler import (
     Fact,
     MaxTaskRuntime,
     Rule,
-    Running,
+    RunningAttempt,
     SpotToOnDemand,
     StalledUpload,
-    Syncing,
-    Waiting,
+    SyncingJob,
+    WaitingJob,
     evaluate,
 )
 
@@ -27,13 +27,13 @@ def did(actions: list[Action]) -> list[tuple[str, str, str]]:
 
 
 def test_a_task_that_runs_too_long_is_dealt_with_as_the_rule_says() -> None:
-    late = Running("j", 4, "att", NOW - 61_000)
+    late = RunningAttempt("j", 4, "att", NOW - 61_000)
     assert did(evaluate([late], [MaxTaskRuntime("r", 60, "kill")], NOW)) == [("r", "kill", "att")]
     assert evaluate([late], [MaxTaskRuntime("r", 61, "kill")], NOW) == []
 
 
 def test_of_two_rules_that_would_end_an_attempt_the_shorter_one_does_and_a_notice_is_its_own() -> None:
-    late = Running("j", 4, "att", NOW - 100_000)
+    late = RunningAttempt("j", 4, "att", NOW - 100_000)
     mine: list[Rule] = [
         MaxTaskRuntime("long", 90, "kill"),
         MaxTaskRuntime("short", 60, "retry"),
@@ -48,14 +48,14 @@ def test_of_two_rules_that_would_end_an_attempt_the_shorter_one_does_and_a_notic
 def test_a_job_goes_on_demand_after_its_wait_from_a_priority_upwards(
     priority: int, waited: int, goes: bool
 ) -> None:
-    waiting = Waiting("j", priority, NOW - waited * 1000)
+    waiting = WaitingJob("j", priority, NOW - waited * 1000)
     made = evaluate([waiting], [SpotToOnDemand("r", 900, 80)], NOW)
     assert did(made) == ([("r", "on_demand", "market")] if goes else [])
 
 
 def test_a_stalled_upload_is_reminded_of_then_failed() -> None:
     rule = StalledUpload("r", 60, 120)
-    at = {s: did(evaluate([Syncing("j", 3, NOW - s * 1000)], [rule], NOW)) for s in (59, 60, 119, 120)}
+    at = {s: did(evaluate([SyncingJob("j", 3, NOW - s * 1000)], [rule], NOW)) for s in (59, 60, 119, 120)}
     heard = NOW - 60_000
     assert at == {
         59: [],
@@ -66,9 +66,11 @@ def test_a_stalled_upload_is_reminded_of_then_failed() -> None:
 
 
 FACTS = st.one_of(
-    st.builds(Running, st.sampled_from("ab"), st.integers(0, 9), st.sampled_from("xyz"), st.integers(0, NOW)),
-    st.builds(Waiting, st.sampled_from("ab"), st.integers(0, 100), st.integers(0, NOW)),
-    st.builds(Syncing, st.sampled_from("ab"), st.integers(1, 9), st.integers(0, NOW)),
+    st.builds(
+        RunningAttempt, st.sampled_from("ab"), st.integers(0, 9), st.sampled_from("xyz"), st.integers(0, NOW)
+    ),
+    st.builds(WaitingJob, st.sampled_from("ab"), st.integers(0, 100), st.integers(0, NOW)),
+    st.builds(SyncingJob, st.sampled_from("ab"), st.integers(1, 9), st.integers(0, NOW)),
 )
 SECONDS = st.integers(1, NOW // 500)
 RULES = st.one_of(

@@ -1,4 +1,4 @@
-"""Every way a small job can go, one event at a time, by the rules of `core/job.py`.
+"""Every way a small job can go, one event at a time, by the rules of `core/job.py` and `core/task_outcomes.py`.
 
 The job has a handful of tasks, each with its own status; the facts that `core/job.py` judges are counted from
 them. `arrows` walks all states that can be reached and gathers which status follows on which.
@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from framefarm.core import job as rules
-from framefarm.core.job import Change, JobFacts, Outcome, TaskFacts, TaskStatus
+from framefarm.core.job import Change, JobFacts, TaskStatus
+from framefarm.core.task_outcomes import FARM_LOSSES, Outcome, TaskFacts, task_after
 
 ENDED = {"success", "failed", "preempted", "cancelled"}
 Arrow = tuple[str, str]
@@ -132,10 +133,10 @@ def _ends(*, given_back: bool) -> set[str]:
     found = set()
     for outcome in Outcome:
         for left in (0, 1):
-            losses = rules.FARM_LOSSES if left == 0 else 0
+            losses = FARM_LOSSES if left == 0 else 0
             facts = TaskFacts(TaskStatus.RUNNING, 0, 0, losses, preemptible_retries=left, task_retries=left)
             for committed in (0, 1):
-                end = rules.task_after(facts, outcome, committed_frames=committed, given_back=given_back)
+                end = task_after(facts, outcome, committed_frames=committed, given_back=given_back)
                 found.add(str(end.status))
     return found
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from framefarm.core import frames as grammar
+from framefarm.core import frame_grammar as grammar
+from framefarm.core.frames import FrameSet
 from framefarm.protocol import (
     api_accounts,
     api_billing,
@@ -87,7 +88,7 @@ def test_the_frame_examples_are_right() -> None:
     for spec, first, last, said in rows:
         parsed = grammar.parse(spec)
         if isinstance(parsed, grammar.Pick):
-            parsed = parsed.of(grammar.FrameSet.of(range(int(first), int(last) + 1)))
+            parsed = parsed.of(FrameSet.of(range(int(first), int(last) + 1)))
         assert list(parsed) == [int(n) for n in said.split(",")], spec
 
 

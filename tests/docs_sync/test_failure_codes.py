@@ -8,7 +8,7 @@ from pathlib import Path
 from framefarm.core.failure_codes import CAUSES, explain
 
 ROOT = Path(__file__).parents[2]
-SOURCE = [p for p in (ROOT / "src").rglob("*.py") if p.name != "causes.py"]
+SOURCE = [p for p in (ROOT / "src").rglob("*.py") if p.name != "failure_codes.py"]
 CALLS = re.compile(
     r'(?:Failure|OutputRejected|Unrenderable|explain|opened\.note|self\._fail|_failed)\(\s*"([a-z_]+)"'
     r'|(?:cause=|"code": |"cause": )"([a-z_]+)"'

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from state_walk import Arrow, arrows  # type: ignore[import-not-found]
 
-from framefarm.core.job import JobStatus, Outcome, SessionState, TaskStatus
+from framefarm.core.job import JobStatus, TaskStatus
+from framefarm.core.session_lease import SessionState
+from framefarm.core.task_outcomes import Outcome
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "states.md").read_text()
 ARTIST = (Path(__file__).resolve().parents[2] / "docs" / "artist.md").read_text()

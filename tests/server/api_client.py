@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from fake_runner import FakeRunner
 from pydantic import SecretStr
 
-from framefarm.core import frames as grammar
+from framefarm.core import frame_grammar as grammar
+from framefarm.core.frames import FrameSet
 from framefarm.server import app as farm_app
 from framefarm.server import bootstrap
 from framefarm.server.accounts import service as accounts
@@ -100,7 +101,7 @@ class ApiClient:
         """What the scene reader does after it has read a scene."""
         job = self.row(jobs, jobs.c.id == job_id)
         frames = grammar.parse(job["request"]["frame_range"])
-        assert isinstance(frames, grammar.FrameSet)
+        assert isinstance(frames, FrameSet)
         scouts = grammar.resolve_scouts(job["request"]["scout_frames"], frames)
         found = {
             "scene_path": SCENE,

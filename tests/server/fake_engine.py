@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from framefarm.core.schedule import Machine
+from framefarm.core.schedule import NodeCapacity
 from framefarm.server.context import AppContext
 from framefarm.server.dispatch.dispatcher import Dispatcher
 from framefarm.server.engines.base import Capacity, Notice, Observed, SessionSpec
@@ -55,7 +55,7 @@ class FakeEngine:
         return dict(self.seen)
 
     def capacity(self) -> Sequence[Capacity]:
-        return [Capacity(Machine(name, zone, self.cores, 1 << 50)) for name, zone in self.nodes]
+        return [Capacity(NodeCapacity(name, zone, self.cores, 1 << 50)) for name, zone in self.nodes]
 
     def notices(self) -> Sequence[Notice]:
         return list(self.noticed)

@@ -78,11 +78,11 @@ def test_a_report_of_too_many_events_is_a_422_and_moves_nothing(site: ApiClient)
     machine = dataclasses.replace(site, token=runner.token)
     path = f"/node/v1/sessions/{runner.session}/reports"
     event = msg.TaskReleased(attempt="att_none")
-    many = msg.Report(seq=1, events=[event] * (msg.MOST_EVENTS + 1))
+    many = msg.Report(seq=1, events=[event] * (msg.MAX_EVENTS + 1))
     answer = machine.ask("POST", path, content=msgspec.json.encode(many))
     assert answer.status_code == 422
-    assert str(msg.MOST_EVENTS) in answer.json()["detail"]
-    most = msg.Report(seq=1, events=[event] * msg.MOST_EVENTS)
+    assert str(msg.MAX_EVENTS) in answer.json()["detail"]
+    most = msg.Report(seq=1, events=[event] * msg.MAX_EVENTS)
     assert machine.ask("POST", path, content=msgspec.json.encode(most)).json()["last_seq"] == 1
 
 

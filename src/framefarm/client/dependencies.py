@@ -184,7 +184,7 @@ def of_colour_config(config: Path) -> Dependencies:
     folders of its search path that are below its own. Raises LocalProblem if it cannot be read."""
     absolute = Path(os.path.abspath(config))
     try:
-        folders, names = ocio.wanted(absolute.read_text(errors="replace"))
+        folders, names = ocio.references(absolute.read_text(errors="replace"))
     except OSError as error:
         raise LocalProblem(f"{config} cannot be read: {error.strerror}.") from None
     search_folders = [absolute.parent / folder.replace("\\", "/") for folder in folders]

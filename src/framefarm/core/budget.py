@@ -1,9 +1,10 @@
-"""Budgets by reservation: sessions take money in slices before they spend it. Pure; integers throughout.
+"""Budgets by reservation: a session reserves money in slices before it spends it. Pure; integer
+micro-dollars.
 
-A **pot** is what one budget has in its period, a **purse** what one session has set aside from every pot
-above it. `spent + reserved` of a pot never passes its limit as long as no session spends more than its purse
-holds. Under a budget that stops, the farm sees to that: it stops the session while a margin is left, and
-never bills it for more. Under one that drains, frames in work end, and only their cost can be too much.
+A session reserves from every budget that applies to its job. `spent + reserved` of a budget's balance never
+exceeds its limit as long as no session spends more than it reserved. With mode `stop`, the farm ensures that:
+it stops the session early enough, and never bills it for more. With mode `drain`, frames in work are
+finished, and only their cost may exceed the limit.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from framefarm.core.money import MS_PER_HOUR
 
 Mode = Literal["drain", "stop"]
 SLICE_MS = 15 * 60_000
-"""What a session takes at a time, far from the limit."""
+"""Time that one slice pays for, in milliseconds, while the limit is far."""
 DRAIN_LEAST_MS = 1000
-"""A slice under a budget that drains is worth at least this much time."""
+"""Least time that a slice of a draining budget pays for, in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetTerms:
-    """What a budget says. Thresholds are percent of the amount; None: it never does that."""
+    """Amount and thresholds of a budget. Thresholds are percent of the amount; None: no such threshold."""
 
     amount_micros: int
     mode: Mode
@@ -37,7 +38,7 @@ class BudgetTerms:
 
     @property
     def limit_micros(self) -> int | None:
-        """Sessions get no money beyond it; None for a budget that only warns."""
+        """Lowest threshold beyond which sessions get no money; None for a budget that only warns."""
         limits = [x for x in (self._at(self.hold_at), self._at(self.cancel_at)) if x is not None]
         return min(limits, default=None)
 
@@ -47,7 +48,7 @@ class BudgetTerms:
 
     @property
     def cancels_at_limit(self) -> bool:
-        """Whether a job that gets no money is cancelled and not held."""
+        """Whether a job that gets no money is cancelled (otherwise it is held)."""
         return self.cancel_at is not None and (self.hold_at is None or self.cancel_at <= self.hold_at)
 
     def _at(self, percent: int | None) -> int | None:
@@ -56,7 +57,7 @@ class BudgetTerms:
 
 @dataclass(slots=True)
 class BudgetBalance:
-    """A budget's money in its period, micro-dollars. `limit_micros` None: there is no limit."""
+    """Spent and reserved money of one budget in its period, micro-dollars. `limit_micros` None: no limit."""
 
     id: str
     mode: Mode
@@ -66,110 +67,125 @@ class BudgetBalance:
 
     @property
     def free_micros(self) -> int:
-        """What may still be set aside. Only of a pot with a limit."""
+        """Money that may still be reserved. Only for a balance with a limit."""
         assert self.limit_micros is not None
         return self.limit_micros - self.spent_micros - self.reserved_micros
 
 
 @dataclass(slots=True)
 class SessionReservation:
-    """What a session has set aside: pot → micro-dollars not spent yet, as far as settled."""
+    """Money that a session has reserved. `held`: budget id → micro-dollars reserved and not settled yet."""
 
     session: str
     price_micros: int
     """Per hour."""
     settled_micros: int = 0
-    """How much of the session's cost was taken out of `held` before."""
+    """Part of the session's cost that was taken out of `held` already."""
     held: dict[str, int] = field(default_factory=dict)
 
-    def cap_micros(self, pots: Mapping[str, BudgetBalance]) -> int | None:
-        """The most that the session may ever cost, all told; None unless a budget that stops is above it."""
-        strict = [held for pot, held in self.held.items() if _stops(pots[pot])]
-        return self.settled_micros + min(strict) if strict else None
+    def cap_micros(self, balances: Mapping[str, BudgetBalance]) -> int | None:
+        """Most that the session may cost in total; None if no stopping budget applies to it."""
+        stopping = [held for budget, held in self.held.items() if _stops(balances[budget])]
+        return self.settled_micros + min(stopping) if stopping else None
 
 
-def _stops(pot: BudgetBalance) -> bool:
-    return pot.mode == "stop" and pot.limit_micros is not None
+def _stops(balance: BudgetBalance) -> bool:
+    return balance.mode == "stop" and balance.limit_micros is not None
 
 
-def price_of(ms: int, price_micros: int) -> int:
-    """What `ms` milliseconds cost at most: rounded up."""
+def cost_rounded_up(ms: int, price_micros: int) -> int:
+    """Cost of `ms` milliseconds in micro-dollars, rounded up; `price_micros` is per hour."""
     return -(-ms * price_micros // MS_PER_HOUR)
 
 
-def settle(purse: SessionReservation, pots: Mapping[str, BudgetBalance], spent_micros: int) -> None:
-    """The session's ended attempts cost `spent_micros` by now, all told: what is new is spent."""
-    fresh = spent_micros - purse.settled_micros
-    for name, held in purse.held.items():
-        used = min(held, fresh)
-        purse.held[name] = held - used
-        pots[name].reserved_micros -= used
-        pots[name].spent_micros += fresh
-    purse.settled_micros = spent_micros
+def settle(reservation: SessionReservation, balances: Mapping[str, BudgetBalance], spent_micros: int) -> None:
+    """Move new costs from reserved to spent. `spent_micros`: cost of all ended attempts of the session."""
+    new_micros = spent_micros - reservation.settled_micros
+    for name, held in reservation.held.items():
+        used = min(held, new_micros)
+        reservation.held[name] = held - used
+        balances[name].reserved_micros -= used
+        balances[name].spent_micros += new_micros
+    reservation.settled_micros = spent_micros
 
 
 def slice_micros(free: int, price_micros: int, *, least: int, takers: int) -> int:
-    """How much to set aside of `free`: 15 minutes' worth, smaller near the limit so that `takers` sessions
-    share what is left, 0 if that would be less than `least`."""
+    """Size of the next slice, from `free` micro-dollars: 15 minutes' worth.
+
+    Near the limit it is smaller, so that `takers` sessions share the remaining money. It is at least `least`,
+    or 0 if `free` is less than that.
+    """
     if free < least:
         return 0
-    near = free // (2 * max(1, takers))
-    return min(max(least, price_of(SLICE_MS, price_micros)), max(least, near))
+    share = free // (2 * max(1, takers))
+    return min(max(least, cost_rounded_up(SLICE_MS, price_micros)), max(least, share))
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What came of asking for money. `taken`: a slice was set aside; `refused`: the pots that had none."""
+class ReserveResult:
+    """Result of `reserve`. `taken`: a slice was reserved; `refused`: ids of the budgets without enough
+    money."""
 
     taken: bool = False
     refused: tuple[str, ...] = ()
 
 
-def ask(
-    purse: SessionReservation,
+def reserve(
+    reservation: SessionReservation,
     above: Iterable[BudgetBalance],
     *,
     running_micros: int,
     stop_margin_ms: int,
     drain_margin_ms: int,
     takers: Mapping[str, int] | None = None,
-) -> Asked:
-    """Set a slice aside in each of `above` that is about to run out, or in none.
+) -> ReserveResult:
+    """Reserve a slice from each of the budgets `above` in which the session's reservation runs low, or from
+    none.
 
-    `running_micros`: what the attempt in work costs so far; a margin: the time within which the session will
-    not have been looked at again (`drain`), or could not be stopped (`stop`).
+    `running_micros`: cost so far of the attempt in work. The margins are milliseconds: for a draining budget
+    until the next check of the session, for a stopping one also the time that it takes to stop it. `takers`:
+    budget id → number of sessions that reserve from it.
     """
     low: list[tuple[BudgetBalance, int]] = []
-    for pot in above:
-        margin_ms = stop_margin_ms if pot.mode == "stop" else drain_margin_ms
-        worth_ms = stop_margin_ms if pot.mode == "stop" else DRAIN_LEAST_MS
-        short = running_micros + price_of(margin_ms, purse.price_micros) - purse.held.setdefault(pot.id, 0)
-        if pot.limit_micros is not None and purse.price_micros and short > 0:
-            low.append((pot, short + price_of(worth_ms, purse.price_micros)))
-    refused = tuple(pot.id for pot, least in low if pot.free_micros < least)
+    for balance in above:
+        margin_ms = stop_margin_ms if balance.mode == "stop" else drain_margin_ms
+        worth_ms = stop_margin_ms if balance.mode == "stop" else DRAIN_LEAST_MS
+        short = (
+            running_micros
+            + cost_rounded_up(margin_ms, reservation.price_micros)
+            - reservation.held.setdefault(balance.id, 0)
+        )
+        if balance.limit_micros is not None and reservation.price_micros and short > 0:
+            low.append((balance, short + cost_rounded_up(worth_ms, reservation.price_micros)))
+    refused = tuple(balance.id for balance, least in low if balance.free_micros < least)
     if refused or not low:
-        return Asked(refused=refused)
-    for pot, least in low:
-        sharing = (takers or {}).get(pot.id, 1)
-        amount = slice_micros(pot.free_micros, purse.price_micros, least=least, takers=sharing)
-        pot.reserved_micros += amount
-        purse.held[pot.id] += amount
-    return Asked(taken=True)
+        return ReserveResult(refused=refused)
+    for balance, least in low:
+        sharing = (takers or {}).get(balance.id, 1)
+        amount = slice_micros(balance.free_micros, reservation.price_micros, least=least, takers=sharing)
+        balance.reserved_micros += amount
+        reservation.held[balance.id] += amount
+    return ReserveResult(taken=True)
 
 
-def close(purse: SessionReservation, pots: Mapping[str, BudgetBalance], spent_micros: int) -> None:
-    """The session is over: what it set aside and did not spend comes back."""
-    settle(purse, pots, spent_micros)
-    for name, held in purse.held.items():
-        pots[name].reserved_micros -= held
-    purse.held.clear()
+def release(
+    reservation: SessionReservation, balances: Mapping[str, BudgetBalance], spent_micros: int
+) -> None:
+    """Settle an ended session, and return its unspent reservation to the budgets."""
+    settle(reservation, balances, spent_micros)
+    for name, held in reservation.held.items():
+        balances[name].reserved_micros -= held
+    reservation.held.clear()
 
 
-def enough_to_go_on(pot: BudgetBalance, price_micros: int, *, changed: bool, least_ms: int) -> bool:
-    """Whether a job that this budget holds goes on: at once when the budget was changed or its next month
-    began and a first slice is there; else only for a whole slice, so that what draining sessions gave back
-    does not start and stop it again and again. `least_ms`: the time that a first slice must be worth."""
-    if pot.limit_micros is None or not price_micros:
+def may_resume(balance: BudgetBalance, price_micros: int, *, changed: bool, least_ms: int) -> bool:
+    """Whether a job that this budget holds may go on.
+
+    If the budget was `changed` (also by the start of a month), a first slice of `least_ms` is enough.
+    Otherwise a whole slice must be free: money returned by draining sessions would start and stop the job
+    again and again.
+    """
+    if balance.limit_micros is None or not price_micros:
         return True
     needed_ms = least_ms if changed else max(SLICE_MS, least_ms)
-    return pot.free_micros >= price_of(needed_ms, price_micros)
+    return balance.free_micros >= cost_rounded_up(needed_ms, price_micros)

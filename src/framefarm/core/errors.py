@@ -1,16 +1,16 @@
-"""The farm's exception tree. `server/http/errors.py` holds the one table from these to HTTP statuses.
+"""Exceptions of the farm. `server/http/errors.py` maps them to HTTP statuses.
 
 FarmError
 ├── InvalidInput       bad input, with every bad field
-├── NotAuthenticated   no token, or one that is not valid (any more)
-├── NotAllowed         known, but may not do this
-├── NotFound           not there, or another account's
-├── Conflict           the state forbids it
-│   └── InFlight       a twin of this request is being worked on
+├── NotAuthenticated   no token, or an invalid or expired one
+├── NotAllowed         authenticated, but without the permission
+├── NotFound           no such object in this account
+├── Conflict           forbidden in the present state
+│   └── InFlight       an equal request is in work
 ├── TooLarge           over a size limit or a quota
-├── WrongKind          a body of a kind that is not understood here
-├── TooMany            over a rate; carries when to come back
-└── Unavailable        draining, or the disk is full; carries when to come back
+├── WrongKind          a body of an unsupported media type
+├── TooMany            over a rate limit; carries the seconds to wait
+└── Unavailable        server draining or disk full; carries the seconds to wait
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class FieldError:
-    """One bad field of a request: where, what is allowed, and what was given."""
+    """One bad field of a request: its name, the allowed values, and the given one."""
 
     field: str
     message: str
@@ -33,7 +33,8 @@ class FieldError:
 
 
 class FarmError(Exception):
-    """Base of everything the farm refuses. `str(error)` is one sentence for a person."""
+    """Base of all refusals. `str(error)` is one sentence for a person; `title` heads it in the API's
+    answer."""
 
     title = "The farm refused this"
 
@@ -69,7 +70,8 @@ class NotFound(FarmError):
 
 
 class Conflict(FarmError):
-    """The state forbids it. `facts` go into the answer: the state, and what is allowed."""
+    """The object's state forbids the request. `facts` go into the answer: the state and the allowed
+    actions."""
 
     title = "Not possible in this state"
 
@@ -79,7 +81,7 @@ class Conflict(FarmError):
 
 
 class InFlight(Conflict):
-    """A request with the same idempotency key is being worked on."""
+    """A request with the same idempotency key is in work."""
 
     title = "Already being worked on"
     retry_after_seconds = 1

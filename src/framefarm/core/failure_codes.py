@@ -1,8 +1,8 @@
-"""Every way a render can end badly, and every warning: the one table of codes.
+"""The table of failure and warning codes.
 
-A code is stable: scripts may rely on it. What an artist reads is `explain(code, **facts)`, the sentence with
-its facts and then the remedy. docs/failures.md shows the table; tests/docs_sync sees to it that each code is used
-in the source, is in the docs, and has a test by its name.
+A code is stable: scripts may rely on it. Artists read the result of `explain(code, facts)`: a sentence and
+the remedy. docs/failures.md shows the table; tests/docs_sync checks that each code is used in the source, is
+in the docs, and has a test of its name.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from enum import StrEnum
 
 
 class Fault(StrEnum):
-    """Who can change something about it."""
+    """Origin of a failure: where it can be corrected."""
 
     SCENE = "scene"
     PERSON = "person"
     MACHINE = "machine"
-    """This machine only: the frames go to another one, and nobody pays."""
+    """One node only: its frames go to another node, and the attempt is not charged."""
     FARM = "farm"
 
 
 @dataclass(frozen=True)
 class Cause:
-    """`sentence` is a template with named facts in braces, `remedy` what to do about it."""
+    """One failure or warning code. `sentence` is a template with named facts in braces; `remedy` names the
+    next step."""
 
     code: str
     title: str
@@ -32,7 +33,7 @@ class Cause:
     remedy: str
     fault: Fault
     warning: bool = False
-    """It is told beside the frame or job, and ends nothing."""
+    """True for a warning about a frame or job, which ends nothing."""
 
 
 class _Facts(dict[str, str]):
@@ -41,38 +42,41 @@ class _Facts(dict[str, str]):
 
 
 def explain(code: str, facts: Mapping[str, object] | None = None) -> str:
-    """The sentence of `code` with its facts (one that is not known is left out), and its remedy.
+    """Sentence of `code` filled with `facts` (a missing fact is left out), then its remedy.
 
     Raises KeyError for an unknown code.
     """
     cause = CAUSES[code]
-    said = cause.sentence.format_map(_Facts({name: str(value) for name, value in (facts or {}).items()}))
-    return f"{said} {cause.remedy}".strip()
+    sentence = cause.sentence.format_map(_Facts({name: str(value) for name, value in (facts or {}).items()}))
+    return f"{sentence} {cause.remedy}".strip()
 
 
-def is_machines(code: str) -> bool:
-    """Whether `code` speaks against the machine and not against the scene."""
+def is_node_fault(code: str) -> bool:
+    """Whether `code` is the fault of the node alone."""
     return code in CAUSES and CAUSES[code].fault is Fault.MACHINE
 
 
-def may_be_the_machine(code: str, *, committed: bool = False) -> bool:
-    """Whether a machine on which different jobs end so is doubtful. An attempt that `committed` frames shows
-    a machine that renders: then only what is the machine's own fault speaks against it."""
+def may_be_node_fault(code: str, *, committed: bool = False) -> bool:
+    """Whether a node on which different jobs fail with `code` is suspect.
+
+    `committed`: the attempt committed a frame, so the node can render; then only a fault of the node itself
+    counts.
+    """
     if code not in CAUSES:
         return False
-    if is_machines(code) and code != "machine_lost":
+    if is_node_fault(code) and code != "machine_lost":
         return True
-    return not committed and (code in _DOUBTFUL or CAUSES[code].fault in {Fault.MACHINE, Fault.FARM})
+    return not committed and (code in _MAYBE_NODE or CAUSES[code].fault in {Fault.MACHINE, Fault.FARM})
 
 
-def is_scenes(code: str) -> bool:
-    """Whether `code`, on several machines alike, is the fault of the scene or of what was asked for."""
+def is_scene_fault(code: str) -> bool:
+    """Whether `code`, if it occurs on several nodes, is the fault of the scene or of the submission."""
     return code in CAUSES and CAUSES[code].fault in {Fault.SCENE, Fault.PERSON} and code != "rule_runtime"
 
 
-def is_certain(code: str) -> bool:
-    """Whether the same scene must end so on every machine, however often it is tried."""
-    return code in _CERTAIN
+def fails_everywhere(code: str) -> bool:
+    """Whether the same scene fails with `code` on every node, in every attempt."""
+    return code in _EVERYWHERE
 
 
 _S, _P, _M, _F = Fault.SCENE, Fault.PERSON, Fault.MACHINE, Fault.FARM
@@ -97,7 +101,7 @@ _FAILURES = [
           "Choose the version of it that fits this Blender.", _P),
     Cause("bad_frames", "Frames do not fit", "The frames asked for do not fit the scene: {what}.",
           "Submit again with other frames.", _P),
-    # What is to be rendered
+    # Scene, camera, engine
     Cause("unknown_scene", "No such scene", "The file has no scene {name}; it has: {has}.",
           "Name one of these, or none.", _P),
     Cause("unknown_camera", "No such camera", "The scene has no camera {name}; it has: {has}.",
@@ -144,7 +148,7 @@ _FAILURES = [
           "Tell the farm's operator, with the task's log.", _F),
     Cause("bad_report", "False reports", "What runs inside Blender broke off its reports: {what}.",
           "A script of the scene disturbs the farm: take it out.", _S),
-    # What it leaves
+    # Its outputs
     Cause("no_picture", "No picture", "Blender wrote no picture of frame {frame}.",
           "Check the scene's output settings; a script may have changed them.", _S),
     Cause("file_missing", "Outputs missing", "Frame {frame} is not whole, Blender did not write: {files}.",
@@ -232,12 +236,12 @@ _WARNINGS = [
           "Look at it: a hidden collection or a camera inside an object does this.", _S, True),
 ]  # fmt: skip
 
-_DOUBTFUL = frozenset(
+_MAYBE_NODE = frozenset(
     {"all_nan", "crashed", "ended_early", "hung_at_exit", "no_picture", "no_progress", "out_of_memory",
      "render_failed"}
 )  # fmt: skip
-"""The scene's fault most of the time; of different jobs on one machine, the machine's: bad memory, say."""
-_CERTAIN = frozenset(
+"""Usually the scene's fault; if different jobs fail so on one node, the node's (bad memory, for example)."""
+_EVERYWHERE = frozenset(
     {"bad_frames", "missing_files", "newer_file", "no_camera", "ocio_fallback", "scripts_blocked",
      "too_many_files", "unknown_camera", "unknown_engine", "unknown_scene", "unknown_view_layer",
      "unreadable_scene", "wrong_frame", "wrong_resolution"}

@@ -1,8 +1,8 @@
-"""What the rest of a job will take and cost, from the frames that are done. Pure statistics.
+"""Expected time and cost of the rest of a job, from its finished frames. Pure statistics.
 
-Frames that are done are a sample of all frames (scouts are spread over the range on purpose). The sum of
-the `m` that are left is `m` times the mean of the `n` seen, with a standard error of `s · √(m + m²/n)`; the
-interval is Student's t with `n - 1` degrees of freedom around it.
+The `n` finished frames are a sample of all frames (scouts are spread over the range on purpose). The
+remaining `m` frames take `m` times the mean of the sample, with a standard error of `s · √(m + m²/n)`. The
+80% interval around it is that of Student's t distribution with `n - 1` degrees of freedom.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ Z_90 = 1.2815515655446004
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Running sums of a job. Times in milliseconds; `timed_squares` in milliseconds squared."""
+    """Running sums over a job's finished frames. Times in milliseconds; `timed_squares` in milliseconds
+    squared."""
 
     timed_frames: int
     timed_ms: int
     timed_squares: float
     billed_frames: int = 0
     billed_ms: int = 0
-    """Of ended attempts, whole: loading, saving and what failed are in it."""
+    """Billed time of all ended attempts, failed ones, loading and saving included."""
     loads: int = 0
+    """How often a session has opened the scene."""
     load_ms: int = 0
-    """From a session's hello until its scene was open."""
+    """Total time from a session's hello until its scene was open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """An expectation and the ends of its 80% interval; these are None while fewer than 2 frames are done."""
+    """Expected value and the ends of its 80% interval, which are None while fewer than 2 frames are done."""
 
     expected: float
     low: float | None
@@ -50,18 +52,26 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """`seconds` until the last frame is done, `cost_micros` that is still to come."""
+    """Forecast of a job. `seconds`: time until its last frame is done; `cost_micros`: cost of the remaining
+    frames.
+
+    Both are None before the first frame is done.
+    """
 
     frames_left: int
     based_on_frames: int
     machines: int
-    """How many are taken to work on it: those it has, at least one, at most one a frame."""
+    """Sessions assumed to work on it: those it has now, at least one, at most one for each frame."""
     seconds: Span | None
     cost_micros: Span | None
 
 
 def t_90(freedom: int) -> float:
-    """Student's t, 90th percentile: exact for 1 and 2 degrees of freedom, within 0.005 from 3 on."""
+    """90th percentile of Student's t distribution. Exact for 1 and 2 degrees of freedom, within 0.005 from 3
+    on.
+
+    Raises ValueError for fewer than 1. The series for 3 and more: Abramowitz and Stegun, 26.7.5.
+    """
     if freedom < 1:
         raise ValueError("needs at least one degree of freedom")
     if freedom == 1:
@@ -78,7 +88,8 @@ def t_90(freedom: int) -> float:
 
 
 def rest_ms(sums: Sums, frames_left: int) -> Span | None:
-    """Render time of the frames that are left, one after the other. None before the first is done."""
+    """Render time of the remaining frames one after the other, in milliseconds; None before the first is
+    done."""
     n, m = sums.timed_frames, frames_left
     if not n:
         return None
@@ -93,8 +104,11 @@ def rest_ms(sums: Sums, frames_left: int) -> Span | None:
 def forecast(
     sums: Sums, *, frames_left: int, machines: int, warm: bool, price_micros_per_hour: int
 ) -> Forecast:
-    """The rest of a job. `machines`: sessions that work on it now; `warm`: one of them has the scene open,
-    so nothing need be loaded first."""
+    """Forecast of the rest of a job.
+
+    `machines`: sessions that work on it now. `warm`: one of them has opened the scene, so that no loading
+    time is added. `price_micros_per_hour`: price of one session in micro-dollars.
+    """
     at_work = max(1, min(machines, frames_left))
     render = rest_ms(sums, frames_left)
     if render is None:
@@ -104,8 +118,8 @@ def forecast(
         return Forecast(0, sums.timed_frames, at_work, nothing, nothing)
     mean = sums.timed_ms / sums.timed_frames
     billed = max(0, sums.billed_ms - sums.load_ms) / sums.billed_frames if sums.billed_frames else mean
-    beside = max(0.0, billed - mean)  # what a frame costs beside its rendering
-    whole = render.plus(beside * frames_left)
+    overhead = max(0.0, billed - mean)  # billed time of a frame beyond its rendering
+    whole = render.plus(overhead * frames_left)
     loading = 0.0 if warm or not sums.loads else sums.load_ms / sums.loads
     rounds = math.ceil(frames_left / at_work) * at_work / frames_left  # the last round may be uneven
     seconds = whole.times(rounds / at_work / 1000).plus(loading / 1000)

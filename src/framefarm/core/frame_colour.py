@@ -1,41 +1,41 @@
-"""Does a frame look like a mistake? Judged beside the frames before and after it."""
+"""Single-coloured frames that differ from their neighbours: likely mistakes, such as a hidden collection."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SAME = 0.1
-"""Two pictures of one colour each that differ by less in each channel are alike: fades go in small steps."""
+MIN_DIFFERENCE = 0.1
+"""Difference in one channel from which two colours count as different. Fades change in smaller steps."""
 
 
 @dataclass(frozen=True)
 class FrameColour:
-    """What a frame is like: `colour` is that of all its pixels; None: it has several."""
+    """Colour shared by all pixels of a frame, one number for each channel; None if they differ."""
 
     colour: tuple[float, ...] | None = None
 
     def to_text(self) -> str:
-        """Short and stable, for storing."""
+        """Text form for the database; empty for None."""
         return "" if self.colour is None else " ".join(f"{v:g}" for v in self.colour)
 
     @classmethod
     def from_text(cls, text: str) -> FrameColour:
-        """The opposite of `to_text`. Raises ValueError."""
+        """Inverse of `to_text`. Raises ValueError."""
         return cls(tuple(map(float, text.split())) or None)
 
 
-def is_outlier(look: FrameColour | None, neighbours: Sequence[FrameColour | None]) -> bool:
-    """Whether a frame of one colour is beside one that is not like it. None: not known, which tells nothing.
+def is_outlier(frame: FrameColour | None, neighbours: Sequence[FrameColour | None]) -> bool:
+    """Whether a single-coloured frame differs from at least one neighbour. None: unknown, and ignored.
 
-    One neighbour is enough: of a run of black frames both ends stand out, wherever it lies.
+    One differing neighbour is enough: both ends of a run of black frames are outliers.
     """
-    if look is None or look.colour is None:
+    if frame is None or frame.colour is None:
         return False
-    return any(n is not None and _differ(look.colour, n.colour) for n in neighbours)
+    return any(n is not None and _differ(frame.colour, n.colour) for n in neighbours)
 
 
 def _differ(one: tuple[float, ...], other: tuple[float, ...] | None) -> bool:
     if other is None or len(one) != len(other):
         return True
-    return any(abs(a - b) >= SAME for a, b in zip(one, other, strict=True))
+    return any(abs(a - b) >= MIN_DIFFERENCE for a, b in zip(one, other, strict=True))

@@ -1,10 +1,11 @@
-"""Which machines may have sessions: `(how work ended there, where it stands, now) → where it stands`. Pure.
+"""Which nodes are set aside, on trial or in use: `(failures there, node's health, now) → node's health`.
+Pure.
 
-A machine on which different jobs fail, with no success between, is set aside: no session starts there. After
-a pause it is on trial, with one session at a time: one frame there returns it, one more failure sets it aside
-for twice as long. What may be the scenes' fault (a crash, say) counts only where another machine is in use,
-and if the farm has several accounts, only where two of them have it. What an operator set aside stays so
-until they return it. Described in docs/operator.md.
+A node on which different jobs fail, with no success between, is set aside: no session starts there. After a
+pause it is on trial, with one session at a time: one committed frame returns it to use, one more failure sets
+it aside for twice as long. Failures that the scenes may have caused (a crash, for example) count only while
+another node is in use and, on a farm with several accounts, only if two of them have such failures. A node
+that an operator set aside stays so until the operator returns it. Described in docs/operator.md.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from framefarm.core.failure_codes import CAUSES, Fault, is_machines, may_be_the_machine
+from framefarm.core.failure_codes import CAUSES, Fault, is_node_fault, may_be_node_fault
 
 LONGEST_DOUBLING = 6
-"""A pause is at most 2 ** 6 times the first one."""
+"""The longest pause is 2 to this power times the first one."""
 AVOID_WINDOW_MS = 120_000
-"""What befell a job on a machine longer ago is forgotten when the job may use it again."""
+"""A job avoids a node because of its failures there within this time."""
 SESSION_REASONS = {
     "not_started": "a session did not start",
     "runner_lost": "a session was lost",
     "runner_failed": "a session's runner failed",
 }
-"""Ends of sessions that are no causes of attempts, and may be the machine's."""
+"""End reasons of sessions that are no failure codes and may be the node's fault, with a sentence part for
+each."""
 
 
 class NodeState(StrEnum):
@@ -36,20 +38,20 @@ class NodeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BadEnd:
-    """An attempt, or a session before its first one, that ended badly."""
+    """A failed attempt, or a session that failed before its first attempt."""
 
     node: str
     account: str
     job: str
     at_ms: int
     reason: str
-    """The attempt's cause, or the session's end."""
+    """The attempt's failure code, or the session's end reason."""
     frames: int = 0
-    """What it committed before."""
+    """Frames that the attempt committed."""
 
     @property
     def certain(self) -> bool:
-        """Whether it speaks against the machine by itself, whatever the scenes are like."""
+        """Whether it is the fault of the node or farm, whatever the scene is like."""
         code = self.reason.partition(":")[0]
         fault = CAUSES[code].fault if code in CAUSES else None
         by_farm = fault in {Fault.MACHINE, Fault.FARM} and code != "killed_outside"  # a script can do that
@@ -58,25 +60,26 @@ class BadEnd:
 
 @dataclass(frozen=True, slots=True)
 class NodeHealth:
-    """Where a machine stands. `until_ms`: when it is tried again; None while set aside: by a person."""
+    """Health of one node, as stored. `until_ms`: when a node that is set aside goes on trial; None while set
+    aside: when the operator returns it."""
 
     name: str
     standing: NodeState = NodeState.IN_USE
     since_ms: int = 0
     counted_from_ms: int = 0
-    """What ended before counts no more."""
+    """Failures up to this time do not count."""
     until_ms: int | None = None
     times: int = 0
-    """How often it was set aside without a success since."""
+    """How often the node was set aside since its last success."""
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HealthLimits:
-    """`jobs` different jobs within `window_ms` set a machine aside, first for `pause_ms`.
+    """Failures of `jobs` different jobs within `window_ms` set a node aside, at first for `pause_ms`.
 
-    Of several `accounts`, failures that the scenes may have caused count only where two have them: no account
-    takes machines from the others with bad scenes of its own.
+    `accounts`: number of accounts of the farm. With several, failures that the scenes may have caused count
+    only if two accounts have them, so that one account's bad scenes take no node from the others.
     """
 
     jobs: int
@@ -85,64 +88,76 @@ class HealthLimits:
     accounts: int = 1
 
 
-def counts(ended: BadEnd) -> bool:
-    """Whether it may speak against the machine. One that committed a frame does only where the cause names
-    the machine itself: a full disk, say."""
+def is_evidence(ended: BadEnd) -> bool:
+    """Whether a failure may count against its node. If the attempt committed a frame, it does so only with a
+    failure code that names the node itself (a full disk, for example)."""
     code = ended.reason.partition(":")[0]
     if code in SESSION_REASONS:
         return ended.frames == 0
-    return may_be_the_machine(code, committed=ended.frames > 0)
+    return may_be_node_fault(code, committed=ended.frames > 0)
 
 
-def against(ended: Sequence[BadEnd]) -> dict[str, list[BadEnd]]:
-    """Machine → what speaks against it. What befell the same job alike on another machine is the job's."""
-    alike: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for one in ended:
-        alike[one.job, one.reason].add(one.node)
-    found: defaultdict[str, list[BadEnd]] = defaultdict(list)
-    for one in ended:
-        if counts(one) and len(alike[one.job, one.reason]) == 1:
-            found[one.node].append(one)
-    return dict(found)
+def evidence_by_node(ended: Sequence[BadEnd]) -> dict[str, list[BadEnd]]:
+    """Node → failures that count against it. Equal failures of one job on several nodes count against
+    none."""
+    nodes_of: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for end in ended:
+        nodes_of[end.job, end.reason].add(end.node)
+    evidence: defaultdict[str, list[BadEnd]] = defaultdict(list)
+    for end in ended:
+        if is_evidence(end) and len(nodes_of[end.job, end.reason]) == 1:
+            evidence[end.node].append(end)
+    return dict(evidence)
 
 
-def avoided(ended: Sequence[BadEnd], now_ms: int) -> dict[str, dict[str, tuple[int, str]]]:
-    """Job → machines that it does not use now, each with until when, and what happened there: its sessions
-    ended by the machine's own fault, or before they got to the scene. The pause doubles each time."""
-    tries: defaultdict[tuple[str, str], list[BadEnd]] = defaultdict(list)
-    for one in ended:
-        code = one.reason.partition(":")[0]
-        recent = one.at_ms > now_ms - AVOID_WINDOW_MS
-        if recent and code != "machine_lost" and (code in SESSION_REASONS or is_machines(code)):
-            tries[one.job, one.node].append(one)
-    found: defaultdict[str, dict[str, tuple[int, str]]] = defaultdict(dict)
-    for (job, node), mine in tries.items():
-        last = max(mine, key=lambda e: e.at_ms)
-        until_ms = last.at_ms + 1000 * 2 ** min(len(mine) - 1, 5)
+def nodes_to_avoid(ended: Sequence[BadEnd], now_ms: int) -> dict[str, dict[str, tuple[int, str]]]:
+    """Job → nodes that it avoids now, each with the end of the pause and a title of the failure.
+
+    A job avoids a node on which its sessions failed by the node's fault, or before they opened the scene. The
+    pause starts at a second and doubles with each failure, up to 32 seconds.
+    """
+    failures: defaultdict[tuple[str, str], list[BadEnd]] = defaultdict(list)
+    for end in ended:
+        code = end.reason.partition(":")[0]
+        recent = end.at_ms > now_ms - AVOID_WINDOW_MS
+        if recent and code != "machine_lost" and (code in SESSION_REASONS or is_node_fault(code)):
+            failures[end.job, end.node].append(end)
+    avoided: defaultdict[str, dict[str, tuple[int, str]]] = defaultdict(dict)
+    for (job, node), bad_ends in failures.items():
+        last = max(bad_ends, key=lambda e: e.at_ms)
+        until_ms = last.at_ms + 1000 * 2 ** min(len(bad_ends) - 1, 5)
         if until_ms > now_ms:
-            found[job][node] = until_ms, _word(last.reason)
-    return dict(found)
+            avoided[job][node] = until_ms, _title(last.reason)
+    return dict(avoided)
 
 
-def suspect(node: NodeHealth, found: Sequence[BadEnd], limits: HealthLimits, *, only: bool) -> bool:
-    """Whether `judge` would act on these if nothing has succeeded there: only then is that worth a look."""
+def needs_last_success(
+    node: NodeHealth, evidence: Sequence[BadEnd], limits: HealthLimits, *, only: bool
+) -> bool:
+    """Whether the result of `judge_node` depends on the node's last success, which is costly to query."""
     if node.standing is NodeState.ON_TRIAL:
         return True
-    return node.standing is NodeState.IN_USE and _jobs(_speaking(node, found, limits, only)) >= limits.jobs
+    return (
+        node.standing is NodeState.IN_USE
+        and _job_count(_counting(node, evidence, limits, only)) >= limits.jobs
+    )
 
 
-def judge(
+def judge_node(
     node: NodeHealth,
-    found: Sequence[BadEnd],
+    evidence: Sequence[BadEnd],
     good_ms: int | None,
     now_ms: int,
     limits: HealthLimits,
     *,
     only: bool,
 ) -> NodeHealth:
-    """Where the machine stands now. `found`: what speaks against it; `good_ms`: when something last succeeded
-    there, if `suspect` asked for it; `only`: no other machine is in use, so that what may be the scenes'
-    fault is no reason to do without it."""
+    """The node's health now.
+
+    `evidence`: failures that count against it (`evidence_by_node`). `good_ms`: time of the last success
+    there; may be None if `needs_last_success` is false. `only`: no other node is in use; failures that the
+    scenes may have caused then do not count.
+    """
     if node.standing is NodeState.SET_ASIDE:
         if node.until_ms is None or now_ms < node.until_ms:
             return node
@@ -152,8 +167,8 @@ def judge(
             return returned(node, now_ms)
         node = replace(node, counted_from_ms=good_ms)
     enough = 1 if node.standing is NodeState.ON_TRIAL else limits.jobs
-    late = _speaking(node, found, limits, only)
-    if _jobs(late) < enough:
+    counting = _counting(node, evidence, limits, only)
+    if _job_count(counting) < enough:
         return node
     pause_ms = limits.pause_ms * 2 ** min(node.times, LONGEST_DOUBLING)
     return replace(
@@ -162,67 +177,43 @@ def judge(
         since_ms=now_ms,
         until_ms=now_ms + pause_ms,
         times=node.times + 1,
-        reason=_reason(late, tried=node.standing is NodeState.ON_TRIAL),
+        reason=_reason(counting, on_trial=node.standing is NodeState.ON_TRIAL),
     )
 
 
 def set_aside(node: NodeHealth, now_ms: int, reason: str) -> NodeHealth:
-    """By a person: until they return it."""
+    """The node set aside by the operator, until the operator returns it."""
     return replace(node, standing=NodeState.SET_ASIDE, since_ms=now_ms, until_ms=None, reason=reason)
 
 
 def returned(node: NodeHealth, now_ms: int) -> NodeHealth:
-    """It is in use again, and what was is forgotten."""
+    """The node in use again; its earlier failures do not count."""
     return NodeHealth(node.name, NodeState.IN_USE, since_ms=now_ms, counted_from_ms=now_ms)
 
 
-def _speaking(node: NodeHealth, found: Sequence[BadEnd], limits: HealthLimits, only: bool) -> list[BadEnd]:
-    late = [one for one in found if one.at_ms > node.counted_from_ms]
-    accounts = {one.account for one in late if not one.certain}
+def _counting(node: NodeHealth, evidence: Sequence[BadEnd], limits: HealthLimits, only: bool) -> list[BadEnd]:
+    recent = [end for end in evidence if end.at_ms > node.counted_from_ms]
+    accounts = {end.account for end in recent if not end.certain}
     if only or (limits.accounts > 1 and len(accounts) < 2):
-        return [one for one in late if one.certain]
-    return late
+        return [end for end in recent if end.certain]
+    return recent
 
 
-def _jobs(found: Sequence[BadEnd]) -> int:
-    return len({one.job for one in found})
+def _job_count(bad_ends: Sequence[BadEnd]) -> int:
+    return len({end.job for end in bad_ends})
 
 
-def _reason(found: Sequence[BadEnd], *, tried: bool) -> str:
-    words = Counter(_word(one.reason) for one in found)
+def _reason(bad_ends: Sequence[BadEnd], *, on_trial: bool) -> str:
+    words = Counter(_title(end.reason) for end in bad_ends)
     what = ", ".join(f"{word} ({number})" for word, number in words.most_common(4))
-    if tried:
+    if on_trial:
         return f"It was tried again and failed: {what}."
-    jobs = len({one.job for one in found})
-    return f"{jobs} different jobs failed on it, with no success between: {what}."
+    return f"{_job_count(bad_ends)} different jobs failed on it, with no success between: {what}."
 
 
-def _word(reason: str) -> str:
+def _title(reason: str) -> str:
     code = reason.partition(":")[0]
     cause = CAUSES.get(code)
     if cause is not None and code not in SESSION_REASONS:
         return cause.title
     return SESSION_REASONS.get(code, code)
-
-
-# -------------------------------------------------------------------- machines about to be taken
-
-
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """What a session on a machine about to be taken does. `preempt_until_ms` None: it drains, that is ends
-    its tasks; else it ends its frame in work and is killed then."""
-
-    preempt_until_ms: int | None
-
-
-def leave(deadline_ms: int, now_ms: int, *, grace_ms: int, stop_ms: int) -> Departure:
-    """`stop_ms`: what the engine may take to end a session that does not go, before the deadline."""
-    until_ms = max(now_ms, deadline_ms - stop_ms)
-    return Departure(until_ms if now_ms >= until_ms - grace_ms else None)
-
-
-def next_leave_ms(deadline_ms: int, now_ms: int, *, grace_ms: int, stop_ms: int) -> int | None:
-    """When `leave` changes its answer; None: not any more."""
-    at = deadline_ms - stop_ms - grace_ms
-    return at if at > now_ms else None

@@ -1,7 +1,7 @@
-"""What an OpenColorIO configuration names besides itself. Text only, no I/O.
+"""Folders and files that an OpenColorIO configuration refers to. Text only, no I/O.
 
-A configuration is YAML with tags of its own, which general readers refuse; what names files are two keys,
-written in one of few forms, so these are looked for.
+A configuration is YAML with tags of its own, which YAML readers refuse. Only two of its keys name files, in
+few forms, so that regular expressions find them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ _SOURCE = re.compile(r"(?:^|[,\s])src:\s*(\"[^\"]*\"|'[^']*'|[^,}\n]+)")
 _DRIVE = re.compile(r"[A-Za-z]\Z")
 
 
-def wanted(text: str) -> tuple[list[str], list[str]]:
-    """(folders of its search path, files that it wants from them), as they are written; those with a variable
-    (`$SHOT`) are left out. Folders are absolute, or seen from the configuration's own; without any it is
-    that one."""
+def references(text: str) -> tuple[list[str], list[str]]:
+    """(folders of the search path, files looked up in them), as written in the configuration.
+
+    Names with a variable (`$SHOT`) are left out. Folders are absolute or relative to the configuration's own
+    folder, which is also the only one if none is written. At most 100 folders and MAX_FILES files.
+    """
     folders = [f for f in _folders(text) if "$" not in f] or [""]
     named = (_plain(s) for part in _FILE.findall(text) for s in _SOURCE.findall(part))
     files = dict.fromkeys(name for name in named if name and "$" not in name)
@@ -27,13 +29,13 @@ def wanted(text: str) -> tuple[list[str], list[str]]:
 
 
 def _folders(text: str) -> list[str]:
-    found = _SEARCH.search(text)
-    if found is None:
+    match = _SEARCH.search(text)
+    if match is None:
         return []
-    if written := found[1].strip():
+    if written := match[1].strip():
         return [part for part in _split(_plain(written)) if part]
     folders = []
-    for line in text[found.end() :].splitlines()[1:]:
+    for line in text[match.end() :].splitlines()[1:]:
         item = _ITEM.match(line)
         if item is None:
             break
@@ -42,7 +44,7 @@ def _folders(text: str) -> list[str]:
 
 
 def _split(written: str) -> list[str]:
-    """At the colons, but not at a drive's."""
+    """Split at colons, except the colon of a drive letter."""
     parts: list[str] = []
     for part in written.split(":"):
         if parts and _DRIVE.match(parts[-1]) and part.startswith(("/", "\\")):

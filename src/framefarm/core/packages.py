@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from framefarm.core.errors import InvalidInput
 
 BPY_SERIES = ("4.2", "4.3", "4.4", "4.5", "5.0")
-"""Series that exist as a `bpy` wheel for Python 3.11 (November 2026). Only for messages, when the package
-index can't be asked: which releases exist is the index's to say."""
+"""Series with a `bpy` wheel for Python 3.11 (November 2026). Only for messages while the package index, which
+knows the releases, does not answer."""
 
 _NAME = re.compile(r"(?:blender[- ]?|v)?(\d{1,2})[.-](\d{1,3})(?:[.-](\d{1,3}))?", re.IGNORECASE)
 _RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
@@ -22,7 +22,7 @@ _RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 @dataclass(frozen=True, order=True)
 class Series:
-    """A Blender version as artists say it, `4.2`. Ordered by age."""
+    """A Blender series such as `4.2`, ordered by age."""
 
     major: int
     minor: int
@@ -36,8 +36,8 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A series, or one exact release of it."""
+class VersionRequest:
+    """A requested Blender: any release of a series, or one exact release of it."""
 
     series: Series
     patch: int | None = None
@@ -49,24 +49,24 @@ class Wanted:
         return series_of(release) == self.series and self.patch in (None, release_key(release)[2])
 
 
-def parse_wanted(text: str, field: str = "blender_version") -> Wanted:
-    """`4.2`, `4.2.23`, `blender-4-2`, `blender-4.2.23`.
+def parse_version(text: str, field: str = "blender_version") -> VersionRequest:
+    """Parse a requested version: `4.2`, `4.2.23`, `blender-4-2` or `blender-4.2.23`.
 
     Raises:
-        InvalidInput: on anything else; names `field`.
+        InvalidInput: for anything else; it names `field`.
     """
     match = _NAME.fullmatch(text.strip())
     if match is None:
         raise InvalidInput.of(field, "must be a Blender version like 4.2, 4.2.23 or blender-4-2", text)
     major, minor, patch = match.groups()
-    return Wanted(Series(int(major), int(minor)), None if patch is None else int(patch))
+    return VersionRequest(Series(int(major), int(minor)), None if patch is None else int(patch))
 
 
 def release_key(release: str) -> tuple[int, int, int]:
-    """For ordering: `4.2.23 LTS` → (4, 2, 23). A release without a patch number counts as patch 0.
+    """Sort key of a release: `4.2.23 LTS` → (4, 2, 23). A missing patch number counts as 0.
 
     Raises:
-        ValueError: if it does not begin with a version.
+        ValueError: if `release` does not begin with a version.
     """
     match = _RELEASE.match(release)
     if match is None:
@@ -76,33 +76,26 @@ def release_key(release: str) -> tuple[int, int, int]:
 
 
 def series_of(release: str) -> Series:
+    """Series of a release: `4.2.23` → `4.2`. Raises ValueError."""
     major, minor, _ = release_key(release)
     return Series(major, minor)
 
 
 def package_id(release: str) -> str:
-    """`4.2.23` → `blender-4-2`."""
+    """Id of the package that offers `release`: `4.2.23` → `blender-4-2`. Raises ValueError."""
     return series_of(release).package_id
 
 
-def is_newer(release: str, than: str) -> bool:
-    return release_key(release) > release_key(than)
+def newest(request: VersionRequest, releases: Iterable[str]) -> str | None:
+    """Newest of `releases` that `request` accepts; None if there is none."""
+    return max((r for r in releases if request.accepts(r)), key=release_key, default=None)
 
 
-def newest(wanted: Wanted, releases: Iterable[str]) -> str | None:
-    """The newest release that `wanted` accepts; None if there is none."""
-    return max((r for r in releases if wanted.accepts(r)), key=release_key, default=None)
+def can_open(file_version: str, release: str) -> bool:
+    """Whether Blender `release` renders a file saved by `file_version` correctly: it is not of an older
+    series.
 
-
-def series_of_file(header_version: int) -> Series:
-    """The number in a .blend's header: 402 → 4.2, 279 → 2.79, 500 → 5.0."""
-    return Series(header_version // 100, header_version % 100)
-
-
-def opens(file_version: str, release: str) -> bool:
-    """May this Blender be trusted with a file that `file_version` saved?
-
-    Only if it is not of an older series: 4.2 refuses files of 5.0 by itself; between 4.5 and 5.0, or within
-    4.x, an older Blender opens the file but drops what it does not know, which is a wrong picture.
+    Blender 4.2 refuses files of 5.0. Between 4.5 and 5.0, or within 4.x, an older Blender opens the file but
+    drops unknown data, so that the picture is wrong.
     """
     return series_of(file_version) <= series_of(release)

@@ -1,7 +1,7 @@
-"""Which uploaded files a path of a scene stands for: one, tiles, a numbered sequence, a pattern or a folder.
+"""Uploaded files that a path of a scene names: one file, tiles, a numbered sequence, a pattern or a folder.
 
-Artists' machines often ignore case, render machines do not: a name that fits no upload exactly is taken for
-the only one that it fits without case. Text only, no I/O.
+Artists' machines often ignore case, nodes do not: a path without an exactly equal upload matches the upload
+that is equal except for case, if there is only one. Text only, no I/O.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ TILES = {"<UDIM>": r"(1\d{3})", "<UVTILE>": r"(u\d+_v\d+)"}
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """`missing` are the names that no upload fits, or that several fit without case."""
+class PathMatch:
+    """Uploads found for a path. `missing`: names without an upload, or with several that differ in case
+    only."""
 
     files: tuple[tuple[str, str], ...] = ()
-    """(as the scene names it, as it was uploaded)."""
+    """Pairs (name in the scene, uploaded path)."""
     missing: tuple[str, ...] = ()
 
     @property
     def aliases(self) -> tuple[tuple[str, str], ...]:
-        """The files whose two names differ, in case alone."""
+        """The pairs of `files` whose names differ, which they do in case only."""
         return tuple(pair for pair in self.files if pair[0] != pair[1])
 
 
 @dataclass
 class Uploads:
-    """A job's upload paths, normalised, to be looked up."""
+    """Index of a job's normalised upload paths."""
 
     paths: Iterable[str]
     _exact: set[str] = field(default_factory=set)
@@ -49,26 +50,28 @@ class Uploads:
     def __contains__(self, path: object) -> bool:
         return path in self._exact
 
-    def find(self, path: str, *, many: bool = False, tiles: Sequence[int] = ()) -> Found:
-        """What an absolute path with forward slashes stands for. `many`: it may stand for several files;
-        `tiles`: the UDIM tiles that are wanted, if they are known."""
+    def find(self, path: str, *, many: bool = False, tiles: Sequence[int] = ()) -> PathMatch:
+        """Uploads that an absolute path with forward slashes names.
+
+        `many`: the path may name several files. `tiles`: numbers of the UDIM tiles in use, if known.
+        """
         folder, _, name = path.rpartition("/")
         token = next((t for t in TILES if t in name), None)
         if token is not None:
             before, _, after = name.partition(token)
-            found = self._siblings(folder, (before, after), TILES[token])
+            match = self._siblings(folder, (before, after), TILES[token])
             if token != "<UDIM>" or not tiles:
-                return found or Found(missing=(path,))
-            wanted = {f"{folder}/{before}{tile}{after}" for tile in tiles}
-            files = tuple(pair for pair in found.files if pair[0] in wanted) if found else ()
-            return Found(files, tuple(sorted(wanted - {name for name, _ in files})))
+                return match or PathMatch(missing=(path,))
+            names = {f"{folder}/{before}{tile}{after}" for tile in tiles}
+            files = tuple(pair for pair in match.files if pair[0] in names) if match else ()
+            return PathMatch(files, tuple(sorted(names - {name for name, _ in files})))
         if many:
             return self._many(path, folder, name) or self._one(path)
         return self._one(path)
 
-    def _many(self, path: str, folder: str, name: str) -> Found | None:
+    def _many(self, path: str, folder: str, name: str) -> PathMatch | None:
         if "*" in name:
-            return self._siblings(folder, name.split("*"), "(.*)") or Found(missing=(path,))
+            return self._siblings(folder, name.split("*"), "(.*)") or PathMatch(missing=(path,))
         if below := self._below(path):
             return below
         stem, dot, extension = name.rpartition(".")
@@ -78,9 +81,9 @@ class Uploads:
             return self._siblings(folder, (stem[: digits.start()], dot + extension), r"(\d+)")
         return None
 
-    def _one(self, path: str) -> Found:
+    def _one(self, path: str) -> PathMatch:
         real = self._real(path)
-        return Found(missing=(path,)) if real is None else Found(((path, real),))
+        return PathMatch(missing=(path,)) if real is None else PathMatch(((path, real),))
 
     def _real(self, path: str) -> str | None:
         if path in self._exact:
@@ -88,8 +91,8 @@ class Uploads:
         fits = self._folded.get(fold(path), ())
         return fits[0] if len(fits) == 1 else None
 
-    def _siblings(self, folder: str, literal: Sequence[str], hole: str) -> Found | None:
-        """The files of `folder` whose names are the literal parts with what fits `hole` in between."""
+    def _siblings(self, folder: str, literal: Sequence[str], hole: str) -> PathMatch | None:
+        """Files of `folder` whose names are the `literal` parts, with the pattern `hole` between them."""
         pattern = re.compile(hole.join(re.escape(fold(part)) for part in literal) + r"\Z")
         start = fold(folder) + "/"
         names: dict[str, list[str]] = {}
@@ -102,7 +105,7 @@ class Uploads:
                 names.setdefault(f"{folder}/{name}", []).append(real)
         return self._all(names)
 
-    def _below(self, folder: str) -> Found | None:
+    def _below(self, folder: str) -> PathMatch | None:
         start = fold(folder) + "/"
         names: dict[str, list[str]] = {}
         for _, real in self._starting(start):
@@ -117,22 +120,25 @@ class Uploads:
             for real in self._folded[folded]:
                 yield folded, real
 
-    def _all(self, names: Mapping[str, Sequence[str]]) -> Found | None:
+    def _all(self, names: Mapping[str, Sequence[str]]) -> PathMatch | None:
         files = [(n, n if n in self._exact else reals[0]) for n, reals in names.items()
                  if n in self._exact or len(reals) == 1]  # fmt: skip
-        return Found(tuple(files)) if files else None
+        return PathMatch(tuple(files)) if files else None
 
 
 def fold(text: str) -> str:
-    """`text` without case, of the same length."""
+    """`text` in lower case, with its length kept: characters whose lower case is longer stay as they are."""
     folded = text.lower()
     if len(folded) == len(text):
         return folded
     return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
-def placeable(pairs: Iterable[tuple[str, str]], paths: Iterable[str]) -> list[tuple[str, str]]:
-    """The aliases that can lie beside the uploads: none is one of them, their folder, or in one of them."""
+def placeable_aliases(pairs: Iterable[tuple[str, str]], paths: Iterable[str]) -> list[tuple[str, str]]:
+    """The aliases (`pairs`) that can be laid out beside the uploads (`paths`).
+
+    Left out: an alias that is itself an upload, the folder of one, or inside one.
+    """
     files = set(paths)
     folders = {folder for path in files for folder in _folders(path)}
     kept = []

@@ -1,4 +1,4 @@
-"""Paths of people's machines (POSIX, Windows drive, UNC) and relative names of outputs. Text only, no I/O."""
+"""Artists' file paths (POSIX, Windows drive, UNC) and relative names of outputs. Text only, no I/O."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ MAX_PATHS = 100_000
 Kind = Literal["posix", "drive", "unc"]
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _UNC = re.compile(r"//(?![.?]/)[^/\\]+/+[^/]+/+[^/]")
-"""A UNC path as `normalise` writes it. On Linux it would lie in the same place anyway."""
+"""A UNC path as `normalise` writes it, `//server/share/a`. On Linux it names the same file as one slash."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _PLAIN = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[ -.0-~]{1,255})+\Z")
-"""A POSIX path in ASCII that is normal already: what most are, and quick to see."""
+"""A normal POSIX path in ASCII. Most paths are of this form, which saves the slow `normalise`."""
 _NOT_WINDOWS = re.compile(r'[<>:"|?*]')
-_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +42,14 @@ class UploadPath:
 
     @property
     def key(self) -> str:
-        """What makes it the same file: Windows ignores case."""
-        return self.text if self.kind == "posix" else place(self.text).casefold()
+        """Key that equal paths share: Windows paths ignore case."""
+        return self.text if self.kind == "posix" else linux_path(self.text).casefold()
 
 
-def place(text: str) -> str:
-    """Where a normalised path lies on a render machine: where Blender on Linux looks for it by itself.
+def linux_path(text: str) -> str:
+    """Path on a node for a normalised path, as Blender on Linux resolves it by itself.
 
-    `/a/b` there, `C:/a/b` at `/c/a/b`, `//server/share/a` at `/server/share/a`.
+    `/a/b` → `/a/b`, `C:/a/b` → `/c/a/b`, `//server/share/a` → `/server/share/a`.
     """
     if text.startswith("//"):
         return text[1:]
@@ -59,15 +58,15 @@ def place(text: str) -> str:
     return f"/{text[0].lower()}{text[2:]}"
 
 
-def top(text: str) -> str:
-    """The start of a normalised path that stands for the top folder of its place: `/a`, `C:`, `//server`."""
+def top_folder(text: str) -> str:
+    """Start of a normalised path that names its top folder: `/a`, `C:`, `//server`."""
     start = 2 if text.startswith("//") else 1
     end = text.find("/", start)
     return text if end < 0 else text[:end]
 
 
 def normalise(path: str) -> UploadPath:
-    """Raises ValueError with a sentence for the sender."""
+    """Parse and normalise an absolute path to a file. Raises ValueError with a sentence for the sender."""
     if not path:
         raise ValueError("is empty")
     if _CONTROL.search(path):
@@ -99,8 +98,10 @@ def normalise(path: str) -> UploadPath:
 
 
 def normalise_all(paths: Sequence[str], field: str = "upload_paths") -> tuple[list[str], list[FieldError]]:
-    """A job's paths, normalised, in their order; and what is wrong with them: each by itself, twice the
-    same, or one the folder of another. The texts are whole only without errors.
+    """A job's paths, normalised and in order, and their errors.
+
+    Errors are malformed paths, equal paths, and a path that is the folder of another. The list of paths is
+    complete only without errors.
     """
     errors: list[FieldError] = []
     if not 1 <= len(paths) <= MAX_PATHS:
@@ -119,7 +120,7 @@ def normalise_all(paths: Sequence[str], field: str = "upload_paths") -> tuple[li
                 continue
             text, key = normal.text, normal.key
             if normal.kind != "posix":
-                foreign.setdefault(top(place(text)), path)
+                foreign.setdefault(top_folder(linux_path(text)), path)
         texts.append(text)
         if key in seen:
             errors.append(
@@ -127,11 +128,11 @@ def normalise_all(paths: Sequence[str], field: str = "upload_paths") -> tuple[li
             )
         else:
             seen[key] = path
-    tops = {top(text): text for text in texts if is_posix(text)} if foreign else {}
+    tops = {top_folder(text): text for text in texts if is_posix(text)} if foreign else {}
     for shared in foreign.keys() & tops.keys():
-        sentence = f"would lie in the same place as {foreign[shared][:200]}: use one kind of path"
+        sentence = f"would be the same file or folder as {foreign[shared][:200]}: use one kind of path"
         errors.append(FieldError(field, sentence, tops[shared][:200]))
-    # No path has a NUL: with it for the slash, whatever lies in a folder comes right after the folder.
+    # No path has a NUL. With NUL in place of the slash, a folder's files sort right after the folder.
     folder = ""
     for key in sorted(seen, key=lambda k: k.replace("/", "\0")):
         if folder and key.startswith(folder + "/"):
@@ -143,28 +144,13 @@ def normalise_all(paths: Sequence[str], field: str = "upload_paths") -> tuple[li
 
 
 def is_posix(text: str) -> bool:
-    """Whether a normalised path is one of POSIX; else it is of Windows."""
+    """Whether a normalised path is a POSIX path; otherwise it is a Windows path."""
     return text.startswith("/") and not text.startswith("//")
 
 
 def is_output_name(name: str) -> bool:
-    """Whether a file that a render made may have this relative name below its output place."""
+    """Whether a rendered file may have this relative name below the output destination."""
     if _CONTROL.search(name) or len(name.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
         return False
     parts = name.split("/")
     return all(part not in {"", ".", ".."} and len(part.encode()) <= MAX_PART_BYTES for part in parts)
-
-
-def relative_parts(name: str) -> tuple[str, ...]:
-    """The parts of a relative name that is safe to join on any system. Raises ValueError."""
-    if len(name.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
-        raise ValueError(f"{name[:100]!r}… is longer than {MAX_PATH_BYTES} bytes")
-    if not name or _CONTROL.search(name) or "\\" in name or name.startswith("/") or _DRIVE.match(name + "/"):
-        raise ValueError(f"{name[:100]!r} is not a safe relative name")
-    parts = tuple(name.split("/"))
-    for part in parts:
-        if part in {"", ".", ".."} or len(part.encode()) > MAX_PART_BYTES or _RESERVED.match(part):
-            raise ValueError(f"{name[:100]!r} has a part that is not safe: {part[:60]!r}")
-        if _NOT_WINDOWS.search(part) or part[-1] in " .":
-            raise ValueError(f"{name[:100]!r} has a part that not every system can store: {part[:60]!r}")
-    return parts

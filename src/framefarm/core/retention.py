@@ -1,8 +1,7 @@
-"""What of the farm's old things is due to go at `now`: pure rules. All times in milliseconds.
+"""Rules for removing old content, logs and deleted jobs. Pure; all times in milliseconds.
 
-Jobs refer to content, through their manifests; paths that content is registered under do not. Nothing that a
-job needs which is not emptied yet, that a live session may touch, or that an upload is about to make its own,
-is ever due.
+Jobs refer to content through their manifests; a registered path alone does not refer to content. Never due:
+anything needed by a job that still has rows, by a live session, or by an upload in progress.
 """
 
 from __future__ import annotations
@@ -13,34 +12,34 @@ from typing import Literal
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 IDEMPOTENCY_MS = DAY_MS
-"""What was answered to an Idempotency-Key is promised for so long (docs/api.md)."""
+"""Time for which the answer to an Idempotency-Key is kept (docs/api.md)."""
 DELETED_MS = HOUR_MS
-"""A deleted job's rows stay that long: addresses of its files that were given out are good for an hour."""
+"""Time for which a deleted job's rows are kept: signed addresses of its files are valid for an hour."""
 UNUSED_MS = HOUR_MS
-"""A manifest that no job has stays that long."""
+"""Time for which a manifest without a job is kept."""
 ABANDONED_MS = DAY_MS
-"""An object without a row is nobody's after that: no request takes so long between object and row."""
+"""Age from which an object without a row is abandoned: every request writes the row much sooner."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionPolicy:
-    """How long things are kept that nothing needs."""
+    """How long unneeded data is kept, in milliseconds."""
 
     unclaimed_ms: int
-    """Content, since somebody last said that they want it."""
+    """Content, since an account last claimed it."""
     condemned_ms: int
-    """The bytes of content that does not exist any more."""
+    """Bytes of condemned content, since it was condemned."""
     logs_ms: int
     tokens_ms: int
     events_ms: int
     jobs_ms: int | None
-    """Finished jobs; None: until somebody deletes them."""
+    """Finished jobs; None: until a user deletes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """`referred`: a job that is not emptied has it. `awaited`: its user has a job that waits for files, and
-    registered it; that job may be about to take it."""
+    """Stored content. `referred`: a job that still has rows uses it. `awaited`: the user who registered it
+    has a job that waits for files and may use it next."""
 
     last_claimed_ms: int
     condemned_ms: int | None
@@ -49,34 +48,37 @@ class Content:
 
 
 def content_fate(
-    content: Content, keeping: RetentionPolicy, now_ms: int
+    content: Content, policy: RetentionPolicy, now_ms: int
 ) -> Literal["keep", "condemn", "remove"]:
-    """Condemned content does not exist for anybody; nothing brings it back but another upload."""
+    """Next step for one content. Condemned content is invisible to every account; only a new upload restores
+    it."""
     if content.condemned_ms is not None:
-        return "remove" if content.condemned_ms < now_ms - keeping.condemned_ms else "keep"
+        return "remove" if content.condemned_ms < now_ms - policy.condemned_ms else "keep"
     if content.referred or content.awaited:
         return "keep"
-    return "condemn" if content.last_claimed_ms < now_ms - keeping.unclaimed_ms else "keep"
+    return "condemn" if content.last_claimed_ms < now_ms - policy.unclaimed_ms else "keep"
 
 
 @dataclass(frozen=True, slots=True)
 class DeletedJob:
+    """A job that a user deleted, and the work that remains for it."""
+
     deleted_ms: int
     live_sessions: int
     unpublished: int
-    """Committed files that are not at their place yet: they were paid for, and go there first."""
+    """Committed files not at the output destination yet. They were paid for, and are published first."""
     pending_mails: int
 
 
 def may_be_emptied(job: DeletedJob, now_ms: int) -> bool:
-    """Whether all of it may go but what its bill needs."""
+    """Whether all rows of the job may be removed, except those that its bill needs."""
     busy = job.live_sessions or job.unpublished or job.pending_mails
     return not busy and job.deleted_ms < now_ms - DELETED_MS
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What an attempt printed. `known`: the attempt has a row. `age_ms`: since it was written to."""
+    """Log file of an attempt. `known`: the attempt has a row. `age_ms`: time since the last write."""
 
     known: bool
     age_ms: int
@@ -85,10 +87,10 @@ class Log:
     ended_ms: int | None = None
 
 
-def log_is_due(log: Log, keeping: RetentionPolicy, now_ms: int) -> bool:
-    """A log goes with its job, or some time after its attempt's end."""
+def log_is_due(log: Log, policy: RetentionPolicy, now_ms: int) -> bool:
+    """Whether a log is to be removed: with its job, or `logs_ms` after its attempt's end."""
     if not log.known:
-        return log.age_ms > keeping.logs_ms
+        return log.age_ms > policy.logs_ms
     if not log.session_over:
         return False
-    return log.job_emptied or (log.ended_ms is not None and log.ended_ms < now_ms - keeping.logs_ms)
+    return log.job_emptied or (log.ended_ms is not None and log.ended_ms < now_ms - policy.logs_ms)

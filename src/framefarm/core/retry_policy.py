@@ -1,34 +1,37 @@
-"""When a task that failed is not tried again, retries left or not: `(failure, those before) → why`. Pure."""
+"""When a failed task is not retried although retries remain: `(failure, earlier failures) → reason`. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from framefarm.core.failure_codes import CAUSES, Fault, is_certain, is_scenes
+from framefarm.core.failure_codes import CAUSES, Fault, fails_everywhere, is_scene_fault
 
 ENOUGH = 2
-"""Machines on which a task fails alike, or tries of what must end so everywhere."""
+"""Equal failures on this many nodes, or of a kind that every node repeats, end the retries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A try of the task that failed or took too long."""
+    """An attempt of the task that failed or timed out."""
 
     node: str
     cause: str | None
 
 
-def stops_early(now: Failure, before: Sequence[Failure]) -> str | None:
-    """A sentence for the artist; None: it is tried again while its `task_retries` last. `before`: the
-    failures that these were spent on. What may be a machine's fault or the farm's is always tried again."""
-    if now.cause is None:
+def reason_not_to_retry(latest: Failure, earlier: Sequence[Failure]) -> str | None:
+    """Sentence for the artist; None: the task is retried while `task_retries` remain.
+
+    `earlier`: failures that used up retries before. Failures that a node or the farm may have caused are
+    always retried.
+    """
+    if latest.cause is None:
         return None
-    alike = [now, *(f for f in before if f.cause == now.cause)]
-    machines = len({f.node for f in alike})
-    if machines >= ENOUGH and is_scenes(now.cause):
-        whose = "the scene" if CAUSES[now.cause].fault is Fault.SCENE else "what was asked for"
-        return f"It failed alike on {machines} machines, so the fault is with {whose}: it is not tried again."
-    if len(alike) >= ENOUGH and is_certain(now.cause):
-        return f"It failed alike {len(alike)} times, and would on every machine: it is not tried again."
+    equal = [latest, *(f for f in earlier if f.cause == latest.cause)]
+    nodes = len({f.node for f in equal})
+    if nodes >= ENOUGH and is_scene_fault(latest.cause):
+        origin = "the scene" if CAUSES[latest.cause].fault is Fault.SCENE else "what was asked for"
+        return f"It failed alike on {nodes} machines, so the fault is with {origin}: it is not tried again."
+    if len(equal) >= ENOUGH and fails_everywhere(latest.cause):
+        return f"It failed alike {len(equal)} times, and would on every machine: it is not tried again."
     return None

@@ -1,10 +1,10 @@
-"""Which sessions start, are drained or give way: `(demand, supply, sessions, now) → plan`. Pure.
+"""Which sessions start, are drained or preempted: `(demand, capacity, sessions, now) → plan`. Pure.
 
 On-demand work comes before preemptible work, whose slots it takes. Within each, work is ranked by priority,
-then by fair share (cores that the account, then the user, has running now), then by who was served longest
-ago, then by age. A session ends for other work in three ways: an idle one is drained; one that had its
-minimum tenure is drained at its task's end, if others are owed its slot; a preemptible one is preempted for
-on-demand work. Described in docs/decisions/0013-scheduling.md.
+then by fair share (cores that the account, then the user, has running now), then by the longest time since a
+session of the job started, then by age. A session ends for other work in three ways: an idle one is drained;
+one that had its minimum tenure is drained at its task's end, if fair share gives its slot to another job; a
+preemptible one is preempted for on-demand work. Described in docs/decisions/0013-scheduling.md.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 UNLIMITED = 1 << 30
-"""Sessions on a machine."""
+"""Stands for no limit on the sessions of a node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What one session of an instance type takes."""
+    """Resources that one session of an instance type takes on a node."""
 
     cores: int
     memory_bytes: int
@@ -28,7 +28,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A job that could use machines."""
+    """A job that could use more sessions."""
 
     job: str
     account: str
@@ -38,41 +38,41 @@ class Demand:
     preemptible: bool
     slot: Slot
     ready: int
-    """Tasks that could be handed out now, beyond what its sessions hold."""
+    """Tasks that could be assigned now, beyond those that its sessions hold."""
     max_sessions: int | None = None
     sessions: int = 0
-    """Its live sessions, those that are leaving too: each holds a machine."""
+    """Its live sessions, leaving ones included: each holds a slot."""
     starting: int = 0
-    """Of these, how many are about to be given their first task."""
+    """How many of them have not been assigned their first task yet."""
     user: str = ""
     served_ms: int = 0
-    """When its newest session was written; 0: never."""
+    """When its newest session was created; 0: never."""
     avoid: frozenset[str] = frozenset()
-    """Machines that it does not use now."""
+    """Nodes that it does not use now (`node_health.nodes_to_avoid`)."""
 
     @property
     def wanted(self) -> int:
-        """How many more sessions it could use."""
+        """Number of further sessions that it could use."""
         most = self.ready - self.starting
         return most if self.max_sessions is None else min(most, self.max_sessions - self.sessions)
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """What an engine could still give, after all sessions that are written down."""
+class NodeCapacity:
+    """Resources of one node: free ones after all recorded sessions, or those of the empty node."""
 
     node: str
     zone: str
     cores: int
     memory_bytes: int
     gpus: int = 0
-    most: int | None = None
-    """More sessions than that may not start there, whatever is free; None: no limit."""
+    max_starts: int | None = None
+    """Most sessions that may start there, whatever is free; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session that holds a slot. `idle_since_ms`: since when it has had nothing to do."""
+    """A session that holds a slot. `idle_since_ms`: start of its idle time; None while it has tasks."""
 
     session: str
     job: str
@@ -85,9 +85,9 @@ class Session:
     started_ms: int
     idle_since_ms: int | None = None
     leaving: bool = False
-    """Its slot becomes free by itself: it drains, stops or gives way."""
+    """It drains, stops or is preempted already, so that its slot becomes free."""
     silent: bool = False
-    """It does not answer, so nothing can be asked of it."""
+    """It does not answer, so that it cannot be drained or preempted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,28 +103,28 @@ class Plan:
     drain: tuple[str, ...] = ()
     preempt: tuple[str, ...] = ()
     unmet: tuple[str, ...] = ()
-    """Jobs that want a machine and get none now."""
+    """Jobs that could use a session and get none now."""
     next_ms: int | None = None
-    """When time alone would change the plan."""
+    """Next time at which the plan changes although nothing else does; None: never."""
 
 
 class _Room:
-    """What is free on each machine, counted down."""
+    """Free resources of each node, counted down while planning."""
 
-    def __init__(self, machines: Sequence[Machine]) -> None:
-        self.zone = {m.node: m.zone for m in machines}
-        self.free = {m.node: [m.cores, m.memory_bytes, m.gpus] for m in machines}
-        self.most = {m.node: UNLIMITED if m.most is None else m.most for m in machines}
+    def __init__(self, nodes: Sequence[NodeCapacity]) -> None:
+        self.zone = {n.node: n.zone for n in nodes}
+        self.free = {n.node: [n.cores, n.memory_bytes, n.gpus] for n in nodes}
+        self.max_starts = {n.node: UNLIMITED if n.max_starts is None else n.max_starts for n in nodes}
 
     def fits(self, node: str, d: Demand) -> bool:
         slot = d.slot
         cores, memory, gpus = self.free[node]
         enough = cores >= slot.cores and memory >= slot.memory_bytes and gpus >= slot.gpus
-        return enough and self.most[node] > 0 and node not in d.avoid
+        return enough and self.max_starts[node] > 0 and node not in d.avoid
 
     def change(self, node: str, slot: Slot, sign: int) -> None:
         if node in self.free:
-            self.most[node] += sign
+            self.max_starts[node] += sign
             for i, amount in enumerate((slot.cores, slot.memory_bytes, slot.gpus)):
                 self.free[node][i] += sign * amount
 
@@ -155,43 +155,46 @@ class _Planner:
         return (d.preemptible, -d.priority, *shares, d.served_ms, d.created_ms, d.job)
 
     def starts(self, room: _Room, whole: _Room) -> tuple[list[Start], list[Demand]]:
-        """Sessions to start in what is free, and what found no room, most urgent first."""
-        left = {d.job: d.wanted for d in self.demand}
+        """Sessions to start on free slots, and the demand for which no slot is free, most urgent first.
+
+        `whole`: resources of the empty nodes.
+        """
+        remaining = {d.job: d.wanted for d in self.demand}
         starts: list[Start] = []
         unmet: list[Demand] = []
         reserved: set[str] = set()
         barred: set[str] = set()
-        """Machines where on-demand work would preempt at once what started there."""
-        open_demand = [d for d in self.demand if left[d.job] > 0]
+        """Nodes where on-demand work would preempt at once a session that started there."""
+        open_demand = [d for d in self.demand if remaining[d.job] > 0]
         while open_demand:
             d = min(open_demand, key=self.rank)
-            shut = reserved | barred if d.preemptible else reserved
-            node = next((n for n in room.free if n not in shut and room.fits(n, d)), None)
+            closed = reserved | barred if d.preemptible else reserved
+            node = next((n for n in room.free if n not in closed and room.fits(n, d)), None)
             if node is None:
-                unmet += [d] * left[d.job]
+                unmet += [d] * remaining[d.job]
                 open_demand.remove(d)
-                homes = [n for n in whole.free if n not in reserved and whole.fits(n, d)]
+                big_enough = [n for n in whole.free if n not in reserved and whole.fits(n, d)]
                 if not d.preemptible:
-                    barred.update(homes)
-                if homes and not d.sessions and not any(s.job == d.job for s in starts):
-                    # Nobody behind it may take, piece by piece, the machine that it waits for.
-                    reserved.add(max(homes, key=lambda n: (room.free[n][0], n)))
+                    barred.update(big_enough)
+                if big_enough and not d.sessions and not any(s.job == d.job for s in starts):
+                    # Keep the node for it: smaller work ranked below must not take its cores one by one.
+                    reserved.add(max(big_enough, key=lambda n: (room.free[n][0], n)))
                 continue
             room.change(node, d.slot, -1)
             self.add(d.account, d.user, d.job, d.slot.cores)
             starts.append(Start(d.job, node, room.zone[node]))
-            left[d.job] -= 1
-            if not left[d.job]:
+            remaining[d.job] -= 1
+            if not remaining[d.job]:
                 open_demand.remove(d)
         return starts, unmet
 
     def relieve(self, unmet: list[Demand], room: _Room) -> None:
-        """Find slots for what found no room. `room` counts what is leaving already as free."""
+        """End sessions for demand without a free slot. Slots of leaving sessions count as free in `room`."""
         for s in self.sessions:
             if s.leaving:
                 room.change(s.node, s.slot, 1)
                 self.add(s.account, s.user, s.job, -s.slot.cores)
-        # First one for each that has none: what is leaving was sent away for them.
+        # First one slot for each job without a session: the leaving sessions were ended for those jobs.
         seen: set[str] = set()
         first: list[Demand] = []
         more: list[Demand] = []
@@ -214,9 +217,9 @@ class _Planner:
         for node in room.free:
             if node in d.avoid:
                 continue
-            found = self._victims(d, room, node)
-            if found is not None and (best is None or len(found) < len(best)):
-                best = found
+            victims = self._victims(d, room, node)
+            if victims is not None and (best is None or len(victims) < len(best)):
+                best = victims
         for s in best or ():
             gentle = self._idle(s) or self._owed(d, s)
             (self.drain if gentle else self.preempt).append(s.session)
@@ -226,35 +229,44 @@ class _Planner:
             self._claim(d, room)
 
     def _victims(self, d: Demand, room: _Room, node: str) -> list[Session] | None:
-        """The fewest and mildest ends on a machine that make room for `d`."""
-        gone = {*self.drain, *self.preempt}
-        can = [
+        """Sessions of a node to end for `d`, as few and as gently as possible; None if that frees too
+        little."""
+        ending = {*self.drain, *self.preempt}
+        candidates = [
             s
             for s in self.sessions
-            if s.node == node and not s.leaving and not s.silent and s.job != d.job and s.session not in gone
+            if s.node == node
+            and not s.leaving
+            and not s.silent
+            and s.job != d.job
+            and s.session not in ending
         ]
         taking = not d.preemptible
-        can = [s for s in can if self._idle(s) or (taking and s.preemptible) or self._owed(d, s)]
-        # An idle one first; for on-demand work at once, so preemption goes before waiting for a task's end.
-        can.sort(key=lambda s: (not self._idle(s), s.priority, -s.started_ms, s.session))
-        found: list[Session] = []
+        candidates = [
+            s for s in candidates if self._idle(s) or (taking and s.preemptible) or self._owed(d, s)
+        ]
+        # Idle sessions first. On-demand work preempts, which is faster than to drain at a task's end.
+        candidates.sort(key=lambda s: (not self._idle(s), s.priority, -s.started_ms, s.session))
+        victims: list[Session] = []
         cores, memory, gpus = room.free[node]
-        for s in can:
+        for s in candidates:
             if cores >= d.slot.cores and memory >= d.slot.memory_bytes and gpus >= d.slot.gpus:
                 break
-            found.append(s)
+            victims.append(s)
             cores, memory, gpus = (
                 cores + s.slot.cores, memory + s.slot.memory_bytes, gpus + s.slot.gpus,
             )  # fmt: skip
         fits = cores >= d.slot.cores and memory >= d.slot.memory_bytes and gpus >= d.slot.gpus
-        return found if fits and room.most[node] + len(found) > 0 else None
+        return victims if fits and room.max_starts[node] + len(victims) > 0 else None
 
     def _idle(self, s: Session) -> bool:
         return s.idle_since_ms is not None and s.job not in self.ready
 
     def _owed(self, d: Demand, s: Session) -> bool:
-        """Whether the session's slot is owed to `d`, and the session had its minimum tenure. A preemptible
-        session in the way of on-demand work is preempted instead: it does not get to end its task."""
+        """Whether fair share gives the session's slot to `d` and the session had its minimum tenure.
+
+        False for a preemptible session and on-demand work: there the session is preempted instead.
+        """
         if not d.preemptible and s.preemptible:
             return False
         if not self._fairer(d, s):
@@ -279,9 +291,9 @@ class _Planner:
         return has == 0 or have - s.slot.cores >= has + d.slot.cores
 
     def end_idle(self) -> None:
-        gone = {*self.drain, *self.preempt}
+        ending = {*self.drain, *self.preempt}
         for s in self.sessions:
-            if not self._idle(s) or s.leaving or s.session in gone:
+            if not self._idle(s) or s.leaving or s.session in ending:
                 continue
             assert s.idle_since_ms is not None
             if self.now_ms - s.idle_since_ms >= self.idle_ms:
@@ -292,15 +304,19 @@ class _Planner:
 
 def plan(
     demand: Sequence[Demand],
-    supply: Sequence[Machine],
+    supply: Sequence[NodeCapacity],
     sessions: Sequence[Session],
     *,
     now_ms: int,
     idle_ms: int,
     tenure_ms: int = 300_000,
-    totals: Sequence[Machine] | None = None,
+    totals: Sequence[NodeCapacity] | None = None,
 ) -> Plan:
-    """What to do now. `supply`: what is free on each machine; `totals`: what each has when empty."""
+    """Sessions to start, drain and preempt now. Times in milliseconds.
+
+    `supply`: free resources of each node; `totals`: those of the empty nodes. `idle_ms`: an idle session is
+    drained after this time. `tenure_ms`: minimum time of a session before fair share ends it.
+    """
     planner = _Planner(demand, sessions, now_ms, idle_ms, tenure_ms)
     room = _Room(supply)
     starts, unmet = planner.starts(room, _Room(supply if totals is None else totals))
@@ -315,24 +331,17 @@ def plan(
     )
 
 
-def fits_ever(totals: Sequence[Machine], slot: Slot) -> bool:
-    """Whether any machine, empty, could hold the slot."""
-    return any(
-        m.cores >= slot.cores and m.memory_bytes >= slot.memory_bytes and m.gpus >= slot.gpus for m in totals
-    )
-
-
-def count(machines: Sequence[Machine], slot: Slot) -> int:
-    """How many such slots fit on the machines."""
+def count(nodes: Sequence[NodeCapacity], slot: Slot) -> int:
+    """Number of such slots that fit on the nodes."""
     return sum(
         max(
             0,
             min(
-                UNLIMITED if m.most is None else m.most,
-                m.cores // max(1, slot.cores),
-                m.memory_bytes // max(1, slot.memory_bytes),
-                m.gpus // slot.gpus if slot.gpus else m.cores,
+                UNLIMITED if n.max_starts is None else n.max_starts,
+                n.cores // max(1, slot.cores),
+                n.memory_bytes // max(1, slot.memory_bytes),
+                n.gpus // slot.gpus if slot.gpus else n.cores,
             ),
         )
-        for m in machines
+        for n in nodes
     )

@@ -1,7 +1,6 @@
-"""What an account's standing rules want done: `(facts, rules, now) → actions`. Pure.
+"""Actions that an account's wrangler rules require: `(facts, rules, now) → actions`. Pure.
 
-A rule acts once on each subject (an attempt, one wait, one stalled upload); `done` is what was acted on
-before. A rule that an account switched off is not passed in.
+A rule acts once on each subject (an attempt, one wait, one stalled upload). Callers pass enabled rules only.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ OnRuntime = Literal["kill", "retry", "notify"]
 
 @dataclass(frozen=True, slots=True)
 class MaxTaskRuntime:
-    """A try of a task that runs longer: `kill` fails the task for good, `retry` counts it as a failure and
-    tries again while the job's `task_retries` last, `notify` warns."""
+    """Limit on an attempt's run time. `kill` fails the task for good, `retry` counts a failure and retries
+    while the job's `task_retries` remain, `notify` warns."""
 
     id: str
     seconds: int
@@ -25,7 +24,7 @@ class MaxTaskRuntime:
 
 @dataclass(frozen=True, slots=True)
 class SpotToOnDemand:
-    """A preemptible job of at least this priority that has waited so long for a machine goes on demand."""
+    """Move a preemptible job of at least this priority to on-demand nodes after it waited `wait_seconds`."""
 
     id: str
     wait_seconds: int
@@ -34,7 +33,8 @@ class SpotToOnDemand:
 
 @dataclass(frozen=True, slots=True)
 class StalledUpload:
-    """A job whose missing files stopped coming: remind, and fail it in the end; None: not that one."""
+    """Remind of missing files that stopped arriving, and fail the job later. None: no reminder, or no
+    failure."""
 
     id: str
     remind_after_seconds: int | None
@@ -45,8 +45,8 @@ Rule = MaxTaskRuntime | SpotToOnDemand | StalledUpload
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A try of a task in work."""
+class RunningAttempt:
+    """An attempt in work."""
 
     job: str
     task: int
@@ -55,8 +55,8 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A preemptible job with tasks to hand out and no session, since `since_ms`."""
+class WaitingJob:
+    """A preemptible job with tasks to assign and without a session, since `since_ms`."""
 
     job: str
     priority: int
@@ -64,24 +64,24 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Syncing:
-    """A job that waits for `missing` files; the last sign of an upload was at `heard_ms`."""
+class SyncingJob:
+    """A job that waits for `missing` files; the last upload activity was at `heard_ms`."""
 
     job: str
     missing: int
     heard_ms: int
 
 
-Fact = Running | Waiting | Syncing
-Do = Literal["kill", "retry", "notify", "on_demand", "remind", "fail"]
+Fact = RunningAttempt | WaitingJob | SyncingJob
+ActionName = Literal["kill", "retry", "notify", "on_demand", "remind", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`subject` and `rule` together are done once. `reason` is one sentence for people."""
+    """One action on a job, taken once for each `rule` and `subject`. `reason` is one sentence for people."""
 
     rule: str
-    do: Do
+    do: ActionName
     job: str
     subject: str
     reason: str
@@ -92,12 +92,14 @@ class Action:
 def evaluate(
     facts: Iterable[Fact], rules: Sequence[Rule], now_ms: int, done: Collection[tuple[str, str, str]] = ()
 ) -> list[Action]:
-    """What is due now. `done`: (rule, job, subject) of what was done before. Of several rules that would end
-    the same attempt, the strictest in time does; an attempt is ended once."""
+    """Actions that are due now. `done`: (rule, job, subject) of earlier actions.
+
+    If several rules would end the same attempt, only the one with the shortest time acts.
+    """
     due: list[Action] = []
     ended: set[tuple[str, str]] = set()
     for fact in facts:
-        for rule in sorted(rules, key=_patience):
+        for rule in sorted(rules, key=_time_limit):
             for action in _due(fact, rule, now_ms):
                 if (action.rule, action.job, action.subject) in done:
                     continue
@@ -110,7 +112,7 @@ def evaluate(
     return due
 
 
-def _patience(rule: Rule) -> tuple[int, str]:
+def _time_limit(rule: Rule) -> tuple[int, str]:
     if isinstance(rule, MaxTaskRuntime):
         return rule.seconds, rule.id
     if isinstance(rule, SpotToOnDemand):
@@ -119,7 +121,7 @@ def _patience(rule: Rule) -> tuple[int, str]:
 
 
 def _due(fact: Fact, rule: Rule, now_ms: int) -> Iterator[Action]:
-    if isinstance(fact, Running) and isinstance(rule, MaxTaskRuntime):
+    if isinstance(fact, RunningAttempt) and isinstance(rule, MaxTaskRuntime):
         if now_ms - fact.started_ms > rule.seconds * 1000:
             yield Action(
                 rule.id, rule.action, fact.job, fact.attempt,
@@ -127,16 +129,16 @@ def _due(fact: Fact, rule: Rule, now_ms: int) -> Iterator[Action]:
                 " allows.",
                 fact.task, fact.attempt,
             )  # fmt: skip
-    elif isinstance(fact, Waiting) and isinstance(rule, SpotToOnDemand):
+    elif isinstance(fact, WaitingJob) and isinstance(rule, SpotToOnDemand):
         if now_ms - fact.since_ms >= rule.wait_seconds * 1000 and fact.priority >= rule.min_priority:
-            text = f"It waited {rule.wait_seconds} seconds for a preemptible machine: it goes on demand."
+            text = f"It waited {rule.wait_seconds} seconds for a preemptible machine and is now on demand."
             yield Action(rule.id, "on_demand", fact.job, "market", text)
-    elif isinstance(fact, Syncing) and isinstance(rule, StalledUpload):
-        still = now_ms - fact.heard_ms
-        left = f"{fact.missing} of its files are still missing"
-        if rule.fail_after_seconds is not None and still >= rule.fail_after_seconds * 1000:
-            text = f"No file of this job arrived for {rule.fail_after_seconds} seconds, and {left}."
+    elif isinstance(fact, SyncingJob) and isinstance(rule, StalledUpload):
+        silent_ms = now_ms - fact.heard_ms
+        missing = f"{fact.missing} of its files are still missing"
+        if rule.fail_after_seconds is not None and silent_ms >= rule.fail_after_seconds * 1000:
+            text = f"No file of this job arrived for {rule.fail_after_seconds} seconds, and {missing}."
             yield Action(rule.id, "fail", fact.job, "fail", text)
-        elif rule.remind_after_seconds is not None and still >= rule.remind_after_seconds * 1000:
-            text = f"No file of this job arrived for {rule.remind_after_seconds} seconds, and {left}."
+        elif rule.remind_after_seconds is not None and silent_ms >= rule.remind_after_seconds * 1000:
+            text = f"No file of this job arrived for {rule.remind_after_seconds} seconds, and {missing}."
             yield Action(rule.id, "remind", fact.job, f"remind:{fact.heard_ms}", text)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from framefarm.core.failure_codes import explain, is_machines
+from framefarm.core.failure_codes import explain, is_node_fault
 from framefarm.core.paths import normalise
 from framefarm.node import blender_protocol
 from framefarm.node.blender_events import (
@@ -323,7 +323,7 @@ class Blender:
             "gpu_absent": lambda: self._limits.gpus > 0,
             "output_unwritable": lambda: self._opening_since is not None,
         }
-        if is_machines(cause) and not (cause in seen and seen[cause]()):
+        if is_node_fault(cause) and not (cause in seen and seen[cause]()):
             what = blender_protocol.clean(facts.get("what", "")) or cause
             return "render_failed", explain("render_failed", {"where": "", "what": what})
         return cause, said

@@ -23,10 +23,10 @@ from framefarm.core.errors import FarmError, InvalidInput
 from framefarm.core.packages import (
     BPY_SERIES,
     Series,
-    Wanted,
+    VersionRequest,
     newest,
     package_id,
-    parse_wanted,
+    parse_version,
     release_key,
     series_of,
 )
@@ -113,7 +113,7 @@ def install_bpy(version: str, *, upgrade: bool = False, say: Say = lambda _: Non
         InvalidInput: no such version, with those there are.
         RuntimeProblem: it can't be installed or started here.
     """
-    wanted = parse_wanted(version, "version")
+    wanted = parse_version(version, "version")
     _refuse_other_pythons(wanted)
     have = newest(wanted, [i.release for i in installed()])
     if have is None or (upgrade and wanted.patch is None):
@@ -160,7 +160,7 @@ def describe_executable(path: str | os.PathLike[str]) -> Installed:
 # ------------------------------------------------------------------------------- which release
 
 
-def _refuse_other_pythons(wanted: Wanted) -> None:
+def _refuse_other_pythons(wanted: VersionRequest) -> None:
     if wanted.series >= FIRST_BPY_OF_LATER_PYTHON:
         raise InvalidInput.of(
             "version",
@@ -177,7 +177,7 @@ def _refuse_other_pythons(wanted: Wanted) -> None:
         )
 
 
-def _newest_on_index(wanted: Wanted) -> str:
+def _newest_on_index(wanted: VersionRequest) -> str:
     releases = available_releases()
     if (found := newest(wanted, releases)) is not None:
         return found

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from framefarm.core.errors import FarmError
-from framefarm.core.paths import place, top
+from framefarm.core.paths import linux_path, top_folder
 from framefarm.node.sandbox import INSIDE, OUTPUT, Bind, Mode
 from framefarm.protocol.node import Input
 
@@ -74,10 +74,10 @@ def lay_out(
     """
     tree.mkdir(mode=0o755)
     tops = _placed(inputs, [*SYSTEM_PLACES, *reserved])
-    theirs = {top(item.path): top(place(item.path)) for item in inputs}
+    theirs = {top_folder(item.path): top_folder(linux_path(item.path)) for item in inputs}
     folders = {str(tree)}
     for item in inputs:
-        target = f"{tree}{place(item.path)}"
+        target = f"{tree}{linux_path(item.path)}"
         _make_folder(target.rpartition("/")[0], folders)
         if target in folders:
             raise BadInputs(f"The input {item.path} is also the folder of another input.")
@@ -100,7 +100,7 @@ def _placed(inputs: Iterable[Input], taken: list[str]) -> dict[str, str]:
     tops: dict[str, str] = {}
     for item in inputs:
         _check_path(item.path)
-        first, _, rest = place(item.path)[1:].partition("/")
+        first, _, rest = linux_path(item.path)[1:].partition("/")
         mine = f"/{first}"
         if tops.get(mine) == mine or (mine in tops and rest):
             continue
@@ -111,7 +111,7 @@ def _placed(inputs: Iterable[Input], taken: list[str]) -> dict[str, str]:
 
 
 def _check_path(path: str) -> None:
-    parts = place(path).split("/") if _ABSOLUTE.match(path) else [path]
+    parts = linux_path(path).split("/") if _ABSOLUTE.match(path) else [path]
     good = len(parts) > 1 and "\0" not in path
     good = good and all(part not in ("", ".", "..") for part in parts[1:])
     if not good or any(len(os.fsencode(part)) > 255 for part in parts):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from framefarm.core.failure_codes import explain, is_machines
+from framefarm.core.failure_codes import explain, is_node_fault
 from framefarm.node import sandbox
 from framefarm.node.blender import Blender, BlenderLimits, SceneOrder, places
 from framefarm.node.blender_events import Exited, Failed, Opened, Progress, Saved
@@ -147,7 +147,7 @@ class Runner:
                 self.desk.acknowledged(told_bytes)
             case Refused():
                 self._refused(event)
-            case Failed(cause, message, _) if is_machines(cause):
+            case Failed(cause, message, _) if is_node_fault(cause):
                 self._unfit(cause, message)
             case Failed(cause, message, frame):
                 self._replace(self.desk.failed(cause, message, frame, self.now_ms()))
@@ -255,7 +255,7 @@ class Runner:
         self._tell(*follows)
 
     def _refused(self, event: Refused) -> None:
-        if is_machines(event.cause):
+        if is_node_fault(event.cause):
             self._unfit(event.cause, event.message)
             return
         ended = self.desk.refused(event.attempt, event.cause, event.message, event.frame, self.now_ms())

@@ -1,16 +1,13 @@
-"""Logins, keys and users on the public API."""
+"""Requests and answers of the public API for logins, API keys and users."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
+from pydantic import BaseModel, Field, StrictBool, StrictStr
 
+from framefarm.protocol.base import Strict
 from framefarm.protocol.timestamps import Moment
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
 
 
 class Login(Strict):

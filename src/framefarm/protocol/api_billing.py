@@ -1,11 +1,11 @@
-"""Billing on the public API."""
+"""Answers of the public API for billing and the ledger."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel
 
 from framefarm.protocol.api_budgets import Budget
-from framefarm.protocol.api_catalog import Money
+from framefarm.protocol.base import Money
 
 
 class ByProject(BaseModel):
@@ -25,7 +25,7 @@ class ByInstanceType(BaseModel):
 
 
 class CurrentPeriod(BaseModel):
-    """A calendar month in UTC. `total_cost` counts what is not yet posted to the ledger, too."""
+    """A calendar month in UTC. `total_cost` includes `not_yet_posted`, which the ledger lacks."""
 
     start: str
     end: str
@@ -43,7 +43,7 @@ class CurrentPeriod(BaseModel):
 
 
 class Transaction(BaseModel):
-    """An entry of the ledger: charges are negative; `balance` is the account's after it."""
+    """An entry of the ledger. Charges are negative; `balance` is the account's balance after the entry."""
 
     id: str
     number: int

@@ -1,24 +1,20 @@
-"""Budgets on the public API."""
+"""Requests and answers of the public API for budgets."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, Field, StrictInt, StrictStr
 
-from framefarm.protocol.api_catalog import Money
+from framefarm.protocol.base import Money, Strict
 
 Percent = Annotated[StrictInt, Field(ge=1, le=1000)]
 Amount = Annotated[StrictInt, Field(ge=1, le=10**15)]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
 class NewBudget(Strict):
-    """Of one `project` (its name), of one `job`, or of the whole account. Thresholds are percent of the
-    amount; null: it never does that."""
+    """A budget of one `project` (its name), of one `job`, or else of the whole account. Thresholds are
+    percent of the amount; null: no such threshold."""
 
     amount_micros: Amount
     project: Annotated[StrictStr, Field(min_length=1, max_length=200)] | None = None
@@ -31,7 +27,7 @@ class NewBudget(Strict):
 
 
 class BudgetChange(Strict):
-    """What is not named stays."""
+    """Changes to a budget. Fields left out stay as they are."""
 
     amount_micros: Amount | None = None
     warn_at: Percent | None = None
@@ -41,8 +37,8 @@ class BudgetChange(Strict):
 
 
 class Budget(BaseModel):
-    """`spent`: attempts that ended in the period; `reserved`: set aside by sessions at work; `left`: what
-    sessions may still take before the first limit, null if there is none."""
+    """A budget in its current period. `spent`: cost of attempts that ended in it; `reserved`: reserved by
+    live sessions; `left`: may still be reserved before the first limit, null if there is no limit."""
 
     id: str
     scope: Literal["account", "project", "job"]

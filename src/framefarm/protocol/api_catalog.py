@@ -1,19 +1,12 @@
-"""Instance types, packages and projects on the public API."""
+"""Requests and answers of the public API for instance types, packages and projects."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
+from pydantic import BaseModel, Field, StrictBool, StrictStr
 
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Money(BaseModel):
-    amount_micros: int
-    currency: str = "USD"
+from framefarm.protocol.base import Money, Strict
 
 
 class Gpu(BaseModel):

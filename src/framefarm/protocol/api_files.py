@@ -1,14 +1,12 @@
-"""Uploads on the public API."""
+"""Requests and answers of the public API for uploads."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import BaseModel, Field, StrictInt, StrictStr, model_validator
 
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+from framefarm.protocol.base import Strict
 
 
 class FileCheck(Strict):
@@ -19,7 +17,7 @@ class FileCheck(Strict):
 
 
 class Md5Request(Strict):
-    """One file, or `files` with up to 1,000."""
+    """Whether files exist on the farm: one file by its own fields, or up to 1,000 in `files`."""
 
     md5: Annotated[StrictStr, Field(max_length=100)] | None = None
     sha256: Annotated[StrictStr, Field(max_length=100)] | None = None

@@ -1,10 +1,12 @@
-"""Jobs on the public API: what a client sends, and the shapes of what it gets."""
+"""Requests and answers of the public API for jobs, tasks, frames, files and attempts."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, field_validator
+from pydantic import BaseModel, Field, StrictBool, StrictInt, StrictStr, field_validator
+
+from framefarm.protocol.base import Money, Page, Strict
 
 MAX_ENVIRONMENT = 200
 MAX_VALUE_BYTES = 32 << 10
@@ -27,22 +29,18 @@ Pins = Annotated[dict[StrictStr, StrictStr], Field(max_length=MAX_PATHS)]
 
 
 def is_refused(name: str) -> bool:
-    """Names that would change the farm's own tools (security.md); refused with a 422."""
+    """Whether an environment variable's name is refused: it could change the farm's own programs
+    (docs/security.md)."""
     upper = name.upper()
     return upper.startswith(REFUSED_PREFIXES) or upper in REFUSED_NAMES or upper.endswith("_PROXY")
-
-
-class Strict(BaseModel):
-    """Requests: no coercion, no unknown fields."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 NotifyState = Literal["success", "failed", "cancelled", "holding"]
 
 
 class Notify(Strict):
-    """Who gets a mail when the job comes to one of these states; one mail for each, however often."""
+    """Addresses that get a mail when the job enters one of the states `on`: one mail for each state and
+    job."""
 
     email: Annotated[
         list[Annotated[StrictStr, Field(min_length=3, max_length=254)]], Field(min_length=1, max_length=20)
@@ -51,7 +49,7 @@ class Notify(Strict):
 
 
 class JobSubmission(Strict):
-    """`POST /api/jobs`: the reference's payload, then the extensions."""
+    """`POST /api/jobs`: a job's fields; those from `priority` on are extensions."""
 
     job_title: Title
     project: Annotated[StrictStr, Field(min_length=1, max_length=200)]
@@ -103,7 +101,7 @@ class JobSubmission(Strict):
 
 
 class JobChange(Strict):
-    """`PATCH /api/jobs/{id}`: an action (or the status it leads to) and/or a priority."""
+    """`PATCH /api/jobs/{id}`: an action (or the status that it leads to), a priority, or both."""
 
     action: Literal["hold", "unhold", "cancel"] | None = None
     status: Literal["holding", "pending", "cancelled"] | None = None
@@ -117,19 +115,14 @@ class Retry(Strict):
     frames: Annotated[StrictStr, Field(min_length=1, max_length=65_536)] | None = None
 
 
-class Money(BaseModel):
-    amount_micros: int
-    currency: str = "USD"
-
-
 class Warning_(BaseModel):
     code: str
     message: str
     subject: str = ""
     frame: int | None = None
-    """The frame it is about, if it is a picture that is to be looked at."""
+    """The frame that the warning is about; null if it is about the job."""
     thumbnail: str | None = None
-    """Its thumbnail, as that of the frame."""
+    """Address of that frame's thumbnail, as in the list of frames."""
 
 
 class JobSummary(BaseModel):
@@ -165,7 +158,7 @@ class JobInput(BaseModel):
 
 
 class FrameInWork(BaseModel):
-    """How far a frame is that is being rendered, as its session said last; `fraction` from 0 to 1."""
+    """Progress of a frame in work, as its session reported it last; `fraction` is from 0 to 1."""
 
     frame: int
     task: int
@@ -176,7 +169,8 @@ class FrameInWork(BaseModel):
 
 
 class SecondsSpan(BaseModel):
-    """`low` to `high` holds the truth about 8 times in 10; both null while fewer than 2 frames are done."""
+    """Expected seconds and their 80% interval, `low` to `high`; both null while fewer than 2 frames are
+    done."""
 
     expected: float
     low: float | None
@@ -190,7 +184,7 @@ class MoneySpan(BaseModel):
 
 
 class Forecast(BaseModel):
-    """What the rest of an unfinished job will take, judged by its own frames that are done."""
+    """Forecast of the time and cost of an unfinished job's remaining frames, from its finished frames."""
 
     frames_left: int
     based_on_frames: int
@@ -201,7 +195,7 @@ class Forecast(BaseModel):
 
 
 class JobDetail(JobSummary):
-    """Everything submitted, and where it stands."""
+    """A job with all submitted fields, its status and its warnings."""
 
     preemptible_retries: int
     chunk_size: int
@@ -241,7 +235,7 @@ class JobDetail(JobSummary):
 
 
 class DryRun(BaseModel):
-    """What a submission would do; nothing is stored."""
+    """Effect that a submission would have; the request stores nothing."""
 
     dry_run: Literal[True] = True
     frames: int | None
@@ -306,10 +300,6 @@ class JobAttempt(BaseModel):
     price_per_hour: Money
     cost: Money
     peak_memory_bytes: int | None
-
-
-class Page(BaseModel):
-    next_cursor: str | None
 
 
 class JobPage(Page):

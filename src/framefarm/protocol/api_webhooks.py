@@ -1,4 +1,4 @@
-"""Webhooks on the public API."""
+"""Requests and answers of the public API for webhooks and their deliveries."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StrictBool, StrictStr
 
-from framefarm.protocol.api_jobs import Page, Strict
+from framefarm.protocol.base import Page, Strict
 
 EventType = Annotated[StrictStr, Field(pattern=r"^(\*|[a-z]+\.(\*|[a-z_]+))$", max_length=100)]
-"""`job.status`, `job.*` or `*`; docs/events.md lists the types."""
+"""An event type or pattern: `job.status`, `job.*` or `*`. docs/events.md lists the types."""
 Url = Annotated[StrictStr, Field(min_length=1, max_length=2000)]
 Types = Annotated[list[EventType], Field(min_length=1, max_length=50)]
 Description = Annotated[StrictStr, Field(max_length=200)]
@@ -19,7 +19,7 @@ class NewWebhook(Strict):
     """`POST /api/webhooks`. `events` are the types to send; `["*"]` is every type, also later ones."""
 
     url: Url
-    events: Types = Field(default=["*"])
+    events: Types = ["*"]
     description: Description = ""
     enabled: StrictBool = True
 
@@ -42,14 +42,14 @@ class Webhook(BaseModel):
     enabled: bool
     created_at: str
     pending: int
-    """Deliveries that wait to be sent, or sent again."""
+    """Number of deliveries that wait for their first or next attempt."""
     failed: int
-    """Deliveries that were given up; they can be sent again."""
+    """Number of deliveries that were given up; they can be sent again on request."""
 
 
 class WebhookWithSecret(Webhook):
     secret: str | None = None
-    """`whsec_…`, shown only where it was made just now."""
+    """`whsec_…`, shown only in the answer to the request that created it."""
 
 
 class WebhookPage(Page):
@@ -57,7 +57,7 @@ class WebhookPage(Page):
 
 
 class Delivery(BaseModel):
-    """One event on its way to one webhook; `id` is the `webhook-id` header of every try."""
+    """Delivery of one event to one webhook. `id` is the `webhook-id` header of every attempt."""
 
     id: str
     webhook: str

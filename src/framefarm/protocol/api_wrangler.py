@@ -1,20 +1,18 @@
-"""Wrangler rules on the public API: what an account wants done with its jobs when nobody looks."""
+"""Requests and answers of the public API for wrangler rules, which act on stuck jobs."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import BaseModel, Field, StrictBool, StrictInt
+
+from framefarm.protocol.base import Strict
 
 Seconds = Annotated[StrictInt, Field(ge=1, le=90 * 24 * 3600)]
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
 class MaxTaskRuntime(Strict):
-    """Ends, or points at, a try of a task that runs longer."""
+    """Ends an attempt that runs longer than `seconds`, or warns of it."""
 
     kind: Literal["max_task_runtime"]
     seconds: Seconds
@@ -23,7 +21,7 @@ class MaxTaskRuntime(Strict):
 
 
 class SpotToOnDemand(Strict):
-    """Lets a preemptible job that waited so long for a machine go on demand."""
+    """Moves a preemptible job that waited `wait_seconds` for a machine to on-demand machines."""
 
     kind: Literal["spot_to_on_demand"]
     wait_seconds: Seconds
@@ -32,7 +30,8 @@ class SpotToOnDemand(Strict):
 
 
 class StalledUpload(Strict):
-    """Reminds of files that do not come, and fails their job in the end; null: not that one."""
+    """Reminds of missing files that stopped arriving, and fails their job later; null: no reminder, or no
+    failure."""
 
     kind: Literal["stalled_upload"]
     remind_after_seconds: Seconds | None = 3600
@@ -41,7 +40,7 @@ class StalledUpload(Strict):
 
 
 class ChangeZone(Strict):
-    """Refused: no engine of this farm knows zones, or its jobs take machines of every zone anyway."""
+    """Always refused: either the farm's engine has no zones, or jobs use machines of every zone already."""
 
     kind: Literal["change_zone"]
     wait_seconds: Seconds
@@ -56,7 +55,8 @@ class RuleChange(Strict):
 
 
 class Rule(BaseModel):
-    """`terms`: the kind's own fields. `acted`: how often it has acted, `last_at` when, `last_reason` why."""
+    """A rule. `terms`: fields of its kind. `acted`: number of its actions; `last_at`, `last_reason`: the
+    latest one."""
 
     id: str
     kind: Literal["max_task_runtime", "spot_to_on_demand", "stalled_upload"]

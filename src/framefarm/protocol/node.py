@@ -1,14 +1,14 @@
-"""What a runner and the farm say to each other. `docs/node-protocol.md` says who does what when.
+"""Messages between a runner and the farm. docs/node-protocol.md describes the protocol.
 
 Four calls, all below `/node/v1/sessions/{session}`, JSON, `Authorization: Bearer <session token>`:
 
-    POST hello     Hello   → Order      once, the first thing
-    GET  inputs            → Inputs     once, before the first task
-    POST sync      Sync    → Desired    held open while nothing changes
-    POST reports   Report  → Receipt    beside it, numbered from 1
+    POST hello     Hello   → SessionConfig   once, first
+    GET  inputs            → Inputs          once, before the first task
+    POST sync      Sync    → DesiredState    held open while nothing changes
+    POST reports   Report  → ReportReply     in parallel with sync, numbered from 1
 
-Times named `_ms` in events are the runner's monotonic milliseconds since it started. msgspec and not
-pydantic: a runner should start in a blink, and these calls are the farm's hot path.
+Times named `_ms` in events are the runner's monotonic milliseconds since it started. msgspec
+instead of pydantic, so that a runner starts quickly; these calls are also the server's hot path.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Annotated, Literal
 import msgspec
 
 PROTOCOL_VERSION = 1
-"""The version a runner names in its hello. The server speaks this one and the one before."""
-MOST_EVENTS = 256
-"""Of one report."""
+"""Version that a runner names in its hello. The server supports this one and the one before."""
+MAX_EVENTS = 256
+"""Most events in one report."""
 
 PackageKind = Literal["bpy", "executable"]
 TaskEnd = Literal["success", "failed", "timed_out", "cancelled", "preempted"]
@@ -35,30 +35,32 @@ class Message(msgspec.Struct, kw_only=True):
 
 
 class Slot(Message):
-    """What the engine gives a runner on its standard input: who it is and what it may use."""
+    """Identity and resources of a session, which the engine writes to the runner's standard input."""
 
     session: str
     token: str
     """Bearer token of this session. Only ever on standard input."""
     endpoint_file: str
-    """A file that holds the farm's base URL; read again when the farm does not answer."""
+    """File with the farm's base URL; read again when the farm does not answer."""
     directory: str
-    """The session's own folder on this machine. The runner holds its lock for life."""
+    """The session's own folder on this node. The runner holds a lock in it until it exits."""
     node: str
     cores: tuple[int, ...]
-    """The processor numbers Blender may run on, exactly these."""
+    """Numbers of the processors that Blender runs on, exactly these."""
     memory_bytes: int
     uid: int
     """The unprivileged user id of this slot's sandbox."""
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
     gpus: int = 0
-    """GPUs of this slot. With some, Cycles must find one or the session fails."""
+    """Number of GPUs of this slot. If it is not 0, Cycles must find one or the session fails."""
 
 
 # --------------------------------------------------------------------------------- the hello
 
 
 class Hello(Message):
+    """First message of a runner. `boot_id`: that of the node's kernel."""
+
     protocol: int
     node: str
     pid: int
@@ -66,7 +68,7 @@ class Hello(Message):
 
 
 class Package(Message):
-    """An installed Blender. For `bpy`, `path` is the Python of its environment; else the program."""
+    """An installed Blender. `path`: for `bpy`, the Python of its environment; otherwise the program."""
 
     id: str
     kind: PackageKind
@@ -75,7 +77,7 @@ class Package(Message):
 
 
 class RenderSettings(Message):
-    """What the job asks of the scene. Empty or None: what the scene says by itself."""
+    """Render settings of the job. Empty or None: the scene's own setting."""
 
     engine: str = ""
     """`cycles`, `eevee`, `workbench` or empty."""
@@ -87,19 +89,19 @@ class RenderSettings(Message):
 
 
 class SessionConfig(Message):
-    """The answer to a hello: everything that stays the same for the session's life."""
+    """Answer to a hello: all settings that stay the same until the session ends."""
 
     job: str
     account: str
     package: Package
     scene_path: str
-    """The scene's path as the artist's machine knows it, normalised: `/a`, `C:/a`, `//server/share/a`."""
+    """The scene's path on the artist's machine, normalised: `/a`, `C:/a`, `//server/share/a`."""
     stem: str
     """The start of every picture's name: `<stem>_<frame>.<ext>`."""
     render: RenderSettings
     environment: dict[str, str]
     fresh_scene_per_task: bool
-    """Open the scene afresh for each task (unbaked simulations depend on history)."""
+    """Open the scene again for each task: unbaked simulations depend on the frames rendered before."""
     allow_scripts: bool
     staging: str
     """Folder where this session puts finished files, `<staging>/<attempt>/…`."""
@@ -107,22 +109,22 @@ class SessionConfig(Message):
     """Folder for Blender's output, `<logs>/<attempt>.log`."""
     lease_seconds: float
     disconnected_seconds: float
-    """How long to render on without the farm before Blender is stopped."""
+    """Time to render on without an answer from the farm; after it Blender is stopped."""
     gathering_bytes: int
-    """How much may gather in staging while the farm does not answer."""
+    """Most bytes of unacknowledged frames in staging while the farm does not answer."""
     addons: list[str] = []
     """Inputs that are add-ons (zips), to be installed for this session and enabled before the scene opens."""
     max_task_runtime_seconds: float | None = None
     """A task that runs longer ends as `timed_out`; None: no limit."""
     thumbnails: str = ""
-    """Folder for thumbnails, `<thumbnails>/<attempt>-<frame>.webp`; empty: none are wanted."""
+    """Folder for thumbnails, `<thumbnails>/<attempt>-<frame>.webp`; empty: draw none."""
     no_progress_seconds: float | None = None
-    """A Blender that gives no sign of life for so long is ended, its task `timed_out`; None: no limit."""
+    """A Blender that shows no progress for this time is ended, its task `timed_out`; None: no limit."""
 
 
 class Input(Message):
-    """One file of the job: where the scene expects it, and where its bytes are on this machine. A file whose
-    name has other cases in the scene than when it was uploaded is there once for each name."""
+    """One file of the job. `path`: where the scene expects it; `source`: its bytes on this node; `size` in
+    bytes. A file whose name differs in case between scene and upload is listed once for each name."""
 
     path: str
     sha256: str
@@ -131,6 +133,8 @@ class Input(Message):
 
 
 class Inputs(Message):
+    """Answer to `GET inputs`: all files of the job."""
+
     inputs: list[Input]
 
 
@@ -138,7 +142,7 @@ class Inputs(Message):
 
 
 class TaskOrder(Message):
-    """A task to do: exactly these frames, in this order. Frames already committed are not in it."""
+    """A task to render: exactly these frames, in this order. Committed frames are left out."""
 
     attempt: str
     number: int
@@ -147,33 +151,35 @@ class TaskOrder(Message):
 
 
 class DesiredState(Message):
-    """All that the farm wants of a session. The runner compares it with what it does."""
+    """Desired state of a session. The runner compares it with its own state and acts on the difference."""
 
     version: int
     tasks: list[TaskOrder]
-    """In order. What the runner holds and is not listed here is to be given up: unbegun tasks at once,
-    a begun one after its frame in work."""
+    """In order. A task that the runner holds and that is not listed is given up: at once if it has not begun,
+    else after its frame in work."""
     drain: bool = False
-    """End when nothing is left to do; no more tasks will come."""
+    """End after the last listed task; no more tasks follow."""
     cancel: bool = False
-    """Stop Blender now, report what was done, end."""
+    """Stop Blender now, report the finished frames, end."""
     preempt_seconds: float | None = None
-    """The slot goes to other work: end the frame in work, give the rest back as `preempted`, end. What is
-    left after that many seconds is killed. An older runner sees an empty list and a drain: much the same."""
+    """The slot is needed for other work: finish the frame in work, return the rest as `preempted`, end. After
+    this many seconds the session is killed. A runner that ignores the field sees an empty task list and a
+    drain."""
     lease_seconds: float = 60.0
 
 
 class Sync(Message):
-    """One long call. It is answered at once if the farm's version is not `seen`, else held."""
+    """Long poll for the desired state. Answered at once if its version differs from `seen`, otherwise
+    held."""
 
     seen: int
-    """The last Desired.version that the runner has taken in; 0 at first."""
+    """Last DesiredState.version that the runner has processed; 0 at first."""
     wait_seconds: float
     progress: Progress | None = None
 
 
 class Progress(Message):
-    """Latest value only; not an event."""
+    """Progress of the frame in work, latest value only; `fraction` is from 0 to 1. Not an event."""
 
     attempt: str
     frame: int
@@ -184,10 +190,10 @@ class Progress(Message):
 
 
 class StagedFile(Message):
-    """A file that lies, durable, below `<staging>/<attempt>/<staged>`."""
+    """A file stored durably at `<staging>/<attempt>/<staged>`. `size` in bytes."""
 
     path: str
-    """Its name under the job's output path."""
+    """Its name below the job's output destination."""
     staged: str
     kind: Literal["frame", "extra"]
     size: int
@@ -196,7 +202,7 @@ class StagedFile(Message):
 
 
 class NodeWarning(Message):
-    """Something an artist should know: a stable code, one sentence, and what it is about."""
+    """A warning for the artist: a stable code, one sentence, and its subject (a path, for example)."""
 
     code: str
     message: str
@@ -212,16 +218,18 @@ class BlenderOpened(Message, tag="blender_opened"):
 
 
 class TaskStarted(Message, tag="task_started"):
+    """An attempt began. It is billed from here on."""
+
     attempt: str
     at_ms: int
 
 
 class FrameColour(Message):
-    """What a frame's first picture is like."""
+    """Colour shared by all pixels of a frame's first picture."""
 
     colour: list[float] | None = None
-    """The one that every pixel has, as the file has it (black is 0, for 8 bits white is 1); null if there
-    are several."""
+    """One number for each channel, as stored in the file (black is 0; white of 8-bit files is 1); null if the
+    pixels differ."""
 
 
 class FrameSaved(Message, tag="frame_saved"):
@@ -233,15 +241,15 @@ class FrameSaved(Message, tag="frame_saved"):
     seconds: float
     files: list[StagedFile]
     peak_memory_bytes: int = 0
-    """The most resident memory of Blender and its children during this frame."""
+    """Most resident memory of Blender and its child processes during this frame."""
     warnings: list[NodeWarning] = []
     look: FrameColour | None = None
-    """None: it could not be looked at."""
+    """None: the picture could not be checked."""
 
 
 class FrameDrawn(Message, tag="frame_drawn"):
-    """A saved frame's thumbnail lies in the order's folder. Said when there was time for it: after the frame,
-    perhaps after its task, before the session's end."""
+    """A saved frame's thumbnail is in the folder `SessionConfig.thumbnails`. `bytes`: its size. Reported
+    after the frame, possibly after its task, and before the session's end."""
 
     attempt: str
     frame: int
@@ -249,10 +257,10 @@ class FrameDrawn(Message, tag="frame_drawn"):
 
 
 class TaskEnded(Message, tag="task_ended"):
-    """The end of an attempt that began. `success` only when every frame of the order was saved.
+    """End of an attempt that began. `success`: every frame of the task order was saved.
 
-    `cancelled`: given up between frames because the farm wanted it; the farm puts the rest back or not.
-    `preempted`: the same, because the slot was taken.
+    `cancelled`: given up between frames at the farm's request; the farm decides about the remaining frames.
+    `preempted`: given up because the slot was taken.
     """
 
     attempt: str
@@ -260,7 +268,7 @@ class TaskEnded(Message, tag="task_ended"):
     started_ms: int
     ended_ms: int
     cause: str | None = None
-    """A stable code, as `no_camera`."""
+    """Failure code, such as `no_camera`."""
     message: str | None = None
     """One sentence for the artist, with the remedy."""
     frame: int | None = None
@@ -269,21 +277,21 @@ class TaskEnded(Message, tag="task_ended"):
 
 
 class TaskReleased(Message, tag="task_released"):
-    """A task that was withdrawn before it was begun, or that the runner can't begin."""
+    """A task that was withdrawn before it began, or that the runner cannot begin."""
 
     attempt: str
 
 
 class SessionFailed(Message, tag="session_failed"):
-    """This machine can't do the job, through no fault of the scene (no sandbox, no Blender, bad input
-    bytes, no disk). Everything unfinished goes back as a loss of the farm's."""
+    """This node cannot render the job, through no fault of the scene (no sandbox, no Blender, damaged input,
+    full disk). All unfinished tasks return to the farm and count as its losses."""
 
     cause: str
     message: str
 
 
 class SessionEnded(Message, tag="session_ended"):
-    """The last word of a session."""
+    """The last event of a session."""
 
     reason: str
 
@@ -301,15 +309,18 @@ Event = (
 
 
 class Report(Message):
-    """Events in order. `seq` counts reports of the session from 1, without a gap."""
+    """Events in order. `seq` numbers the session's reports from 1, without a gap."""
 
     seq: int
-    events: Annotated[list[Event], msgspec.Meta(max_length=MOST_EVENTS)]
+    events: Annotated[list[Event], msgspec.Meta(max_length=MAX_EVENTS)]
 
 
 class ReportReply(Message):
-    """`verdicts` has one entry per event: `superseded` means another attempt owns it, delete the files;
-    `rejected` means it can never apply. Both are final, like `applied`."""
+    """Answer to a report. `verdicts` has one entry for each event, all final.
+
+    `applied`: the event counts. `superseded`: the attempt does not own the task; the runner removes the
+    files. `rejected`: the event can never apply; the runner removes the files.
+    """
 
     last_seq: int
     verdicts: list[Verdict]
@@ -317,6 +328,6 @@ class ReportReply(Message):
 
 
 class SequenceGap(Message):
-    """Body of a 409 to a report: send this number next."""
+    """Body of a 409 to a report. `expected`: number of the report to send next."""
 
     expected: int

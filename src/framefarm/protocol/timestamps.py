@@ -1,4 +1,4 @@
-"""Points in time on the public API: RFC 3339 with a time zone, and nothing else that might be read as one."""
+"""Points in time in requests of the public API: RFC 3339 with a time zone; other forms are refused."""
 
 from __future__ import annotations
 

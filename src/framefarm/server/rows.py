@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from framefarm.core.job import JobStatus, Outcome, SessionState, TaskStatus
+from framefarm.core.job import JobStatus, TaskStatus
 from framefarm.core.node_health import NodeState
+from framefarm.core.session_lease import SessionState
+from framefarm.core.task_outcomes import Outcome
 from framefarm.server.json_types import Json
 
 

@@ -78,14 +78,14 @@ class BudgetPass(BudgetSnapshot):
     def _needs(self, live: LiveSession, above: list[BudgetBalance]) -> bool:
         fresh = live.row["spent_micros"] - live.purse.settled_micros
         stop_ms, _ = margins_ms(self.context)
-        need = fresh + live.running_micros + rules.price_of(stop_ms, live.purse.price_micros)
+        need = fresh + live.running_micros + rules.cost_rounded_up(stop_ms, live.purse.price_micros)
         return any(p.limit_micros is not None and live.purse.held[p.id] < need for p in above)
 
     def _ask(
         self, purse: SessionReservation, above: list[BudgetBalance], running_micros: int, takers: Counter[str]
     ) -> tuple[str, ...]:
         stop_ms, drain_ms = margins_ms(self.context)
-        return rules.ask(
+        return rules.reserve(
             purse, above, running_micros=running_micros, stop_margin_ms=stop_ms, drain_margin_ms=drain_ms,
             takers=takers,
         ).refused  # fmt: skip
@@ -193,7 +193,7 @@ class BudgetPass(BudgetSnapshot):
         changed = row.limit_micros != pot.limit_micros or row.period_start_ms != began
         stop_ms, drain_ms = margins_ms(self.context)
         least = 2 * stop_ms if pot.mode == "stop" else drain_ms + rules.DRAIN_LEAST_MS
-        return rules.enough_to_go_on(pot, price, changed=changed, least_ms=least)
+        return rules.may_resume(pot, price, changed=changed, least_ms=least)
 
     def _go_on(self, job_id: str, budget_id: str) -> None:
         state = job_states.lock(self.tx, job_id)

@@ -138,7 +138,7 @@ class BudgetSnapshot:
                 purse, _ = over.setdefault(name, (fresh, row["spent_micros"]))
                 purse.held[row["budget_id"]] = row["held_micros"]
         for purse, spent in over.values():
-            rules.close(purse, self.pots, spent)
+            rules.release(purse, self.pots, spent)
         if over:
             gone = farmwide(sa.delete(reservations)).where(reservations.c.session_id.in_(list(over)))
             self.tx.conn.execute(gone)

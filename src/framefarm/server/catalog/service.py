@@ -132,7 +132,7 @@ def package_for(tx: Tx, name: str) -> Package:
     """The package a job asked for: `blender-4-2`, `4.2`, `4.2.23` … Raises InvalidInput listing what is."""
     rows = [r for r in list_packages(tx) if r.status == "available"]
     try:
-        wanted = blenders.parse_wanted(name)
+        wanted = blenders.parse_version(name)
     except InvalidInput:
         wanted = None
     for row in rows:

@@ -23,7 +23,7 @@ def open_to_sessions(capacity: list[Capacity], nodes: Mapping[str, NodeRow]) -> 
 
 def room(
     capacity: list[Capacity], taken: Sequence[SessionRow], nodes: Mapping[str, NodeRow] | None = None
-) -> list[schedule.Machine]:
+) -> list[schedule.NodeCapacity]:
     """What machines have, minus every session that holds a slot, observed or not. One that is on trial has
     one session at a time."""
     sessions_on = group_by(taken, lambda session: session.node)
@@ -34,7 +34,7 @@ def room(
         row = (nodes or {}).get(total.node)
         on_trial = row is not None and row.standing == NodeState.ON_TRIAL
         found.append(
-            schedule.Machine(
+            schedule.NodeCapacity(
                 total.node,
                 total.zone,
                 total.cores - sum(s.cores for s in mine),
@@ -46,7 +46,7 @@ def room(
     return found
 
 
-def available(free: list[schedule.Machine], types: Mapping[str, InstanceTypeRow]) -> dict[str, int]:
+def available(free: list[schedule.NodeCapacity], types: Mapping[str, InstanceTypeRow]) -> dict[str, int]:
     """Instance type → how many sessions could start now."""
     return {type_id: schedule.count(free, slot_of(kind)) for type_id, kind in types.items()}
 

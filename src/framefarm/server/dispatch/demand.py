@@ -10,7 +10,8 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from framefarm.core import schedule
-from framefarm.core.job import FINISHED, JobStatus, SessionState, TaskStatus
+from framefarm.core.job import FINISHED, JobStatus, TaskStatus
+from framefarm.core.session_lease import SessionState
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
 from framefarm.server.jobs.state import facts

@@ -17,8 +17,10 @@ import structlog
 from starlette.concurrency import run_in_threadpool
 
 from framefarm.core import schedule
-from framefarm.core.job import FINISHED, SessionState
-from framefarm.core.node_health import NodeState, leave, next_leave_ms
+from framefarm.core.job import FINISHED
+from framefarm.core.node_departure import preempt_until_ms, preemption_starts_ms
+from framefarm.core.node_health import NodeState
+from framefarm.core.session_lease import SessionState
 from framefarm.server.budgets import enforcement as budgets
 from framefarm.server.catalog.prices import price_of
 from framefarm.server.context import AppContext
@@ -235,7 +237,7 @@ class Dispatcher:
                 continue
             leaving, until = row.leaving_ms, None
             if leaving is not None:
-                until = leave(leaving, tx.now_ms, **self._time_to_leave).preempt_until_ms
+                until = preempt_until_ms(leaving, tx.now_ms, **self._time_to_leave)
                 if until is not None and (session.preempt_ms is None or session.preempt_ms > until):
                     self._preempt(tx, session.id, until, taken=True)
                     session.preempt_ms, session.drain = until, True
@@ -247,7 +249,7 @@ class Dispatcher:
         """When machines are tried again, and when sessions must leave those that are being taken."""
         leaving = [row.leaving_ms for row in standing.values() if row.leaving_ms is not None]
         tried = [row.until_ms for row in standing.values()]
-        return tried + [next_leave_ms(at, tx.now_ms, **self._time_to_leave) for at in leaving]
+        return tried + [preemption_starts_ms(at, tx.now_ms, **self._time_to_leave) for at in leaving]
 
     @property
     def _time_to_leave(self) -> dict[str, int]:

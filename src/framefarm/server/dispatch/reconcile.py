@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from framefarm.core.job import Seen, SessionState, judge
+from framefarm.core.session_lease import Seen, SessionState, judge_session
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Observed
@@ -70,7 +70,7 @@ def _one(
     session_id, state = row.id, row.state
     limit_ms = round(context.settings.starting_seconds * 1000)
     silent_ms = tx.now_ms - row.expires_ms
-    verdict = judge(
+    verdict = judge_session(
         state,
         _seen(row, observed, led_since_ms),
         silent_ms=silent_ms,

@@ -14,10 +14,10 @@ from framefarm.server.timestamps import iso
 
 def waiting(
     live: Sequence[LiveSession],
-    free: list[schedule.Machine],
-    totals: list[schedule.Machine],
+    free: list[schedule.NodeCapacity],
+    totals: list[schedule.NodeCapacity],
     unmet: list[schedule.Demand],
-    shut: list[tuple[schedule.Machine, str]],
+    shut: list[tuple[schedule.NodeCapacity, str]],
     avoided: dict[str, dict[str, tuple[int, str]]],
 ) -> dict[str, str]:
     """Job → what it waits for, in words. Another account's jobs are `other work`. `totals`: machines that may
@@ -48,7 +48,7 @@ def waiting(
     return words
 
 
-def shut(capacity: list[Capacity], nodes: Mapping[str, NodeRow]) -> list[tuple[schedule.Machine, str]]:
+def shut(capacity: list[Capacity], nodes: Mapping[str, NodeRow]) -> list[tuple[schedule.NodeCapacity, str]]:
     """Machines that may have no session, or only one, each with why in words."""
     found = []
     for total in (c.total for c in capacity):

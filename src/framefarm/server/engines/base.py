@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from framefarm.core.schedule import Machine
+from framefarm.core.schedule import NodeCapacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Observed:
 class Capacity:
     """One machine: all it has, and whether more like it could be had."""
 
-    total: Machine
+    total: NodeCapacity
     market: Literal["on_demand", "preemptible", "any"] = "any"
     could_grow: bool = False
 

@@ -22,7 +22,7 @@ import msgspec
 import psutil
 import structlog
 
-from framefarm.core.schedule import Machine
+from framefarm.core.schedule import NodeCapacity
 from framefarm.protocol.node import Slot
 from framefarm.sandboxing import orphans
 from framefarm.server.engines.base import Capacity, Notice, Observed, SessionSpec
@@ -155,7 +155,7 @@ class LocalEngine:
         return seen
 
     def capacity(self) -> Sequence[Capacity]:
-        return [Capacity(Machine(NODE, "", len(self._cores), self._memory))]
+        return [Capacity(NodeCapacity(NODE, "", len(self._cores), self._memory))]
 
     def notices(self) -> Sequence[Notice]:
         return []

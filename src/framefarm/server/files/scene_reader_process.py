@@ -167,7 +167,7 @@ def colours(file: IO[bytes]) -> Json:
     raw = file.read(MAX_OCIO_BYTES + 1)
     if len(raw) > MAX_OCIO_BYTES:
         raise NotReadable(f"is larger than {MAX_OCIO_BYTES >> 20} MiB")
-    search_path, files = ocio.wanted(raw.decode("utf-8", "replace"))
+    search_path, files = ocio.references(raw.decode("utf-8", "replace"))
     return {"search_path": search_path, "luts": files}
 
 

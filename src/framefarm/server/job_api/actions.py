@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from framefarm.core import frames as grammar
+from framefarm.core import frame_grammar as grammar
 from framefarm.core import job as rules
 from framefarm.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from framefarm.core.frames import FrameSet, FrameSpecError, Pick, TaskPlan
+from framefarm.core.frame_grammar import Pick
+from framefarm.core.frame_runs import FrameSpecError
+from framefarm.core.frames import FrameSet
 from framefarm.core.job import FINISHED, JobStatus, TaskStatus
+from framefarm.core.task_plan import TaskPlan
 from framefarm.protocol.api_jobs import JobChange, Retry
 from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from framefarm.core.errors import NotFound
-from framefarm.core.frames import FrameSet, TaskPlan
+from framefarm.core.frames import FrameSet
 from framefarm.core.job import JobFacts, TaskStatus, hold_reasons, untouched_status
 from framefarm.core.money import money
+from framefarm.core.task_plan import TaskPlan
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.job_api.actions import find

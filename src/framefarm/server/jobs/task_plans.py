@@ -9,7 +9,8 @@ from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
-from framefarm.core.frames import FrameSet, TaskPlan
+from framefarm.core.frames import FrameSet
+from framefarm.core.task_plan import TaskPlan
 from framefarm.server.database import Tx
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.json_types import Json

@@ -11,9 +11,9 @@ import structlog
 
 from framefarm.core import node_health as rules
 from framefarm.core.errors import NotFound
-from framefarm.core.failure_codes import CAUSES, is_machines
-from framefarm.core.job import Outcome
+from framefarm.core.failure_codes import CAUSES, is_node_fault
 from framefarm.core.node_health import HealthLimits, NodeHealth, NodeState
+from framefarm.core.task_outcomes import Outcome
 from framefarm.server.accounts.audit import audit
 from framefarm.server.accounts.tables import accounts as accounts_table
 from framefarm.server.context import AppContext
@@ -26,7 +26,7 @@ from framefarm.server.tenancy import farmwide
 from framefarm.server.timestamps import iso
 
 log = structlog.get_logger(__name__)
-_MACHINES_OWN = [code for code in CAUSES if is_machines(code)]
+_MACHINES_OWN = [code for code in CAUSES if is_node_fault(code)]
 _STANDING = ("standing", "since_ms", "counted_from_ms", "until_ms", "times", "reason")
 
 
@@ -64,18 +64,20 @@ def look(
         _seen(tx, rows, capacity, {n.node: n.deadline_ms for n in notices})
     limits = limits_of(tx, context)
     bad = _ended_badly(tx, tx.now_ms - limits.window_ms, steady_ms)
-    found = rules.against(bad)
+    found = rules.evidence_by_node(bad)
     in_use = {n for n, row in rows.items() if row.present and row.standing == NodeState.IN_USE}
     for name, row in rows.items():
         node, mine = _node(row), found.get(name, [])
         only = in_use <= {name}
-        good_ms = _last_good(tx, node, mine) if rules.suspect(node, mine, limits, only=only) else None
-        after = rules.judge(node, mine, good_ms, tx.now_ms, limits, only=only)
+        good_ms = (
+            _last_good(tx, node, mine) if rules.needs_last_success(node, mine, limits, only=only) else None
+        )
+        after = rules.judge_node(node, mine, good_ms, tx.now_ms, limits, only=only)
         if after != node:
             _write(tx, row, after, "system")
             if after.standing is not NodeState.IN_USE:
                 in_use.discard(name)
-    return Machines(rows, rules.avoided(bad, tx.now_ms))
+    return Machines(rows, rules.nodes_to_avoid(bad, tx.now_ms))
 
 
 def set_aside(tx: Tx, name: str, reason: str) -> dict[str, Any]:

@@ -8,8 +8,11 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from framefarm.core.frames import FrameSet, TaskPlan
-from framefarm.core.job import JobFacts, SessionState, TaskStatus, batch_size
+from framefarm.core.frames import FrameSet
+from framefarm.core.job import JobFacts, TaskStatus
+from framefarm.core.session_lease import SessionState
+from framefarm.core.task_assignment import batch_size
+from framefarm.core.task_plan import TaskPlan
 from framefarm.protocol.node import DesiredState, TaskOrder
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from framefarm.core.job import SessionEvent, SessionState, TaskFacts, TaskStatus, reassignable, session_after
+from framefarm.core.job import TaskStatus
+from framefarm.core.session_lease import SessionEvent, SessionState, reassignable, session_after
+from framefarm.core.task_outcomes import TaskFacts
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.state import JobState

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from framefarm.core.job import Outcome, SessionEvent, TaskStatus, session_after
+from framefarm.core.job import TaskStatus
+from framefarm.core.session_lease import SessionEvent, session_after
+from framefarm.core.task_outcomes import Outcome
 from framefarm.server.database import Tx
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks

@@ -13,10 +13,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.frames import FrameSet
-from framefarm.core.job import Outcome, SessionState, TaskFacts, TaskStatus, outcome_of, task_after
+from framefarm.core.job import TaskStatus
 from framefarm.core.money import affordable_ms, billed_ms, cost_micros
 from framefarm.core.paths import is_output_name
-from framefarm.core.retry_policy import Failure, stops_early
+from framefarm.core.retry_policy import Failure, reason_not_to_retry
+from framefarm.core.session_lease import SessionState
+from framefarm.core.task_outcomes import Outcome, TaskFacts, outcome_of, task_after
 from framefarm.protocol import node as msg
 from framefarm.server.database import Tx
 from framefarm.server.jobs import warnings
@@ -352,7 +354,7 @@ class Reporter:
             return None
         query = _FAILED.limit(failures)
         rows = self.tx.conn.execute(query, {"job": self.state.job_id, "number": attempt.task_number})
-        return stops_early(Failure(attempt.node, attempt.cause), [Failure(*row) for row in rows])
+        return reason_not_to_retry(Failure(attempt.node, attempt.cause), [Failure(*row) for row in rows])
 
     def forfeit(self, message: str | None) -> None:
         """All that the session still owns goes back: what was begun is the farm's loss."""

@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.errors import Conflict, FarmError, NotAuthenticated
-from framefarm.core.job import SessionState
 from framefarm.core.paths import normalise
+from framefarm.core.session_lease import SessionState
 from framefarm.protocol import node as msg
 from framefarm.server.accounts.tables import accounts
 from framefarm.server.catalog.tables import packages

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from framefarm.core.job import Outcome, SessionState
+from framefarm.core.session_lease import SessionState
+from framefarm.core.task_outcomes import Outcome
 from framefarm.server.database import EnumText, metadata
 
 sessions = sa.Table(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from framefarm.core.failure_codes import explain
-from framefarm.core.path_matching import Uploads, placeable
+from framefarm.core.path_matching import Uploads, placeable_aliases
 from framefarm.core.paths import normalise
 from framefarm.server.files.scene_reader import Dependency, SceneFacts, absolute
 
@@ -79,7 +79,7 @@ def look(scene: SceneFacts, uploads: Uploads, reading: Reading) -> Needs:
         unread = [path for path in dict.fromkeys(path for _, path in level) if path not in facts]
         facts.update(zip(unread, reading(unread) if unread else (), strict=True))
     needs.doubtful = {path: lost for path, lost in needs.doubtful.items() if lost}
-    needs.aliases = placeable(list(aliases.items())[:MOST_ALIASES], uploads.paths)
+    needs.aliases = placeable_aliases(list(aliases.items())[:MOST_ALIASES], uploads.paths)
     return needs
 
 

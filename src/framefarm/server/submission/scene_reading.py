@@ -13,12 +13,15 @@ import sqlalchemy as sa
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from framefarm.core import frames as grammar
+from framefarm.core import frame_grammar as grammar
 from framefarm.core import packages as blenders
 from framefarm.core.failure_codes import explain
-from framefarm.core.frames import FrameSet, FrameSpecError, Pick, Run, TaskPlan
+from framefarm.core.frame_grammar import Pick
+from framefarm.core.frame_runs import FrameSpecError, Run
+from framefarm.core.frames import FrameSet
 from framefarm.core.path_matching import Uploads
 from framefarm.core.paths import normalise
+from framefarm.core.task_plan import TaskPlan
 from framefarm.sandboxing.errors import Stopped
 from framefarm.server.accounts.tables import accounts
 from framefarm.server.catalog.tables import packages
@@ -93,7 +96,7 @@ def read(context: AppContext, job: Any) -> dict[str, Any]:
     chosen = _choose(job, reading, list(at), warnings)
     if chosen.cause is not None:
         raise Unrenderable(chosen.cause, chosen.message or f"{chosen.path} cannot be read.")
-    if not blenders.opens(chosen.blender_version, job["release"]):
+    if not blenders.can_open(chosen.blender_version, job["release"]):
         raise Unrenderable(
             "newer_file", file=chosen.path, saved=chosen.blender_version, blender=job["release"]
         )
@@ -169,7 +172,11 @@ def _known(job: Any, chosen: SceneFacts, scene: Scene) -> None:
         has = ", ".join(scene.cameras[:MOST_NAMED]) or "none"
         raise Unrenderable("unknown_camera", name=repr(camera), has=has)
     for name in request.get("view_layers") or ():
-        if alone and name not in scene.view_layers and not blenders.opens(chosen.blender_version, OLD_LAYERS):
+        if (
+            alone
+            and name not in scene.view_layers
+            and not blenders.can_open(chosen.blender_version, OLD_LAYERS)
+        ):
             has = ", ".join(scene.view_layers[:MOST_NAMED]) or "none"
             raise Unrenderable("unknown_view_layer", name=repr(name), has=has)
 

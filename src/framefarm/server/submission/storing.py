@@ -6,9 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from framefarm.core.frames import TaskPlan
 from framefarm.core.job import FINISHED, JobStatus
 from framefarm.core.money import money
+from framefarm.core.task_plan import TaskPlan
 from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
 from framefarm.server.catalog.prices import price_of

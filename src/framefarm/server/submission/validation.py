@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from pydantic import ValidationError
 
-from framefarm.core import frames as grammar
+from framefarm.core import frame_grammar as grammar
 from framefarm.core.errors import Conflict, FieldError, InvalidInput
 from framefarm.core.failure_codes import explain
-from framefarm.core.frames import FrameSet, FrameSpecError, Pick
+from framefarm.core.frame_grammar import Pick
+from framefarm.core.frame_runs import FrameSpecError
+from framefarm.core.frames import FrameSet
 from framefarm.core.paths import normalise, normalise_all
 from framefarm.protocol.api_jobs import (
     MAX_ENVIRONMENT_BYTES,

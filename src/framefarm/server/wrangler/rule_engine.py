@@ -12,7 +12,8 @@ import structlog
 
 from framefarm.core import wrangler as rules
 from framefarm.core.failure_codes import explain
-from framefarm.core.job import JobStatus, Outcome, TaskStatus
+from framefarm.core.job import JobStatus, TaskStatus
+from framefarm.core.task_outcomes import Outcome
 from framefarm.core.wrangler import Action, Fact, MaxTaskRuntime, Rule, SpotToOnDemand, StalledUpload
 from framefarm.protocol import node as msg
 from framefarm.server.accounts.audit import audit
@@ -108,7 +109,7 @@ def _running(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> lis
         sessions.c.state != "lost",
     )
     rows = tx.conn.execute(_of(query, attempts, job_id).order_by(attempts.c.id))
-    return [rules.Running(job, task, attempt, started) for job, task, attempt, started in rows]
+    return [rules.RunningAttempt(job, task, attempt, started) for job, task, attempt, started in rows]
 
 
 @dataclass(slots=True)
@@ -138,7 +139,7 @@ def _waiting(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> lis
     for job in tx.rows(_WaitingJob, _of(query, job_state, job_id)):
         if facts(job).ready:
             since = max(job.status_since_ms, job.last_ended_ms or 0)
-            found.append(rules.Waiting(job.job_id, job.priority, since))
+            found.append(rules.WaitingJob(job.job_id, job.priority, since))
     return found
 
 
@@ -147,7 +148,7 @@ def _syncing(tx: Tx, account_id: str, job_id: str | None) -> list[Fact]:
         job_state.c.account_id == account_id, job_state.c.status == str(JobStatus.SYNCING)
     )
     return [
-        rules.Syncing(row["job_id"], row["missing"], max(row["status_since_ms"], row["arrived_ms"] or 0))
+        rules.SyncingJob(row["job_id"], row["missing"], max(row["status_since_ms"], row["arrived_ms"] or 0))
         for row in tx.conn.execute(_of(query, job_state, job_id)).mappings()
     ]
 
