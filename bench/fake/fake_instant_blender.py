@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""A stand-in for Blender that writes a 1 KB PNG at once: for load only. Speaks node/blender_protocol.py's protocol."""
+"""A stand-in for Blender that writes a 1 KB PNG at once, for load. Its protocol: node/blender_protocol.py."""
 
 import json
 import os

@@ -193,7 +193,7 @@ def test_every_field_that_submit_can_say_has_its_options_name() -> None:
 def test_no_job_that_fits_is_not_no_job_at_all(fake: FakeFarm, filter_: str) -> None:
     fake.no_jobs = True
     Credentials().save(Login(fake.url, "t0k"))
-    assert "No such jobs." in run("jobs", filter_, "x").stderr
+    assert "No jobs match" in run("jobs", filter_, "x").stderr
     assert "framefarm submit" in run("jobs").stderr
 
 
@@ -285,11 +285,11 @@ def test_a_stream_that_cannot_be_had_ends_no_watch(error: Exception) -> None:
 
 def test_watch_says_what_happened_in_a_line_each_and_many_frames_in_one() -> None:
     failed = event(3, "task.attempt_ended", task=2, outcome="failed", status="pending", message="No camera.")
-    assert list(watch.happened([frame_done(7), failed])) == [
+    assert list(watch.event_lines([frame_done(7), failed])) == [
         "  frame 7      1.5 s",
-        "  a try of task 002 has ended (failed, it is tried again): No camera.",
+        "  an attempt of task 002 ended (failed, the task is retried): No camera.",
     ]
-    assert list(watch.happened([frame_done(n) for n in range(1, 481)])) == ["  480 frames done: 1-480"]
+    assert list(watch.event_lines([frame_done(n) for n in range(1, 481)])) == ["  480 frames done: 1-480"]
 
 
 def test_watch_is_left_in_silence_by_an_interrupt(farm: FakeFarm, monkeypatch: pytest.MonkeyPatch) -> None:
