@@ -138,7 +138,7 @@ class Workload(threading.Thread):
             self._render_again,
             self._upload,
         ]
-        acts += [self._project, self._delete]
+        acts += [self._project, self._delete_job]
         weights = [4, 4, 6, 1, 6, 4, 3, 1, 2]
         self.rng.choices(acts, weights)[0](open_jobs)
 
@@ -247,7 +247,7 @@ class Workload(threading.Thread):
         self.projects.append(name)
         self.changes["project"] += 1
 
-    def _delete(self, _open: list[KnownJob]) -> None:
+    def _delete_job(self, _open: list[KnownJob]) -> None:
         job = self._pick([j for j in self.jobs if j.status == "cancelled" and not j.deleted])
         if job:
             answer = self.call("DELETE", f"/api/jobs/{job.id}")
