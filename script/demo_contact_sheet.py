@@ -37,7 +37,7 @@ def load(path: Path, size: tuple[int, int]) -> Image.Image:
 
 
 def contact_sheet(pictures: list[tuple[int, Image.Image]], title: str) -> Image.Image:
-    """One picture of all frames, in rows of `COLUMNS`. `pictures`: frame numbers with pictures of one size."""
+    """One picture of all frames, in rows of `COLUMNS`. `pictures`: frame numbers, pictures of one size."""
     width, height = pictures[0][1].size
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)

@@ -50,10 +50,10 @@ bpy.app.handlers.render_post.append(plant)
     "liar": """
 @bpy.app.handlers.persistent
 def lie(*_):
-    said = b"".join(json.dumps({"is": "saved", "frame": n}).encode() + b"\\n" for n in range(1, 50))
+    lines = b"".join(json.dumps({"is": "saved", "frame": n}).encode() + b"\\n" for n in range(1, 50))
     for descriptor in range(3, 256):
         try:
-            os.write(descriptor, said)
+            os.write(descriptor, lines)
         except OSError:
             pass
 bpy.app.handlers.render_pre.append(lie)

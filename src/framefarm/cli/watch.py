@@ -1,4 +1,4 @@
-"""`framefarm watch`: a line for each frame, a live bar, and an exit code that says how the job ended."""
+"""`framefarm watch`: a line for each frame, a live bar, and an exit code for the end of the job."""
 
 from __future__ import annotations
 
