@@ -1,4 +1,4 @@
-"""A farm of its own for each bench, and how a figure is told."""
+"""A farm for each bench, and the printing of its figures."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from framefarm.server.operator import control_socket
 HERE = Path(__file__).resolve().parent
 FRAMEFARM = str(Path(sys.executable).with_name("framefarm"))
 LOGIN = {"email": "bench@studio.example", "password": "bench-password"}
-ROWS: list[tuple[str, list[float], str, str]] = []
-"""Every figure of this run: name, values, unit, note."""
+FIGURES: list[tuple[str, list[float], str, str]] = []
+"""All figures of this run: name, values, unit, remark."""
 
 
-class Farm:
-    """A farm of its own, in a temporary folder."""
+class BenchFarm:
+    """A running farm with the data directory `data`, and a client that is logged in to it."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -76,20 +76,21 @@ class Farm:
         self.client.patch(f"/api/jobs/{job_id}", json=change).raise_for_status()
 
     def processes(self) -> list[psutil.Process]:
-        """The runners that are alive, and all below them."""
-        found = []
+        """The live runners and all processes below them."""
+        processes = []
         for record in (self.data / "sessions").glob("*/runner.json"):
             with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
                 runner = psutil.Process(json.loads(record.read_text())["pid"])
                 if "framefarm.node.runner" in runner.cmdline():
-                    found += [runner, *runner.children(recursive=True)]
-        return found
+                    processes += [runner, *runner.children(recursive=True)]
+        return processes
 
     def quiet(self) -> bool:
-        """No session is left."""
+        """Whether all sessions have ended."""
         return not list((self.data / "sessions").iterdir())
 
     def finished(self, job_id: str) -> bool:
+        """Whether the job is a success. Exits the program if it failed."""
         job = self.job(job_id)
         if job["status"] == "failed":
             raise SystemExit(f"the job failed: {job['message']}")
@@ -102,10 +103,10 @@ def until(condition: Callable[[], bool], pause_seconds: float = 0.02) -> None:
 
 
 @contextlib.contextmanager
-def a_farm() -> Iterator[Farm]:
+def bench_farm() -> Iterator[BenchFarm]:
     os.environ["FRAMEFARM_ADMIN_EMAIL"], os.environ["FRAMEFARM_ADMIN_PASSWORD"] = LOGIN.values()
     with tempfile.TemporaryDirectory(prefix="framefarm-bench-") as folder:
-        farm = Farm(Path(folder))
+        farm = BenchFarm(Path(folder))
         try:
             yield farm
         finally:
@@ -113,28 +114,29 @@ def a_farm() -> Iterator[Farm]:
             farm.process.wait()
 
 
-def row(name: str, values: list[float], unit: str, note: str = "") -> None:
-    """One figure: its median, its spread from least to most, how many."""
-    ROWS.append((name, values, unit, note))
-    _print(name, values, unit, note)
+def row(name: str, values: list[float], unit: str, remark: str = "") -> None:
+    """Record and print a figure: its median, its least and greatest value, and their number."""
+    FIGURES.append((name, values, unit, remark))
+    _print(name, values, unit, remark)
 
 
-def _print(name: str, values: list[float], unit: str, note: str) -> None:
+def _print(name: str, values: list[float], unit: str, remark: str) -> None:
     spread = f"{min(values):.3g}–{max(values):.3g}" if len(values) > 1 else ""
     middle = f"{statistics.median(values):>9.3g} {unit:<8}"
-    print(f"  {name:<48} {middle} {spread:<16} n={len(values):<3} {note}".rstrip(), flush=True)
+    print(f"  {name:<48} {middle} {spread:<16} n={len(values):<3} {remark}".rstrip(), flush=True)
 
 
 def table() -> None:
-    """All figures again, and what they were measured on."""
-    print(f"\n{machine()}", flush=True)
-    for one in ROWS:
-        _print(*one)
+    """Print all figures again, below a description of this machine."""
+    print(f"\n{machine_description()}", flush=True)
+    for figure in FIGURES:
+        _print(*figure)
 
 
-def machine() -> str:
-    names = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
-    name = names[0].partition(":")[2].strip() if names else platform.machine()
+def machine_description() -> str:
+    """This machine's processor, memory, kernel and load, in one line."""
+    models = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+    name = models[0].partition(":")[2].strip() if models else platform.machine()
     memory = psutil.virtual_memory().total / (1 << 30)
     load = os.getloadavg()[0]
     cores = len(os.sched_getaffinity(0))
@@ -145,12 +147,13 @@ def blender() -> Installed:
     return next(b for b in installed() if b.id == "blender-4-2")
 
 
-def a_scene(path: Path) -> None:
+def make_empty_scene(path: Path) -> None:
+    """Save Blender's default scene at `path`."""
     program = "import bpy, sys; bpy.ops.wm.save_as_mainfile(filepath=sys.argv[-1])"
     subprocess.run([blender().path, "-c", program, path], check=True, capture_output=True)
 
 
-SMALL = """
+SCENE_SCRIPT = """
 import bpy, sys
 bpy.ops.wm.read_factory_settings(use_empty=True)
 scene = bpy.context.scene
@@ -167,21 +170,21 @@ bpy.ops.wm.save_as_mainfile(filepath=sys.argv[-1])
 """
 
 
-def the_scene(options: argparse.Namespace, folder: Path) -> Path:
-    """`--scene`, or where that is not there one made by script, of about a second a frame."""
+def bench_scene(options: argparse.Namespace, folder: Path) -> Path:
+    """The scene of `--scene`. If it does not exist, one made by script that takes about a second a frame."""
     given = Path(options.scene)
     if given.exists():
         return given
     made = folder / "made.blend"
     if made.exists():
         return made
-    subprocess.run([blender().path, "-c", SMALL, made], check=True, capture_output=True)
-    print(f"  there is no {given}: a scene made by script; give one with --scene", flush=True)
+    subprocess.run([blender().path, "-c", SCENE_SCRIPT, made], check=True, capture_output=True)
+    print(f"  {given} does not exist: using a scene made by script; give another with --scene", flush=True)
     return made
 
 
-def render_farm(farm: Farm, options: argparse.Namespace) -> None:
-    """Give a fresh farm Blender and the scene, as /bench/scene.blend."""
-    found = blender()
-    farm.register("blender-4-2", "bpy", found.path, found.release)
-    farm.upload("/bench/scene.blend", the_scene(options, farm.data).read_bytes())
+def prepare_rendering(farm: BenchFarm, options: argparse.Namespace) -> None:
+    """Register Blender and upload the bench's scene as /bench/scene.blend on a new farm."""
+    install = blender()
+    farm.register("blender-4-2", "bpy", install.path, install.release)
+    farm.upload("/bench/scene.blend", bench_scene(options, farm.data).read_bytes())

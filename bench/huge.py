@@ -1,4 +1,4 @@
-"""A job of 1,000,000 frames beside one of 1,000; submitting 10,000 paths."""
+"""Times of API calls on a job of 1,000,000 frames and on one of 1,000, and of submitting 10,000 paths."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from harness import HERE, Farm, a_farm, row
+from harness import HERE, BenchFarm, bench_farm, row
 
 
 def run(options: argparse.Namespace) -> None:
-    with a_farm() as farm:
+    with bench_farm() as farm:
         farm.register("blender-9-9", "executable", str(HERE / "fake/fake_instant_blender.py"), "9.9.0")
         for frames in (1000, 1_000_000):
             times: dict[str, list[float]] = {}
@@ -22,11 +22,11 @@ def run(options: argparse.Namespace) -> None:
                 row(f"{name}, {frames:,} frames", values, "ms", "goal 50" if frames > 1000 else "")
         paths = ["/bench/scene.blend", *(f"/bench/many/{i:05d}.png" for i in range(9_999))]
         _submits(farm, "submit, 10,000 paths, missing", paths, {})
-        _submits(farm, "submit, 10,000 paths, there and pinned", paths, _register(farm, paths))
+        _submits(farm, "submit, 10,000 paths, uploaded and pinned", paths, _register(farm, paths))
 
 
-def _register(farm: Farm, paths: list[str]) -> dict[str, str]:
-    """Upload a hundred contents and register every path with one of them; {path: SHA-256}."""
+def _register(farm: BenchFarm, paths: list[str]) -> dict[str, str]:
+    """Upload a hundred contents and register each path with one of them. Returns path → SHA-256."""
     for i in range(100):
         farm.upload(f"/bench/contents/{i}.png", b"%d" % i)
     contents = [b"%d" % (i % 100) for i in range(len(paths))]
@@ -39,7 +39,7 @@ def _register(farm: Farm, paths: list[str]) -> dict[str, str]:
     return {p: hashlib.sha256(c).hexdigest() for p, c in zip(paths, contents, strict=True)}
 
 
-def _submits(farm: Farm, name: str, paths: list[str], pins: dict[str, str]) -> None:
+def _submits(farm: BenchFarm, name: str, paths: list[str], pins: dict[str, str]) -> None:
     values = []
     for turn in range(5):
         begun = time.perf_counter()
@@ -51,12 +51,12 @@ def _submits(farm: Farm, name: str, paths: list[str], pins: dict[str, str]) -> N
     row(name, values, "ms", "goal 300")
 
 
-def _actions(farm: Farm, frames: int, turn: int, times: dict[str, list[float]]) -> None:
+def _actions(farm: BenchFarm, frames: int, turn: int, times: dict[str, list[float]]) -> None:
     def timed(name: str, call: Callable[[], Any]) -> Any:
         begun = time.perf_counter()
-        found = call()
+        result = call()
         times.setdefault(name, []).append((time.perf_counter() - begun) * 1000)
-        return found
+        return result
 
     def patch(action: str) -> None:
         farm.client.patch(f"/api/jobs/{job}", json={"action": action}).raise_for_status()

@@ -1,4 +1,4 @@
-"""5,000 one-frame tasks on 2 slots with an instant stand-in for Blender, all else real."""
+"""Time per task of 5,000 one-frame tasks on 2 slots, with an instant stand-in for Blender."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import subprocess
 import time
 
-from harness import HERE, Farm, a_farm, a_scene, row, until
+from harness import HERE, BenchFarm, bench_farm, make_empty_scene, row, until
 
 
 def run(options: argparse.Namespace) -> None:
     tasks = 5000
-    with a_farm() as farm:
-        a_scene(farm.data / "scene.blend")
+    with bench_farm() as farm:
+        make_empty_scene(farm.data / "scene.blend")
         farm.upload("/bench/scene.blend", (farm.data / "scene.blend").read_bytes())
         farm.register("blender-9-9", "executable", str(HERE / "fake/fake_instant_blender.py"), "9.9.0")
         figures, plain, drawn, late = [], [], [], []
@@ -23,30 +23,28 @@ def run(options: argparse.Namespace) -> None:
             job = farm.submit(
                 frame_range=f"1-{tasks}", blender_version="blender-9-9", output_path=f"gs://renders/{turn}"
             )
-            # Session start apart: the clock runs from the first frame done.
+            # Without the start of sessions: the time counts from the first frame done.
             until(lambda job=job: farm.job(job)["frames"]["done"] > 0)  # type: ignore[misc]
             done, begun = farm.job(job)["frames"]["done"], time.perf_counter()
             until(lambda job=job: farm.finished(job), 0.1)  # type: ignore[misc]
             figures.append((time.perf_counter() - begun) / (tasks - done) * 1000)
-            ended, have = time.perf_counter(), _thumbnails(farm) - turn * tasks
-            drawn.append(have / tasks * 100)
+            ended, count = time.perf_counter(), _thumbnails(farm) - turn * tasks
+            drawn.append(count / tasks * 100)
             until(farm.quiet, 0.05)
             late.append(time.perf_counter() - ended)
             if (made := _thumbnails(farm)) != (turn + 1) * tasks:
-                raise SystemExit(f"of {(turn + 1) * tasks} thumbnails {made} were made")
-    row("a trivial task, all durable", figures, "ms", "goal 3; each picture decoded, checked and drawn")
-    row("thumbnails there at the job's end", drawn, "%", "the rest is drawn afterwards, off the path")
-    row("the job's end to the sessions' end", late, "s", "the last thumbnails, and being idle")
+                raise SystemExit(f"{made} of {(turn + 1) * tasks} thumbnails were drawn")
+    row("a task of an instant frame", figures, "ms", "goal 3; each picture is decoded, checked and drawn")
+    row("thumbnails drawn by the job's end", drawn, "%", "the rest is drawn afterwards")
+    row("the job's end to the sessions' end", late, "s", "the last thumbnails, then the idle time")
     row("xargs -P2 running true", plain, "ms")
     row("ratio", [f / p for f, p in zip(figures, plain, strict=True)], "x")
     print(
-        "    Batched: up to 16 tasks a hand-out, 64 events a report, reports that meet share one commit, one"
+        "    Batches: up to 16 tasks an assignment, 64 events a report; simultaneous reports share a commit,"
     )
-    print(
-        "    one folder sync for frames that queue. A crash costs the frame in work of each machine, no more."
-    )
-    print("    There is no setting without checks and thumbnails, so there is no figure without them.")
+    print("    queued frames share a folder sync. A crash loses only the frame in work of each node.")
+    print("    Checks and thumbnails cannot be switched off, so all figures include them.")
 
 
-def _thumbnails(farm: Farm) -> int:
+def _thumbnails(farm: BenchFarm) -> int:
     return sum(1 for _ in (farm.data / "store").rglob("*.webp"))

@@ -1,4 +1,4 @@
-"""24 one-frame tasks beside two plain Blenders, and beside one Blender process per frame."""
+"""Time of 24 one-frame tasks, compared to two plain Blenders and to one Blender process per frame."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import subprocess
 import time
 from pathlib import Path
 
-from harness import a_farm, blender, render_farm, row, the_scene, until
+from harness import bench_farm, bench_scene, blender, prepare_rendering, row, until
 
 
 def run(options: argparse.Namespace) -> None:
-    ours, plain, each = [], [], []
-    with a_farm() as farm:
-        render_farm(farm, options)
-        path, program = the_scene(options, farm.data), blender().path
+    by_farm, plain, per_frame = [], [], []
+    with bench_farm() as farm:
+        prepare_rendering(farm, options)
+        path, program = bench_scene(options, farm.data), blender().path
         for turn in range(options.turns or 3):
             begun = time.perf_counter()
             job = farm.submit(
                 frame_range="1-24", blender_version="blender-4-2", output_path=f"gs://renders/{turn}"
             )
             until(lambda job=job: farm.finished(job), 0.1)  # type: ignore[misc]
-            ours.append(time.perf_counter() - begun)
+            by_farm.append(time.perf_counter() - begun)
             until(farm.quiet, 0.2)
             plain.append(_plain(program, path, farm.data, [range(1, 13), range(13, 25)]))
-            each.append(_plain(program, path, farm.data, [range(f, f + 1) for f in range(1, 25)]))
-    row("24 frames by the farm, submit to success", ours, "s")
+            per_frame.append(_plain(program, path, farm.data, [range(f, f + 1) for f in range(1, 25)]))
+    row("24 frames by the farm, submit to success", by_farm, "s")
     row("two plain Blenders, 12 frames each", plain, "s")
-    row("one Blender process a frame", each, "s")
-    row("farm / plain", [a / b for a, b in zip(ours, plain, strict=True)], "x", "goal 1.05")
+    row("one Blender process a frame", per_frame, "s")
+    row("farm / plain", [a / b for a, b in zip(by_farm, plain, strict=True)], "x", "goal 1.05")
 
 
 RENDER = """
@@ -47,7 +47,7 @@ import os; os._exit(0)
 
 
 def _plain(python: str, path: Path, out: Path, parts: list[range]) -> float:
-    """Seconds that plain Blenders of one pinned thread take, two at a time."""
+    """Seconds that plain Blenders with one pinned thread take for these frame ranges, two at a time."""
     begun = time.perf_counter()
     waiting, running = list(parts), {0: None, 1: None}
     while waiting or any(running.values()):

@@ -1,4 +1,4 @@
-"""Memory and processor of an idle server; growth while a large file arrives."""
+"""Memory and processor use of an idle server, and its growth in memory during a large upload."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import subprocess
 import time
 
 import psutil
-from harness import a_farm, row
+from harness import bench_farm, row
 
 
 def run(_options: argparse.Namespace) -> None:
-    with a_farm() as farm:
+    with bench_farm() as farm:
         process = psutil.Process(farm.process.pid)
         time.sleep(3)
         before, begun = process.cpu_times(), time.perf_counter()
@@ -36,4 +36,4 @@ def run(_options: argparse.Namespace) -> None:
             time.sleep(0.05)
         if upload.returncode:
             raise SystemExit("the upload failed")
-        row("growth while 4 GiB arrive", [(peak - rss) / (1 << 20)], "MB", "goal 50")
+        row("growth during an upload of 4 GiB", [(peak - rss) / (1 << 20)], "MB", "goal 50")

@@ -1,4 +1,4 @@
-"""The farm under test: a server that is started again and again, and its parts as processes."""
+"""The farm under test: a server that is restarted often, and its parts as processes."""
 
 from __future__ import annotations
 
@@ -44,17 +44,18 @@ bpy.ops.wm.save_as_mainfile(filepath=sys.argv[-1])
 """
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def until(condition: Callable[[], Any], description: str, seconds: float = 60) -> Any:
+    """Wait until `condition()` is true, and return its value. Raises TimeoutError with the description."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {seconds:g} s")
+            raise TimeoutError(f"{description}: not within {seconds:g} s")
         time.sleep(0.05)
-    return found
+    return value
 
 
-class Farm:
-    """`data` is its data directory; runners reach it through `proxy` only."""
+class ChaosFarm:
+    """A farm with the data directory `data`. Its runners reach the server through `proxy` only."""
 
     def __init__(self, data: Path, proxy: Proxy) -> None:
         self.data, self.proxy = data, proxy
@@ -72,10 +73,10 @@ class Farm:
         self.process: subprocess.Popen[bytes] | None = None
         self.token = ""
 
-    # -- its server
+    # -- the server
 
     def start(self) -> None:
-        """Start the server and return at once; `proxy` takes its place when it listens (`settle`)."""
+        """Start the server and return at once. `settle` puts the proxy before it once it listens."""
         (self.data / "endpoint").unlink(missing_ok=True)
         command = [FRAMEFARM, "serve", "--data", str(self.data), "--listen", "127.0.0.1:0"]
         with open(self.log, "ab") as log:
@@ -84,7 +85,7 @@ class Farm:
             )
 
     def settle(self) -> bool:
-        """Put the proxy between the runners and a server that has come up; True when it stands there."""
+        """Direct the runners to the proxy, and the proxy to the server. False if it does not listen yet."""
         endpoint = self.data / "endpoint"
         try:
             address = endpoint.read_text().strip()
@@ -93,26 +94,28 @@ class Farm:
         if address != self.proxy.address:
             host, _, port = address.removeprefix("http://").rpartition(":")
             self.proxy.target = (host, int(port))
-            fresh = endpoint.with_name("endpoint.chaos")
+            new_endpoint = endpoint.with_name("endpoint.chaos")
             try:
-                fresh.write_text(self.proxy.address)
-                fresh.replace(endpoint)
-            except OSError:  # the disk is full: try again
-                fresh.unlink(missing_ok=True)
+                new_endpoint.write_text(self.proxy.address)
+                new_endpoint.replace(endpoint)
+            except OSError:  # the disk is full: the next call repeats it
+                new_endpoint.unlink(missing_ok=True)
                 return False
         return True
 
     @property
     def direct(self) -> str | None:
-        """Where an artist reaches it."""
+        """The server's own address, which artists use. None before the first start."""
         target = self.proxy.target
         return None if target is None else f"http://{target[0]}:{target[1]}"
 
     @property
     def up(self) -> bool:
+        """Whether the server's process runs."""
         return self.process is not None and self.process.poll() is None
 
     def ready(self) -> bool:
+        """Whether the server answers that it is ready."""
         if not self.settle() or not self.up:
             return False
         with contextlib.suppress(httpx2.TransportError):
@@ -120,7 +123,7 @@ class Farm:
         return False
 
     def prepare(self) -> None:
-        """The first start: with Blender and a login."""
+        """Start the server for the first time, register a Blender and log in."""
         self.start()
         until(self.ready, "the farm is ready")
         blender = next(b for b in installed() if b.id == "blender-4-2")
@@ -129,48 +132,48 @@ class Farm:
         self.token = answer.json()["access_token"]
 
     def stop(self) -> None:
-        """In good order."""
+        """Stop the server by SIGTERM, and wait for its end."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(20)
 
-    # -- its parts
+    # -- its processes
 
     def runners(self) -> list[psutil.Process]:
-        """Those that run now, and are ours."""
-        mine = {p.pid: p for p in psutil.Process().children(recursive=True)}
-        found = []
+        """The farm's live runners, by process id."""
+        children = {p.pid: p for p in psutil.Process().children(recursive=True)}
+        processes = []
         for record in (self.data / "sessions").glob("*/runner.json"):
             with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
-                process = mine.get(json.loads(record.read_text())["pid"])
+                process = children.get(json.loads(record.read_text())["pid"])
                 if process is not None and "framefarm.node.runner" in process.cmdline():
-                    found.append(process)
-        return sorted(found, key=lambda p: p.pid)
+                    processes.append(process)
+        return sorted(processes, key=lambda p: p.pid)
 
     def blenders(self) -> list[psutil.Process]:
-        """Every process of the sandboxes that Blenders run in."""
-        found = []
+        """All processes below the runners: Blenders and image decoders with their sandboxes."""
+        processes = []
         for runner in self.runners():
             with contextlib.suppress(psutil.NoSuchProcess):
-                found += runner.children(recursive=True)
-        return found
+                processes += runner.children(recursive=True)
+        return processes
 
     def readers(self) -> list[psutil.Process]:
-        """The processes that read a scene now."""
+        """The processes of the server that are reading a scene."""
         if not self.up:
             return []
         assert self.process is not None
-        found = []
+        processes = []
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     if "framefarm.server.files.scene_reader_process" in process.cmdline():
-                        found.append(process)
-        return found
+                        processes.append(process)
+        return processes
 
 
 def reap(keep: int | None = None) -> None:
-    """Bury the orphans that ended; they came back to us. `keep` is somebody's own child."""
+    """Collect the exit statuses of adopted processes that ended, apart from the process `keep`."""
     for process in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
             if process.pid != keep and process.status() == psutil.STATUS_ZOMBIE:
@@ -178,17 +181,18 @@ def reap(keep: int | None = None) -> None:
 
 
 def descendants() -> list[psutil.Process]:
-    """All that this program started, directly or not, and that still runs."""
+    """All running processes that this program started, directly or not."""
     reap()
-    found = []
+    running = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             if process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+                running.append(process)
+    return running
 
 
 def make_scene(path: Path) -> bytes:
+    """Save the scene that all jobs render at `path`, by Blender. Returns its content."""
     blender = next(b for b in installed() if b.id == "blender-4-2")
     program = path.with_suffix(".py")
     program.write_text(SCENE)

@@ -1,4 +1,4 @@
-"""The blows: which part is hit how, and when. Every choice comes from one seeded generator."""
+"""Faults injected into a farm: which part, how and when. All choices come from one seeded generator."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from itertools import count
 
 import psutil
-from farm import DISCONNECTED_SECONDS, LEASE_SECONDS, Farm, reap, until
+from farm import DISCONNECTED_SECONDS, LEASE_SECONDS, ChaosFarm, reap, until
 from proxy import CUTS, Proxy
 
-BLOWS = {
+FAULTS: dict[tuple[str, str], float] = {
     ("kill", "server"): 3,
     ("kill", "runner"): 6,
     ("kill", "blender"): 8,
@@ -29,53 +29,57 @@ BLOWS = {
     ("fill", "disk"): 1,
     ("restart", "server"): 1,
 }
+"""(fault, part) → its relative frequency."""
 PAUSE_SECONDS = (0.2, 2.2)
-FULL_SECONDS = 5.0
-"""How long after the disk was full a server may be found that ended of it."""
+"""Shortest and longest pause between two faults."""
+AFTER_FULL_SECONDS = 5.0
+"""Time after a full disk within which an exit of the server is blamed on it."""
 TRAP_SECONDS = 15.0
-"""How long to wait for a scene to be read."""
+"""How long to wait for a scene reader to hit."""
 
 
 class FaultInjector:
-    """Strikes until `kills` processes were killed. `say` gets a line per action."""
+    """Injects faults until enough processes were killed. `log` gets a line for each fault."""
 
     def __init__(
-        self, farm: Farm, proxy: Proxy, rng: random.Random, say: Callable[[str], None], fill: bool
+        self, farm: ChaosFarm, proxy: Proxy, rng: random.Random, log: Callable[[str], None], fill: bool
     ) -> None:
-        self.farm, self.proxy, self.rng, self.say = farm, proxy, rng, say
-        self.struck: Counter[tuple[str, str]] = Counter()
+        self.farm, self.proxy, self.rng, self.log = farm, proxy, rng, log
+        self.injected: Counter[tuple[str, str]] = Counter()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._number = count()
-        self._blows = {blow: weight for blow, weight in BLOWS.items() if fill or blow[0] != "fill"}
+        self._weights = {fault: weight for fault, weight in FAULTS.items() if fill or fault[0] != "fill"}
         self._trap: tuple[str, float] | None = None
         self._ballast = farm.data / "ballast"
         self._full_until = 0.0
-        self._away = False
-        """The server is down because it was struck."""
-        self._looked = 0.0
-        self.deaths: list[str] = []
-        """When the server ended by itself though the disk was not full."""
+        self._stopped = False
+        """The server is down because it was stopped or killed here."""
+        self._supervised_at = 0.0
+        self.unexpected_exits: list[str] = []
+        """A sentence for each exit of the server by itself while the disk was not full."""
 
     @property
     def kills(self) -> int:
-        return sum(n for (how, _), n in self.struck.items() if how == "kill")
+        """Number of processes killed so far."""
+        return sum(n for (how, _), n in self.injected.items() if how == "kill")
 
-    def rage(self, kills: int) -> None:
+    def inject(self, kills: int) -> None:
+        """Inject faults until `kills` processes were killed."""
         while self.kills < kills:
-            self._strike()
-            self._rest(self.rng.uniform(*PAUSE_SECONDS))
+            self._inject_one()
+            self._wait(self.rng.uniform(*PAUSE_SECONDS))
 
-    def calm(self) -> None:
-        """Take back what still lasts."""
+    def recover(self) -> None:
+        """End all lasting faults, and wait until the server is ready."""
         self._trap = None
         while self._later:
             heapq.heappop(self._later)[2]()
         self.proxy.mend()
         if not self.farm.up:
             self._start()
-        until(self.farm.ready, "the farm is ready after the storm")
+        until(self.farm.ready, "the farm is ready after the last fault")
 
-    def _rest(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while True:
             now = time.monotonic()
@@ -83,47 +87,47 @@ class FaultInjector:
                 heapq.heappop(self._later)[2]()
             if self.farm.up:
                 self.farm.settle()
-            self._look_at_trap(now)
-            if now - self._looked > 1:
-                self._looked = now
+            self._check_trap(now)
+            if now - self._supervised_at > 1:
+                self._supervised_at = now
                 self._supervise()
             if now >= end:
                 return
             time.sleep(0.02)
 
     def _supervise(self) -> None:
-        """What the system does: bury the dead, and start a service again that has ended."""
+        """Act as the init system: collect ended processes, and restart a server that ended by itself."""
         reap(keep=self.farm.process.pid if self.farm.process else None)
-        if not self.farm.up and not self._away:
-            if not self._ballast.exists() and time.monotonic() > self._full_until + FULL_SECONDS:
-                self.deaths.append("the server ended by itself, and the disk was not full")
-            self.say("the server has ended by itself and is started again")
+        if not self.farm.up and not self._stopped:
+            if not self._ballast.exists() and time.monotonic() > self._full_until + AFTER_FULL_SECONDS:
+                self.unexpected_exits.append("the server ended by itself, and the disk was not full")
+            self.log("the server has ended by itself and is started again")
             self._start()
 
     def _start(self) -> None:
-        self._away = False
+        self._stopped = False
         self.farm.start()
 
     def _after(self, seconds: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._later, (time.monotonic() + seconds, next(self._number), action))
 
-    # -- blows
+    # -- faults
 
-    def _strike(self) -> None:
-        how, part = self.rng.choices(list(self._blows), list(self._blows.values()))[0]
+    def _inject_one(self) -> None:
+        how, part = self.rng.choices(list(self._weights), list(self._weights.values()))[0]
         if part == "reader":
             if self._trap is None:
                 self._trap = (how, time.monotonic() + TRAP_SECONDS)
         elif part == "server":
-            self._strike_server(how)
+            self._hit_server(how)
         elif part == "network":
             self._cut()
         elif part == "disk":
             self._fill()
         else:
-            found = self.farm.runners() if part == "runner" else self.farm.blenders()
-            if found:
-                self._hit(how, part, self.rng.choice(found))
+            processes = self.farm.runners() if part == "runner" else self.farm.blenders()
+            if processes:
+                self._hit(how, part, self.rng.choice(processes))
 
     def _hit(self, how: str, part: str, process: psutil.Process) -> None:
         lease = LEASE_SECONDS
@@ -137,7 +141,7 @@ class FaultInjector:
                 self._count(how, part, f"{part} {process.pid} for {seconds:.1f} s")
                 self._after(seconds, lambda: _resume(process))
 
-    def _strike_server(self, how: str) -> None:
+    def _hit_server(self, how: str) -> None:
         farm, rng = self.farm, self.rng
         if not farm.up:
             return
@@ -148,16 +152,16 @@ class FaultInjector:
             self._count(how, "server", f"server for {seconds:.1f} s")
             self._after(seconds, lambda: _resume(process))
             return
-        away = rng.uniform(0, 1.5)
-        if rng.random() < 0.15:  # longer than a lease, perhaps than any runner works on alone
-            away = rng.uniform(LEASE_SECONDS, 1.3 * DISCONNECTED_SECONDS)
-        self._away = True
+        down_seconds = rng.uniform(0, 1.5)
+        if rng.random() < 0.15:  # longer than a lease, perhaps than a runner works without its server
+            down_seconds = rng.uniform(LEASE_SECONDS, 1.3 * DISCONNECTED_SECONDS)
+        self._stopped = True
         farm.process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGTERM)
         if how != "kill":
             farm.process.send_signal(signal.SIGCONT)
         farm.process.wait(30)
-        self._count(how, "server", f"server, away for {away:.1f} s")
-        self._after(away, lambda: None if farm.up else self._start())
+        self._count(how, "server", f"server, down for {down_seconds:.1f} s")
+        self._after(down_seconds, lambda: None if farm.up else self._start())
 
     def _cut(self) -> None:
         if self.proxy.cut_as is None:
@@ -186,20 +190,20 @@ class FaultInjector:
         self._ballast.unlink(missing_ok=True)
         self._full_until = time.monotonic()
 
-    def _look_at_trap(self, now: float) -> None:
+    def _check_trap(self, now: float) -> None:
         if self._trap is None:
             return
-        how, until_then = self._trap
-        found = self.farm.readers()
-        if found:
+        how, deadline = self._trap
+        readers = self.farm.readers()
+        if readers:
             self._trap = None
-            self._hit(how, "reader", self.rng.choice(found))
-        elif now > until_then:
+            self._hit(how, "reader", self.rng.choice(readers))
+        elif now > deadline:
             self._trap = None
 
     def _count(self, how: str, part: str, text: str) -> None:
-        self.struck[how, part] += 1
-        self.say(f"{how} {text}")
+        self.injected[how, part] += 1
+        self.log(f"{how} {text}")
 
 
 def _resume(process: psutil.Process) -> None:

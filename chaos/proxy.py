@@ -1,4 +1,4 @@
-"""The network between the runners and the farm, as one TCP proxy that can be cut."""
+"""A TCP proxy between the runners and the farm, whose connections can be cut."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import threading
 from typing import Literal
 
 Cut = Literal["refused", "unanswered", "silent"]
-"""`refused`: nothing gets through and every connection breaks. `unanswered`: what runners say arrives, the
-answers do not. `silent`: nothing gets through and nobody is told, as with a pulled cable."""
+"""`refused`: connections break, new ones are closed. `unanswered`: requests arrive, responses are lost.
+`silent`: data in both directions is lost and connections stay open, as with a pulled cable."""
 CUTS: tuple[Cut, ...] = ("refused", "unanswered", "silent")
 
 
 class Proxy:
-    """Forwards to `target`, which may change; `cut` and `mend` from any thread."""
+    """Forwards connections to `target`, which may change. `cut` and `mend` may be called from any thread."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -23,21 +23,23 @@ class Proxy:
         self.target: tuple[str, int] | None = None
         self.cut_as: Cut | None = None
         self.broken = 0
-        """Connections that a cut broke."""
+        """Number of connections broken by cuts."""
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._closing = False
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     def cut(self, how: Cut) -> None:
+        """Cut the network until `mend`."""
         self.cut_as = how
         if how == "refused":
             self._break_all()
 
     def mend(self) -> None:
+        """End a cut. Data that it held back is lost, since the connections break."""
         if self.cut_as is not None:
             self.cut_as = None
-            self._break_all()  # what was held back is lost, not late
+            self._break_all()
 
     def close(self) -> None:
         self._closing = True
@@ -48,10 +50,10 @@ class Proxy:
 
     def _break_all(self) -> None:
         with self._lock:
-            for one in self._open:
+            for connection in self._open:
                 self.broken += 1
                 with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         while not self._closing:
@@ -62,7 +64,7 @@ class Proxy:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        """One connection, to its end."""
+        """Forward one connection until it ends."""
         with client, contextlib.suppress(OSError):
             if self.cut_as == "refused" or self.target is None:
                 return

@@ -1,4 +1,4 @@
-"""Reads what each runner writes of the frames it begins, while its folder still exists."""
+"""Reads the frames that runners begin from their logs, before the sessions' folders are deleted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A frame that a machine began. `silent_ms`: how long the farm had not answered it then."""
+class BegunFrame:
+    """One frame that a runner began. `silent_ms`: time since it sent the last call that the farm answered."""
 
     session: str
     attempt: str
@@ -23,29 +23,30 @@ class Begun:
 
 
 class Recorder(threading.Thread):
-    """Holds every runner.log open: what is written to it can be read after its folder has gone."""
+    """Keeps each runner.log open, so that its last lines can be read after its folder is deleted."""
 
     def __init__(self, sessions: Path) -> None:
-        super().__init__(name="witness", daemon=True)
+        super().__init__(name="recorder", daemon=True)
         self._sessions = sessions
         self._logs: dict[str, tuple[int, bytearray]] = {}
-        self._over = threading.Event()
-        self.begun: list[Begun] = []
+        self._stopping = threading.Event()
+        self.begun: list[BegunFrame] = []
         self.crashes: list[str] = []
-        """What runners had to say that is no frame."""
+        """Lines of the logs that name no frame, such as tracebacks."""
 
     def run(self) -> None:
-        while not self._over.wait(0.05):
-            self._look()
+        while not self._stopping.wait(0.05):
+            self._poll()
 
     def stop(self) -> None:
-        self._over.set()
+        """Read the remaining lines, and end the thread."""
+        self._stopping.set()
         self.join()
-        self._look()
+        self._poll()
         for descriptor, _ in self._logs.values():
             os.close(descriptor)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             for session in os.listdir(self._sessions):
                 if session not in self._logs:
@@ -62,15 +63,15 @@ class Recorder(threading.Thread):
 
     def _take(self, session: str, line: bytes) -> None:
         try:
-            said = json.loads(line)
+            entry = json.loads(line)
             self.begun.append(
-                Begun(
+                BegunFrame(
                     session,
-                    said["attempt"],
-                    said["begins"],
-                    said["revision"],
-                    said["at_ms"],
-                    said["silent_ms"],
+                    entry["attempt"],
+                    entry["begins"],
+                    entry["revision"],
+                    entry["at_ms"],
+                    entry["silent_ms"],
                 )
             )
         except (ValueError, KeyError, TypeError):

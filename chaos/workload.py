@@ -1,7 +1,7 @@
-"""People at work meanwhile: they submit, hold, cancel, upload, and remember what the farm acknowledged.
+"""An artist's work during faults: submits, holds, cancels, uploads, and records what the farm acknowledged.
 
-A call without an answer is made again, with the same `Idempotency-Key`, until there is one: so each change
-has a definite outcome, however often the farm was killed on the way.
+A call without a response is repeated with the same `Idempotency-Key` until it gets one. So each change has a
+definite outcome, however often the farm was killed meanwhile.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
-from farm import Farm
+from farm import ChaosFarm
 
 from framefarm.core.frame_grammar import parse
 from framefarm.core.frames import FrameSet
 
-MOST_OPEN = 4
+MAX_OPEN_JOBS = 4
 SCENE_PATH = "/chaos/scene.blend"
 FINISHED = {"success", "failed", "cancelled"}
 
@@ -31,67 +31,60 @@ def now_ms() -> int:
 
 
 @dataclass
-class Known:
-    """A job as the farm has acknowledged it."""
+class KnownJob:
+    """A job as the farm has acknowledged it. Times are in milliseconds since 1970."""
 
     id: str
     title: str
     frames: FrameSet
     priority: int | None
-    """None: a change was refused after a call without an answer, and may have been made before."""
+    """None after a refused change: an earlier call without a response may have made it."""
     missing: str | None = None
-    """An input that it still waits for."""
+    """Path of the input that the job still waits for."""
     held_since_ms: int | None = None
     holds: list[tuple[int, int]] = field(default_factory=list)
-    """Moments between which nothing may have been handed out: from an answer to the next request."""
+    """Spans in which no task may be assigned: from the response to a hold to the request that ended it."""
     cancelled_ms: int | None = None
     deleted: bool = False
     redone: dict[int, int] = field(default_factory=dict)
-    """Frame → when rendering it again was last asked for; it was granted."""
+    """Frame → time of the last acknowledged request to render it again."""
     status: str = "pending"
     reasons: list[str] = field(default_factory=list)
 
 
-class Stopped(Exception):
-    """The storm is over."""
-
-
 class Workload(threading.Thread):
-    """Works until `stop`; then `jobs`, `uploads` and `projects` are what the farm must know."""
+    """Acts at random until `stop`. Then the farm must know all of `jobs`, `uploads` and `projects`."""
 
-    def __init__(self, farm: Farm, scene: bytes, rng: random.Random) -> None:
+    def __init__(self, farm: ChaosFarm, scene: bytes, rng: random.Random) -> None:
         super().__init__(name="artist", daemon=True)
         self.farm, self.rng, self.scene = farm, rng, scene
         self.client = httpx2.Client(timeout=20, headers={"Authorization": f"Bearer {farm.token}"})
-        self.jobs: list[Known] = []
+        self.jobs: list[KnownJob] = []
         self.uploads: dict[str, str] = {}
-        """Path → SHA-256."""
+        """Path → SHA-256 of its content."""
         self.projects: list[str] = []
-        self.made: Counter[str] = Counter()
-        self.again = 0
-        """Calls that had to be made again."""
-        self.trouble: str | None = None
-        self._over = threading.Event()
+        self.changes: Counter[str] = Counter()
+        self.repeated_calls = 0
+        self.unexpected: str | None = None
+        self._stopping = threading.Event()
 
     def run(self) -> None:
         try:
-            while not self._over.is_set():
-                self._one()
-                self._over.wait(self.rng.uniform(0.1, 1.2))
-        except Stopped:
-            pass
+            while not self._stopping.is_set():
+                self._act()
+                self._stopping.wait(self.rng.uniform(0.1, 1.2))
         except Exception as error:
-            self.trouble = f"an artist was answered what no artist expects: {error!r}"
+            self.unexpected = f"a call got an unexpected response: {error!r}"
 
     def stop(self) -> None:
-        """The change in work is finished first."""
-        self._over.set()
+        """Finish the current change, and end the thread."""
+        self._stopping.set()
         self.join(120)
 
     # -- calls
 
-    def ask(self, method: str, path: str, **more: Any) -> httpx2.Response:
-        """Until it is answered. 5xx, 429 and a twin in flight are no answers."""
+    def call(self, method: str, path: str, **more: Any) -> httpx2.Response:
+        """Make a call until it gets a response other than 5xx, 429 and 409 with `Retry-After`."""
         headers = (
             {"Idempotency-Key": uuid.UUID(int=self.rng.getrandbits(128)).hex} if method == "POST" else {}
         )
@@ -100,41 +93,41 @@ class Workload(threading.Thread):
                 base = self.farm.direct
                 if base is not None:
                     answer = self.client.request(method, base + path, headers=headers, **more)
-                    again = answer.status_code == 409 and "retry-after" in answer.headers
-                    if answer.status_code < 500 and answer.status_code != 429 and not again:
+                    in_flight = answer.status_code == 409 and "retry-after" in answer.headers
+                    if answer.status_code < 500 and answer.status_code != 429 and not in_flight:
                         return answer
             except httpx2.TransportError:
                 pass
-            self.again += 1
+            self.repeated_calls += 1
             time.sleep(0.2)
 
     def upload(self, path: str, content: bytes) -> None:
-        answer = self.ask("POST", "/api/uploads/file", data={"path": path}, files={"file": ("f", content)})
+        answer = self.call("POST", "/api/uploads/file", data={"path": path}, files={"file": ("f", content)})
         assert answer.status_code == 200, answer.text
         assert answer.json()["sha256"] == hashlib.sha256(content).hexdigest(), answer.text
         self.uploads[path] = hashlib.sha256(content).hexdigest()
-        self.made["upload"] += 1
+        self.changes["upload"] += 1
 
-    def look(self) -> list[Known]:
-        """The jobs that are not finished, as they stand now."""
+    def poll(self) -> list[KnownJob]:
+        """Update all jobs by the API. Returns those that are not finished."""
         open_jobs = []
         for job in self.jobs:
             if job.deleted or (job.status in FINISHED and not job.redone):
                 continue
-            said = self.ask("GET", f"/api/jobs/{job.id}").json()
-            job.status, job.reasons = said["status"], said["hold_reasons"]
+            body = self.call("GET", f"/api/jobs/{job.id}").json()
+            job.status, job.reasons = body["status"], body["hold_reasons"]
             if job.status not in FINISHED:
                 open_jobs.append(job)
         return open_jobs
 
-    # -- what they do
+    # -- actions
 
-    def _one(self) -> None:
-        open_jobs = self.look()
+    def _act(self) -> None:
+        open_jobs = self.poll()
         for job in open_jobs:
             if job.reasons == ["scouts"]:
                 self._patch(job, "unhold", {"action": "unhold"})
-        if len(open_jobs) < MOST_OPEN and self.rng.random() < 0.8:
+        if len(open_jobs) < MAX_OPEN_JOBS and self.rng.random() < 0.8:
             self._submit()
             return
         acts = [
@@ -142,11 +135,11 @@ class Workload(threading.Thread):
             self._hold,
             self._unhold,
             self._cancel,
-            self._arrive,
-            self._redo,
+            self._upload_missing,
+            self._render_again,
             self._upload,
         ]
-        acts += [self._project, self._remove]
+        acts += [self._project, self._delete_job]
         weights = [4, 4, 6, 1, 6, 4, 3, 1, 2]
         self.rng.choices(acts, weights)[0](open_jobs)
 
@@ -171,96 +164,97 @@ class Workload(threading.Thread):
             "task_retries": 100,
             "preemptible_retries": 100,
         }
-        answer = self.ask("POST", "/api/jobs", json=fields)
+        answer = self.call("POST", "/api/jobs", json=fields)
         assert answer.status_code == 201, answer.text
         frames = parse(spec)
         assert isinstance(frames, FrameSet)
         self.jobs.append(
-            Known(answer.json()["id"], f"chaos {number}", frames, int(fields["priority"]), missing=late)  # type: ignore[call-overload]
+            KnownJob(answer.json()["id"], f"chaos {number}", frames, int(fields["priority"]), missing=late)  # type: ignore[call-overload]
         )
-        self.made["submit"] += 1
+        self.changes["submit"] += 1
 
-    def _patch(self, job: Known, name: str, body: dict[str, Any]) -> bool:
-        """True if it was granted; a job that has finished meanwhile refuses."""
-        answer = self.ask("PATCH", f"/api/jobs/{job.id}", json=body)
+    def _patch(self, job: KnownJob, name: str, body: dict[str, Any]) -> bool:
+        """Change a job. False if the farm refused it, as for a job that has finished meanwhile."""
+        answer = self.call("PATCH", f"/api/jobs/{job.id}", json=body)
         assert answer.status_code in {200, 409}, answer.text
         if answer.status_code == 200:
-            self.made[name] += 1
+            self.changes[name] += 1
         return answer.status_code == 200
 
-    def _pick(self, jobs: list[Known]) -> Known | None:
+    def _pick(self, jobs: list[KnownJob]) -> KnownJob | None:
         return self.rng.choice(jobs) if jobs else None
 
-    def _priority(self, open_jobs: list[Known]) -> None:
-        job, wanted = self._pick(open_jobs), self.rng.randint(0, 100)
+    def _priority(self, open_jobs: list[KnownJob]) -> None:
+        job, priority = self._pick(open_jobs), self.rng.randint(0, 100)
         if job:
-            job.priority = wanted if self._patch(job, "priority", {"priority": wanted}) else None
+            job.priority = priority if self._patch(job, "priority", {"priority": priority}) else None
 
-    def _hold(self, open_jobs: list[Known]) -> None:
+    def _hold(self, open_jobs: list[KnownJob]) -> None:
         job = self._pick([j for j in open_jobs if j.held_since_ms is None])
         drain = self.rng.random() < 0.7
         if job and self._patch(job, "hold", {"action": "hold", "drain": drain}):
             job.held_since_ms = now_ms()
 
-    def _unhold(self, open_jobs: list[Known]) -> None:
+    def _unhold(self, open_jobs: list[KnownJob]) -> None:
         job = self._pick([j for j in open_jobs if j.held_since_ms is not None])
         if job:
             self.unhold(job)
 
-    def unhold(self, job: Known) -> None:
+    def unhold(self, job: KnownJob) -> None:
+        """Release an artist's hold of the job."""
         assert job.held_since_ms is not None
         job.holds.append((job.held_since_ms, now_ms()))
         job.held_since_ms = None
         self._patch(job, "unhold", {"action": "unhold"})
 
-    def _cancel(self, open_jobs: list[Known]) -> None:
+    def _cancel(self, open_jobs: list[KnownJob]) -> None:
         job = self._pick(open_jobs)
         if job and self._patch(job, "cancel", {"action": "cancel"}):
             job.cancelled_ms = now_ms()
             job.held_since_ms = None
 
-    def _arrive(self, open_jobs: list[Known]) -> None:
+    def _upload_missing(self, open_jobs: list[KnownJob]) -> None:
         job = self._pick([j for j in open_jobs if j.missing])
         if job:
-            self.arrive(job)
+            self.upload_missing(job)
 
-    def arrive(self, job: Known) -> None:
-        """The input that it waits for."""
+    def upload_missing(self, job: KnownJob) -> None:
+        """Upload the input that the job waits for."""
         assert job.missing is not None
         self.upload(job.missing, self.rng.randbytes(2000))
         job.missing = None
 
-    def _redo(self, _open: list[Known]) -> None:
+    def _render_again(self, _open: list[KnownJob]) -> None:
         job = self._pick([j for j in self.jobs if j.status == "success" and not j.deleted])
         if job is None:
             return
-        wanted = sorted(self.rng.sample(list(job.frames), min(3, len(job.frames))))
+        frames = sorted(self.rng.sample(list(job.frames), min(3, len(job.frames))))
         asked_ms = now_ms()
-        answer = self.ask("POST", f"/api/jobs/{job.id}/retry", json={"frames": ",".join(map(str, wanted))})
+        answer = self.call("POST", f"/api/jobs/{job.id}/retry", json={"frames": ",".join(map(str, frames))})
         assert answer.status_code in {200, 202, 409}, answer.text
         if answer.status_code != 409:
-            job.redone |= dict.fromkeys(wanted, asked_ms)
+            job.redone |= dict.fromkeys(frames, asked_ms)
             job.status = "pending"
-            self.made["retry"] += 1
+            self.changes["retry"] += 1
 
-    def _upload(self, _open: list[Known]) -> None:
+    def _upload(self, _open: list[KnownJob]) -> None:
         path = f"/chaos/files/{self.rng.randint(0, 20)}.bin"
         self.upload(path, self.rng.randbytes(self.rng.choice([10, 5000, 2_000_000])))
 
-    def _project(self, _open: list[Known]) -> None:
+    def _project(self, _open: list[KnownJob]) -> None:
         name = f"project {len(self.projects)}"
-        answer = self.ask("POST", "/api/projects", json={"name": name})
+        answer = self.call("POST", "/api/projects", json={"name": name})
         assert answer.status_code == 201, answer.text
         self.projects.append(name)
-        self.made["project"] += 1
+        self.changes["project"] += 1
 
-    def _remove(self, _open: list[Known]) -> None:
+    def _delete_job(self, _open: list[KnownJob]) -> None:
         job = self._pick([j for j in self.jobs if j.status == "cancelled" and not j.deleted])
         if job:
-            answer = self.ask("DELETE", f"/api/jobs/{job.id}")
+            answer = self.call("DELETE", f"/api/jobs/{job.id}")
             assert answer.status_code in {200, 204, 404, 409}, (
                 answer.text
-            )  # 404: done, and the answer was lost
+            )  # 404: deleted before, and the response was lost
             if answer.status_code != 409:
                 job.deleted = True
-                self.made["delete"] += 1
+                self.changes["delete"] += 1

@@ -1,9 +1,9 @@
-"""Check a folder of frames, and put them all on one labelled picture.
+"""Check a folder of frames, and write them as one contact sheet with labels.
 
     PYTHON script/demo_contact_sheet.py FRAMES_DIR OUT.png --stem STEM --frames 1-8 --size 480x270
 
-PYTHON needs Pillow. Every expected `STEM_NNNN.png` has to be there, decode to its last pixel and have the
-size; what is wrong is said, one line each, and the exit status is 1.
+PYTHON needs Pillow. Every expected `STEM_NNNN.png` must exist, decode completely and have the given size;
+otherwise each problem is printed on a line, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BACKGROUND, INK, QUIET = (24, 26, 31), (235, 230, 220), (150, 152, 158)
 
 
 def load(path: Path, size: tuple[int, int]) -> Image.Image:
-    """The whole picture, decoded. Raises ValueError, with a sentence, for whatever is wrong with it."""
+    """A picture, decoded. Raises ValueError if it is missing, damaged or of another size in pixels."""
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     try:
@@ -37,6 +37,7 @@ def load(path: Path, size: tuple[int, int]) -> Image.Image:
 
 
 def contact_sheet(pictures: list[tuple[int, Image.Image]], title: str) -> Image.Image:
+    """One picture of all frames, in rows of `COLUMNS`. `pictures`: frame numbers, pictures of one size."""
     width, height = pictures[0][1].size
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
@@ -46,20 +47,22 @@ def contact_sheet(pictures: list[tuple[int, Image.Image]], title: str) -> Image.
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 14), f"framefarm demo · {title}", fill=INK, font=ImageFont.load_default(22))
     label_font = ImageFont.load_default(15)
-    for place, (frame, picture) in enumerate(pictures):
-        x = GAP + place % columns * (width + GAP)
-        y = HEADER + place // columns * (height + LABEL + GAP)
+    for cell, (frame, picture) in enumerate(pictures):
+        x = GAP + cell % columns * (width + GAP)
+        y = HEADER + cell // columns * (height + LABEL + GAP)
         sheet.paste(picture, (x, y))
         draw.text((x, y + height + 4), f"frame {frame}", fill=QUIET, font=label_font)
     return sheet
 
 
 def frame_numbers(text: str) -> list[int]:
+    """The frames of a range such as `1-8` or `5`."""
     first, _, last = text.partition("-")
     return list(range(int(first), int(last or first) + 1))
 
 
 def pixel_size(text: str) -> tuple[int, int]:
+    """Width and height of a size such as `480x270`."""
     width, height = text.split("x")
     return int(width), int(height)
 

@@ -1,9 +1,9 @@
-"""Make the demo's scene: a still life on a turntable, one turn in eight frames.
+"""Save the demo's scene: a still life on a turntable that turns once in eight frames.
 
     PYTHON script/demo_scene.py OUTDIR
 
 PYTHON is a Python with `bpy` (4.2 or later). Writes OUTDIR/turntable.blend and, beside it, the texture that
-the scene's floor refers to by a relative path: OUTDIR/textures/petals.png. The same every time.
+the scene's floor refers to by a relative path: OUTDIR/textures/petals.png. The result is always the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CORAL = (0.56, 0.13, 0.07)
 
 
 def petals(size: int = 1024, cells: int = 4) -> np.ndarray:
-    """Rows × columns × RGBA floats: overlapping circles whose crossings are petals, a dot in each gap."""
+    """A tile pattern of overlapping circles, with dots in the gaps. Shape: rows × columns × RGBA floats."""
     position = (np.arange(size) + 0.5) / size * cells
     u, v = np.meshgrid(position % 1.0, position % 1.0)
     softness = 1.5 * cells / size
@@ -104,7 +104,7 @@ def floor_material(texture: Path) -> bpy.types.Material:
 
 
 def banded_material(name: str) -> bpy.types.Material:
-    """Glazed clay with bands that a little noise makes look turned by hand."""
+    """Glazed clay with slightly irregular bands."""
     made = material(name, CREAM, 0.22, Coat_Weight=0.6, Coat_Roughness=0.08)
     nodes, links = made.node_tree.nodes, made.node_tree.links
     where = nodes.new("ShaderNodeTexCoord")
@@ -140,7 +140,7 @@ def mesh(name: str, vertices: list, faces: list, surface: bpy.types.Material) ->
 
 
 def lathe(name: str, profile: list[tuple[float, float]], surface: bpy.types.Material, around: int = 72):
-    """A body of revolution from (radius, height) points."""
+    """A body of revolution from (radius, height) points, with `around` faces on its circumference."""
     vertices = [
         (r * math.cos(a), r * math.sin(a), z)
         for r, z in profile
@@ -160,7 +160,7 @@ def lathe(name: str, profile: list[tuple[float, float]], surface: bpy.types.Mate
 
 
 def smooth_profile(points: list[tuple[float, float]], steps: int = 10) -> list[tuple[float, float]]:
-    """A Catmull-Rom curve through the points."""
+    """Points of a Catmull-Rom curve through the given points, `steps` for each of them."""
     padded = [points[0], *points, points[-1]]
     curve = []
     for a, b, c, d in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):

@@ -1,7 +1,7 @@
-# Shared by the programs in this folder; plain POSIX sh. Source it from the clone's root:
+# Functions for the scripts in this folder, in POSIX sh. Source it from the clone's root:
 #     cd "$(dirname "$0")/.." && . script/lib.sh
 
-# What the sandbox of Blender, and Blender itself, need of Debian.
+# Debian packages that Blender and its sandbox need.
 DEBIAN_PACKAGES="python3-venv ca-certificates bubblewrap util-linux \
 libseccomp2 libx11-6 libxrender1 libxxf86vm1 libxfixes3 libxi6 libxkbcommon0 libsm6 libgl1 libgomp1 libegl1"
 
@@ -16,8 +16,8 @@ die() {
     exit 1
 }
 
-# Prints the path of Python 3.11. Debian's own comes first: the sandbox's unprivileged user must be able
-# to read it, which one below somebody's home folder often does not allow.
+# Prints the path of Python 3.11. Debian's own is preferred, since the sandbox's unprivileged user must be
+# able to read it; one in a home folder often cannot be read by others.
 find_python() {
     for candidate in /usr/bin/python3.11 "$(command -v python3.11 || true)"; do
         if [ -n "$candidate" ] && [ -x "$candidate" ] &&
@@ -41,7 +41,7 @@ missing_debian_packages() {
 
 install_debian_packages() {
     if ! command -v dpkg-query >/dev/null; then
-        echo "This is not Debian: please see to it that these are here: $DEBIAN_PACKAGES"
+        echo "This is not Debian. Please install what corresponds to these packages: $DEBIAN_PACKAGES"
         return 0
     fi
     missing=$(missing_debian_packages)

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for every test that wants one."""
+"""A PostgreSQL server for the tests that use one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from framefarm.server.ids import new_id
 
 
 class Postgres:
-    """Makes databases on one server of the test session: migrated already, or empty.
+    """Creates databases on one server of the test session, migrated or empty.
 
-    It syncs nothing to the disk: that PostgreSQL survives a crash is not what is tested here.
+    The server does not sync to the disk, since crashes of PostgreSQL are not tested with it.
     """
 
     def __init__(self, root: sa.URL) -> None:
@@ -28,8 +28,9 @@ class Postgres:
         schema.upgrade(migrated)
         migrated.dispose()
 
-    def __call__(self, whole: bool) -> str:
-        return self._create(new_id("test"), "migrated" if whole else "template0")
+    def __call__(self, migrated: bool) -> str:
+        """Create a database. Returns its URL."""
+        return self._create(new_id("test"), "migrated" if migrated else "template0")
 
     def drop(self, url: str) -> None:
         self._say(f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""A stand-in for Blender that writes a 1 KB PNG at once: for load only. Speaks node/blender_protocol.py."""
+"""A stand-in for Blender that writes a 1 KB PNG at once, for load. Its protocol: node/blender_protocol.py."""
 
 import json
 import os
@@ -20,16 +20,16 @@ PICTURE = b"\x89PNG\r\n\x1a\n" + HEADER + PIXELS + chunk(b"tEXt", b"x\0" + b"-" 
 
 farm = socket.socket(fileno=int(sys.argv[-1]))
 for line in farm.makefile("rb"):
-    asked = json.loads(line)
-    if asked["do"] == "open":
+    request = json.loads(line)
+    if request["do"] == "open":
         time.sleep(float(os.environ.get("FAKE_OPEN_SECONDS", "0")))
         farm.sendall(b'{"is": "opened", "blender": "0.0.0"}\n')
-    elif asked["do"] == "render":
+    elif request["do"] == "render":
         time.sleep(float(os.environ.get("FAKE_FRAME_SECONDS", "0")))
-        os.mkdir(asked["directory"])
-        fd = os.open(f"{asked['directory']}/{asked['picture']}.png", os.O_WRONLY | os.O_CREAT, 0o644)
+        os.mkdir(request["directory"])
+        fd = os.open(f"{request['directory']}/{request['picture']}.png", os.O_WRONLY | os.O_CREAT, 0o644)
         os.write(fd, PICTURE)
         os.close(fd)
-        farm.sendall(b'{"is": "saved", "frame": %d}\n' % asked["frame"])
+        farm.sendall(b'{"is": "saved", "frame": %d}\n' % request["frame"])
     else:
         break

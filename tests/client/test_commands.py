@@ -191,7 +191,7 @@ def test_every_field_of_a_submission_is_known_by_its_option() -> None:
 def test_an_empty_list_of_jobs_names_a_filter_or_suggests_submit(fake: FakeFarm, filter_: str) -> None:
     fake.no_jobs = True
     Credentials().save(Login(fake.url, "t0k"))
-    assert "No such jobs." in run("jobs", filter_, "x").stderr
+    assert "No jobs match" in run("jobs", filter_, "x").stderr
     assert "framefarm submit" in run("jobs").stderr
 
 
@@ -283,11 +283,11 @@ def test_a_failed_event_stream_does_not_end_a_watch(error: Exception) -> None:
 
 def test_watch_prints_a_line_for_each_event_and_one_for_many_frames() -> None:
     failed = event(3, "task.attempt_ended", task=2, outcome="failed", status="pending", message="No camera.")
-    assert list(watch.happened([frame_done(7), failed])) == [
+    assert list(watch.event_lines([frame_done(7), failed])) == [
         "  frame 7      1.5 s",
-        "  a try of task 002 has ended (failed, it is tried again): No camera.",
+        "  an attempt of task 002 ended (failed, the task is retried): No camera.",
     ]
-    assert list(watch.happened([frame_done(n) for n in range(1, 481)])) == ["  480 frames done: 1-480"]
+    assert list(watch.event_lines([frame_done(n) for n in range(1, 481)])) == ["  480 frames done: 1-480"]
 
 
 def test_an_interrupt_ends_watch_without_a_traceback(farm: FakeFarm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A whole farm: the real server as a process, real runners, a real Blender, over HTTP."""
+"""Fixtures for tests of a running farm: the server as a process, real runners and a real Blender."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from running_farm import SCENE, Farm
+from running_farm import SCENE, RunningFarm
 
 from framefarm.node.blender_installs import installed
 
 
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Content of a small scene with frames 1 to 24 (`SCENE`)."""
     blenders = [b for b in installed() if b.id == "blender-4-2"]
-    assert blenders, "install one first: framefarm blender install 4.2 --data DIR"
+    assert blenders, "Blender 4.2 is not installed; install it: framefarm blender install 4.2 --data DIR"
     path = tmp_path_factory.mktemp("scene") / "monkey.blend"
     program = tmp_path_factory.mktemp("program") / "make.py"
     program.write_text(SCENE)
@@ -23,8 +24,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def farm(tmp_path_factory: pytest.TempPathFactory, scene: bytes) -> Iterator[Farm]:
-    farm = Farm(tmp_path_factory.mktemp("farm"))
+def farm(tmp_path_factory: pytest.TempPathFactory, scene: bytes) -> Iterator[RunningFarm]:
+    farm = RunningFarm(tmp_path_factory.mktemp("farm"))
     farm.open(scene)
     yield farm
     farm.stop()

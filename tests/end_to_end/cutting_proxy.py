@@ -1,4 +1,4 @@
-"""A proxy before a farm that serves one page of its own and cuts the first event stream in mid-event."""
+"""A proxy before a farm that serves a page with an EventSource and cuts its first stream in mid-event."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 PAGE = """<!doctype html><title>follow</title><script>
-const asked = new URLSearchParams(location.search);
-const tell = (what) => fetch("/told", {method: "POST", body: JSON.stringify(what)});
+const query = new URLSearchParams(location.search);
+const report = (body) => fetch("/reported", {method: "POST", body: JSON.stringify(body)});
 async function follow() {
-  const login = {email: asked.get("email"), password: asked.get("password"), cookie: true};
+  const login = {email: query.get("email"), password: query.get("password"), cookie: true};
   const headers = {"Content-Type": "application/json"};
   await fetch("/api/auth/login", {method: "POST", headers, body: JSON.stringify(login)});
   const ids = [], kinds = [];
-  const source = new EventSource(`/api/jobs/${asked.get("job")}/events`);
-  source.addEventListener("reset", () => tell({reset: true}));
+  const source = new EventSource(`/api/jobs/${query.get("job")}/events`);
+  source.addEventListener("reset", () => report({reset: true}));
   source.onmessage = (message) => {
     const event = JSON.parse(message.data);
     ids.push(Number(message.lastEventId));
     kinds.push(event.type);
-    if (event.type === "job.status" && event.data.status === "success") tell({ids, kinds});
+    if (event.type === "job.status" && event.data.status === "success") report({ids, kinds});
   };
 }
-follow().catch((error) => tell({error: String(error)}));
+follow().catch((error) => report({error: String(error)}));
 </script>"""
 
 
 class CuttingProxy(ThreadingHTTPServer):
-    """`told` is what the page said; `resumed` the Last-Event-ID of each stream that was asked for."""
+    """`reported`: the page's reports. `last_event_ids`: the Last-Event-ID of each request for a stream."""
 
     daemon_threads = True
 
@@ -39,9 +39,9 @@ class CuttingProxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.farm = farm.removeprefix("http://")
         self.events_before_cut = events_before_cut
-        self.resumed: list[str | None] = []
-        self.told: list[Any] = []
-        self.was_told = threading.Event()
+        self.last_event_ids: list[str | None] = []
+        self.reported: list[Any] = []
+        self.has_reported = threading.Event()
 
     @property
     def url(self) -> str:
@@ -62,9 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/told":
-            self.server.told.append(json.loads(body))
-            self.server.was_told.set()
+        if self.path == "/reported":
+            self.server.reported.append(json.loads(body))
+            self.server.has_reported.set()
             self._answer(204, [], b"")
         else:
             self._relay(body)
@@ -86,8 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
         if "event-stream" not in answer.headers.get("Content-Type", ""):
             self._answer(answer.status, headers, answer.read())
             return
-        self.server.resumed.append(self.headers.get("Last-Event-ID"))
-        cut_after = self.server.events_before_cut if len(self.server.resumed) == 1 else None
+        self.server.last_event_ids.append(self.headers.get("Last-Event-ID"))
+        cut_after = self.server.events_before_cut if len(self.server.last_event_ids) == 1 else None
         self._answer(answer.status, headers, b"")
         sent = b""
         try:

@@ -1,4 +1,4 @@
-"""Run by Blender: the monkey scene with a script in it that does harm. Arguments: scene, attack, …, out."""
+"""Run by Blender: save a scene with a hostile script. Arguments: scene, attack, secret, runner, port, out."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import bpy
 
 SHARED = """
 import bpy, json, os, socket, sys
-def told(name, call):
+def attempt(name, call):
     try:
         print("LOOT", json.dumps([name, repr(call())[:500]]), flush=True)
     except BaseException as error:
@@ -24,16 +24,16 @@ def every(root, most=200000):
 
 ATTACKS = {
     "thief": """
-told("secret", lambda: open(bpy.context.scene["secret"]).read())
-told("neighbour", lambda: [p for p in every("/") if os.path.basename(p) == "monkey.blend"][0])
-told("token", lambda: open(bpy.context.scene["runner"] + "/runner.json").read())
-told("environment", lambda: [e for p in os.listdir("/proc") if p.isdigit()
+attempt("secret", lambda: open(bpy.context.scene["secret"]).read())
+attempt("neighbour", lambda: [p for p in every("/") if os.path.basename(p) == "monkey.blend"][0])
+attempt("token", lambda: open(bpy.context.scene["runner"] + "/runner.json").read())
+attempt("environment", lambda: [e for p in os.listdir("/proc") if p.isdigit()
     for e in [open(f"/proc/{p}/environ").read()] if "FRAMEFARM" in e][0])
-told("farm", lambda: socket.create_connection(("127.0.0.1", bpy.context.scene["port"]), 3))
-told("name", lambda: socket.getaddrinfo("example.com", 80)[0])
-told("write", lambda: open("/usr/bin/planted", "w").write("x"))
-told("root", lambda: os.setuid(0))
-told("done", lambda: "all was tried")
+attempt("farm", lambda: socket.create_connection(("127.0.0.1", bpy.context.scene["port"]), 3))
+attempt("name", lambda: socket.getaddrinfo("example.com", 80)[0])
+attempt("write", lambda: open("/usr/bin/planted", "w").write("x"))
+attempt("root", lambda: os.setuid(0))
+attempt("done", lambda: "all attacks were made")
 """,
     "planter": """
 @bpy.app.handlers.persistent
@@ -50,10 +50,10 @@ bpy.app.handlers.render_post.append(plant)
     "liar": """
 @bpy.app.handlers.persistent
 def lie(*_):
-    said = b"".join(json.dumps({"is": "saved", "frame": n}).encode() + b"\\n" for n in range(1, 50))
+    lines = b"".join(json.dumps({"is": "saved", "frame": n}).encode() + b"\\n" for n in range(1, 50))
     for descriptor in range(3, 256):
         try:
-            os.write(descriptor, said)
+            os.write(descriptor, lines)
         except OSError:
             pass
 bpy.app.handlers.render_pre.append(lie)

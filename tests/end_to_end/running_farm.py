@@ -1,4 +1,4 @@
-"""A running farm, the real server as a process, and a client of it over HTTP."""
+"""A running farm under test: the server as a process, and an HTTP client that is logged in to it."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ bpy.ops.wm.save_as_mainfile(filepath=sys.argv[-1])
 """
 
 
-class Farm:
-    """One running farm and a client of it."""
+class RunningFarm:
+    """A farm with the data directory `data`. `settings`: names without `FRAMEFARM_`, in lower case."""
 
     def __init__(self, data: Path, **settings: str) -> None:
         self.data = data
@@ -58,6 +58,7 @@ class Farm:
         self.client = httpx2.Client(timeout=30)
 
     def start(self, listen: str = "127.0.0.1:0") -> None:
+        """Start the server, and wait until it is ready."""
         (self.data / "endpoint").unlink(missing_ok=True)
         command = [FRAMEFARM, "serve"]
         with open(self.data / "serve.log", "ab") as log:
@@ -71,7 +72,7 @@ class Farm:
         self.until(self._ready, "the farm is ready")
 
     def open(self, scene: bytes) -> None:
-        """The first start: with Blender, a login and a scene."""
+        """Start the server for the first time, register a Blender, log in and upload the scene."""
         self.start()
         blender = next(b for b in installed() if b.id == "blender-4-2")
         control_socket.run(self.data, "package.register", {**blender.as_dict(), "default": True})
@@ -90,36 +91,39 @@ class Farm:
         self.client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
     def kill(self) -> None:
+        """Kill the server alone, by SIGKILL."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> None:
+        """Stop the server and all sessions, as `framefarm stop --now` does."""
         stop = [FRAMEFARM, "stop", "--data", str(self.data), "--now"]
         subprocess.run(stop, check=True, capture_output=True, env=self.environment)
         if self.process is not None:
             self.process.wait(20)
 
     def processes(self) -> list[psutil.Process]:
-        """The runners that are alive, and every process below them: sandboxes and Blenders."""
-        found = []
+        """The live runners and every process below them: sandboxes, Blenders, image decoders."""
+        processes = []
         for record in (self.data / "sessions").glob("*/runner.json"):
             with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
                 runner = psutil.Process(json.loads(record.read_text())["pid"])
                 if "framefarm.node.runner" in runner.cmdline():
-                    found += [runner, *runner.children(recursive=True)]
-        return found
+                    processes += [runner, *runner.children(recursive=True)]
+        return processes
 
     @property
     def server_pid(self) -> int | None:
         return None if self.process is None else self.process.pid
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    def until(self, condition: Callable[[], Any], description: str, seconds: float = 60) -> Any:
+        """Wait until `condition()` is true, and return its value."""
         deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < deadline, f"{what}, but not within {seconds} s"
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"{description}: not within {seconds} s"
             time.sleep(0.05)
-        return found
+        return value
 
     # -- the API
 
@@ -128,6 +132,7 @@ class Farm:
         assert answer.status_code == 200, answer.text
 
     def submit(self, **fields: Any) -> dict[str, Any]:
+        """Submit a job of four frames, changed by `fields`. Returns the job."""
         payload = {
             "job_title": "test",
             "project": "default",
@@ -139,25 +144,29 @@ class Farm:
         }
         answer = self.client.post("/api/jobs", json=payload | fields)
         assert answer.status_code == 201, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
+        job: dict[str, Any] = answer.json()
+        return job
 
     def job(self, job_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.get(f"/api/jobs/{job_id}").json()
-        return found
+        job: dict[str, Any] = self.client.get(f"/api/jobs/{job_id}").json()
+        return job
 
     def all(self, path: str) -> list[Any]:
+        """The first 500 rows of a list."""
         return list(self.client.get(path, params={"limit": 500}).json()["data"])
 
     def done(self, job_id: str) -> list[int]:
+        """The job's finished frames, in order."""
         return [f["frame"] for f in self.all(f"/api/jobs/{job_id}/frames") if f["status"] == "done"]
 
     def wait(self, job_id: str, *statuses: str) -> dict[str, Any]:
+        """Wait until the job has one of the statuses. Fails if it ends otherwise. Returns the job."""
+
         def reached() -> dict[str, Any] | None:
             job = self.job(job_id)
             ends = {"success", "failed", "cancelled"}
             assert job["status"] in statuses or job["status"] not in ends, job["message"]
             return job if job["status"] in statuses else None
 
-        found: dict[str, Any] = self.until(reached, f"{job_id} is {statuses}")
-        return found
+        job: dict[str, Any] = self.until(reached, f"{job_id} is {statuses}")
+        return job

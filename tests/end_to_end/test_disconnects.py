@@ -1,4 +1,4 @@
-"""Uploads over a real connection: clients that hang up, that come twice at once, and a disk that is full."""
+"""Uploads over real connections: broken off, sent twice at once, to a full disk, over the quota."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from running_farm import Farm
+from running_farm import RunningFarm
 
 from framefarm.server.operator import control_socket
 
@@ -30,26 +30,26 @@ MiB = 1 << 20
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A disk of 48 MiB of its own for a farm's data."""
-    place = tmp_path_factory.mktemp("disk")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "framefarm-test", place], check=True)
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
+    folder = tmp_path_factory.mktemp("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "framefarm-test", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture(scope="module")
-def farm(small_disk: Path, scene: bytes) -> Iterator[Farm]:
-    farm = Farm(small_disk / "farm", free_disk_floor_bytes=str(4 * MiB), uploads_per_user="64")
+def farm(small_disk: Path, scene: bytes) -> Iterator[RunningFarm]:
+    farm = RunningFarm(small_disk / "farm", free_disk_floor_bytes=str(4 * MiB), uploads_per_user="64")
     farm.data.mkdir()
     farm.open(scene)
     yield farm
     farm.stop()
 
 
-def stored(farm: Farm) -> set[str]:
+def stored(farm: RunningFarm) -> set[str]:
     return {str(p) for p in (farm.data / "store").rglob("*") if p.is_file()}
 
 
-def begin(farm: Farm, length: int) -> socket.socket:
+def begin_upload(farm: RunningFarm, length: int) -> socket.socket:
     address = urlsplit(str(farm.client.base_url))
     assert address.hostname is not None
     sock = socket.create_connection((address.hostname, address.port or 80), timeout=30)
@@ -58,17 +58,17 @@ def begin(farm: Farm, length: int) -> socket.socket:
     return sock
 
 
-def exists(farm: Farm, content: bytes) -> bool:
+def exists(farm: RunningFarm, content: bytes) -> bool:
     answer = farm.client.post("/api/uploads/md5", json={"md5": hashlib.md5(content).hexdigest()})
-    found: bool = answer.json()["exists"]
-    return found
+    stored_already: bool = answer.json()["exists"]
+    return stored_already
 
 
 @pytest.mark.parametrize("how", ["closed", "reset", "half"])
-def test_upload_broken_off_leaves_nothing(farm: Farm, how: str) -> None:
+def test_upload_broken_off_leaves_nothing(farm: RunningFarm, how: str) -> None:
     before = stored(farm)
     content = os.urandom(3 * MiB)
-    sock = begin(farm, len(FIELD) + len(FILE) + len(content) + 9)
+    sock = begin_upload(farm, len(FIELD) + len(FILE) + len(content) + 9)
     sock.sendall(content[: 2 * MiB])
     farm.until(lambda: stored(farm) - before, "the upload is under way")
     if how == "reset":
@@ -78,13 +78,13 @@ def test_upload_broken_off_leaves_nothing(farm: Farm, how: str) -> None:
         sock.shutdown(socket.SHUT_WR)
     else:
         sock.close()
-    farm.until(lambda: stored(farm) == before, "nothing is left of it")
+    farm.until(lambda: stored(farm) == before, "its file is removed")
     sock.close()
     assert not exists(farm, content)
     assert not exists(farm, content[: 2 * MiB])
 
 
-def test_the_same_file_sent_at_once_is_stored_once(farm: Farm) -> None:
+def test_the_same_file_sent_at_once_is_stored_once(farm: RunningFarm) -> None:
     content, before = os.urandom(MiB), stored(farm)
 
     def send(number: int) -> Any:
@@ -99,7 +99,7 @@ def test_the_same_file_sent_at_once_is_stored_once(farm: Farm) -> None:
     assert len(stored(farm) - before) == 1
 
 
-def test_a_full_disk_refuses_and_keeps_nothing_half_done(farm: Farm) -> None:
+def test_a_full_disk_refuses_and_keeps_nothing_half_done(farm: RunningFarm) -> None:
     announced = os.urandom(60 * MiB)
     before = stored(farm)
     refused = farm.client.post(
@@ -110,12 +110,12 @@ def test_a_full_disk_refuses_and_keeps_nothing_half_done(farm: Farm) -> None:
     assert refused.headers["content-type"] == "application/problem+json"
     assert stored(farm) == before
 
-    # And when the disk fills up on the way, by others.
+    # The same if other files fill the disk during the upload.
     free = os.statvfs(farm.data)
     others = farm.data.parent / "others"
     others.write_bytes(b"\0" * (free.f_bavail * free.f_frsize - 6 * MiB))
     content = os.urandom(9 * MiB)
-    sock = begin(farm, 0xFFFFFF)
+    sock = begin_upload(farm, 0xFFFFFF)
     others.write_bytes(b"\0" * (free.f_bavail * free.f_frsize - 2 * MiB))
     answer = farm.client.post(
         "/api/uploads/file", data={"path": "/film/big.exr"}, files={"file": ("f", content)}
@@ -123,7 +123,7 @@ def test_a_full_disk_refuses_and_keeps_nothing_half_done(farm: Farm) -> None:
     assert answer.status_code == 503
     sock.close()
     others.unlink()
-    farm.until(lambda: stored(farm) == before, "nothing is left")
+    farm.until(lambda: stored(farm) == before, "its file is removed")
     assert not exists(farm, content)
     small = os.urandom(MiB)
     farm.upload("/film/big.exr", small)
@@ -131,7 +131,7 @@ def test_a_full_disk_refuses_and_keeps_nothing_half_done(farm: Farm) -> None:
     assert farm.client.get("/readyz").status_code == 200
 
 
-def test_an_upload_over_the_quota_is_413_and_leaves_nothing(farm: Farm) -> None:
+def test_an_upload_over_the_quota_is_413_and_leaves_nothing(farm: RunningFarm) -> None:
     control_socket.run(farm.data, "account.set", {"account": "studio", "quota_bytes": 1})
     before = stored(farm)
     answer = farm.client.post(

@@ -1,4 +1,4 @@
-"""A scene that does harm, scripts allowed: it gets nothing, harms nothing, and its neighbour renders on."""
+"""A hostile scene whose scripts are allowed gets no secret and harms neither the farm nor its neighbour."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx2
 import psutil
 import pytest
-from running_farm import FRAMEFARM, Farm
+from running_farm import FRAMEFARM, RunningFarm
 
 from framefarm.node.blender_installs import installed
 
@@ -25,7 +25,7 @@ FRAMES = 200
 
 
 @pytest.fixture(scope="module")
-def evil(farm: Farm) -> Iterator[httpx2.Client]:
+def evil(farm: RunningFarm) -> Iterator[httpx2.Client]:
     """A member of another account, whose scripts the operator allows."""
     admin = [FRAMEFARM, "admin"]
     add = ["user", "add", "--account", "Elsewhere", "--create-account", "--role", "member"]
@@ -41,7 +41,7 @@ def evil(farm: Farm) -> Iterator[httpx2.Client]:
 
 @pytest.fixture(scope="module")
 def secret() -> Iterator[Path]:
-    """In a folder that everybody may enter, as /etc is."""
+    """A file that only root may read, in a folder that all users may enter."""
     with tempfile.NamedTemporaryFile("w", dir="/var/tmp", suffix=".txt") as file:
         file.write(SECRET)
         file.flush()
@@ -49,15 +49,17 @@ def secret() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def neighbour(farm: Farm) -> dict[str, Any]:
-    """It renders all along, on the other machine."""
+def neighbour(farm: RunningFarm) -> dict[str, Any]:
+    """A job of another account that renders meanwhile on the other slot."""
     return farm.submit(
         frame_range=f"1-{FRAMES}", output_path="gs://renders/neighbour", max_sessions=1, preemptible=False
     )
 
 
-def attacked(farm: Farm, evil: httpx2.Client, scene: bytes, secret: Path, folder: Path, attack: str) -> str:
-    """A job of two frames with this attack in its scene; its id."""
+def submit_attack(
+    farm: RunningFarm, evil: httpx2.Client, scene: bytes, secret: Path, folder: Path, attack: str
+) -> str:
+    """Submit a job of two frames with this attack in its scene. Returns its id."""
     blender = next(b for b in installed() if b.id == "blender-4-2")
     (folder / "in.blend").write_bytes(scene)
     port = urlsplit(str(farm.client.base_url)).port
@@ -81,16 +83,16 @@ def attacked(farm: Farm, evil: httpx2.Client, scene: bytes, secret: Path, folder
     return str(answer.json()["id"])
 
 
-def ended(farm: Farm, evil: httpx2.Client, job: str) -> dict[str, Any]:
-    def job_now() -> dict[str, Any] | None:
-        found: dict[str, Any] = evil.get(f"/api/jobs/{job}").json()
-        return found if found["status"] in {"success", "failed"} else None
+def ended(farm: RunningFarm, evil: httpx2.Client, job: str) -> dict[str, Any]:
+    def ended_job() -> dict[str, Any] | None:
+        seen: dict[str, Any] = evil.get(f"/api/jobs/{job}").json()
+        return seen if seen["status"] in {"success", "failed"} else None
 
-    found: dict[str, Any] = farm.until(job_now, "the hostile job ends", 120)
-    return found
+    seen: dict[str, Any] = farm.until(ended_job, "the hostile job ends", 120)
+    return seen
 
 
-def blenders(farm: Farm) -> int:
+def blenders(farm: RunningFarm) -> int:
     count = 0
     for process in farm.processes():
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -99,12 +101,12 @@ def blenders(farm: Farm) -> int:
 
 
 @pytest.mark.parametrize("attack", ["thief", "planter", "liar", "bomb"])
-def test_it_gets_nothing_and_harms_nothing(
-    farm: Farm, evil: httpx2.Client, scene: bytes, secret: Path, tmp_path: Path, attack: str,
+def test_a_hostile_scene_gets_no_secret_and_leaves_no_process(
+    farm: RunningFarm, evil: httpx2.Client, scene: bytes, secret: Path, tmp_path: Path, attack: str,
     neighbour: dict[str, Any],
 ) -> None:  # fmt: skip
     farm.until(lambda: farm.job(neighbour["id"])["frames"]["done"], "the neighbour renders")
-    job = attacked(farm, evil, scene, secret, tmp_path, attack)
+    job = submit_attack(farm, evil, scene, secret, tmp_path, attack)
     found = ended(farm, evil, job)
     frames = evil.get(f"/api/jobs/{job}/frames").json()["data"]
     log = evil.get(f"/api/jobs/{job}/tasks/0/log").text
@@ -121,10 +123,12 @@ def test_it_gets_nothing_and_harms_nothing(
     for file in evil.get(f"/api/jobs/{job}/files").json()["data"]:
         content = evil.get(file["url"], headers={"Authorization": ""}).content
         assert content.startswith(b"\x89PNG"), file["path"]
-    farm.until(lambda: blenders(farm) <= 1, "nothing is left but the neighbour's Blender")
+    farm.until(lambda: blenders(farm) <= 1, "only the neighbour's Blender runs")
 
 
-def test_its_neighbour_rendered_every_frame_once(farm: Farm, neighbour: dict[str, Any]) -> None:
+def test_the_neighbour_of_hostile_scenes_rendered_every_frame_once(
+    farm: RunningFarm, neighbour: dict[str, Any]
+) -> None:
     done = farm.wait(neighbour["id"], "success")
     assert done["frames"]["done"] == FRAMES
     attempts = farm.all(f"/api/jobs/{neighbour['id']}/attempts")

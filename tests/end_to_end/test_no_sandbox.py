@@ -1,4 +1,4 @@
-"""A farm whose operator switched the sandbox off: on a machine without bubblewrap."""
+"""A farm with the sandbox switched off, as on a machine without bubblewrap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running_farm import Farm
+from running_farm import RunningFarm
 
 pytestmark = [
     pytest.mark.blender,
@@ -21,13 +21,13 @@ pytestmark = [
 
 @pytest.fixture
 def data() -> Iterator[Path]:
-    """Where any user may pass: pytest's own folders are closed to Blender's."""
+    """A folder that Blender's user may enter, unlike pytest's own folders."""
     with tempfile.TemporaryDirectory(prefix="framefarm-test-") as folder:
         yield Path(folder)
 
 
 def test_no_sandbox_is_a_warning_and_a_farm_that_renders(data: Path, scene: bytes) -> None:
-    farm = Farm(data, sandbox="none")
+    farm = RunningFarm(data, sandbox="none")
     try:
         farm.open(scene)
         job = farm.submit(frame_range="1-200")
@@ -43,7 +43,7 @@ def test_no_sandbox_is_a_warning_and_a_farm_that_renders(data: Path, scene: byte
         assert stat.S_IMODE(data.stat().st_mode) == 0o711
         farm.client.patch(f"/api/jobs/{job['id']}", json={"action": "cancel"}).raise_for_status()
         farm.until(lambda: farm.job(job["id"])["status"] == "cancelled", "it is cancelled")
-        _, left = psutil.wait_procs(theirs, timeout=20)
-        assert left == []
+        _, remaining = psutil.wait_procs(theirs, timeout=20)
+        assert remaining == []
     finally:
         farm.stop()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_farm import Farm
+from running_farm import RunningFarm
 
 REFERENCE = """
 GET    /api/jobs
@@ -42,14 +42,14 @@ REQUIRED = {
 
 
 @pytest.fixture(scope="module")
-def document(farm: Farm) -> dict[str, Any]:
-    found: dict[str, Any] = farm.client.get("/api/openapi.json").json()
-    return found
+def document(farm: RunningFarm) -> dict[str, Any]:
+    document: dict[str, Any] = farm.client.get("/api/openapi.json").json()
+    return document
 
 
 @pytest.fixture(scope="module")
-def ids(farm: Farm) -> dict[str, Any]:
-    """Things that are there, for addresses that name one."""
+def ids(farm: RunningFarm) -> dict[str, Any]:
+    """Ids of existing objects, for the parameters of paths."""
     job = farm.submit(frame_range="1-2", output_path="gs://renders/openapi")
     farm.wait(job["id"], "success")
     member = {"email": "member@studio.example", "password": "correct horse battery", "role": "member"}
@@ -62,8 +62,8 @@ def ids(farm: Farm) -> dict[str, Any]:
     }
 
 
-def schemathesis(farm: Farm, tmp_path: Path, *options: str, **parameters: Any) -> None:
-    """Run schemathesis as its users do, with the same requests every time; fails with what it found."""
+def schemathesis(farm: RunningFarm, tmp_path: Path, *options: str, **parameters: Any) -> None:
+    """Run schemathesis with the same requests every time. Fails with its output."""
     config = tmp_path / "schemathesis.toml"
     lines = [f"{json.dumps('path.' + name)} = {json.dumps(value)}" for name, value in parameters.items()]
     config.write_text("\n".join(["[parameters]", *lines]) + "\n")
@@ -72,7 +72,7 @@ def schemathesis(farm: Farm, tmp_path: Path, *options: str, **parameters: Any) -
         "run", f"{farm.client.base_url}/api/openapi.json",
         "--header", f"Authorization: {farm.client.headers['Authorization']}",
         "--checks", "all",
-        # What no schema can say (a project that exists, a cursor that was given) may be refused.
+        # Values that no schema can describe (an existing project, a valid cursor) may be refused.
         "--exclude-checks", "positive_data_acceptance",
         "--max-examples", "5", "--seed", "4", "--generation-deterministic",
         "--exclude-path-regex", "/events$",  # streams, which do not end
@@ -110,15 +110,17 @@ def test_every_documented_error_is_a_problem(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.long
-def test_the_farm_answers_as_its_document_says(farm: Farm, ids: dict[str, Any], tmp_path: Path) -> None:
-    # These two would end the login that all the others need.
-    mine = ["--exclude-path", "/api/auth/logout", "--exclude-path", "/api/users/{user_id}"]
-    schemathesis(farm, tmp_path, *mine)
+def test_the_farm_answers_as_its_document_says(
+    farm: RunningFarm, ids: dict[str, Any], tmp_path: Path
+) -> None:
+    # These two would end the login that the other calls need.
+    excluded = ["--exclude-path", "/api/auth/logout", "--exclude-path", "/api/users/{user_id}"]
+    schemathesis(farm, tmp_path, *excluded)
 
 
 @pytest.mark.long
-def test_the_farm_answers_so_about_things_that_are_there(
-    farm: Farm, ids: dict[str, Any], tmp_path: Path
+def test_the_farm_answers_as_its_document_says_about_existing_objects(
+    farm: RunningFarm, ids: dict[str, Any], tmp_path: Path
 ) -> None:
     named = ["--include-path-regex", r"\{(job_id|instance_id|project_id|user_id)\}"]
     schemathesis(farm, tmp_path, *named, "--exclude-method", "DELETE", "--phases", "coverage,fuzzing", **ids)

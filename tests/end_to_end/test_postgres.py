@@ -1,4 +1,4 @@
-"""The whole farm on PostgreSQL: the same renders, the same crash, the same bill."""
+"""A running farm on PostgreSQL: renders, a killed server, and an exact bill."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from running_farm import Farm
+from running_farm import RunningFarm
 
 from framefarm.core.money import cost_micros
 
@@ -14,15 +14,15 @@ pytestmark = [pytest.mark.blender, pytest.mark.long]
 
 
 @pytest.fixture
-def farm(tmp_path: Path, scene: bytes, postgres: Callable[[bool], str]) -> Iterator[Farm]:
-    farm = Farm(tmp_path / "farm", database_url=postgres(False))
+def farm(tmp_path: Path, scene: bytes, postgres: Callable[[bool], str]) -> Iterator[RunningFarm]:
+    farm = RunningFarm(tmp_path / "farm", database_url=postgres(False))
     farm.data.mkdir()
     farm.open(scene)
     yield farm
     farm.stop()
 
 
-def test_a_job_with_scouts_outlives_a_killed_server_and_is_billed_exactly(farm: Farm) -> None:
+def test_a_job_with_scouts_outlives_a_killed_server_and_is_billed_exactly(farm: RunningFarm) -> None:
     job = farm.submit(frame_range="1-12", scout_frames="fml:3", chunk_size=2, samples=200)
     assert farm.wait(job["id"], "holding")["hold_reasons"] == ["scouts"]
     assert farm.done(job["id"]) == [1, 7, 12]

@@ -1,4 +1,4 @@
-"""How `framefarm serve` behaves on its machine: what it holds, what it leaves, and who may command it."""
+"""`framefarm serve` as a process: open files, port, signals, restarts and the operator's socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from running_farm import FRAMEFARM, Farm
+from running_farm import FRAMEFARM, RunningFarm
 
 from framefarm.server.operator import control_socket
 
@@ -25,17 +25,17 @@ pytestmark = pytest.mark.blender
 
 
 @pytest.fixture(scope="module")
-def farm(tmp_path_factory: pytest.TempPathFactory, scene: bytes) -> Iterator[Farm]:
-    """With the lease that a farm has by default, so that calls are held open for long."""
-    farm = Farm(tmp_path_factory.mktemp("farm"), lease_seconds="60")
+def farm(tmp_path_factory: pytest.TempPathFactory, scene: bytes) -> Iterator[RunningFarm]:
+    """A farm with a long lease, so that calls are held open for long."""
+    farm = RunningFarm(tmp_path_factory.mktemp("farm"), lease_seconds="60")
     farm.open(scene)
     yield farm
     farm.stop()
 
 
 @pytest.fixture
-def rendering(farm: Farm) -> Iterator[dict[str, Any]]:
-    """A long job that is being rendered: a frame is done, hundreds are to come."""
+def rendering(farm: RunningFarm) -> Iterator[dict[str, Any]]:
+    """A job of 900 frames that is being rendered, with a frame done. Cancelled afterwards."""
     job = farm.submit(frame_range="1-900", output_path="gs://renders/manners", samples=400)
     farm.until(lambda: farm.done(job["id"]), "a frame is done")
     yield job
@@ -43,38 +43,41 @@ def rendering(farm: Farm) -> Iterator[dict[str, Any]]:
     farm.wait(job["id"], "cancelled")
 
 
-def held(pid: int) -> set[str]:
-    """What a process has open: paths, and sockets by their inode."""
-    found = set()
+def open_files(pid: int) -> set[str]:
+    """Files that a process has open: paths, and sockets by their inode."""
+    names = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            found.add(os.readlink(link))
+            names.add(os.readlink(link))
         except FileNotFoundError:
             continue
-    return found
+    return names
 
 
-def audited(farm: Farm, action: str) -> int:
+def audited(farm: RunningFarm, action: str) -> int:
+    """Number of audit entries for an action."""
     with sqlite3.connect(f"file:{farm.data}/framefarm.db?mode=ro", uri=True) as db:
         count: int = db.execute("SELECT count(*) FROM audit WHERE action = ?", (action,)).fetchone()[0]
     return count
 
 
-def test_no_process_of_a_render_holds_anything_of_the_servers(farm: Farm, rendering: dict[str, Any]) -> None:
+def test_no_process_of_a_render_holds_anything_of_the_servers(
+    farm: RunningFarm, rendering: dict[str, Any]
+) -> None:
     assert farm.server_pid is not None
-    servers = {name for name in held(farm.server_pid) if name.startswith("socket:")}
+    servers = {name for name in open_files(farm.server_pid) if name.startswith("socket:")}
     assert servers
     others = farm.processes()
     names = {p.name() for p in others}
     assert len(others) >= 2, names
     for process in others:
-        theirs = held(process.pid)
+        theirs = open_files(process.pid)
         assert not theirs & servers, (process.name(), theirs & servers)
         ours = {str(farm.data / name) for name in ("lock", "secret.key", "control.sock", "framefarm.db")}
         assert not {name for name in theirs if name.removesuffix("-wal").removesuffix("-shm") in ours}
 
 
-def test_second_server_on_the_same_directory_is_refused(farm: Farm) -> None:
+def test_second_server_on_the_same_directory_is_refused(farm: RunningFarm) -> None:
     second = subprocess.run(
         [FRAMEFARM, "serve", "--data", str(farm.data), "--listen", "127.0.0.1:0"],
         env=farm.environment, capture_output=True, text=True, timeout=60, check=False,
@@ -85,7 +88,7 @@ def test_second_server_on_the_same_directory_is_refused(farm: Farm) -> None:
     assert farm.client.get("/readyz").status_code == 200
 
 
-def test_a_taken_port_is_said(farm: Farm, tmp_path: Path) -> None:
+def test_a_port_in_use_is_named_in_the_error(farm: RunningFarm, tmp_path: Path) -> None:
     taken = urlsplit(str(farm.client.base_url)).netloc
     second = subprocess.run(
         [FRAMEFARM, "serve", "--data", str(tmp_path / "other"), "--listen", taken],
@@ -95,7 +98,7 @@ def test_a_taken_port_is_said(farm: Farm, tmp_path: Path) -> None:
     assert f"cannot listen on {taken}" in second.stderr
 
 
-def test_a_killed_farm_frees_port_and_database_at_once(farm: Farm, rendering: dict[str, Any]) -> None:
+def test_a_killed_farm_frees_port_and_database_at_once(farm: RunningFarm, rendering: dict[str, Any]) -> None:
     address = urlsplit(str(farm.client.base_url))
     runners = {p.pid for p in farm.processes()}
     farm.kill()
@@ -114,7 +117,7 @@ def test_a_killed_farm_frees_port_and_database_at_once(farm: Farm, rendering: di
     assert {a["outcome"] for a in farm.all(f"/api/jobs/{rendering['id']}/attempts")} <= {"success", None}
 
 
-def test_server_stopped_and_its_renders_are_not(farm: Farm, rendering: dict[str, Any]) -> None:
+def test_server_stopped_and_its_renders_are_not(farm: RunningFarm, rendering: dict[str, Any]) -> None:
     runners = {p.pid for p in farm.processes()}
     assert farm.process is not None
     farm.process.terminate()
@@ -129,11 +132,11 @@ def test_server_stopped_and_its_renders_are_not(farm: Farm, rendering: dict[str,
     assert len({a["session"] for a in attempts}) <= 2, "the sessions were taken back"
 
 
-def credit(farm: Farm, amount: str) -> Any:
+def credit(farm: RunningFarm, amount: str) -> Any:
     return control_socket.run(farm.data, "credit.add", {"account": "studio", "amount": amount})
 
 
-def test_operators_commands_work_at_once_and_whether_the_farm_runs_or_not(farm: Farm) -> None:
+def test_operators_commands_work_at_once_and_whether_the_farm_runs_or_not(farm: RunningFarm) -> None:
     def balance() -> int:
         (account,) = control_socket.run(farm.data, "account.list", {})["accounts"]
         return int(account["balance_micros"])
@@ -156,21 +159,21 @@ def test_operators_commands_work_at_once_and_whether_the_farm_runs_or_not(farm: 
     assert balance() == before + 4_000_000
     starting = threading.Thread(target=farm.start)
     starting.start()
-    credit(farm, "1")  # the farm is just starting: the command waits for it, or runs before it
+    credit(farm, "1")  # while the farm starts: the command runs before it or waits for it
     starting.join()
     assert balance() == before + 5_000_000
     assert audited(farm, "ledger.post") == rows + 17
 
 
-def test_a_refused_operators_command_says_why_and_leaves_the_farm_well(farm: Farm) -> None:
-    for name, said, words in (
+def test_a_refused_operators_command_says_why_and_leaves_the_farm_well(farm: RunningFarm) -> None:
+    for name, arguments, words in (
         ("credit.add", {"account": "nobody", "amount": "1"}, "no account"),
         ("credit.add", {"account": "studio", "amount": "lots"}, "amount"),
         ("no.such", {}, "none of this name"),
         ("user.add", {"account": "studio"}, "its log says which"),
     ):
         with pytest.raises(control_socket.OperatorError) as refused:
-            control_socket.run(farm.data, name, said)
+            control_socket.run(farm.data, name, arguments)
         assert words in str(refused.value)
     assert credit(farm, "0.01")["kind"] == "credit"
     mode = (farm.data / control_socket.SOCKET).stat().st_mode & 0o777
@@ -178,7 +181,7 @@ def test_a_refused_operators_command_says_why_and_leaves_the_farm_well(farm: Far
     assert farm.data.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_stop_does_not_wait_for_a_scene_that_is_being_read(farm: Farm) -> None:
+def test_a_stop_does_not_wait_for_a_scene_that_is_being_read(farm: RunningFarm) -> None:
     assert farm.process is not None
     server = psutil.Process(farm.process.pid)
 

@@ -1,4 +1,4 @@
-"""A client written with only the API reference in hand: every call, with exactly the documented fields."""
+"""A client written by the API reference alone: every call with exactly the documented fields."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from running_farm import EMAIL, PASSWORD, Farm
+from running_farm import EMAIL, PASSWORD, RunningFarm
 
 pytestmark = pytest.mark.blender
 SCENE = "/home/artist/film/shot_010.blend"
@@ -15,7 +15,7 @@ TEXTURE = "/home/artist/film/textures/ground.png"
 
 
 @pytest.fixture(scope="module")
-def api(farm: Farm) -> httpx2.Client:
+def api(farm: RunningFarm) -> httpx2.Client:
     client = httpx2.Client(base_url=farm.client.base_url, timeout=30)
     login = client.post("/api/auth/login", json={"email": EMAIL, "password": PASSWORD})
     assert login.status_code == 200
@@ -24,7 +24,7 @@ def api(farm: Farm) -> httpx2.Client:
 
 
 def submission(api: httpx2.Client, **more: Any) -> dict[str, Any]:
-    """The payload of the reference, each value taken from where the reference says."""
+    """The payload of the reference, with each value taken from the source that the reference names."""
     project = api.get("/api/projects").json()["data"][0]["name"]
     instance = api.get("/api/enterprise/instances").json()["data"][0]["id"]
     packages = [p["id"] for p in api.get("/api/packages").json()["data"]]
@@ -47,7 +47,7 @@ def submission(api: httpx2.Client, **more: Any) -> dict[str, Any]:
 
 
 def upload(api: httpx2.Client, path: str, content: bytes) -> None:
-    """Ask first, send what is not there."""
+    """Upload a file unless the farm has its content."""
     digest = hashlib.md5(content).hexdigest()
     asked = api.post("/api/uploads/md5", json={"md5": digest})
     assert asked.status_code == 200
@@ -59,7 +59,7 @@ def upload(api: httpx2.Client, path: str, content: bytes) -> None:
     assert api.post("/api/uploads/md5", json={"md5": digest}).json()["exists"] is True
 
 
-def test_from_the_login_to_the_bill(api: httpx2.Client, farm: Farm, scene: bytes) -> None:
+def test_from_the_login_to_the_bill(api: httpx2.Client, farm: RunningFarm, scene: bytes) -> None:
     upload(api, SCENE, scene + b"\0")
     upload(api, TEXTURE, b"\x89PNG of a kind")
     payload = submission(api)
@@ -81,8 +81,8 @@ def test_from_the_login_to_the_bill(api: httpx2.Client, farm: Farm, scene: bytes
         assert len(content) == file["size"]
         assert hashlib.md5(content).hexdigest() == file["md5"]
         assert hashlib.sha256(content).hexdigest() == file["sha256"]
-        place = farm.data / "buckets/renders/film/shot_010" / file["path"]
-        assert place.read_bytes() == content
+        delivered = farm.data / "buckets/renders/film/shot_010" / file["path"]
+        assert delivered.read_bytes() == content
         pictures.add(content)
     assert len(pictures) == 4
 
@@ -103,11 +103,11 @@ def test_from_the_login_to_the_bill(api: httpx2.Client, farm: Farm, scene: bytes
     assert [(t["kind"], t["amount"]["amount_micros"]) for t in charged] == [("charge", -cost)]
     assert api.delete(address).status_code == 204
     assert api.get(address).status_code == 404
-    assert place.exists(), "what was delivered stays"
+    assert delivered.exists(), "delivered frames are kept"
 
 
 def test_a_job_is_held_unheld_moved_cancelled_and_deleted(
-    api: httpx2.Client, farm: Farm, scene: bytes
+    api: httpx2.Client, farm: RunningFarm, scene: bytes
 ) -> None:
     upload(api, SCENE, scene + b"\0")
     posted = api.post(
@@ -139,7 +139,7 @@ def test_projects_are_made_archived_and_restored(api: httpx2.Client) -> None:
     assert "Feature" in active()
 
 
-def test_without_a_token_nothing_is_told(farm: Farm) -> None:
+def test_every_call_without_a_token_is_a_401(farm: RunningFarm) -> None:
     for method, path in (
         ("GET", "/api/jobs"), ("GET", "/api/jobs/job_1"), ("POST", "/api/jobs"), ("PATCH", "/api/jobs/job_1"),
         ("DELETE", "/api/jobs/job_1"), ("GET", "/api/projects"), ("POST", "/api/projects"),

@@ -1,4 +1,4 @@
-"""Scenes of Windows, missing files, blocked scripts and add-ons, from POST /api/jobs to the picture."""
+"""Scenes with Windows paths, missing files, blocked scripts and add-ons, rendered by a running farm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from running_farm import EMAIL, FRAMEFARM, PASSWORD, Farm
+from running_farm import EMAIL, FRAMEFARM, PASSWORD, RunningFarm
 
 from framefarm.node.blender_installs import installed
 
@@ -46,7 +46,7 @@ os._exit(0)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     blender = next(b for b in installed() if b.id == "blender-4-2")
     folder = tmp_path_factory.mktemp("paths") / "proj"
     folder.mkdir()
@@ -56,17 +56,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sent(farm: Farm, made: Path, at: str, *names: str) -> list[str]:
-    """Upload these files of the folder as the artist's machine at `at` knows them; the paths."""
+def sent(farm: RunningFarm, scenes: Path, folder: str, *names: str) -> list[str]:
+    """Upload these scenes and files as files of the artist's `folder`. Returns their paths."""
     paths = []
     for name in names:
-        slash = "\\" if "\\" in at else "/"
-        paths.append(at + slash + name.replace("/", slash))
-        farm.upload(paths[-1], (made / name).read_bytes())
+        slash = "\\" if "\\" in folder else "/"
+        paths.append(folder + slash + name.replace("/", slash))
+        farm.upload(paths[-1], (scenes / name).read_bytes())
     return paths
 
 
-def colour(farm: Farm, job_id: str) -> tuple[int, ...]:
+def colour(farm: RunningFarm, job_id: str) -> tuple[int, ...]:
     [file] = farm.all(f"/api/jobs/{job_id}/files")
     content = farm.client.get(file["url"], headers={"Authorization": ""}).content
     picture = Image.open(io.BytesIO(content)).convert("RGB")
@@ -75,7 +75,7 @@ def colour(farm: Farm, job_id: str) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(
-    ("at", "names", "wanted"),
+    ("folder", "names", "expected"),
     [
         ("C:\\proj", ("drive_nested.blend", *OUTER), GREEN),
         ("\\\\server\\share\\proj", ("unc_absolute.blend", "tex/red.png"), RED),
@@ -84,25 +84,25 @@ def colour(farm: Farm, job_id: str) -> tuple[int, ...]:
     ],
     ids=["drive", "unc", "cases", "tiles"],
 )  # fmt: skip
-def test_a_scene_of_windows_shows_the_right_texture(
-    farm: Farm, made: Path, at: str, names: tuple[str, ...], wanted: tuple[int, int, int]
+def test_a_scene_with_windows_paths_shows_the_right_texture(
+    farm: RunningFarm, scenes: Path, folder: str, names: tuple[str, ...], expected: tuple[int, int, int]
 ) -> None:
-    paths = sent(farm, made, at, *names)
-    place = f"gs://renders/paths-{names[0]}"
+    paths = sent(farm, scenes, folder, *names)
+    output = f"gs://renders/paths-{names[0]}"
     job = farm.submit(
-        upload_paths=paths, scene_path=paths[0], frame_range="1", output_path=place, on_missing_files="fail"
+        upload_paths=paths, scene_path=paths[0], frame_range="1", output_path=output, on_missing_files="fail"
     )
     done = farm.wait(job["id"], "success")
     assert done["warnings"] == []
-    assert colour(farm, job["id"]) == wanted
+    assert colour(farm, job["id"]) == expected
 
 
 def test_a_missing_texture_holds_before_a_machine_is_paid_and_an_unhold_accepts_it(
-    farm: Farm, made: Path
+    farm: RunningFarm, scenes: Path
 ) -> None:
-    paths = sent(farm, made, "C:\\lost", "relative.blend")
-    place = "gs://renders/paths-missing"
-    job = farm.submit(upload_paths=paths, frame_range="1", output_path=place, on_missing_files="hold")
+    paths = sent(farm, scenes, "C:\\lost", "relative.blend")
+    output = "gs://renders/paths-missing"
+    job = farm.submit(upload_paths=paths, frame_range="1", output_path=output, on_missing_files="hold")
     held = farm.wait(job["id"], "holding")
     assert held["hold_reasons"] == ["rule"]
     assert [w["subject"] for w in held["warnings"]] == ["C:/proj/tex/blue.png"]
@@ -112,8 +112,8 @@ def test_a_missing_texture_holds_before_a_machine_is_paid_and_an_unhold_accepts_
     assert colour(farm, job["id"]) == NONE
 
 
-def test_scripts_and_addons_run_only_where_the_operator_allows_them(farm: Farm, made: Path) -> None:
-    paths = sent(farm, made, "C:\\proj", "scripted.blend", "tex/blue.png", "tex/green.png")
+def test_scripts_and_addons_run_only_where_the_operator_allows_them(farm: RunningFarm, scenes: Path) -> None:
+    paths = sent(farm, scenes, "C:\\proj", "scripted.blend", "tex/blue.png", "tex/green.png")
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as zipped:
         zipped.writestr("painter/__init__.py", PAINTER)
@@ -160,7 +160,7 @@ def test_scripts_and_addons_run_only_where_the_operator_allows_them(farm: Farm, 
 
 
 def test_the_command_line_sends_what_a_scene_names_in_another_case(
-    farm: Farm, made: Path, tmp_path: Path
+    farm: RunningFarm, scenes: Path, tmp_path: Path
 ) -> None:
     home = os.environ | {"XDG_CONFIG_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "COLUMNS": "200"}
 
@@ -174,7 +174,7 @@ def test_the_command_line_sends_what_a_scene_names_in_another_case(
         "login", str(farm.client.base_url), "--email", EMAIL, "--password-file", str(tmp_path / "password")
     )
     words = ["--frames", "1", "--on-missing-files", "fail", "--output", "gs://renders/paths-cli", "--json"]
-    job = json.loads(framefarm("submit", str(made / "case.blend"), *words))
-    assert job["upload_paths"] == [str(made / "case.blend"), str(made / "tex/blue.png")]
+    job = json.loads(framefarm("submit", str(scenes / "case.blend"), *words))
+    assert job["upload_paths"] == [str(scenes / "case.blend"), str(scenes / "tex/blue.png")]
     farm.wait(job["id"], "success")
     assert colour(farm, job["id"]) == BLUE

@@ -1,4 +1,4 @@
-"""No secret in an argument list, an environment or a log, through a whole run."""
+"""Secrets stay out of argument lists, environments and logs while a job runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from running_farm import Farm
+from running_farm import RunningFarm
 
 from framefarm.sandboxing.usage_monitor import descendants
 from framefarm.server.bootstrap import DATABASE
@@ -20,7 +20,7 @@ WORD = re.compile(rb"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])")
 
 
 @pytest.mark.blender
-def test_no_secret_is_in_an_argument_list_an_environment_or_a_log_of_a_whole_run(farm: Farm) -> None:
+def test_no_secret_is_in_an_argument_list_an_environment_or_a_log_of_a_whole_run(farm: RunningFarm) -> None:
     assert farm.process is not None
     login = farm.client.headers["Authorization"].removeprefix("Bearer ").encode()
     job = farm.submit(
@@ -30,7 +30,7 @@ def test_no_secret_is_in_an_argument_list_an_environment_or_a_log_of_a_whole_run
     runners: set[int] = set()
 
     def read_logs() -> None:
-        """A session's folder goes with it, at any moment."""
+        """Read all logs; a session's folder may be deleted meanwhile."""
         for folder, _, names in os.walk(farm.data):
             for name in names:
                 path = Path(folder, name)
@@ -38,8 +38,8 @@ def test_no_secret_is_in_an_argument_list_an_environment_or_a_log_of_a_whole_run
                     with contextlib.suppress(FileNotFoundError):
                         seen[str(path)] = path.read_bytes()
 
-    def look() -> bool:
-        """The server itself was given its password by its operator; Blender its own job's variables."""
+    def collect() -> bool:
+        """Collect argument lists, environments and logs. The server itself is left out."""
         below = descendants(farm.process.pid)  # type: ignore[union-attr]
         for pid in below:
             with contextlib.suppress(OSError):
@@ -52,9 +52,9 @@ def test_no_secret_is_in_an_argument_list_an_environment_or_a_log_of_a_whole_run
         read_logs()
         return str(farm.job(job["id"])["status"]) in {"success", "failed"}
 
-    farm.until(look, "the job has ended")
+    farm.until(collect, "the job has ended")
     assert farm.job(job["id"])["status"] == "success"
-    assert runners and any("bwrap" in name for name in seen), "nothing was looked at"
+    assert runners and any("bwrap" in name for name in seen), "no runner or sandbox was checked"
     read_logs()
     assert any(name.endswith("runner.log") for name in seen)
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from running_farm import Farm
+from running_farm import RunningFarm
 
 pytestmark = pytest.mark.blender
 
 
-def test_every_frame_has_a_thumbnail_that_shows_it(farm: Farm) -> None:
+def test_every_frame_has_a_thumbnail_that_shows_it(farm: RunningFarm) -> None:
     job = farm.submit(frame_range="1-3", resolution_percentage=1000, output_path="gs://renders/thumbnails")
     farm.wait(job["id"], "success")
 

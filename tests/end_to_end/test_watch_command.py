@@ -1,4 +1,4 @@
-"""`framefarm watch` as an artist has it: in a pipe, on a terminal, with a farm that is killed, and left."""
+"""`framefarm watch` in a pipe while the farm is killed, and on a terminal until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,54 +13,54 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from running_farm import FRAMEFARM, Farm
+from running_farm import FRAMEFARM, RunningFarm
 
 from framefarm.core.frames import FrameSet
 
 pytestmark = pytest.mark.blender
 
 
-def words(farm: Farm, *more: str) -> dict[str, Any]:
+def command(farm: RunningFarm, *more: str) -> dict[str, Any]:
     token = str(farm.client.headers["Authorization"]).removeprefix("Bearer ")
     address = str(farm.client.base_url).rstrip("/")
     environment = os.environ | {"FRAMEFARM_URL": address, "FRAMEFARM_TOKEN": token, "COLUMNS": "120"}
     return {"args": [FRAMEFARM, *more], "env": environment}
 
 
-def test_watch_goes_on_when_the_farm_is_killed_and_tells_every_frame_once(farm: Farm) -> None:
+def test_watch_goes_on_when_the_farm_is_killed_and_tells_every_frame_once(farm: RunningFarm) -> None:
     job = farm.submit(frame_range="1-16", samples=400, output_path="gs://renders/watched")["id"]
     watching = subprocess.Popen(
-        **words(farm, "watch", job), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        **command(farm, "watch", job), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     farm.until(lambda: len(farm.done(job)) >= 3, "frames are done")
     address = urlsplit(str(farm.client.base_url)).netloc
     farm.kill()
     farm.start(listen=address)
-    out, told = watching.communicate(timeout=90)
-    assert watching.returncode == 0, told
+    out, lines = watching.communicate(timeout=90)
+    assert watching.returncode == 0, lines
     assert "success, 16 of 16 frames" in out
-    assert "There is no event stream" not in told
-    assert sorted(frames_of(told)) == list(range(1, 17))
+    assert "There is no event stream" not in lines
+    assert sorted(frames_of(lines)) == list(range(1, 17))
 
 
-def frames_of(told: str) -> list[int]:
-    """The frames that lines name; a line for many together counts for each of them."""
-    found = [int(n) for n in re.findall(r"^  frame (\d+) +[\d.]+ s", told, re.M)]
-    for text in re.findall(r"frames done: (\S+)", told):
-        found += FrameSet.from_text(text)
-    return found
+def frames_of(lines: str) -> list[int]:
+    """The frames that the lines of `watch` name, in single lines and in lines for many frames."""
+    frames = [int(n) for n in re.findall(r"^  frame (\d+) +[\d.]+ s", lines, re.M)]
+    for text in re.findall(r"frames done: (\S+)", lines):
+        frames += FrameSet.from_text(text)
+    return frames
 
 
 @contextmanager
-def a_terminal(**command: Any) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A command on a terminal of its own, and what is to be read from there."""
-    ours, its = pty.openpty()
+def on_terminal(**command: Any) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run a command on a new terminal. Gives the process and a descriptor to read the terminal from."""
+    ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        **command, stdin=its, stdout=its, stderr=its, start_new_session=True,
-        # Tests that a shell runs in the background ignore it, and so would all that they start.
+        **command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        # If a shell runs the tests in the background, they and their children ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    os.close(its)
+    os.close(theirs)
     try:
         yield process, ours
     finally:
@@ -70,10 +70,10 @@ def a_terminal(**command: Any) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         os.close(ours)
 
 
-def read_until(terminal: int, wanted: str) -> str:
-    """What came, until `wanted` has or the terminal is closed."""
+def read_until(terminal: int, text: str) -> str:
+    """Output of the terminal until `text` appears or the terminal is closed."""
     seen = ""
-    while wanted not in seen:
+    while text not in seen:
         try:
             seen += os.read(terminal, 4096).decode(errors="replace")
         except OSError:
@@ -81,9 +81,9 @@ def read_until(terminal: int, wanted: str) -> str:
     return seen
 
 
-def test_watch_on_a_terminal_is_left_by_ctrl_c_and_the_job_goes_on(farm: Farm) -> None:
+def test_watch_on_a_terminal_is_left_by_ctrl_c_and_the_job_goes_on(farm: RunningFarm) -> None:
     job = farm.submit(frame_range="1-200", samples=400, output_path="gs://renders/left")["id"]
-    with a_terminal(**words(farm, "watch", job)) as (process, terminal):
+    with on_terminal(**command(farm, "watch", job)) as (process, terminal):
         shown = read_until(terminal, "/200 frames")
         shown += read_until(terminal, "frame ")
         process.send_signal(signal.SIGINT)

@@ -323,7 +323,7 @@ def test_the_operators_command_works_on_a_farm_that_does_not_run(
     assert asked.exit_code == 0, asked.output
     assert json.loads(asked.output) == {"dry_run": True, "bytes": 0, "collected": []}
     asked = CliRunner().invoke(build(), ["admin", "collect", "--data", data])
-    assert (asked.exit_code, asked.output) == (0, "nothing is due to go\n")
+    assert (asked.exit_code, asked.output) == (0, "no content, logs or rows are due for removal\n")
 
 
 def test_whoever_leads_no_more_collects_nothing(site: ApiClient, clock: FakeClock) -> None:

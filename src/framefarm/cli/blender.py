@@ -17,9 +17,9 @@ Data = Annotated[
     Path, typer.Option("--data", envvar="FRAMEFARM_DATA", help="The farm's data directory.", metavar="DIR")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Default = Annotated[bool, typer.Option("--default", help="What jobs get that name no Blender.")]
+Default = Annotated[bool, typer.Option("--default", help="Use this Blender for jobs that name none.")]
 
-commands = typer.Typer(no_args_is_help=True, help="Install Blenders, and list those that the farm offers.")
+commands = typer.Typer(no_args_is_help=True, help="Install Blenders, offer them on the farm, list them.")
 
 
 def register(app: typer.Typer) -> None:
@@ -28,27 +28,27 @@ def register(app: typer.Typer) -> None:
 
 @commands.command("install")
 def install(
-    version: Annotated[str, typer.Argument(help="4.2, 4.5, 5.0, or an exact release like 4.2.23.")],
+    version: Annotated[str, typer.Argument(help="A series, as 4.2, 4.5 or 5.0, or a release, as 4.2.23.")],
     data: Data,
     upgrade: Annotated[
-        bool, typer.Option("--upgrade", help="Look for a newer release of a series that is here.")
+        bool, typer.Option("--upgrade", help="Install the newest release, if the series is installed.")
     ] = False,
     default: Default = False,
     as_json: AsJson = False,
 ) -> None:
-    """Install a Blender for the whole machine and offer it on the farm.
+    """Install a Blender for all users of this machine, and offer it on the farm.
 
     framefarm blender install 4.2 --data farm
     """
     with _plain_errors():
-        say = _quiet if as_json else typer.echo
-        _offer(data, blender_installs.install_bpy(version, upgrade=upgrade, say=say), default, as_json)
+        progress = _discard if as_json else typer.echo
+        _offer(data, blender_installs.install_bpy(version, upgrade=upgrade, say=progress), default, as_json)
 
 
 @commands.command("add")
 def add(
     executable: Annotated[
-        Path, typer.Option("--executable", metavar="PATH", help="The program of an installed Blender.")
+        Path, typer.Option("--executable", metavar="PATH", help="Path of the Blender program.")
     ],
     data: Data,
     default: Default = False,
@@ -64,9 +64,9 @@ def add(
 
 @commands.command("list")
 def list_packages(data: Data, as_json: AsJson = False) -> None:
-    """The Blenders that the farm offers."""
+    """List the Blenders that the farm offers."""
     with _plain_errors():
-        packages: list[dict[str, Any]] = _ask(data, "package.list", {})["packages"]
+        packages: list[dict[str, Any]] = _run(data, "package.list", {})["packages"]
         if as_json:
             typer.echo(json.dumps({"data": packages}, indent=2))
             return
@@ -77,27 +77,27 @@ def list_packages(data: Data, as_json: AsJson = False) -> None:
             typer.echo(f"{p['id']:<14} {p['release']:<9} {p['kind']:<11} {p['status']:<10} {p['path']}{mark}")
 
 
-def _offer(data: Path, found: blender_installs.Installed, default: bool, as_json: bool) -> None:
-    answer = _ask(data, "package.register", {**found.as_dict(), "default": default})
+def _offer(data: Path, install: blender_installs.Installed, default: bool, as_json: bool) -> None:
+    answer = _run(data, "package.register", {**install.as_dict(), "default": default})
     if as_json:
-        typer.echo(json.dumps({**found.as_dict(), **answer, "status": "available"}, indent=2))
+        typer.echo(json.dumps({**install.as_dict(), **answer, "status": "available"}, indent=2))
     else:
-        typer.echo(f"{found.id} is available: Blender {found.release} ({found.path})")
+        typer.echo(f"{install.id} is available: Blender {install.release} ({install.path})")
 
 
-def _ask(data: Path, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    from framefarm.server.operator.control_socket import run  # half a second, which --help need not wait for
+def _run(data: Path, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    from framefarm.server.operator.control_socket import run  # takes half a second: not for --help
 
     return run(data, command, arguments)
 
 
-def _quiet(_: str) -> None:
-    """Progress lines have no place in a JSON document."""
+def _discard(_: str) -> None:
+    """Drop a line of progress, which would not fit into a JSON document."""
 
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """What the farm or the machine refuses is one sentence on standard error, and exit code 1."""
+    """Print a FarmError as one sentence on standard error, and exit with code 1."""
     try:
         yield
     except FarmError as error:

@@ -1,4 +1,4 @@
-"""`framefarm budgets …`: an account's budgets, as its admins set them."""
+"""`framefarm budgets …`: list and change an account's budgets, as one of its admins."""
 
 from __future__ import annotations
 
@@ -15,13 +15,23 @@ from framefarm.client import LocalProblem
 from framefarm.client.jobs import quoted
 from framefarm.core.money import parse_amount
 
+NAMES = {
+    "amount_micros": "AMOUNT", "project": "--project", "job": "--job", "period": "--period",
+    "warn_at": "--warn-at", "hold_at": "--hold-at", "cancel_at": "--cancel-at", "mode": "--mode",
+}  # fmt: skip
+"""The API's fields → the arguments and options that set them, for errors."""
+
+PERIODS = {"month": "a month", "total": "in all"}
+
+THRESHOLDS = (("warns", "warn_at"), ("holds", "hold_at"), ("cancels", "cancel_at"))
+
 budgets_app = typer.Typer(
-    no_args_is_help=True, help="Budgets: what a job, a project or the account may cost."
+    no_args_is_help=True, help="Budgets: limits on the cost of a job, a project or the account."
 )
 
 BudgetId = Annotated[str, typer.Argument(metavar="ID", help="The budget's id.")]
 
-WarnAt = Annotated[str | None, typer.Option(help="Percent of the amount, or none.")]
+WarnAt = Annotated[str | None, typer.Option(help="Percent at which the account is warned, or none.")]
 
 HoldAt = Annotated[str | None, typer.Option(help="Percent at which jobs are held, or none.")]
 
@@ -29,11 +39,15 @@ CancelAt = Annotated[str | None, typer.Option(help="Percent at which jobs are ca
 
 
 class Mode(StrEnum):
+    """At the limit, frames in work end (`drain`), or sessions are stopped before it is passed (`stop`)."""
+
     drain = "drain"
     stop = "stop"
 
 
 class Period(StrEnum):
+    """Time for which the amount is meant: each calendar month, or all time."""
+
     month = "month"
     total = "total"
 
@@ -44,16 +58,16 @@ def register(app: typer.Typer) -> None:
 
 @budgets_app.command("list")
 def list_budgets(url: Url = None, as_json: AsJson = False) -> None:
-    """Show all budgets: what is spent, set aside and left."""
+    """Show all budgets with the amounts spent, reserved and left."""
     with command(as_json) as out, client_of(url) as client:
         out.names = NAMES
         rows = list(client.pages("/api/budgets"))
         if as_json:
             out.document({"data": rows})
         elif not rows:
-            out.note("No budgets yet: framefarm budgets set 100.00")
+            out.info("No budgets yet. Set one:  framefarm budgets set 100.00")
         for row in rows:
-            _say_budget(out, row)
+            _print_budget(out, row)
 
 
 @budgets_app.command("set")
@@ -62,12 +76,14 @@ def set_budget(
     project: Annotated[str | None, typer.Option(help="For one project only: its name.")] = None,
     job: Annotated[str | None, typer.Option(help="For one job only: its id.")] = None,
     period: Annotated[
-        Period | None, typer.Option(help="A calendar month, or in all. Default: month; of a job: total.")
+        Period | None, typer.Option(help="Per calendar month, or in total. Default: month; for a job: total.")
     ] = None,
     warn_at: WarnAt = None,
     hold_at: HoldAt = None,
     cancel_at: CancelAt = None,
-    mode: Annotated[Mode, typer.Option(help="At the limit: let frames end, or stop before it.")] = Mode.drain,
+    mode: Annotated[
+        Mode, typer.Option(help="At the limit: finish frames in work, or stop them before it.")
+    ] = Mode.drain,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -82,7 +98,7 @@ def set_budget(
         body |= {k: v for k, v in (("project", project), ("job", job)) if v is not None}
         if period is not None:
             body["period"] = str(period)
-        _show_budget(out, client.post("/api/budgets", body, idempotency_key=uuid.uuid4().hex))
+        _print_result(out, client.post("/api/budgets", body, idempotency_key=uuid.uuid4().hex))
 
 
 @budgets_app.command("change")
@@ -92,11 +108,13 @@ def change_budget(
     warn_at: WarnAt = None,
     hold_at: HoldAt = None,
     cancel_at: CancelAt = None,
-    mode: Annotated[Mode | None, typer.Option(help="At the limit: drain or stop.")] = None,
+    mode: Annotated[
+        Mode | None, typer.Option(help="At the limit: finish frames in work, or stop them before it.")
+    ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a budget; jobs that it holds go on by themselves if they may.
+    """Change a budget. Jobs that it holds continue by themselves if the new limit allows it.
 
     framefarm budgets change bud_01KAXQ2V --amount 750
     """
@@ -108,62 +126,54 @@ def change_budget(
         if mode is not None:
             body["mode"] = str(mode)
         if not body:
-            raise LocalProblem("Say what to change: --amount, --warn-at, --hold-at, --cancel-at or --mode.")
-        _show_budget(out, client.patch(f"/api/budgets/{quoted(budget)}", body))
+            raise LocalProblem("Give a change: --amount, --warn-at, --hold-at, --cancel-at or --mode.")
+        _print_result(out, client.patch(f"/api/budgets/{quoted(budget)}", body))
 
 
 @budgets_app.command("remove")
 def remove_budget(budget: BudgetId, url: Url = None, as_json: AsJson = False) -> None:
-    """Remove a budget; jobs that it holds go on by themselves."""
+    """Remove a budget. Jobs that it holds continue by themselves."""
     with command(as_json) as out, client_of(url) as client:
         out.names = NAMES
         client.delete(f"/api/budgets/{quoted(budget)}")
         if as_json:
             out.document({"id": budget, "removed": True})
-        out.say(f"Removed {clean(budget)}.")
+        out.print(f"Removed {clean(budget)}.")
 
 
 def _micros(amount: str) -> int:
     try:
         return parse_amount(amount)
     except ValueError:
-        raise LocalProblem(f"{amount!r} is no amount: give dollars, as 250 or 12.50.") from None
+        raise LocalProblem(f"{amount!r} is not an amount: give dollars, as 250 or 12.50.") from None
 
 
 def _percents(warn_at: str | None, hold_at: str | None, cancel_at: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, said in (("warn_at", warn_at), ("hold_at", hold_at), ("cancel_at", cancel_at)):
-        if said is not None:
+    percents: dict[str, Any] = {}
+    for name, text in (("warn_at", warn_at), ("hold_at", hold_at), ("cancel_at", cancel_at)):
+        if text is not None:
             option = "--" + name.replace("_", "-")
-            if said != "none" and not said.rstrip("%").isdecimal():
-                raise LocalProblem(f"{option} {said!r} is neither a number of percent nor none.")
-            found[name] = None if said == "none" else int(said.rstrip("%"))
-    return found
+            if text != "none" and not text.rstrip("%").isdecimal():
+                raise LocalProblem(
+                    f"{option} {text!r} is not valid: give a whole number of percent, or none."
+                )
+            percents[name] = None if text == "none" else int(text.rstrip("%"))
+    return percents
 
 
-def _show_budget(out: Output, row: Mapping[str, Any]) -> None:
-    out.document(row) if out.as_json else _say_budget(out, row)
+def _print_result(out: Output, row: Mapping[str, Any]) -> None:
+    out.document(row) if out.as_json else _print_budget(out, row)
 
 
-def _say_budget(out: Output, row: Mapping[str, Any]) -> None:
+def _print_budget(out: Output, row: Mapping[str, Any]) -> None:
     project = f"project {row['project']}" if row["project"] else None
-    of = project or row["job"] or "the account"
-    out.say(
-        f"{clean(row['id'])}  {money(row['amount'])} for {clean(of)}, {PERIODS[row['period']]}", style="bold"
+    subject = project or row["job"] or "the account"
+    out.print(
+        f"{clean(row['id'])}  {money(row['amount'])} for {clean(subject)}, {PERIODS[row['period']]}",
+        style="bold",
     )
     left = "no limit" if row["left"] is None else f"{money(row['left'])} left"
-    out.say(f"  {money(row['spent'])} spent, {money(row['reserved'])} set aside, {left}")
-    steps = [f"{word} at {row[name]}%" for word, name in STEPS if row[name] is not None]
+    out.print(f"  {money(row['spent'])} spent, {money(row['reserved'])} reserved, {left}")
+    thresholds = [f"{verb} at {row[name]}%" for verb, name in THRESHOLDS if row[name] is not None]
     held = f"; holds {plural(row['jobs_held'], 'job')}" if row["jobs_held"] else ""
-    out.say(f"  {', '.join(steps)}; {row['mode']}{held}")
-
-
-NAMES = {
-    "amount_micros": "AMOUNT", "project": "--project", "job": "--job", "period": "--period",
-    "warn_at": "--warn-at", "hold_at": "--hold-at", "cancel_at": "--cancel-at", "mode": "--mode",
-}  # fmt: skip
-"""Fields → the words on the command's line that say them."""
-
-PERIODS = {"month": "a month", "total": "in all"}
-
-STEPS = (("warns", "warn_at"), ("holds", "hold_at"), ("cancels", "cancel_at"))
+    out.print(f"  {', '.join(thresholds)}; {row['mode']}{held}")

@@ -1,4 +1,4 @@
-"""How jobs and bills look on a terminal."""
+"""Jobs and bills as text for a terminal."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from framefarm.cli.output import Output, clean, duration, moment, money, plural
 from framefarm.cli.watch import running, why_it_waits
 from framefarm.client import jobs
 
-__all__ = ["job", "job_bill", "job_table", "moment", "one_line", "period", "transactions"]
-
 COLOURS = {
     "success": "green", "running": "cyan", "failed": "red", "holding": "yellow", "preempted": "red",
     "cancelled": "dim", "cancelling": "dim",
@@ -23,80 +21,86 @@ COLOURS = {
 MARKS = {"done": "█", "running": "▓", "pending": "░", "waiting": "·", "failed": "✗", "cancelled": "–"}
 MARK_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "cancelled": "dim"}
 STRIP_WIDTH = 72
+"""Most marks in a strip of frames."""
 ROWS_SHOWN = 10
+"""Most rows of one kind in the bill of a month, and most missing files of a job."""
 
 
-def status(word: str) -> Text:
-    return Text(clean(word), style=COLOURS.get(word, ""))
+def status_text(status: str) -> Text:
+    """A status in its colour."""
+    return Text(clean(status), style=COLOURS.get(status, ""))
 
 
-def one_line(job: jobs.Job) -> Text:
-    line = Text(f"{clean(job['id'])}  {clean(job['job_title'])}  ") + status(job["status"])
+def job_line(job: jobs.Job) -> Text:
+    """A job in one line: id, title, status, priority, and why it waits."""
+    line = Text(f"{clean(job['id'])}  {clean(job['job_title'])}  ") + status_text(job["status"])
     why = why_it_waits(job)
     return line + Text(f", priority {job['priority']}" + (f" ({why})" if why else ""))
 
 
-def job_table(found: Iterable[jobs.Job], width: int) -> Table:
-    """Ids are always whole, to be copied; what else there is room for depends on the terminal's width."""
+def job_table(listed: Iterable[jobs.Job], width: int) -> Table:
+    """A table of jobs for a terminal of `width` columns. Ids are never cut, so that they can be copied."""
     columns: list[tuple[str, Callable[[jobs.Job], str | Text]]] = [
-        ("id", lambda one: clean(one["id"])),
-        ("title", lambda one: clean(one["job_title"])),
-        ("status", lambda one: status(one["status"])),
+        ("id", lambda job: clean(job["id"])),
+        ("title", lambda job: clean(job["job_title"])),
+        ("status", lambda job: status_text(job["status"])),
         (">frames", _done_of_all),
-        (">cost", lambda one: money(one["cost"])),
+        (">cost", lambda job: money(job["cost"])),
     ]
     if width >= 110:
-        columns.append(("submitted", lambda one: moment(one["created_at"])))
+        columns.append(("submitted", lambda job: moment(job["created_at"])))
     if width >= 150:
-        columns.append(("project", lambda one: clean(one["project"])))
-        columns.append(("user", lambda one: clean(one["user"])))
+        columns.append(("project", lambda job: clean(job["project"])))
+        columns.append(("user", lambda job: clean(job["user"])))
     table = _table(*(name for name, _ in columns), whole=("id", "status", "frames", "cost", "submitted"))
-    for one in found:
-        table.add_row(*(value(one) for _, value in columns))
+    for job in listed:
+        table.add_row(*(value(job) for _, value in columns))
     return table
 
 
-def _done_of_all(one: jobs.Job) -> str:
-    count = jobs.count(one)
+def _done_of_all(job: jobs.Job) -> str:
+    count = jobs.count(job)
     return f"{count[0]}/{count[1]}" if count else "–"
 
 
-def job(out: Output, it: jobs.Job, frames: Sequence[Mapping[str, Any]]) -> None:
-    """Everything worth knowing about a job, the most urgent first."""
+def print_job(out: Output, job: jobs.Job, frames: Sequence[Mapping[str, Any]]) -> None:
+    """Print a job, the most urgent facts first. `frames`: rows of its frames for the strip, or none."""
     since = (
-        f" for {duration(_seconds_since(it['status_since']))}" if it["status"] not in jobs.FINISHED else ""
+        f" for {duration(_seconds_since(job['status_since']))}" if job["status"] not in jobs.FINISHED else ""
     )
-    out.say(Text(f"{clean(it['job_title'])}  ", style="bold") + status(it["status"]) + Text(since))
-    if it.get("message"):
-        out.say(f"  {clean(it['message'])}", style="red")
-    if why_it_waits(it):
-        out.say(f"  {why_it_waits(it)}", style="yellow")
-    for warning in it["warnings"]:
+    out.print(Text(f"{clean(job['job_title'])}  ", style="bold") + status_text(job["status"]) + Text(since))
+    if job.get("message"):
+        out.print(f"  {clean(job['message'])}", style="red")
+    if why_it_waits(job):
+        out.print(f"  {why_it_waits(job)}", style="yellow")
+    for warning in job["warnings"]:
         subject = f" ({clean(warning['subject'])})" if warning.get("subject") else ""
-        out.say(f"  warning: {clean(warning['message'])}{subject}", style="yellow")
+        out.print(f"  warning: {clean(warning['message'])}{subject}", style="yellow")
     if frames:
-        out.say(Text("  ") + strip(frames))
-    for name, value in _facts(it):
-        out.say(Text(f"  {name:<10}", style="dim") + Text(value))
-    for path in it["missing_paths"][:10]:
-        out.say(f"  missing    {clean(path)}", style="yellow")
+        out.print(Text("  ") + strip(frames))
+    for name, value in _facts(job):
+        out.print(Text(f"  {name:<10}", style="dim") + Text(value))
+    for path in job["missing_paths"][:ROWS_SHOWN]:
+        out.print(f"  missing    {clean(path)}", style="yellow")
 
 
-def _facts(it: jobs.Job) -> Iterable[tuple[str, str]]:
-    frames, tasks = jobs.count(it, "frames"), jobs.count(it, "tasks")
+def _facts(job: jobs.Job) -> Iterable[tuple[str, str]]:
+    frames, tasks = jobs.count(job, "frames"), jobs.count(job, "tasks")
     if frames and tasks:
-        busy = f", {plural(running(it), 'task')} running" if running(it) else ""
-        yield "frames", f"{frames[0]} of {frames[1]} done ({it['progress']:.0%}){busy}"
-        yield "tasks", ", ".join(f"{n} {name}" for name, n in it["tasks"].items() if n and name != "total")
+        busy = f", {plural(running(job), 'task')} running" if running(job) else ""
+        yield "frames", f"{frames[0]} of {frames[1]} done ({job['progress']:.0%}){busy}"
+        yield "tasks", ", ".join(f"{n} {name}" for name, n in job["tasks"].items() if n and name != "total")
     yield (
         "range",
-        clean(it["frame_range"]) + (f", scouts {clean(it['scout_frames'])}" if it["scout_frames"] else ""),
+        clean(job["frame_range"]) + (f", scouts {clean(job['scout_frames'])}" if job["scout_frames"] else ""),
     )
-    pace = it["average_frame_seconds"]
-    forecast = it.get("forecast") or {}
-    told = forecast.get("frames_left") and forecast.get("seconds_left")
-    left = f", about {duration(it['remaining_seconds'])} left" if it["remaining_seconds"] and not told else ""
-    yield "cost", money(it["cost"]) + (f", {duration(pace)} a frame{left}" if pace else "")
+    pace = job["average_frame_seconds"]
+    forecast = job.get("forecast") or {}
+    in_forecast = forecast.get("frames_left") and forecast.get("seconds_left")
+    left = ""
+    if job["remaining_seconds"] and not in_forecast:
+        left = f", about {duration(job['remaining_seconds'])} left"
+    yield "cost", money(job["cost"]) + (f", {duration(pace)} a frame{left}" if pace else "")
     if forecast.get("frames_left") and (rest := forecast.get("seconds_left")):
         costs = forecast["cost_left"]
         between = (
@@ -106,16 +110,16 @@ def _facts(it: jobs.Job) -> Iterable[tuple[str, str]]:
             else ""
         )
         yield "to come", f"{duration(rest['expected'])}, {money(costs['expected'])}{between}"
-    kind = f"preemptible, {_retries(it['preemptible_retries'])}" if it["preemptible"] else "on demand"
-    yield "machine", f"{clean(it['instance_type'])} ({kind})"
-    release = f" ({clean(it['blender_release'])})" if it.get("blender_release") else ""
-    yield "blender", f"{clean(it['blender_version'])}{release} {clean(it['render_software'])}".rstrip()
-    yield "scene", f"{clean(it['scene_path'] or '–')}, {plural(len(it['upload_paths']), 'file')} in all"
-    yield "output", clean(it["output_path"])
-    yield "submitted", f"{moment(it['created_at'])} by {clean(it['user'])}, project {clean(it['project'])}"
-    if it["ended_at"]:
-        yield "ended", moment(it["ended_at"])
-    yield "id", clean(it["id"])
+    market = f"preemptible, {_retries(job['preemptible_retries'])}" if job["preemptible"] else "on demand"
+    yield "machine", f"{clean(job['instance_type'])} ({market})"
+    release = f" ({clean(job['blender_release'])})" if job.get("blender_release") else ""
+    yield "blender", f"{clean(job['blender_version'])}{release} {clean(job['render_software'])}".rstrip()
+    yield "scene", f"{clean(job['scene_path'] or '–')}, {plural(len(job['upload_paths']), 'file')} in all"
+    yield "output", clean(job["output_path"])
+    yield "submitted", f"{moment(job['created_at'])} by {clean(job['user'])}, project {clean(job['project'])}"
+    if job["ended_at"]:
+        yield "ended", moment(job["ended_at"])
+    yield "id", clean(job["id"])
 
 
 def _retries(count: int) -> str:
@@ -123,7 +127,7 @@ def _retries(count: int) -> str:
 
 
 def strip(frames: Sequence[Mapping[str, Any]]) -> Text:
-    """All frames in order, one mark each, or one for several: then the one that needs most attention."""
+    """All frames in order, as marks. A mark for several frames shows the status that most needs attention."""
     order = ["failed", "running", "pending", "waiting", "cancelled", "done"]
     each = -(-len(frames) // STRIP_WIDTH)
     line = Text()
@@ -135,51 +139,54 @@ def strip(frames: Sequence[Mapping[str, Any]]) -> Text:
     return line + Text(f"  {first}–{last}" if last != first else f"  {first}", style="dim")
 
 
-def job_bill(out: Output, it: jobs.Job, attempts: Sequence[Mapping[str, Any]]) -> None:
+def print_job_bill(out: Output, job: jobs.Job, attempts: Sequence[Mapping[str, Any]]) -> None:
+    """Print a job's attempts with their costs, ordered by task and start."""
     roomy = out.out.width >= 90
     node = ("node",) if roomy else ()
     table = _table("task", *node, "machine", ">frames", "outcome", ">seconds", ">an hour", ">cost")
-    for one in sorted(attempts, key=lambda a: (a["task"], a["started_at"] or "")):
-        kind = " (preemptible)" if one["preemptible"] else ""
+    for attempt in sorted(attempts, key=lambda a: (a["task"], a["started_at"] or "")):
+        market = " (preemptible)" if attempt["preemptible"] else ""
         table.add_row(
-            clean(one["task"]),
-            *((clean(one["node"]),) if roomy else ()),
-            f"{clean(one['instance_type'])}{kind}",
-            str(one["frames_done"]),
-            status(one["outcome"] or "running"),
-            f"{one['billed_seconds']:.3f}",
-            money(one["price_per_hour"]),
-            money(one["cost"]),
+            clean(attempt["task"]),
+            *((clean(attempt["node"]),) if roomy else ()),
+            f"{clean(attempt['instance_type'])}{market}",
+            str(attempt["frames_done"]),
+            status_text(attempt["outcome"] or "running"),
+            f"{attempt['billed_seconds']:.3f}",
+            money(attempt["price_per_hour"]),
+            money(attempt["cost"]),
         )
-    out.say(f"{clean(it['job_title'])}  {clean(it['id'])}", style="bold")
-    out.say(table)
-    billed = sum(round(one["billed_seconds"] * 1000) for one in attempts) / 1000
-    out.say(f"{plural(len(attempts), 'attempt')}, {billed:.3f} seconds: {money(it['cost'])}", style="bold")
+    out.print(f"{clean(job['job_title'])}  {clean(job['id'])}", style="bold")
+    out.print(table)
+    billed = sum(round(a["billed_seconds"] * 1000) for a in attempts) / 1000
+    out.print(f"{plural(len(attempts), 'attempt')}, {billed:.3f} seconds: {money(job['cost'])}", style="bold")
 
 
-def period(out: Output, bill: Mapping[str, Any]) -> None:
-    out.say(f"{moment(bill['start'])} to {moment(bill['end'])}", style="bold")
-    out.say(f"  cost      {money(bill['total_cost'])}")
-    out.say(f"  frames    {bill['frames']:,}")
-    out.say(f"  hours     {_hours(bill['core_hours'])} core, {_hours(bill['gpu_hours'])} GPU")
-    out.say(f"  saved     {money(bill['spot_savings'])} by preemptible machines")
-    out.say(f"  balance   {money(bill['balance'])}")
+def print_period(out: Output, bill: Mapping[str, Any]) -> None:
+    """Print the bill of a month so far."""
+    out.print(f"{moment(bill['start'])} to {moment(bill['end'])}", style="bold")
+    out.print(f"  cost      {money(bill['total_cost'])}")
+    out.print(f"  frames    {bill['frames']:,}")
+    out.print(f"  hours     {_hours(bill['core_hours'])} core, {_hours(bill['gpu_hours'])} GPU")
+    out.print(f"  saved     {money(bill['spot_savings'])} by preemptible machines")
+    out.print(f"  balance   {money(bill['balance'])}")
     for title, key, rows in (
         ("project", "project", bill["by_project"]),
         ("machine", "instance_type", bill["by_instance_type"]),
         ("job", "job_title", bill["by_job"]),
     ):
         for row in rows[:ROWS_SHOWN]:
-            out.say(f"  {title:<9} {clean(row[key])}: {money(row['cost'])}")
+            out.print(f"  {title:<9} {clean(row[key])}: {money(row['cost'])}")
 
 
 def _hours(count: float) -> str:
     return f"{count:.2f}" if count >= 1 or not count else f"{count:.4f}"
 
 
-def transactions(out: Output, rows: Sequence[Mapping[str, Any]]) -> None:
+def print_transactions(out: Output, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print entries of the account's ledger."""
     if not rows:
-        out.note("No transactions yet.")
+        out.info("No transactions yet.")
         return
     table = _table("when", "kind", "what for", ">amount", ">balance", whole=("when", "amount", "balance"))
     for row in rows:
@@ -190,12 +197,12 @@ def transactions(out: Output, rows: Sequence[Mapping[str, Any]]) -> None:
             money(row["amount"]),
             money(row["balance"]),
         )
-    out.say(table)
+    out.print(table)
 
 
 def _table(*columns: str, whole: Sequence[str] = ()) -> Table:
-    """A plain table. A column whose name begins with > is aligned right; those in `whole` are never cut or
-    wrapped, of the others what does not fit ends in an ellipsis."""
+    """A plain table. A column whose name begins with > is aligned right. Columns in `whole` are never cut;
+    the others end in an ellipsis if the terminal is too narrow."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:
         bare = name.lstrip(">")

@@ -1,4 +1,4 @@
-"""Commands on jobs, but for `submit` and `watch`, which have files of their own."""
+"""Commands on jobs: `framefarm jobs`, `job`, `hold` and so on, apart from `submit` and `watch`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from framefarm.cli.output import Output, clean, command, plural, size
 from framefarm.client import LocalProblem, download, jobs
 
 FRAMES_SHOWN = 5000
-"""A job with more frames than this is shown without its strip."""
+"""`framefarm job` draws the strip of frames for jobs of at most so many frames."""
 
 
 def register(app: typer.Typer) -> None:
@@ -27,16 +27,22 @@ def register(app: typer.Typer) -> None:
     app.command("priority")(priority)
     app.command("delete")(delete)
     app.command("log")(show_log)
-    app.command("download")(fetch)
+    app.command("download")(download_job)
     app.command("bill")(bill)
 
 
 def list_jobs(
-    status: Annotated[str | None, typer.Option("--status", help="For example running or failed.")] = None,
-    project: Annotated[str | None, typer.Option("--project", help="Project's name.")] = None,
-    user: Annotated[str | None, typer.Option("--user", help="Who submitted it.")] = None,
-    search: Annotated[str | None, typer.Option("--search", "-s", help="Part of the title.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many.")] = 20,
+    status: Annotated[
+        str | None, typer.Option("--status", help="Only jobs with this status, as running or failed.")
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", help="Only jobs of this project, by name.")
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", help="Only jobs that this user submitted.")] = None,
+    search: Annotated[
+        str | None, typer.Option("--search", "-s", help="Only jobs with this in their title.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many jobs.")] = 20,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -45,21 +51,21 @@ def list_jobs(
     framefarm jobs --status running
     """
     with command(as_json) as out, client_of(url) as client:
-        found = list(jobs.find(client, limit=limit, status=status, project=project, user=user, q=search))
+        matching = list(jobs.find(client, limit=limit, status=status, project=project, user=user, q=search))
         if as_json:
-            out.document({"data": found})
-        elif not found:
-            out.note(
-                "No such jobs."
+            out.document({"data": matching})
+        elif not matching:
+            out.info(
+                "No jobs match these options."
                 if status or project or user or search
-                else "No jobs yet:  framefarm submit SCENE.blend"
+                else "No jobs yet. Submit one:  framefarm submit SCENE.blend"
             )
         else:
-            out.say(formatting.job_table(found, out.out.width))
+            out.print(formatting.job_table(matching, out.out.width))
 
 
 def show_job(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
-    """Show a job: why it waits or failed, its frames, its cost.
+    """Show a job: its frames, its cost, and why it waits or failed.
 
     framefarm job job_01KAXQ2V
     """
@@ -70,16 +76,16 @@ def show_job(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
             return
         count = jobs.count(job)
         frames = list(jobs.frames(client, job_id)) if count and count[1] <= FRAMES_SHOWN else []
-        formatting.job(out, job, frames)
+        formatting.print_job(out, job, frames)
 
 
 def show_log(
     job_id: JobId,
-    task: Annotated[str, typer.Argument(metavar="TASK", help="The task's number, as 003.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task's number, as 003 or 3.")],
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print what Blender said while it rendered a task.
+    """Print Blender's log of a task.
 
     framefarm log job_01KAXQ2V 003
     """
@@ -94,11 +100,11 @@ def show_log(
 
 def hold(
     job_id: JobId,
-    now: Annotated[bool, typer.Option("--now", help="Also stop the frames that are in work.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Also stop the frames that are being rendered.")] = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Begin no more frames of a job; those in work are finished.
+    """Hold a job: the frames being rendered are finished, no others are started.
 
     framefarm hold job_01KAXQ2V
     """
@@ -106,7 +112,7 @@ def hold(
 
 
 def unhold(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
-    """Let a job go on, after a hold or after its scouts.
+    """Continue a job after a hold or after its scouts.
 
     framefarm unhold job_01KAXQ2V
     """
@@ -114,7 +120,7 @@ def unhold(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
 
 
 def cancel(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
-    """End a job for good. Frames that are done stay.
+    """Cancel a job for good. Finished frames are kept.
 
     framefarm cancel job_01KAXQ2V
     """
@@ -123,11 +129,13 @@ def cancel(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
 
 def priority(
     job_id: JobId,
-    value: Annotated[int, typer.Argument(metavar="PRIORITY", help="0 to 100; higher goes first.")],
+    value: Annotated[
+        int, typer.Argument(metavar="PRIORITY", help="0 to 100; jobs of higher priority go first.")
+    ],
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a job go before or after others.
+    """Set a job's priority among the account's jobs.
 
     framefarm priority job_01KAXQ2V 80
     """
@@ -139,16 +147,16 @@ def _change(job_id: str, url: str | None, as_json: bool, **change: Any) -> None:
         job = jobs.change(client, job_id, **change)
         if as_json:
             out.document(job)
-        out.say(formatting.one_line(job))
+        out.print(formatting.job_line(job))
 
 
 def retry(
     job_id: JobId,
     frames: Annotated[
-        str | None, typer.Option("--frames", "-f", help="Render exactly these again, done ones too.")
+        str | None, typer.Option("--frames", "-f", help="Render exactly these again, finished ones too.")
     ] = None,
     task: Annotated[
-        list[str] | None, typer.Option("--task", help="Only this failed task; repeatable.")
+        list[str] | None, typer.Option("--task", help="Render only this failed task again; repeatable.")
     ] = None,
     url: Url = None,
     as_json: AsJson = False,
@@ -165,11 +173,13 @@ def retry(
         if as_json:
             out.document(answer)
         tasks = ", ".join(clean(t) for t in answer["retried"])
-        out.say(f"Rendering again: task {tasks}." if tasks else "Nothing to render again.")
+        out.print(
+            f"Rendering again: task {tasks}." if tasks else "The job has no failed tasks to render again."
+        )
 
 
 def delete(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
-    """Remove a finished job from the farm. Its delivered frames and its bill stay.
+    """Delete a finished job from the farm. Its delivered frames and its bill are kept.
 
     framefarm delete job_01KAXQ2V
     """
@@ -177,66 +187,68 @@ def delete(job_id: JobId, url: Url = None, as_json: AsJson = False) -> None:
         jobs.delete(client, job_id)
         if as_json:
             out.document({"id": job_id, "deleted": True})
-        out.say(f"{clean(job_id)} is deleted.")
+        out.print(f"{clean(job_id)} is deleted.")
 
 
-def fetch(
+def download_job(
     job_id: JobId,
     folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="Where to. Default: a folder of the job's title.")
+        Path | None, typer.Argument(metavar="DIR", help="Folder to download to. Default: named like the job.")
     ] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch what a job has rendered so far, and verify every checksum. Run it again to fetch the rest.
+    """Download the frames rendered so far, and verify every checksum. Run it again for the rest.
 
     framefarm download job_01KAXQ2V renders/
     """
     with command(as_json) as out, client_of(url) as client:
         job = jobs.get(client, job_id)
-        where = folder or Path(submit.as_folder(job["job_title"]))
+        destination = folder or Path(submit.as_folder(job["job_title"]))
         files = download.list_files(client, job_id)
         with out.bytes_bar("Downloading", sum(int(f["size"]) for f in files)) as bar:
             report = download.download(
-                client, files, where, on_bytes=lambda count: bar.advance(bar.task_ids[0], count)
+                client, files, destination, on_bytes=lambda count: bar.advance(bar.task_ids[0], count)
             )
         if as_json:
             out.document(
                 {
                     "job": job["id"],
-                    "folder": str(where),
+                    "folder": str(destination),
                     "fetched": report.fetched,
                     "already_there": report.already_there,
                     "problems": [{"path": path, "message": problem} for path, problem in report.problems],
                 }
             )
-        _say_fetched(out, job, report, where)
+        _print_downloaded(out, job, report, destination)
         report.check()
 
 
-def _say_fetched(out: Output, job: jobs.Job, report: download.DownloadResult, where: Path) -> None:
-    there = f", {len(report.already_there)} were there already" if report.already_there else ""
+def _print_downloaded(out: Output, job: jobs.Job, report: download.DownloadResult, destination: Path) -> None:
+    others = f", {len(report.already_there)} were there already" if report.already_there else ""
     amount = f"{plural(len(report.fetched), 'file')} ({size(report.size_bytes)}) verified"
     if not report.fetched and report.already_there:
-        amount, there = f"{plural(len(report.already_there), 'file')} verified, all there already,", ""
-    out.say(f"{amount} in {clean(where)}{there}.")
+        amount, others = f"{plural(len(report.already_there), 'file')} verified, all there already,", ""
+    out.print(f"{amount} in {clean(destination)}{others}.")
     done, total = jobs.count(job) or (0, 0)
     if done < total:
-        out.note(f"{done} of {total} frames are done so far.")
+        out.info(f"{done} of {total} frames are done so far.")
 
 
 def bill(
     job_id: Annotated[
-        str | None, typer.Option("--job", metavar="ID", help="One job's attempts, and what each cost.")
+        str | None, typer.Option("--job", metavar="ID", help="Show one job's attempts and the cost of each.")
     ] = None,
     transactions: Annotated[
-        bool, typer.Option("--transactions", help="Charges, payments and credits, newest first.")
+        bool, typer.Option("--transactions", help="Show charges, payments and credits, newest first.")
     ] = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most this many transactions.")] = 50,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, help="Show at most this many transactions.")
+    ] = 50,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what this month costs so far, a job's bill, or all entries.
+    """Show the costs of this month so far, a job's bill, or all transactions.
 
     framefarm bill --job job_01KAXQ2V
     """
@@ -249,10 +261,10 @@ def bill(
             if as_json:
                 out.document({"job": job["id"], "cost": job["cost"], "attempts": attempts})
             else:
-                formatting.job_bill(out, job, attempts)
+                formatting.print_job_bill(out, job, attempts)
         elif transactions:
             rows = list(client.pages("/api/billing/transactions", limit=limit))
-            out.document({"data": rows}) if as_json else formatting.transactions(out, rows)
+            out.document({"data": rows}) if as_json else formatting.print_transactions(out, rows)
         else:
             period = client.get("/api/billing/current-period")
-            out.document(period) if as_json else formatting.period(out, period)
+            out.document(period) if as_json else formatting.print_period(out, period)

@@ -1,4 +1,4 @@
-"""`framefarm`: gathers the command groups. An artist's machine needs no server to run the artist's."""
+"""The `framefarm` command: gathers all command groups. Artists' commands need no server packages."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from framefarm import __version__
 from framefarm.cli import auth, budgets, jobs, rules
 
 OPERATOR_COMMANDS = {"serve": ("serve", "stop"), "admin": ("admin",), "blender": ("blender",)}
-"""Module in `framefarm.cli` → the commands that it registers."""
+"""Module in `framefarm.cli` → the commands that it registers. They need the server's packages."""
 
 
-def build(asked_for: str | None = None) -> typer.Typer:
-    """The whole app; or, for a known command, no more of it than that command needs."""
+def build(command_name: str | None = None) -> typer.Typer:
+    """The app with all commands. Given a `command_name`, only the modules that it needs are imported."""
     app = typer.Typer(
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -29,16 +29,16 @@ def build(asked_for: str | None = None) -> typer.Typer:
     for group in (auth, jobs, budgets, rules):
         group.register(app)
     groups = {group.name for group in app.registered_groups}
-    if asked_for in groups | {command.name for command in app.registered_commands}:
+    if command_name in groups | {command.name for command in app.registered_commands}:
         return app
-    its_own = {module: names for module, names in OPERATOR_COMMANDS.items() if asked_for in names}
-    for module, commands in (its_own or OPERATOR_COMMANDS).items():
+    needed = {module: names for module, names in OPERATOR_COMMANDS.items() if command_name in names}
+    for module, commands in (needed or OPERATOR_COMMANDS).items():
         _register_operator(app, module, commands)
     return app
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"framefarm {__version__}")
         raise typer.Exit
 
@@ -58,19 +58,19 @@ def _register_operator(app: typer.Typer, module: str, commands: tuple[str, ...])
         if (error.name or "").partition(".")[0] == "framefarm" and error.name != f"framefarm.cli.{module}":
             raise
         for name in commands:
-            _register_absent(app, name, error.name or "a module")
+            _register_unavailable(app, name, error.name or "a module")
 
 
-def _register_absent(app: typer.Typer, name: str, lacking: str) -> None:
-    """A command that only says what to install."""
-    anything = {"allow_extra_args": True, "ignore_unknown_options": True}
+def _register_unavailable(app: typer.Typer, name: str, missing_module: str) -> None:
+    """Register a stand-in that fails and names the packages to install. It accepts any arguments."""
+    any_arguments = {"allow_extra_args": True, "ignore_unknown_options": True}
 
     @app.command(
-        name, context_settings=anything, help="Needs the server: pip install 'framefarm[server,node]'"
+        name, context_settings=any_arguments, help="Needs the server: pip install 'framefarm[server,node]'"
     )
-    def absent() -> None:
+    def unavailable() -> None:
         typer.echo(
-            f"error: framefarm {name} needs the server, and {lacking} is not installed."
+            f"error: framefarm {name} needs the server, and {missing_module} is not installed."
             " Install it with: pip install 'framefarm[server,node]'",
             err=True,
         )
@@ -78,6 +78,6 @@ def _register_absent(app: typer.Typer, name: str, lacking: str) -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line: the entry point of the console script."""
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     build(words[0] if words else None)()

@@ -1,4 +1,4 @@
-"""Options that all of the artist's commands share, and the farm that they lead to."""
+"""Options shared by the artist's commands, and the client that they select."""
 
 from __future__ import annotations
 
@@ -14,37 +14,39 @@ from framefarm.client import Client, Credentials, LocalProblem
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 Url = Annotated[
     str | None,
-    typer.Option("--url", metavar="URL", help="The farm, if not FRAMEFARM_URL or the one last logged in to."),
+    typer.Option(
+        "--url", metavar="URL", help="The farm's address. Default: FRAMEFARM_URL, or the last login's."
+    ),
 ]
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id, as `framefarm jobs` shows it.")]
 
 
 def client_of(url: str | None) -> Client:
-    """The farm to talk to, logged in. Raises LocalProblem if there is no login."""
+    """A client of the selected farm, logged in. Raises LocalProblem if there is no login."""
     login = Credentials().login(url)
-    return Client(login.url, login.token, on_wait=patient())
+    return Client(login.url, login.token, on_wait=retry_notice())
 
 
-def patient() -> Callable[[str], None] | None:
-    """Says on a terminal, once, why it takes so long: the farm is asked again and again for a while."""
+def retry_notice() -> Callable[[str], None] | None:
+    """A callback that prints, once, why the client retries a call. None where there is no terminal."""
     if not sys.stderr.isatty():
         return None
-    said: set[str] = set()
+    printed: set[str] = set()
 
-    def say(why: str) -> None:
-        if not said:
-            said.add(why)
-            sys.stderr.write(f"{clean(why)} Trying again …\n")
+    def notify(reason: str) -> None:
+        if not printed:
+            printed.add(reason)
+            sys.stderr.write(f"{clean(reason)} Retrying …\n")
 
-    return say
+    return notify
 
 
 def pairs(given: list[str], option: str) -> dict[str, str]:
-    """`["K=V", …]` as a mapping. Raises LocalProblem, naming the option, for what is no pair."""
-    found: dict[str, str] = {}
+    """`["NAME=VALUE", …]` as a mapping. Raises LocalProblem, naming `option`, if a text has another form."""
+    values: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise LocalProblem(f"{option} {text!r} is not NAME=VALUE.")
-        found[name] = value
-    return found
+        values[name] = value
+    return values

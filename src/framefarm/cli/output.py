@@ -1,4 +1,4 @@
-"""What commands print: words for people, JSON for programs, and nothing that a title could smuggle in."""
+"""Output of commands: text for people, JSON for programs, and control characters from titles removed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from framefarm.client.errors import FarmError, Incomplete, LoginNeeded, NotLoggedIn, Refused, Unreachable
 
-SUB = 1_000_000
-"""Micro-units in one unit of money."""
+MICROS_PER_UNIT = 1_000_000
+"""Micro-dollars in a dollar."""
 
 PIPED_WIDTH = 200
-"""Tables are not squeezed where no terminal limits them."""
+"""Columns for tables where standard output is no terminal: wide enough to cut nothing off."""
 
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~])|\x9b[0-?]*[ -/]*[@-~]", re.DOTALL
@@ -29,7 +29,7 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 _LINE_CONTROLS = re.compile("[\t\n]+")
 
 
-class Code(IntEnum):
+class ExitCode(IntEnum):
     """Exit codes of the artist's commands. docs/artist.md explains them."""
 
     OK = 0
@@ -42,7 +42,7 @@ class Code(IntEnum):
 
 
 def clean(text: object, *, lines: bool = False) -> str:
-    """Text from elsewhere, without escape sequences, control characters and direction overrides.
+    """Text of any origin, without escape sequences, control characters and direction overrides.
 
     `lines` keeps line breaks and tabs: for logs.
     """
@@ -51,12 +51,12 @@ def clean(text: object, *, lines: bool = False) -> str:
 
 
 def money(amount: Mapping[str, Any] | None) -> str:
-    """An amount of micro-units for a person: `$12.35`, `$0.1234`, `$0.000048`; integers throughout."""
+    """Text of an amount in micro-dollars: `$12.35`, `$0.1234`, `$0.000048`. Computed in integers."""
     if amount is None:
         return "–"
     micros, currency = int(amount["amount_micros"]), str(amount.get("currency", "USD"))
-    cents = SUB // 100
-    digits = 2 if abs(micros) >= SUB or micros % cents == 0 else 4 if abs(micros) >= cents else 6
+    cents = MICROS_PER_UNIT // 100
+    digits = 2 if abs(micros) >= MICROS_PER_UNIT or micros % cents == 0 else 4 if abs(micros) >= cents else 6
     step = 10 ** (6 - digits)
     whole, rest = divmod(abs(micros), step)
     rounded = whole + (1 if rest * 2 > step or (rest * 2 == step and whole % 2) else 0)
@@ -67,7 +67,7 @@ def money(amount: Mapping[str, Any] | None) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for a person: `1.5 MB`."""
+    """Text of a number of bytes: `1.5 MB`."""
     for unit in ("bytes", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
@@ -76,7 +76,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for a person: `4.2 s`, `3 min 12 s`, `2 h 5 min`."""
+    """Text of a time in seconds: `4.2 s`, `3 min 12 s`, `2 h 5 min`."""
     if seconds is None:
         return "–"
     if seconds < 10:
@@ -91,47 +91,49 @@ def duration(seconds: float | None) -> str:
 
 
 def plural(count: int, word: str) -> str:
+    """A count with its noun: `1 frame`, `1,200 frames`."""
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
 
 
 def moment(rfc3339: str | None) -> str:
-    """`2026-11-24T10:15:30.123Z` → `2026-11-24 10:15:30 UTC`."""
+    """Text of an RFC 3339 time in UTC: `2026-11-24T10:15:30.123Z` → `2026-11-24 10:15:30 UTC`."""
     return f"{clean(rfc3339)[:19].replace('T', ' ')} UTC" if rfc3339 else "–"
 
 
 class Output:
-    """Where a command's words go: results to standard output, all else to standard error."""
+    """Prints a command's result to standard output, and all else to standard error."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self.names: Mapping[str, str] = {}
-        """Fields of the API → what they are on this command's line, for errors."""
+        """The API's fields → the command's arguments and options, for errors."""
         self.out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
         if not self.out.is_terminal:
             self.out.width = PIPED_WIDTH
         self.err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def document(self, value: Any) -> None:
-        """The whole result as one JSON document."""
+        """Print the whole result as one JSON document."""
         sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not self.out.is_terminal) + "\n")
         sys.stdout.flush()
 
-    def say(self, line: Any = "", style: str | None = None) -> None:
-        """A line of the result, for people only."""
+    def print(self, line: Any = "", style: str | None = None) -> None:
+        """Print a line of the result. Without effect with `--json`."""
         if not self.as_json:
             self.out.print(line, style=style)
 
-    def note(self, line: str) -> None:
-        """Beside the result: what is being done."""
+    def info(self, line: str) -> None:
+        """Print a line about the command's progress. Without effect with `--json`."""
         if not self.as_json:
             self.err.print(clean(line))
 
     def warn(self, line: str) -> None:
+        """Print a warning, with `--json` too."""
         self.err.print(f"warning: {clean(line)}", style="yellow")
 
     @contextmanager
-    def bytes_bar(self, what: str, total_bytes: int) -> Iterator[Progress]:
-        """A progress bar in bytes; task 0 is it. It is not there when standard error is no terminal."""
+    def bytes_bar(self, label: str, total_bytes: int) -> Iterator[Progress]:
+        """A progress bar in bytes, with one task. Hidden with `--json` and where there is no terminal."""
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=36),
@@ -141,43 +143,43 @@ class Output:
             transient=True,
             disable=self.as_json or not self.err.is_terminal,
         )
-        bar.add_task(what, total=total_bytes)
+        bar.add_task(label, total=total_bytes)
         with bar:
             yield bar
 
 
 @contextmanager
 def command(as_json: bool, *, logging_in: bool = False) -> Iterator[Output]:
-    """The frame of every command: what goes wrong is said on standard error, and has its exit code.
+    """The context that every command runs in: prints errors on standard error and exits with their code.
 
-    `logging_in`: the command is the login itself, so "log in again" would be no advice.
+    `logging_in`: the command is the login itself, so its errors do not advise to log in. Raises typer.Exit.
     """
     output = Output(as_json)
     try:
         yield output
     except FarmError as error:
-        _report(output, error, logging_in)
+        _print_error(output, error, logging_in)
         raise typer.Exit(_code(error)) from error
     except KeyboardInterrupt:
-        raise typer.Exit(Code.INTERRUPTED) from None
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
-def _code(error: FarmError) -> Code:
+def _code(error: FarmError) -> ExitCode:
     if isinstance(error, LoginNeeded | NotLoggedIn):
-        return Code.LOGIN_NEEDED
-    return Code.UNREACHABLE if isinstance(error, Unreachable) else Code.FAILED
+        return ExitCode.LOGIN_NEEDED
+    return ExitCode.UNREACHABLE if isinstance(error, Unreachable) else ExitCode.FAILED
 
 
-def _report(output: Output, error: FarmError, logging_in: bool) -> None:
+def _print_error(output: Output, error: FarmError, logging_in: bool) -> None:
     if output.as_json:
         sys.stderr.write(json.dumps(_as_document(error)) + "\n")
         return
     lines = [f"error: {clean(error.detail)}"]
     if isinstance(error, Refused) and error.errors:
-        lines = ["error: the farm refused this:"]
-        for bad in error.errors:
-            given = "" if bad.given is None else f" (given: {clean(json.dumps(bad.given))[:200]})"
-            lines.append(f"  {clean(_name(output.names, bad.field))}: {clean(bad.message)}{given}")
+        lines = ["error: the farm refused the request:"]
+        for wrong in error.errors:
+            given = "" if wrong.given is None else f" (given: {clean(json.dumps(wrong.given))[:200]})"
+            lines.append(f"  {clean(_option_of(output.names, wrong.field))}: {clean(wrong.message)}{given}")
     if isinstance(error, Incomplete):
         lines += [f"  {clean(path)}: {clean(problem)}" for path, problem in error.problems]
     if isinstance(error, LoginNeeded) and not logging_in:
@@ -188,8 +190,8 @@ def _report(output: Output, error: FarmError, logging_in: bool) -> None:
         output.err.print(line, style="red" if line.startswith("error:") else None)
 
 
-def _name(names: Mapping[str, str], field: str) -> str:
-    """`metadata.shot` → `--metadata (shot)`, with the names of the command at hand."""
+def _option_of(names: Mapping[str, str], field: str) -> str:
+    """The option that sets a field, by the command's `names`: `metadata.shot` → `--metadata (shot)`."""
     parts = field.replace("[", ".").replace("]", "").split(".")
     for end in range(len(parts), 0, -1):
         if (name := names.get(".".join(parts[:end]))) is not None:

@@ -1,4 +1,4 @@
-"""`framefarm serve` and `framefarm stop`: the farm on one machine."""
+"""`framefarm serve` and `framefarm stop`: start and stop the server on this machine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ DataOption = Annotated[
     typer.Option("--data", envvar="FRAMEFARM_DATA", help="The farm's data directory.", show_default=False),
 ]
 DRAIN_SECONDS = 6
+"""Time for open requests to finish when the server stops."""
 OWN_DESCRIPTORS = 512
-"""Of the farm itself, beside its connections."""
+"""File descriptors that the server needs beside those of its connections."""
 
 
 def register(app: typer.Typer) -> None:
@@ -31,16 +32,18 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     data: DataOption,
-    listen: Annotated[str, typer.Option(help="Where to listen: HOST:PORT; port 0 takes a free one.")] = (
+    listen: Annotated[str, typer.Option(help="Address to listen on, HOST:PORT; port 0 takes a free one.")] = (
         "127.0.0.1:8000"
     ),
-    behind_proxy: Annotated[bool, typer.Option(help="A TLS proxy stands in front.")] = False,
+    behind_proxy: Annotated[
+        bool, typer.Option(help="Set it if a TLS proxy is in front of the farm.")
+    ] = False,
 ) -> None:
     """Run the farm: API, dispatcher and local engine in one process.
 
     Example: framefarm serve --data /var/lib/framefarm/data --listen 127.0.0.1:8000
 
-    SIGTERM stops the farm, not its renders: they go on, and the next start takes them back.
+    SIGTERM stops the server. Renders continue, and the next start takes them back.
     """
     import uvicorn
     from pydantic import ValidationError
@@ -56,7 +59,7 @@ def serve(
     try:
         settings = Settings(data=data)
     except ValidationError as error:
-        _fail("; ".join(_setting(bad) for bad in error.errors()))
+        _fail("; ".join(_setting_problem(e) for e in error.errors()))
     configure_logs(settings.log_level)
     if settings.otlp_endpoint:
         try:
@@ -83,7 +86,7 @@ def serve(
             _fail(f"cannot open the database: {error.orig}")
         stack.callback(context.db.close)
         address = _address(sock)
-        limiter = ConnectionLimiter(_room_for(settings.max_connections))
+        limiter = ConnectionLimiter(_allowed_connections(settings.max_connections))
         context.base_url = lambda: settings.public_url or address
         server = uvicorn.Server(
             uvicorn.Config(
@@ -112,20 +115,20 @@ def serve(
             _write_endpoint(data / bootstrap.ENDPOINT, address)
         except OSError as error:
             _fail(f"cannot write to {data}: {error.strerror or error}")
-        _greet(context, address, host, behind_proxy or settings.behind_proxy)
+        _print_start(context, address, host, behind_proxy or settings.behind_proxy)
 
         def stop_again(_number: int, _frame: Any) -> None:
-            """uvicorn raises the signal again once it has stopped; the database is still to be closed."""
+            """Keep the process alive when uvicorn raises the signal again, so that the database is closed."""
             server.should_exit = True
 
         signal.signal(signal.SIGTERM, stop_again)
-        gc.freeze()  # what was loaded stays: no collection need look through it again
+        gc.freeze()  # loaded modules stay for good, so collections can skip them
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[sock])
 
 
-def _room_for(connections: int) -> int:
-    """How many connections there may be: each needs a descriptor, and the farm needs some of its own."""
+def _allowed_connections(connections: int) -> int:
+    """Raise the limit of open files for so many connections; the number of connections that it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = 1 << 20
@@ -158,15 +161,15 @@ def _address(sock: socket.socket) -> str:
 
 
 def _write_endpoint(path: Path, address: str) -> None:
-    """Runners read it again when the farm does not answer: it may have moved to another port."""
+    """Write the farm's address for its runners, which read it again when the farm does not answer."""
     if path.exists() and path.read_text() == address + "\n":
-        return  # a farm that comes back where it was needs no room on the disk
+        return  # a restart on the same port works with a full disk, too
     temporary = path.with_suffix(".new")
     temporary.write_text(address + "\n")
     temporary.replace(path)
 
 
-def _greet(context: Any, address: str, host: str, behind_proxy: bool) -> None:
+def _print_start(context: Any, address: str, host: str, behind_proxy: bool) -> None:
     from framefarm.server import bootstrap
     from framefarm.server.accounts import service as accounts
     from framefarm.server.catalog.destinations import buckets
@@ -180,13 +183,14 @@ def _greet(context: Any, address: str, host: str, behind_proxy: bool) -> None:
         out.write(f"{bucket} is {folder}\n")
     if host not in {"127.0.0.1", "::1", "[::1]", "localhost"} and not behind_proxy:
         sys.stderr.write(
-            f"warning: listening on {host} without TLS: passwords and frames travel in the clear;"
-            " put a TLS proxy in front and say --behind-proxy\n"
+            f"warning: listening on {host} without TLS: passwords and frames are sent unencrypted;"
+            " put a TLS proxy in front and give --behind-proxy\n"
         )
     if behind_proxy and not context.settings.trusted_proxies:
         sys.stderr.write(
-            "warning: --behind-proxy without FRAMEFARM_TRUSTED_PROXIES: all clients look like the proxy, so"
-            " one who guesses passwords slows down the logins of all; name its address, as 127.0.0.1\n"
+            "warning: --behind-proxy without FRAMEFARM_TRUSTED_PROXIES: all clients seem to have the proxy's"
+            " address, so one client that guesses passwords slows down all logins; set it to the address of"
+            " the proxy, as 127.0.0.1\n"
         )
     out.write(f"listening on {address}\n")
     out.flush()
@@ -194,11 +198,11 @@ def _greet(context: Any, address: str, host: str, behind_proxy: bool) -> None:
 
 def stop(
     data: DataOption,
-    now: Annotated[bool, typer.Option("--now", help="End sessions and their Blenders, too.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Also end all sessions and their Blenders.")] = False,
 ) -> None:
     """Stop the farm that runs on a data directory.
 
-    Renders go on unless --now is given. Example: framefarm stop --data /var/lib/framefarm/data
+    Renders continue unless --now is given. Example: framefarm stop --data /var/lib/framefarm/data
     """
     from framefarm.server.operator import control_socket
 
@@ -224,9 +228,9 @@ def stop(
     sys.stdout.write("stopped\n" if pid is not None else "no farm was running\n")
 
 
-def _setting(bad: Any) -> str:
-    """What is wrong with a setting, without its value: that may be a secret."""
-    return f"FRAMEFARM_{'.'.join(map(str, bad['loc'])).upper()}: {bad['msg']}"
+def _setting_problem(error: Any) -> str:
+    """A setting's name and problem, without its value, which may be a secret."""
+    return f"FRAMEFARM_{'.'.join(map(str, error['loc'])).upper()}: {error['msg']}"
 
 
 def _fail(sentence: str) -> NoReturn:

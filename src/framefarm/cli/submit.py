@@ -1,4 +1,4 @@
-"""`framefarm submit`: from a .blend on this machine to a job on the farm."""
+"""`framefarm submit`: upload a scene with the files it needs, and submit it as a job."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from framefarm.cli.options import AsJson, Url, client_of, pairs
-from framefarm.cli.output import Code, Output, clean, command, money, plural, size
+from framefarm.cli.output import ExitCode, Output, clean, command, money, plural, size
 from framefarm.cli.watch import follow
 from framefarm.client import Client, LocalProblem, dependencies, hashing, jobs, scene_process, upload
 from framefarm.client.dependencies import MissingFile, SceneFacts
 
 SHOWN_MISSING = 20
+"""Most missing files that are named one by one."""
 OPTIONS = {
     "job_title": "--title", "project": "--project", "instance_type": "--instance",
     "preemptible": "--preemptible",
@@ -30,7 +31,7 @@ OPTIONS = {
     "on_missing_files": "--on-missing-files", "on_blocked_scripts": "--on-blocked-scripts",
     "addons": "--addon", "notify": "--notify", "notify.on": "--notify-on",
 }  # fmt: skip
-"""A submission's fields → the options that say them."""
+"""A submission's fields → the options that set them, for errors."""
 
 
 def register(app: typer.Typer) -> None:
@@ -48,14 +49,14 @@ def submit(
         typer.Option("--frames", "-f", help="1-100, 1,5,9-20, 1-100x5 or fml:3. Default: the scene's."),
     ] = None,
     scouts: Annotated[
-        str, typer.Option("--scouts", help="Frames to render first, then hold: fml:3, auto:5 or 1,50.")
+        str, typer.Option("--scouts", help="Frames to render first, before a hold: fml:3, auto:5 or 1,50.")
     ] = "",
     chunk: Annotated[int, typer.Option("--chunk", help="Frames per task, 1 to 1000.")] = 1,
     instance: Annotated[
         str | None, typer.Option("--instance", help="Instance type's id. Default: the cheapest.")
     ] = None,
     blender: Annotated[
-        str | None, typer.Option("--blender", help="blender-4-2 or 4.2. Default: the scene's own, if there.")
+        str | None, typer.Option("--blender", help="blender-4-2 or 4.2. Default: the scene's, if offered.")
     ] = None,
     project: Annotated[str, typer.Option("--project", help="Project's name.")] = "default",
     title: Annotated[
@@ -69,18 +70,18 @@ def submit(
     ] = None,
     preemptible: Annotated[
         bool | None,
-        typer.Option(
-            "--preemptible/--on-demand", help="Cheaper, but may be interrupted. Default: if offered."
-        ),
+        typer.Option("--preemptible/--on-demand", help="Cheaper, but may be preempted. Default: if offered."),
     ] = None,
     preemptible_retries: Annotated[
         int | None,
         typer.Option("--preemptible-retries", help="How often a task may be preempted. [default: 1]"),
     ] = None,
     priority: Annotated[int | None, typer.Option("--priority", help="0 to 100. [default: 50]")] = None,
-    hold: Annotated[bool, typer.Option("--hold", help="Start held; `framefarm unhold` lets it go.")] = False,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="Submit it held; `framefarm unhold` starts it.")
+    ] = False,
     engine: Annotated[
-        str, typer.Option("--engine", help="cycles, eevee or workbench. Default: what the scene says.")
+        str, typer.Option("--engine", help="cycles, eevee or workbench. Default: the scene's.")
     ] = "",
     env: Annotated[
         list[str] | None,
@@ -88,7 +89,7 @@ def submit(
     ] = None,
     metadata: Annotated[
         list[str] | None,
-        typer.Option("--metadata", metavar="NAME=VALUE", help="A note on the job; repeatable."),
+        typer.Option("--metadata", metavar="NAME=VALUE", help="A fact to store with the job; repeatable."),
     ] = None,
     scene_name: Annotated[
         str | None, typer.Option("--scene-name", help="Scene within the file. Default: the active one.")
@@ -107,26 +108,26 @@ def submit(
         int | None, typer.Option("--samples", help="Samples per pixel. Default: the scene's.")
     ] = None,
     max_sessions: Annotated[
-        int | None, typer.Option("--max-sessions", help="Most machines to use at once.")
+        int | None, typer.Option("--max-sessions", help="Use at most this many machines at once.")
     ] = None,
     task_retries: Annotated[
         int | None,
-        typer.Option("--task-retries", help="How often a failed task is tried again. [default: 2]"),
+        typer.Option("--task-retries", help="How often a failed task is retried. [default: 2]"),
     ] = None,
     max_task_runtime: Annotated[
-        int | None, typer.Option("--max-task-runtime", metavar="SECONDS", help="Stop a task after this long.")
+        int | None, typer.Option("--max-task-runtime", metavar="SECONDS", help="Stop an attempt after this.")
     ] = None,
     depends_on: Annotated[
         list[str] | None, typer.Option("--depends-on", metavar="ID", help="Wait for this job; repeatable.")
     ] = None,
     on_missing_files: Annotated[
         str | None,
-        typer.Option("--on-missing-files", help="warn, hold or fail, if a file is missing. [default: warn]"),
+        typer.Option("--on-missing-files", help="If a file is missing: warn, hold or fail. [default: warn]"),
     ] = None,
     on_blocked_scripts: Annotated[
         str | None,
         typer.Option(
-            "--on-blocked-scripts", help="hold, warn or fail, if scripts are not run. [default: hold]"
+            "--on-blocked-scripts", help="If scripts are not run: hold, warn or fail. [default: hold]"
         ),
     ] = None,
     addon: Annotated[
@@ -135,7 +136,7 @@ def submit(
     ] = None,
     notify: Annotated[
         list[str] | None,
-        typer.Option("--notify", metavar="EMAIL", help="Send a mail when it ends or holds; repeatable."),
+        typer.Option("--notify", metavar="EMAIL", help="Send mail when the job ends or holds; repeatable."),
     ] = None,
     notify_on: Annotated[
         list[str] | None,
@@ -146,17 +147,17 @@ def submit(
         ),
     ] = None,
     no_trace: Annotated[
-        bool, typer.Option("--no-trace", help="Send SCENE and FILES only; do not look for dependencies.")
+        bool, typer.Option("--no-trace", help="Send only SCENE and FILES, without the scene's dependencies.")
     ] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and follow the job to its end.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the job's id only.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would happen; send and submit nothing.")
+        bool, typer.Option("--dry-run", help="Show the job as it would be; neither send nor submit it.")
     ] = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send a scene with all it needs, and submit it as a job.
+    """Upload a scene with all the files it needs, and submit it as a job.
 
     framefarm submit shot.blend --frames 1-240 --chunk 4 --scouts fml:3
 
@@ -164,11 +165,11 @@ def submit(
     """
     with command(as_json) as out, client_of(url) as client:
         out.names = OPTIONS
-        whole = Path(os.path.abspath(scene))
-        facts = scene_process.read_scene(whole)
+        scene_path = Path(os.path.abspath(scene))
+        facts = scene_process.read_scene(scene_path)
         addons = dependencies.expand(addon or [])
         variables = pairs(env or [], "--env")
-        paths, missing = _inputs(whole, [*(files or []), *addons], trace=not no_trace)
+        paths, missing = _inputs(scene_path, [*(files or []), *addons], trace=not no_trace)
         if (config := Path(os.path.abspath(variables.get("OCIO", "")))).is_file():
             variables["OCIO"] = str(config)
             colours = dependencies.of_colour_config(config)
@@ -176,7 +177,7 @@ def submit(
         _warn_of_missing(out, missing)
         chosen = _instance(client, instance, preemptible)
         payload: dict[str, Any] = {
-            "job_title": title or clean(whole.stem),
+            "job_title": title or clean(scene_path.stem),
             "project": project,
             "instance_type": chosen["id"],
             "preemptible": _preemptible(chosen, preemptible),
@@ -185,10 +186,10 @@ def submit(
             "scout_frames": scouts,
             "blender_version": blender or _package(client, facts),
             "render_software": engine,
-            "output_path": output or f"{as_folder(project)}/{as_folder(whole.stem)}",
+            "output_path": output or f"{as_folder(project)}/{as_folder(scene_path.stem)}",
             "upload_paths": [str(path) for path in paths],
             "environment_variables": variables,
-            "scene_path": str(whole),
+            "scene_path": str(scene_path),
             "metadata": pairs(metadata or [], "--metadata"),
             "hold": hold,
             **_given(
@@ -213,7 +214,7 @@ def submit(
         payload["upload_md5s"] = {file.path: file.md5 for file in hashed}
         payload["upload_sha256s"] = {file.path: file.sha256 for file in hashed}
         local = {"missing_on_disk": [m.path for m in missing]}
-        answer = jobs.dry_run(client, payload)  # what is refused is refused before anything is sent
+        answer = jobs.dry_run(client, payload)  # so that a refusal comes before any file is sent
         if dry_run:
             if as_json:
                 out.document({**answer, **local, "payload": payload})
@@ -222,9 +223,9 @@ def submit(
             return
         sent = _send(out, client, hashed)
         job = jobs.submit(client, payload)
-        code = Code.OK
+        code = ExitCode.OK
         if quiet and not as_json:
-            out.say(clean(job["id"]))
+            out.print(clean(job["id"]))
         else:
             _show(out, job, chosen, watching=watch)
         for warning in job.get("warnings") or []:
@@ -237,29 +238,29 @@ def submit(
 
 
 def _inputs(scene: Path, files: list[Path], *, trace: bool) -> tuple[list[Path], tuple[MissingFile, ...]]:
-    """All files to send, the scene first, and those that the scene wants and nobody has."""
-    found = scene_process.find(scene) if trace else dependencies.Dependencies((scene,), ())
-    paths = list(dict.fromkeys([*found.files, *dependencies.expand(files)]))
+    """All files to send, the scene first, and the files that the scene refers to and that do not exist."""
+    traced = scene_process.find(scene) if trace else dependencies.Dependencies((scene,), ())
+    paths = list(dict.fromkeys([*traced.files, *dependencies.expand(files)]))
     for path in paths:
         try:
             str(path).encode()
         except UnicodeEncodeError:
             raise LocalProblem(f"The name of {str(path)!r} is not valid UTF-8. Rename the file.") from None
-    return paths, found.missing
+    return paths, traced.missing
 
 
 def _warn_of_missing(out: Output, missing: tuple[MissingFile, ...]) -> None:
-    for one in missing[:SHOWN_MISSING]:
-        out.warn(f"{one.path} does not exist; {one.wanted_by} wants it.")
+    for file in missing[:SHOWN_MISSING]:
+        out.warn(f"{file.path} does not exist; {file.wanted_by} wants it.")
     if len(missing) > SHOWN_MISSING:
         out.warn(f"… and {len(missing) - SHOWN_MISSING} more files do not exist.")
 
 
-def _instance(client: Client, wanted: str | None, preemptible: bool | None) -> Mapping[str, Any]:
-    """The instance type asked for, or else the cheapest that members may use. The farm judges the rest."""
+def _instance(client: Client, instance: str | None, preemptible: bool | None) -> Mapping[str, Any]:
+    """The given instance type, or the cheapest one. The farm checks whether it exists and may be used."""
     offered = [i for i in client.pages("/api/enterprise/instances") if i.get("enabled", True)]
-    if wanted is not None:
-        return next((i for i in offered if i["id"] == wanted), {"id": wanted})
+    if instance is not None:
+        return next((i for i in offered if i["id"] == instance), {"id": instance})
     if preemptible:
         offered = [i for i in offered if i.get("preemptible_price_per_hour")] or offered
     if not offered:
@@ -267,9 +268,9 @@ def _instance(client: Client, wanted: str | None, preemptible: bool | None) -> M
     return min(offered, key=lambda i: _price_micros(i, _preemptible(i, preemptible)))
 
 
-def _preemptible(instance: Mapping[str, Any], wanted: bool | None) -> bool:
-    if wanted is not None:
-        return wanted
+def _preemptible(instance: Mapping[str, Any], given: bool | None) -> bool:
+    if given is not None:
+        return given
     return "price_per_hour" not in instance or bool(instance.get("preemptible_price_per_hour"))
 
 
@@ -286,7 +287,7 @@ def _price_micros(instance: Mapping[str, Any], preemptible: bool) -> int:
 
 
 def _package(client: Client, facts: SceneFacts) -> str:
-    """The Blender that saved the scene, else the farm's default, else the first one that can open it."""
+    """Id of the Blender that saved the scene, else the farm's default, else the oldest that can open it."""
     offered: dict[tuple[int, ...], Mapping[str, Any]] = {}
     for package in client.pages("/api/packages"):
         if package.get("status", "available") == "available":
@@ -306,7 +307,7 @@ def _package(client: Client, facts: SceneFacts) -> str:
 
 
 def as_folder(name: str) -> str:
-    """A name as one part of an output path."""
+    """A name as one folder of an output path: characters that are not allowed there become `_`."""
     kept = re.sub(r"[\x00-\x1f\x7f/\\:]+", "_", name).strip(" .")
     return kept or "render"
 
@@ -317,7 +318,7 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _notify(addresses: list[str] | None, states: list[str] | None) -> dict[str, list[str]] | None:
     if states and not addresses:
-        raise LocalProblem("--notify-on says when; say whom, too: --notify EMAIL.")
+        raise LocalProblem("--notify-on needs an address, too: --notify EMAIL.")
     return _given(email=addresses, on=states or None) if addresses else None
 
 
@@ -332,35 +333,35 @@ def _hash(out: Output, paths: list[Path]) -> list[hashing.HashedFile]:
 
 
 def _send(out: Output, client: Client, hashed: list[hashing.HashedFile]) -> dict[str, int]:
-    """Upload what the farm lacks; says what was sent. Returns counts of files and bytes."""
+    """Upload the files that the farm lacks. Returns the numbers of files and of bytes that were sent."""
     lacking = upload.missing(client, hashed)
     total = sum(file.size for file in lacking)
     if lacking:
         with out.bytes_bar("Uploading", total) as bar:
             upload.upload(client, lacking, on_bytes=lambda n: bar.advance(bar.task_ids[0], n))
-        out.note(f"Uploaded {len(lacking)} of {plural(len(hashed), 'file')} ({size(total)}).")
+        out.info(f"Uploaded {len(lacking)} of {plural(len(hashed), 'file')} ({size(total)}).")
     else:
-        out.note(f"Nothing to upload: the farm has {plural(len(hashed), 'file')} already.")
+        out.info(f"Nothing to upload: the farm has {plural(len(hashed), 'file')} already.")
     return {"files": len(lacking), "bytes": total}
 
 
 def _show(out: Output, job: jobs.Job, instance: Mapping[str, Any], *, watching: bool) -> None:
-    out.say(f"{clean(job['id'])}  {clean(job['job_title'])}  {clean(job['status'])}", style="bold")
+    out.print(f"{clean(job['id'])}  {clean(job['job_title'])}  {clean(job['status'])}", style="bold")
     frames, tasks = jobs.count(job, "frames"), jobs.count(job, "tasks")
     if frames and tasks:
-        out.say(f"  {plural(frames[1], 'frame')} in {plural(tasks[1], 'task')}" + _scouts(job))
+        out.print(f"  {plural(frames[1], 'frame')} in {plural(tasks[1], 'task')}" + _scouts(job))
     else:
-        out.say(f"  frames {clean(job['frame_range'])}, counted as soon as the farm has read the scene")
+        out.print(f"  frames {clean(job['frame_range'])}, counted when the farm has read the scene")
     preemptible = bool(job["preemptible"])
     price = _price(instance, preemptible)
-    at = f", {money(price)} an hour" if price else ""
-    kind = "preemptible" if preemptible else "on demand"
-    out.say(f"  on {clean(job['instance_type'])} ({kind}{at}) with {clean(job['blender_version'])}")
-    out.say(f"  into {clean(job['output_path'])}")
+    rate = f", {money(price)} an hour" if price else ""
+    market = "preemptible" if preemptible else "on demand"
+    out.print(f"  on {clean(job['instance_type'])} ({market}{rate}) with {clean(job['blender_version'])}")
+    out.print(f"  into {clean(job['output_path'])}")
     if job.get("missing_paths"):
-        out.say(f"  starts when {plural(len(job['missing_paths']), 'missing file')} arrived")
+        out.print(f"  starts when {plural(len(job['missing_paths']), 'missing file')} arrived")
     if not watching:
-        out.say(f"Follow it:  framefarm watch {clean(job['id'])}")
+        out.print(f"Follow it:  framefarm watch {clean(job['id'])}")
 
 
 def _scouts(job: jobs.Job) -> str:
@@ -369,13 +370,13 @@ def _scouts(job: jobs.Job) -> str:
 
 def _show_dry_run(out: Output, answer: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
     frames, tasks = answer.get("frames"), answer.get("tasks")
-    what = "counted when the scene is read" if frames is None else f"{plural(frames, 'frame')}"
-    out.say(
-        f"{clean(payload['job_title'])} would be submitted: {what}"
+    size_text = "counted when the scene is read" if frames is None else f"{plural(frames, 'frame')}"
+    out.print(
+        f"{clean(payload['job_title'])} would be submitted: {size_text}"
         + (f" in {plural(tasks, 'task')}" if tasks else "")
     )
-    out.say(f"  on {payload['instance_type']} at {money(answer['price_per_hour'])} an hour")
-    out.say(f"  with {payload['blender_version']}, into {clean(payload['output_path'])}")
-    out.say(f"  {len(answer['missing_paths'])} of {plural(len(payload['upload_paths']), 'file')} to upload")
+    out.print(f"  on {payload['instance_type']} at {money(answer['price_per_hour'])} an hour")
+    out.print(f"  with {payload['blender_version']}, into {clean(payload['output_path'])}")
+    out.print(f"  {len(answer['missing_paths'])} of {plural(len(payload['upload_paths']), 'file')} to upload")
     for warning in answer.get("warnings") or []:
         out.warn(warning["message"])

@@ -1,4 +1,4 @@
-"""`framefarm watch`: a line for each frame, a live bar, and an exit code that says how the job ended."""
+"""`framefarm watch`: a line for each frame, a live bar, and an exit code for the end of the job."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from framefarm.cli.options import AsJson, JobId, Url, client_of
-from framefarm.cli.output import Code, Output, clean, command, duration, money, plural
+from framefarm.cli.output import ExitCode, Output, clean, command, duration, money, plural
 from framefarm.client import Client, jobs
 from framefarm.client import follow as following
 from framefarm.client.follow import Event
 from framefarm.core.frames import FrameSet
 
 PATIENCE_SECONDS = 600.0
-"""A farm that is away for so long while it is watched may come back."""
+"""How long `watch` retries while the farm does not answer."""
 LINES_AT_ONCE = 8
-"""More frames that are done at a time get one line together."""
+"""Frames that are done at the same time get a line each, up to so many; more get one line together."""
 
 
 def register(app: typer.Typer) -> None:
@@ -45,25 +45,30 @@ def watch(
         raise typer.Exit(code)
 
 
-def follow(out: Output, client: Client, job_id: str, *, through_holds: bool = False) -> tuple[jobs.Job, Code]:
-    """Show a job until it is finished or, unless `through_holds`, holding with nothing running."""
+def follow(
+    out: Output, client: Client, job_id: str, *, through_holds: bool = False
+) -> tuple[jobs.Job, ExitCode]:
+    """Show a job until it is finished or holds with no task running. `through_holds`: holds do not end it.
+
+    Returns the job as last read, and the exit code for its status.
+    """
     live = out.err.is_terminal and not out.as_json
     shown: _Bar | _Lines = _Bar(out) if live else _Lines(out)
     job: jobs.Job = {}
     client.patience_seconds = max(client.patience_seconds, PATIENCE_SECONDS)
     with shown.bar if isinstance(shown, _Bar) else nullcontext():
-        for seen in following.follow(client, job_id, on_note=out.note):
-            job = seen.job
-            for line in happened(seen.events):
-                out.note(line)
+        for update in following.follow(client, job_id, on_note=out.info):
+            job = update.job
+            for line in event_lines(update.events):
+                out.info(line)
             shown.update(job)
             if job["status"] == "holding" and not through_holds and not running(job):
                 break
-    return job, _ended(out, job)
+    return job, _print_end(out, job)
 
 
-def happened(events: list[Event]) -> Iterator[str]:
-    """What is worth a line of its own."""
+def event_lines(events: list[Event]) -> Iterator[str]:
+    """Lines for those of the events that an artist should see."""
     done = [e["data"] for e in events if e["type"] == "frame.done"]
     if len(done) > LINES_AT_ONCE:
         frames = FrameSet.of(d["frame"] for d in done)
@@ -76,11 +81,11 @@ def happened(events: list[Event]) -> Iterator[str]:
             case "frame.warning":
                 yield f"  frame {data['frame']}: {data['message']}"
             case "task.attempt_ended":
-                again = ", it is tried again" if data.get("status") == "pending" else ""
+                again = ", the task is retried" if data.get("status") == "pending" else ""
                 why = f": {data['message']}" if data.get("message") else ""
-                yield f"  a try of task {data['task']:03d} has ended ({data['outcome']}{again}){why}"
+                yield f"  an attempt of task {data['task']:03d} ended ({data['outcome']}{again}){why}"
             case "session.lost":
-                yield "  a machine does not answer: its frames may go to others"
+                yield "  a machine does not answer: its frames may be given to others"
             case "session.back":
                 yield "  the machine answers again"
             case "budget.warned":
@@ -90,50 +95,50 @@ def happened(events: list[Event]) -> Iterator[str]:
 
 
 def running(job: jobs.Job) -> int:
-    """How many tasks are being rendered."""
+    """Number of the job's tasks that are being rendered."""
     return int((job.get("tasks") or {}).get("running", 0))
 
 
 def why_it_waits(job: jobs.Job) -> str:
-    """One clause for a job that is not moving, or an empty one."""
+    """One clause on why a job does not progress. Empty if it does."""
     if not job.get("waiting_for"):
         return ""
     holding = job["status"] == "holding"
     return clean(job["waiting_for"]) if holding else f"waits for {clean(job['waiting_for'])}"
 
 
-def _ended(out: Output, job: jobs.Job) -> Code:
+def _print_end(out: Output, job: jobs.Job) -> ExitCode:
     done, total = jobs.count(job) or (0, 0)
     summary = f"{done} of {plural(total, 'frame')}, {money(job.get('cost'))}"
     match job["status"]:
         case "success":
-            out.say(f"{clean(job['job_title'])}: success, {summary}", style="green")
+            out.print(f"{clean(job['job_title'])}: success, {summary}", style="green")
             if job.get("warnings"):
                 count = plural(len(job["warnings"]), "warning")
-                out.say(f"  It has {count}:  framefarm job {clean(job['id'])}", style="yellow")
-            return Code.OK
+                out.print(f"  It has {count}:  framefarm job {clean(job['id'])}", style="yellow")
+            return ExitCode.OK
         case "holding":
-            out.say(f"{clean(job['job_title'])}: holding, {summary}", style="yellow")
+            out.print(f"{clean(job['job_title'])}: holding, {summary}", style="yellow")
             reasons = job.get("hold_reasons") or []
             if "scouts" in reasons:
-                out.say("  The scouts have ended.")
-                out.say(f"  Look at them:  framefarm download {clean(job['id'])}")
+                out.print("  The scouts have ended.")
+                out.print(f"  Download them: framefarm download {clean(job['id'])}")
             elif why_it_waits(job):
-                out.say(f"  {why_it_waits(job)}")
+                out.print(f"  {why_it_waits(job)}")
             if "rule" in reasons:
-                out.say(f"  Read them:     framefarm job {clean(job['id'])}")
+                out.print(f"  See why:       framefarm job {clean(job['id'])}")
             if "budget" not in reasons:
-                out.say(f"  Go on:         framefarm unhold {clean(job['id'])}")
-            return Code.HOLDING
+                out.print(f"  Continue:      framefarm unhold {clean(job['id'])}")
+            return ExitCode.HOLDING
         case status:
-            out.say(f"{clean(job['job_title'])}: {clean(status)}, {summary}", style="red")
+            out.print(f"{clean(job['job_title'])}: {clean(status)}, {summary}", style="red")
             if job.get("message"):
-                out.say(f"  {clean(job['message'])}")
-            return Code.FAILED
+                out.print(f"  {clean(job['message'])}")
+            return ExitCode.FAILED
 
 
 class _Bar:
-    """One line that is redrawn, and gone at the end."""
+    """A progress bar on one line, removed at the end."""
 
     def __init__(self, out: Output) -> None:
         self.bar = Progress(
@@ -164,15 +169,15 @@ class _Bar:
 
 
 class _Lines:
-    """A line when the status changes; frames have theirs anyway."""
+    """A line for each change of the job's status. Frames have lines of their own (`event_lines`)."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
-        self._said: str | None = None
+        self._status: str | None = None
 
     def update(self, job: jobs.Job) -> None:
-        if job["status"] != self._said:
-            self._said = str(job["status"])
+        if job["status"] != self._status:
+            self._status = str(job["status"])
             done, total = jobs.count(job) or (0, 0)
             frames = f"{done} of {plural(total, 'frame')}" if total else "reading the scene"
-            self._out.note(f"{job['status']}: {frames}, {money(job.get('cost'))}")
+            self._out.info(f"{job['status']}: {frames}, {money(job.get('cost'))}")
