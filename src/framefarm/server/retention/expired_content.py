@@ -85,7 +85,7 @@ def collect_manifests(run: RetentionPass) -> Iterator[Removed]:
 
 
 def unwanted(keeping: RetentionPolicy, now_ms: int) -> sa.ColumnElement[bool]:
-    """`core.collection.content_fate` says "condemn", as a condition on `contents`."""
+    """`core.retention.content_fate` says "condemn", as a condition on `contents`."""
     referred = farmwide(sa.select(manifest_contents.c.content_sha256)).where(
         manifest_contents.c.account_id == contents.c.account_id,
         manifest_contents.c.content_sha256 == contents.c.sha256,
