@@ -68,11 +68,12 @@ def dead_paths(text: str, folder: Path) -> Iterator[str]:
     for quoted in BACKTICKS.findall(text):
         path = quoted.partition("::")[0].partition("#")[0]
         if "/" not in path:
-            if MODULE.fullmatch(path) and path not in NAMES:
-                yield quoted
-        elif MODULE.fullmatch(path) or (re.fullmatch(r"[\w./-]+", path) and path.split("/")[0] in STARTS):
-            if not is_there(path, folder):
-                yield quoted
+            dead = MODULE.fullmatch(path) and path not in NAMES
+        else:
+            ours = re.fullmatch(r"[\w./-]+", path) and path.split("/")[0] in STARTS
+            dead = (ours or MODULE.fullmatch(path)) and not is_there(path, folder)
+        if dead:
+            yield quoted
     yield from (path for path in PLAIN.findall(text) if not is_there(path, folder))
 
 
