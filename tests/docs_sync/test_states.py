@@ -155,7 +155,7 @@ def test_sessions_are_judged_as_the_table_states() -> None:
     assert reached == set(range(len(rows))), "a row that never counts"
 
 
-def test_what_artists_see_is_part_of_it(real: tuple[set[Arrow], set[Arrow]]) -> None:
+def test_the_artists_figure_is_part_of_the_jobs_arrows(real: tuple[set[Arrow], set[Arrow]]) -> None:
     drawn = _drawn(ARTIST.split("## What every status means")[1].split("\n## ")[0])
     assert drawn
     assert drawn <= real[0]
