@@ -1,7 +1,7 @@
-"""Every state that a small job can reach, one event at a time, by the rules of `core/job.py`.
+"""Every way a small job can go, one event at a time, by the rules of `core/job.py`.
 
 The job has a handful of tasks, each with its own status; the facts that `core/job.py` judges are counted from
-them. `arrows` walks all reachable states and gathers which status follows directly on which.
+them. `arrows` walks all states that can be reached and gathers which status follows on which.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Arrow = tuple[str, str]
 @dataclass(frozen=True)
 class Job:
     tasks: tuple[str | None, ...]
-    """None: never assigned."""
+    """None: never handed out."""
     scouts: int = 0
     known: bool = True
-    """Whether the job gave its frames by number, not as a pick from the scene's frames."""
+    """The frames were given by number, not as a pick from the scene's."""
     missing: bool = False
     read: bool = False
     depends: bool = False
@@ -65,7 +65,7 @@ class Job:
         return self.known and not self.cancel and not self.failed
 
     def task_status(self, number: int) -> str:
-        """The task's status as the API shows it."""
+        """As the API shows it."""
         row = self.tasks[number]
         if row is None:
             return str(rules.untouched_status(self.facts, number))
@@ -128,16 +128,16 @@ def _task(job: Job, number: int, status: str | None) -> Iterator[Job]:
 
 
 def _ends(*, given_back: bool) -> set[str]:
-    """Statuses that `task_after` can give to a running task, with any remaining patience."""
-    statuses = set()
+    """Where `task_after` can put a task that runs, whatever is left of its patience."""
+    found = set()
     for outcome in Outcome:
         for left in (0, 1):
             losses = rules.FARM_LOSSES if left == 0 else 0
             facts = TaskFacts(TaskStatus.RUNNING, 0, 0, losses, preemptible_retries=left, task_retries=left)
             for committed in (0, 1):
                 end = rules.task_after(facts, outcome, committed_frames=committed, given_back=given_back)
-                statuses.add(str(end.status))
-    return statuses
+                found.add(str(end.status))
+    return found
 
 
 def beginnings() -> Iterator[Job]:
@@ -151,7 +151,7 @@ def beginnings() -> Iterator[Job]:
 
 
 def arrows() -> tuple[set[Arrow], set[Arrow]]:
-    """(arrows of jobs, arrows of tasks): which status can follow directly on which."""
+    """(of jobs, of tasks): which status can follow directly on which."""
     of_jobs: set[Arrow] = set()
     of_tasks: set[Arrow] = set()
     todo = list(beginnings())
