@@ -13,8 +13,8 @@ from fake_runner import FakeRunner
 from PIL import Image
 
 from framefarm.protocol import node as msg
-from framefarm.server.outputs import thumbnails
 from framefarm.server.sessions.tables import frames
+from framefarm.server.storage import keys
 
 SCENE, BLACK = msg.FrameColour(), msg.FrameColour(colour=[0.0, 0.0, 0.0])
 
@@ -130,7 +130,7 @@ def test_a_thumbnail_goes_with_its_job(site: ApiClient) -> None:
     runner.report(drawn(runner, task, 1))
     runner.end()
     url = one_frame(site, job)["thumbnail"]
-    folder = site.context.store.path(thumbnails.folder(site.account_id, job))
+    folder = site.context.store.path(keys.thumbnails(site.account_id, job))
     assert list(folder.iterdir())
     assert site.ask("DELETE", f"/api/jobs/{job}").status_code == 204
     assert fetch(site, url).status_code == 403

@@ -22,7 +22,6 @@ from framefarm.server.accounts.tables import audit, tokens
 from framefarm.server.budgets.tables import budget_holds
 from framefarm.server.database import Tx
 from framefarm.server.dispatch.leader import NotLeader
-from framefarm.server.events.tables import progress
 from framefarm.server.files.tables import contents, manifest_contents, manifests, missing_paths, registrations
 from framefarm.server.http.tables import idempotency
 from framefarm.server.jobs.tables import events, job_dependencies, job_state, jobs, tasks
@@ -30,7 +29,7 @@ from framefarm.server.mail.tables import mails
 from framefarm.server.retention import expired_content as collecting_content
 from framefarm.server.retention import service as collection
 from framefarm.server.retention.retention_pass import Removed, RetentionPass
-from framefarm.server.sessions.tables import attempts, files, frames
+from framefarm.server.sessions.tables import attempts, files, frames, progress
 
 DATA = b"a texture"
 TEXTURE = "/film/wood.png"

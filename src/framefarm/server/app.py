@@ -29,7 +29,8 @@ from framefarm.server.http import openapi, request_limits
 from framefarm.server.job_api import routes as job_routes
 from framefarm.server.mail import sender as mail
 from framefarm.server.operator import control_socket
-from framefarm.server.outputs import publisher, staging_cleanup, thumbnails
+from framefarm.server.outputs import publisher, staging_cleanup
+from framefarm.server.outputs import routes as output_routes
 from framefarm.server.projects import routes as project_routes
 from framefarm.server.retention import service as collection
 from framefarm.server.sessions.routes import NodeApi, NodeFirst
@@ -47,7 +48,7 @@ ROUTERS = (
     project_routes.router,
     catalog_routes.router,
     file_routes.router,
-    thumbnails.router,
+    output_routes.router,
     job_routes.router,
     event_routes.router,
     webhook_routes.router,

@@ -12,11 +12,14 @@ from framefarm.sandboxing import orphans
 from framefarm.server import schema
 from framefarm.server.accounts import passwords
 from framefarm.server.accounts import service as accounts
+from framefarm.server.billing import service as billing
 from framefarm.server.catalog import service as catalog
 from framefarm.server.catalog.destinations import grant_default
 from framefarm.server.context import AppContext, Keyring
 from framefarm.server.database import Database, Tx, sqlite_url
 from framefarm.server.engines.local import RESERVED_SHARE, LocalEngine
+from framefarm.server.files.service import FilesArrived
+from framefarm.server.jobs.state import JobFinished
 from framefarm.server.projects import service as projects
 from framefarm.server.settings import Settings
 from framefarm.server.storage.local import LocalStore
@@ -43,8 +46,8 @@ def open_farm(settings: Settings) -> AppContext:
             db=db,
             keys=Keyring.open(data / "secret.key"),
             store=LocalStore(data / "store"),
-            files_arrived=scene_reading.complete,
         )
+        _subscribe(context)
         db.write_now(_first_start, context)
         if settings.sandbox == "none" and os.geteuid() == 0:
             _let_through(data)
@@ -52,6 +55,17 @@ def open_farm(settings: Settings) -> AppContext:
         db.close()
         raise
     return context
+
+
+def _subscribe(context: AppContext) -> None:
+    """Connect rooms that must not import each other: what happens in one transaction, across floors."""
+    store = context.store
+
+    def charge(tx: Tx, job: JobFinished) -> None:
+        billing.charge_job(tx, job.account_id, job.job_id)
+
+    context.db.subscribe(JobFinished, charge)
+    context.db.subscribe(FilesArrived, lambda tx, files: scene_reading.complete(tx, store, files.job_ids))
 
 
 def _let_through(data: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from framefarm.server.database import Database, Tx
+from framefarm.server.database import Database
 from framefarm.server.settings import Settings
 
 if TYPE_CHECKING:
@@ -125,8 +125,6 @@ class AppContext:
     db: Database
     keys: Keyring
     store: LocalStore
-    files_arrived: Callable[[Tx, AppContext, list[str]], None]
-    """What these jobs waited for has arrived: called in the transaction that registers it."""
     hub: WakeHub = field(default_factory=WakeHub)
     base_url: Callable[[], str] = lambda: ""
     """The farm's own address, known once it listens."""

@@ -13,10 +13,11 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -29,6 +30,9 @@ from framefarm.server.tracing import span
 
 P = ParamSpec("P")
 T = TypeVar("T")
+E = TypeVar("E")
+R = TypeVar("R")
+Values = Mapping[str, Any]
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +44,24 @@ NAMING = {
     "ck": "ck_%(table_name)s_%(constraint_name)s",
 }
 metadata = sa.MetaData(naming_convention=NAMING)
+
+
+class EnumText(sa.TypeDecorator[Any]):
+    """A `StrEnum` kept as text: rows hold its members, statements take members or plain strings."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, members: type[StrEnum]) -> None:
+        super().__init__()
+        self.members = members
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> StrEnum | None:
+        return None if value is None else self.members(value)
+
 
 AGAIN = frozenset({"40001", "40P01", "23505"})
 """PostgreSQL's ways of saying "again": a serialization failure, a deadlock, and a name that another took
@@ -91,6 +113,9 @@ class ServerClock:
             self._there_ms = float(there)
 
 
+Subscribers = dict[type[Any], list[Callable[["Tx", Any], None]]]
+
+
 @dataclass(slots=True)
 class Tx:
     """A unit of work's hands: its connection, the time it runs at, and what to do once it is committed."""
@@ -99,11 +124,40 @@ class Tx:
     now_ms: int
     after: list[Callable[[], None]] = field(default_factory=list)
     topics: set[str] = field(default_factory=set)
-    """Of the hub: who waits for these is woken once this is committed, however many units said so."""
+    """Topics to wake after the commit; each listener is woken once for all units of that commit."""
+    subscribers: Subscribers = field(default_factory=dict)
+
+    def rows(self, row: type[R], query: sa.Executable, values: Values | None = None) -> list[R]:
+        """All rows of a query whose columns are the fields of the row class `row`."""
+        return [row(**found._mapping) for found in self.conn.execute(query, values)]
+
+    def row(self, row: type[R], query: sa.Executable, values: Values | None = None) -> R:
+        """The only row of such a query. Raises sqlalchemy.exc.NoResultFound, MultipleResultsFound."""
+        return row(**self.conn.execute(query, values).one()._mapping)
+
+    def row_or_none(self, row: type[R], query: sa.Executable, values: Values | None = None) -> R | None:
+        """The only row of such a query, or None."""
+        found = self.conn.execute(query, values).one_or_none()
+        return None if found is None else row(**found._mapping)
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Run `action` (quick, must not raise) in the database's thread once the commit is durable."""
         self.after.append(action)
+
+    def wake(self, *topics: str) -> None:
+        """Wake the listeners of these topics (`WakeHub.wake`) once the commit is durable."""
+        self.topics.update(topics)
+
+    def publish(self, event: object) -> None:
+        """Call every subscriber of the event's class, in this transaction.
+
+        Raises RuntimeError if there is none: a database without its subscribers would lose charges.
+        """
+        handlers = self.subscribers.get(type(event))
+        if not handlers:
+            raise RuntimeError(f"no subscriber for {type(event).__name__}: open the farm with open_farm()")
+        for handler in handlers:
+            handler(self, event)
 
 
 Work = Callable[Concatenate[Tx, P], T]
@@ -127,6 +181,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.wake: Callable[..., None] = lambda *topics: None
         """Where the topics of committed units go; called in the database's thread."""
+        self._subscribers: Subscribers = {}
         self._closed = False
         self._closing = threading.Lock()
         """Held to hand in, or to close: nothing is handed in behind the end of the queue."""
@@ -145,6 +200,10 @@ class Database:
                 self.clock_ms = ServerClock(self.engine)
             self._read_engine = self.engine
             self._readers = ThreadPoolExecutor(2 * readers, thread_name_prefix="db")
+
+    def subscribe(self, event: type[E], handler: Callable[[Tx, E], None]) -> None:
+        """Have `handler` called for each `tx.publish` of an `event`, in the publisher's transaction."""
+        self._subscribers.setdefault(event, []).append(handler)
 
     # -- for async callers
 
@@ -208,7 +267,7 @@ class Database:
 
     def _run_read(self, work: Callable[[Tx], T]) -> T:
         with self._read_engine.connect() as conn, conn.begin():
-            return work(Tx(conn, self.clock_ms()))
+            return work(Tx(conn, self.clock_ms(), subscribers=self._subscribers))
 
     def _run_own(self, work: Callable[[Tx], T]) -> T:
         for attempt in range(6):
@@ -216,7 +275,7 @@ class Database:
                 if isinstance(self.clock_ms, ServerClock):
                     self.clock_ms.refresh()
                 with self.engine.begin() as conn:
-                    tx = Tx(conn, self.clock_ms())
+                    tx = Tx(conn, self.clock_ms(), subscribers=self._subscribers)
                     result = work(tx)
                     began = time.perf_counter()
                 COMMIT_SECONDS.observe(time.perf_counter() - began)
@@ -258,7 +317,7 @@ class Database:
         try:
             with conn.begin():
                 for unit in units:
-                    tx = Tx(conn, self.clock_ms())
+                    tx = Tx(conn, self.clock_ms(), subscribers=self._subscribers)
                     conn.exec_driver_sql("SAVEPOINT unit")
                     try:
                         result = unit.context.run(unit.work, tx)

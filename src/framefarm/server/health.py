@@ -19,6 +19,7 @@ from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state
 from framefarm.server.metrics import REGISTRY
 from framefarm.server.nodes.tables import nodes
+from framefarm.server.rows import JobStateRow
 from framefarm.server.sessions.tables import files, sessions
 from framefarm.server.tenancy import farmwide
 from framefarm.server.webhooks import service as webhooks
@@ -83,7 +84,7 @@ def _gather(tx: Tx) -> bytes:
         machines.labels(standing).set(number)
     ready = Gauge("framefarm_tasks_ready", "Tasks that could be handed out now", registry=registry)
     unfinished = farmwide(sa.select(job_state)).where(job_state.c.status.in_(["pending", "running"]))
-    ready.set(sum(facts(row).ready for row in tx.conn.execute(unfinished).mappings()))
+    ready.set(sum(facts(job).ready for job in tx.rows(JobStateRow, unfinished)))
     queue = Gauge("framefarm_publish_queue", "Committed files not yet at their place", registry=registry)
     unpublished = farmwide(sa.select(count).select_from(files)).where(files.c.published_ms.is_(None))
     queue.set(tx.conn.execute(unpublished).scalar_one())

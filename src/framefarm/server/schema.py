@@ -26,8 +26,8 @@ from framefarm.server.webhooks import tables as webhooks
 from framefarm.server.wrangler import tables as wrangler
 
 __all__ = [
-    "accounts", "billing", "budgets", "catalog", "dispatch", "events", "files", "http", "jobs", "mail", "metadata", "nodes",
-    "projects", "sessions", "upgrade", "webhooks", "wrangler",
+    "accounts", "billing", "budgets", "catalog", "dispatch", "events", "files", "http", "jobs", "mail",
+    "metadata", "nodes", "projects", "sessions", "upgrade", "webhooks", "wrangler",
 ]  # fmt: skip
 
 

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from email_validator import EmailNotValidError, validate_email
 
 from framefarm.core.errors import Conflict, InvalidInput, NotAllowed, NotAuthenticated, NotFound
+from framefarm.server.accounts.audit import audit
 from framefarm.server.accounts.tables import accounts, tokens, users
-from framefarm.server.accounts.tables import audit as audit_table
 from framefarm.server.actor import Actor, Role
 from framefarm.server.context import Keyring
 from framefarm.server.database import Tx
@@ -20,31 +20,6 @@ from framefarm.server.tenancy import farmwide, scoped
 
 RANK = {"read": 0, "member": 1, "admin": 2}
 ROLES = ("admin", "member")
-
-
-def audit(
-    tx: Tx,
-    actor: str,
-    account_id: str | None,
-    action: str,
-    target: str = "",
-    before: Any = None,
-    after: Any = None,
-    request_id: str = "",
-) -> None:
-    """Append a row to the audit, in the change's own transaction. No secrets in `before` and `after`."""
-    tx.conn.execute(
-        sa.insert(audit_table).values(
-            at_ms=tx.now_ms,
-            account_id=account_id,
-            actor=actor,
-            request_id=request_id,
-            action=action,
-            target=target,
-            before=before,
-            after=after,
-        )
-    )
 
 
 # ------------------------------------------------------------------------------ accounts
@@ -63,7 +38,7 @@ def create_account(tx: Tx, name: str, actor: str = "operator") -> str:
         raise Conflict(f"There is an account {name} already.")
     account_id = new_id("acc")
     tx.conn.execute(sa.insert(accounts).values(id=account_id, name=name, created_ms=tx.now_ms))
-    audit(tx, actor, account_id, "account.create", account_id, None, {"name": name})
+    audit(tx, actor, "account.create", account_id, account_id=account_id, after={"name": name})
     return account_id
 
 
@@ -122,7 +97,15 @@ def create_user(
             created_ms=tx.now_ms,
         )
     )  # fmt: skip
-    audit(tx, actor, account_id, "user.create", user_id, None, {"email": email, "role": role}, request_id)
+    audit(
+        tx,
+        actor,
+        "user.create",
+        user_id,
+        account_id=account_id,
+        request_id=request_id,
+        after={"email": email, "role": role},
+    )
     return user_in(tx, account_id, user_id)
 
 
@@ -189,7 +172,16 @@ def change_user(
     if password_hash is not None:
         shown["password"] = "changed"
     before = {"role": row["role"], "disabled_ms": row["disabled_ms"]}
-    audit(tx, actor, account_id, "user.change", user_id, before, shown, request_id)
+    audit(
+        tx,
+        actor,
+        "user.change",
+        user_id,
+        account_id=account_id,
+        request_id=request_id,
+        before=before,
+        after=shown,
+    )
     return user_in(tx, account_id, user_id)
 
 
@@ -280,7 +272,15 @@ def revoke(tx: Tx, account_id: str, token_id: str, *, actor: Actor | None = None
     tx.conn.execute(mine.values(revoked_ms=tx.now_ms))
     if row["kind"] == "key":
         name, request_id = (actor.name, actor.request_id) if actor else ("operator", "")
-        audit(tx, name, account_id, "key.revoke", token_id, {"name": row["name"]}, None, request_id)
+        audit(
+            tx,
+            name,
+            "key.revoke",
+            token_id,
+            account_id=account_id,
+            request_id=request_id,
+            before={"name": row["name"]},
+        )
 
 
 def list_keys(tx: Tx, actor: Actor, after: str, limit: int) -> list[Any]:
@@ -306,6 +306,6 @@ def create_key(
     user = user_in(tx, actor.account_id, actor.user_id)
     key_id, secret = new_token(tx, keys, user, "key", role=role, name=name, expires_ms=expires_ms)
     after = {"name": name, "role": role}
-    audit(tx, actor.name, actor.account_id, "key.create", key_id, None, after, actor.request_id)
+    audit(tx, actor, "key.create", key_id, after=after)
     return {"id": key_id, "name": name, "role": role, "key": secret, "hint": secret[-4:],
             "created_ms": tx.now_ms, "expires_ms": expires_ms, "user_id": actor.user_id}  # fmt: skip

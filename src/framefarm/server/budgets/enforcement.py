@@ -15,17 +15,19 @@ from framefarm.core.failure_codes import explain
 from framefarm.core.job import FINISHED, JobStatus
 from framefarm.core.money import format_amount
 from framefarm.protocol import node as msg
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.budgets.snapshot import BudgetSnapshot, LiveSession
 from framefarm.server.budgets.status import terms_of
 from framefarm.server.budgets.tables import budget_holds
+from framefarm.server.catalog.prices import price_of
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
-from framefarm.server.job_api import actions
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs import warnings
 from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.rows import BudgetHoldRow
+from framefarm.server.sessions.instructions import carry_out
 from framefarm.server.tenancy import farmwide
 
 STOP_MS = 6000
@@ -36,6 +38,16 @@ def margins_ms(context: AppContext) -> tuple[int, int]:
     """(stop, drain): how early a session must have new money. The leader looks every 2 s or more often."""
     pulse_ms = round(min(2.0, context.settings.lease_seconds / 10) * 1000)
     return 2 * pulse_ms + STOP_MS, pulse_ms
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldJob(BudgetHoldRow):
+    """A job that a budget holds, with what a session of it costs."""
+
+    preemptible: bool
+    status: JobStatus
+    price_micros: int
+    preemptible_price_micros: int | None
 
 
 @dataclass
@@ -106,7 +118,7 @@ class BudgetPass(BudgetSnapshot):
         state = job_states.lock(tx, job_id)
         self.stopped.add(job_id)
         facts = state.facts
-        if facts.cancel_asked or JobStatus(state["status"]) in FINISHED:
+        if facts.cancel_asked or JobStatus(state.status) in FINISHED:
             return
         first = self.rows[refused[0]]
         cancels = any(terms_of(self.rows[name]).cancels_at_limit for name in refused)
@@ -114,9 +126,9 @@ class BudgetPass(BudgetSnapshot):
         known = all((job_id, name) in self.holds for name in refused)
         if known and not cancels and not (stop and facts.running):
             return
-        before = {"status": state["status"], "holds": state["holds"]}
+        before = {"status": state.status, "holds": state.holds}
         made = job_rules.cancel(facts) if cancels else job_rules.hold(facts, drain=not stop, by="budget")
-        actions.carry_out(tx, self.context, state, made)
+        carry_out(tx, state, made)
         for name in refused if not cancels else ():
             self._note_hold(state, self.rows[name])
         what = "budget.cancelled" if cancels else "budget.held"
@@ -124,8 +136,8 @@ class BudgetPass(BudgetSnapshot):
         data = {"budgets": list(refused), "mode": "stop" if stop else "drain", "reason": self._words(first)}
         state.emit(tx, actor, what, data)
         job_states.save(tx, state, actor)
-        after = {"status": state["status"], "holds": state["holds"], "reason": data["reason"]}
-        accounts.audit(tx, actor, state["account_id"], what, job_id, before, after)
+        after = {"status": state.status, "holds": state.holds, "reason": data["reason"]}
+        audit(tx, actor, what, job_id, account_id=state.account_id, before=before, after=after)
 
     def _words(self, row: dict[str, Any]) -> str:
         pot = self.pots[row["id"]]
@@ -133,7 +145,7 @@ class BudgetPass(BudgetSnapshot):
         return f"{taken} of the budget's {format_amount(row['amount_micros'])} are spent or set aside."
 
     def _note_hold(self, state: job_states.JobState, row: dict[str, Any]) -> None:
-        key = (state["job_id"], row["id"])
+        key = (state.job_id, row["id"])
         values = {
             "limit_micros": terms_of(row).limit_micros,
             "period_start_ms": row["period_start_ms"],
@@ -145,7 +157,7 @@ class BudgetPass(BudgetSnapshot):
             )
             self.tx.conn.execute(mine.values(values))
         else:
-            names = {"job_id": key[0], "budget_id": key[1], "account_id": state["account_id"]}
+            names = {"job_id": key[0], "budget_id": key[1], "account_id": state.account_id}
             self.tx.conn.execute(sa.insert(budget_holds).values(names | values))
             self.holds.add(key)
 
@@ -153,47 +165,47 @@ class BudgetPass(BudgetSnapshot):
         """Jobs go on once every budget that held them has money again, or is gone."""
         query = farmwide(
             sa.select(
-                budget_holds, jobs.c.preemptible, jobs.c.instance_type_id, job_state.c.status,
+                budget_holds, jobs.c.preemptible, job_state.c.status,
                 instance_types.c.price_micros, instance_types.c.preemptible_price_micros,
             )
             .join(jobs, jobs.c.id == budget_holds.c.job_id)
             .join(job_state, job_state.c.job_id == budget_holds.c.job_id)
             .join(instance_types, instance_types.c.id == jobs.c.instance_type_id)
         ).order_by(budget_holds.c.job_id)  # fmt: skip
-        for row in self.tx.conn.execute(query).mappings().all():
-            if row["job_id"] in self.stopped:
+        for row in self.tx.rows(_HeldJob, query):
+            if row.job_id in self.stopped:
                 continue
-            finished = JobStatus(row["status"]) in FINISHED
+            finished = row.status in FINISHED
             if not finished and not self._has_money(row):
                 continue
-            mine = (budget_holds.c.job_id == row["job_id"]) & (budget_holds.c.budget_id == row["budget_id"])
+            mine = (budget_holds.c.job_id == row.job_id) & (budget_holds.c.budget_id == row.budget_id)
             self.tx.conn.execute(farmwide(sa.delete(budget_holds)).where(mine))
-            self.holds.discard((row["job_id"], row["budget_id"]))
-            if not finished and not any(job == row["job_id"] for job, _ in self.holds):
-                self._go_on(row["job_id"], row["budget_id"])
+            self.holds.discard((row.job_id, row.budget_id))
+            if not finished and not any(job == row.job_id for job, _ in self.holds):
+                self._go_on(row.job_id, row.budget_id)
 
-    def _has_money(self, row: Any) -> bool:
-        pot = self.pots.get(row["budget_id"])
+    def _has_money(self, row: _HeldJob) -> bool:
+        pot = self.pots.get(row.budget_id)
         if pot is None:
             return True
-        price = row["price_micros"]
-        if row["preemptible"] and row["preemptible_price_micros"] is not None:
-            price = row["preemptible_price_micros"]
+        price = price_of(row, preemptible=row.preemptible)
         began = self.rows[pot.id]["period_start_ms"]
-        changed = row["limit_micros"] != pot.limit_micros or row["period_start_ms"] != began
+        changed = row.limit_micros != pot.limit_micros or row.period_start_ms != began
         stop_ms, drain_ms = margins_ms(self.context)
         least = 2 * stop_ms if pot.mode == "stop" else drain_ms + rules.DRAIN_LEAST_MS
         return rules.enough_to_go_on(pot, price, changed=changed, least_ms=least)
 
     def _go_on(self, job_id: str, budget_id: str) -> None:
         state = job_states.lock(self.tx, job_id)
-        before = {"status": state["status"], "holds": state["holds"]}
-        actions.carry_out(self.tx, self.context, state, job_rules.lift(state.facts, "budget"))
+        before = {"status": state.status, "holds": state.holds}
+        carry_out(self.tx, state, job_rules.lift(state.facts, "budget"))
         actor = f"budget:{budget_id}"
         state.emit(self.tx, actor, "budget.lifted", {"budget": budget_id})
         job_states.save(self.tx, state, actor)
-        after = {"status": state["status"], "holds": state["holds"]}
-        accounts.audit(self.tx, actor, state["account_id"], "budget.lifted", job_id, before, after)
+        after = {"status": state.status, "holds": state.holds}
+        audit(
+            self.tx, actor, "budget.lifted", job_id, account_id=state.account_id, before=before, after=after
+        )
 
     def watch_thresholds(self) -> None:
         """Warn, and cancel what has passed `cancel_at`."""
@@ -222,20 +234,28 @@ class BudgetPass(BudgetSnapshot):
             )
             state.emit(self.tx, actor, "budget.warned", {"budget": row["id"], "message": text})
             job_states.save(self.tx, state, actor)
-        accounts.audit(self.tx, actor, row["account_id"], "budget.warned", row["id"], None, facts)
+        audit(self.tx, actor, "budget.warned", row["id"], account_id=row["account_id"], after=facts)
 
     def _cancel(self, row: dict[str, Any], job_id: str) -> None:
         state = job_states.lock(self.tx, job_id)
-        if state.facts.cancel_asked or JobStatus(state["status"]) in FINISHED:
+        if state.facts.cancel_asked or JobStatus(state.status) in FINISHED:
             return
-        before = {"status": state["status"], "holds": state["holds"]}
-        actions.carry_out(self.tx, self.context, state, job_rules.cancel(state.facts))
+        before = {"status": state.status, "holds": state.holds}
+        carry_out(self.tx, state, job_rules.cancel(state.facts))
         actor, reason = f"budget:{row['id']}", self._words(row)
         state.emit(self.tx, actor, "budget.cancelled", {"budgets": [row["id"]], "reason": reason})
         job_states.save(self.tx, state, actor)
         self.stopped.add(job_id)
-        after = {"status": state["status"], "reason": reason}
-        accounts.audit(self.tx, actor, row["account_id"], "budget.cancelled", job_id, before, after)
+        after = {"status": state.status, "reason": reason}
+        audit(
+            self.tx,
+            actor,
+            "budget.cancelled",
+            job_id,
+            account_id=row["account_id"],
+            before=before,
+            after=after,
+        )
 
 
 def take(tx: Tx, context: AppContext) -> BudgetPass:

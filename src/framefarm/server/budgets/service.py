@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from framefarm.core.errors import InvalidInput, NotFound
 from framefarm.protocol.api_budgets import BudgetChange, NewBudget
 from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
 from framefarm.server.budgets.status import standing
 from framefarm.server.budgets.tables import budgets, reservations
@@ -135,5 +136,5 @@ def delete(tx: Tx, context: AppContext, actor: Actor, budget_id: str) -> None:
 def _told(
     tx: Tx, context: AppContext, actor: Actor, action: str, budget_id: str, before: Any, after: Any
 ) -> None:
-    accounts.audit(tx, actor.name, actor.account_id, action, budget_id, before, after, actor.request_id)
-    tx.after_commit(lambda: context.hub.wake("dispatch"))
+    audit(tx, actor, action, budget_id, before=before, after=after)
+    tx.wake("dispatch")

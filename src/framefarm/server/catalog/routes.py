@@ -18,23 +18,23 @@ GiB = 1 << 30
 RENDER_SOFTWARE = ["cycles", "eevee", "workbench"]
 
 
-def _instance(row: dict[str, Any], available: dict[str, int]) -> dict[str, Any]:
-    preemptible, gpu = row["preemptible_price_micros"], None
-    if row["gpu_count"]:
-        memory = (row["gpu_memory_bytes"] or 0) / GiB
-        gpu = {"model": row["gpu_model"] or "", "count": row["gpu_count"], "memory_gib": memory}
+def _instance(row: service.Instance, available: dict[str, int]) -> dict[str, Any]:
+    preemptible, gpu = row.preemptible_price_micros, None
+    if row.gpu_count:
+        memory = (row.gpu_memory_bytes or 0) / GiB
+        gpu = {"model": row.gpu_model or "", "count": row.gpu_count, "memory_gib": memory}
     return {
-        "id": row["id"],
-        "name": row["name"],
-        "description": row["description"],
-        "cores": row["cores"],
-        "memory_gib": round(row["memory_bytes"] / GiB, 2),
+        "id": row.id,
+        "name": row.name,
+        "description": row.description,
+        "cores": row.cores,
+        "memory_gib": round(row.memory_bytes / GiB, 2),
         "gpu": gpu,
-        "operating_system": row["operating_system"],
-        "price_per_hour": money(row["price_micros"]),
+        "operating_system": row.operating_system,
+        "price_per_hour": money(row.price_micros),
         "preemptible_price_per_hour": (None if preemptible is None else money(preemptible)),
-        "enabled": row["enabled"],
-        "available": available.get(row["id"]),
+        "enabled": row.enabled,
+        "available": available.get(row.id),
     }
 
 
@@ -72,13 +72,13 @@ async def list_packages(request: Request, actor: Caller, paging: Paging) -> Any:
         (
             i,
             {
-                "id": r["id"],
-                "product": r["product"],
-                "version": r["version"],
-                "release": r["release"],
+                "id": r.id,
+                "product": r.product,
+                "version": r.version,
+                "release": r.release,
                 "render_software": RENDER_SOFTWARE,
-                "status": r["status"],
-                "default": r["is_default"],
+                "status": r.status,
+                "default": r.is_default,
             },
         )
         for i, r in enumerate(rows)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import sqlalchemy as sa
 
 from framefarm.core import packages as blenders
 from framefarm.core.errors import InvalidInput, NotFound
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
 from framefarm.server.catalog.tables import instance_switches, instance_types, packages
 from framefarm.server.database import Tx
+from framefarm.server.rows import InstanceTypeRow, PackageRow
 from framefarm.server.tenancy import scoped
 
 CORE_HOUR_MICROS = 50_000
@@ -41,35 +43,42 @@ def create_local_types(tx: Tx, cores: int, memory_bytes: int) -> None:
     tx.conn.execute(sa.insert(instance_types), rows)
 
 
-def list_instances(tx: Tx, account_id: str, *, disabled_too: bool) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Instance(InstanceTypeRow):
+    """An instance type with one account's switch."""
+
+    enabled: bool
+
+
+def list_instances(tx: Tx, account_id: str, *, disabled_too: bool) -> list[Instance]:
     """All types with the account's switch as `enabled`, smallest first."""
     switches = {
         r.instance_type_id: r.enabled
         for r in tx.conn.execute(scoped(sa.select(instance_switches), instance_switches, account_id))
     }
     query = sa.select(instance_types).order_by(instance_types.c.position, instance_types.c.id)
-    rows = [dict(r) | {"enabled": switches.get(r["id"], True)} for r in tx.conn.execute(query).mappings()]
-    return [r for r in rows if disabled_too or r["enabled"]]
+    types = [Instance(**row._mapping, enabled=switches.get(row.id, True)) for row in tx.conn.execute(query)]
+    return [t for t in types if disabled_too or t.enabled]
 
 
-def instance_for(tx: Tx, account_id: str, instance_id: str, is_admin: bool) -> dict[str, Any]:
+def instance_for(tx: Tx, account_id: str, instance_id: str, is_admin: bool) -> Instance:
     """The type a job may use. Raises InvalidInput, for a disabled one as if it were unknown."""
     rows = list_instances(tx, account_id, disabled_too=is_admin)
     for row in rows:
-        if row["id"] == instance_id:
+        if row.id == instance_id:
             return row
-    known = ", ".join(r["id"] for r in rows) or "none"
+    known = ", ".join(r.id for r in rows) or "none"
     raise InvalidInput.of("instance_type", f"there is no such instance type; there are: {known}", instance_id)
 
 
-def switch_instance(tx: Tx, actor: Actor, instance_id: str, enabled: bool) -> dict[str, Any]:
+def switch_instance(tx: Tx, actor: Actor, instance_id: str, enabled: bool) -> Instance:
     """An admin's switch, for the own account. Raises NotFound."""
     for row in list_instances(tx, actor.account_id, disabled_too=True):
-        if row["id"] == instance_id:
+        if row.id == instance_id:
             break
     else:
         raise NotFound(f"There is no instance type {instance_id}.")
-    if row["enabled"] != enabled:
+    if row.enabled != enabled:
         old = scoped(sa.delete(instance_switches), instance_switches, actor.account_id)
         tx.conn.execute(old.where(instance_switches.c.instance_type_id == instance_id))
         tx.conn.execute(
@@ -77,17 +86,14 @@ def switch_instance(tx: Tx, actor: Actor, instance_id: str, enabled: bool) -> di
                 account_id=actor.account_id, instance_type_id=instance_id, enabled=enabled
             )
         )
-        accounts.audit(
-            tx, actor.name, actor.account_id, "instance.switch", instance_id,
-            {"enabled": row["enabled"]}, {"enabled": enabled}, actor.request_id,
-        )  # fmt: skip
-    return row | {"enabled": enabled}
+        audit(tx, actor, "instance.switch", instance_id, before={"enabled": row.enabled}, after={"enabled": enabled})  # fmt: skip
+    return replace(row, enabled=enabled)
 
 
-def set_price(tx: Tx, instance_id: str, on_demand: int | None, preemptible: int | None) -> dict[str, Any]:
+def set_price(tx: Tx, instance_id: str, on_demand: int | None, preemptible: int | None) -> InstanceTypeRow:
     """Prices per hour in micro-dollars; running attempts keep the one they started with."""
     query = sa.select(instance_types).where(instance_types.c.id == instance_id)
-    row = tx.conn.execute(query).mappings().one_or_none()
+    row = tx.row_or_none(InstanceTypeRow, query)
     if row is None:
         known = ", ".join(tx.conn.execute(sa.select(instance_types.c.id)).scalars())
         raise NotFound(f"There is no instance type {instance_id}; there are: {known}.")
@@ -98,38 +104,45 @@ def set_price(tx: Tx, instance_id: str, on_demand: int | None, preemptible: int 
     if values:
         key = instance_types.c.id == instance_id
         tx.conn.execute(sa.update(instance_types).where(key).values(values))
-        before = {k: row[k] for k in values}
-        accounts.audit(tx, "operator", None, "price.set", instance_id, before, values)
-    return dict(tx.conn.execute(query).mappings().one())
+        before = {k: getattr(row, k) for k in values}
+        audit(tx, "operator", "price.set", instance_id, before=before, after=values)
+    return tx.row(InstanceTypeRow, query)
 
 
 # ------------------------------------------------------------------------------ packages
 
 
-def list_packages(tx: Tx) -> list[dict[str, Any]]:
-    """Installed Blenders, newest first; `missing` where the files are gone."""
-    rows = [dict(r) for r in tx.conn.execute(sa.select(packages)).mappings()]
-    rows.sort(key=lambda r: blenders.release_key(r["release"]), reverse=True)
-    for row in rows:
-        row["status"] = "available" if os.path.exists(row["path"]) else "missing"
-    return rows
+@dataclass(frozen=True, slots=True)
+class Package(PackageRow):
+    """An installed Blender; `status` is `missing` where its files are gone."""
+
+    status: Literal["available", "missing"]
 
 
-def package_for(tx: Tx, name: str) -> dict[str, Any]:
+def list_packages(tx: Tx) -> list[Package]:
+    """Installed Blenders, newest release first."""
+    found = [
+        Package(**row._mapping, status="available" if os.path.exists(row.path) else "missing")
+        for row in tx.conn.execute(sa.select(packages))
+    ]
+    return sorted(found, key=lambda package: blenders.release_key(package.release), reverse=True)
+
+
+def package_for(tx: Tx, name: str) -> Package:
     """The package a job asked for: `blender-4-2`, `4.2`, `4.2.23` … Raises InvalidInput listing what is."""
-    rows = [r for r in list_packages(tx) if r["status"] == "available"]
+    rows = [r for r in list_packages(tx) if r.status == "available"]
     try:
         wanted = blenders.parse_wanted(name)
     except InvalidInput:
         wanted = None
     for row in rows:
-        if row["id"] == name or (wanted is not None and wanted.accepts(row["release"])):
+        if row.id == name or (wanted is not None and wanted.accepts(row.release)):
             return row
-    known = ", ".join(r["id"] for r in rows) or "none yet; the operator installs one"
+    known = ", ".join(r.id for r in rows) or "none yet; the operator installs one"
     raise InvalidInput.of("blender_version", f"is not installed; there are: {known}", name[:100])
 
 
-def register_package(tx: Tx, *, id: str, kind: str, path: str, release: str, default: bool) -> dict[str, Any]:
+def register_package(tx: Tx, *, id: str, kind: str, path: str, release: str, default: bool) -> Package:
     """A Blender was installed; a later release of the same series takes the earlier one's place."""
     values = {
         "version": ".".join(release.split(".")[:2]),
@@ -138,7 +151,7 @@ def register_package(tx: Tx, *, id: str, kind: str, path: str, release: str, def
         "path": path,
         "installed_ms": tx.now_ms,
     }
-    known = tx.conn.execute(sa.select(packages).where(packages.c.id == id)).mappings().one_or_none()
+    known = tx.row_or_none(PackageRow, sa.select(packages).where(packages.c.id == id))
     if known is None:
         tx.conn.execute(sa.insert(packages).values(id=id, is_default=False, **values))
     else:
@@ -146,6 +159,6 @@ def register_package(tx: Tx, *, id: str, kind: str, path: str, release: str, def
     has_default = tx.conn.execute(sa.select(packages.c.id).where(packages.c.is_default)).first()
     if default or has_default is None:
         tx.conn.execute(sa.update(packages).values(is_default=packages.c.id == id))
-    before = {"release": known["release"]} if known else None
-    accounts.audit(tx, "operator", None, "package.register", id, before, {"release": release, "path": path})
-    return next(r for r in list_packages(tx) if r["id"] == id)
+    before = {"release": known.release} if known else None
+    audit(tx, "operator", "package.register", id, before=before, after={"release": release, "path": path})
+    return next(r for r in list_packages(tx) if r.id == id)

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import sqlalchemy as sa
 
 from framefarm.core import schedule
-from framefarm.core.job import FINISHED, JobStatus
+from framefarm.core.job import FINISHED, JobStatus, SessionState, TaskStatus
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
 from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state, jobs, tasks
+from framefarm.server.rows import InstanceTypeRow, JobStateRow, SessionRow
 from framefarm.server.sessions.tables import attempts, sessions
 from framefarm.server.tenancy import farmwide
 
+T = TypeVar("T")
 
-def unfinished() -> Any:
+
+def unfinished() -> sa.ColumnElement[bool]:
     """By the statuses there are, not by those there are not: so the index serves."""
     return job_state.c.status.in_([str(s) for s in JobStatus if s not in FINISHED])
 
 
-def live_sessions() -> sa.Select[Any]:
-    """All sessions that have not ended, with what the plan needs of their jobs."""
+@dataclass(slots=True)
+class LiveSession(SessionRow):
+    """A session that has not ended, with what the plan needs of its job."""
+
+    job_status: JobStatus
+    priority: int
+    user_id: str
+    title: str
+    held: int
+    """Attempts that have not ended."""
+
+
+def live_sessions(tx: Tx) -> list[LiveSession]:
+    """All sessions that have not ended."""
     held = sa.select(sa.func.count()).select_from(attempts)
     held = farmwide(held).where(attempts.c.session_id == sessions.c.id, attempts.c.outcome.is_(None))
-    return farmwide(
+    query = farmwide(
         sa.select(
             sessions,
             job_state.c.status.label("job_status"),
@@ -38,35 +55,45 @@ def live_sessions() -> sa.Select[Any]:
         .join(job_state, job_state.c.job_id == sessions.c.job_id)
         .join(jobs, jobs.c.id == sessions.c.job_id)
     ).where(~sessions.c.ended)
+    return tx.rows(LiveSession, query)
 
 
-def slots_held(live: list[dict[str, Any]]) -> list[schedule.Session]:
+def slots_held(live: Sequence[LiveSession]) -> list[schedule.Session]:
     """The live sessions as the plan sees them."""
     return [
         schedule.Session(
-            session=s["id"],
-            job=s["job_id"],
-            account=s["account_id"],
-            user=s["user_id"],
-            priority=s["priority"],
-            preemptible=s["preemptible"],
-            node=s["node"],
-            slot=schedule.Slot(s["cores"], s["memory_bytes"], s["gpus"]),
-            started_ms=s["created_ms"],
-            idle_since_ms=s["idle_since_ms"] if s["state"] in {"ready", "idle"} else None,
-            leaving=s["drain"] or s["cancel"],
-            silent=s["state"] == "lost",
+            session=s.id,
+            job=s.job_id,
+            account=s.account_id,
+            user=s.user_id,
+            priority=s.priority,
+            preemptible=s.preemptible,
+            node=s.node,
+            slot=schedule.Slot(s.cores, s.memory_bytes, s.gpus),
+            started_ms=s.created_ms,
+            idle_since_ms=s.idle_since_ms if s.state in {SessionState.READY, SessionState.IDLE} else None,
+            leaving=s.drain or s.cancel,
+            silent=s.state is SessionState.LOST,
         )
         for s in live
     ]
 
 
+@dataclass(slots=True)
+class _UnfinishedJob(JobStateRow):
+    created_ms: int
+    user_id: str
+    instance_type_id: str
+    preemptible: bool
+    max_sessions: int | None
+
+
 def demand(
-    tx: Tx, live: list[dict[str, Any]], avoided: dict[str, dict[str, Any]]
-) -> tuple[list[schedule.Demand], dict[str, Any]]:
+    tx: Tx, live: Sequence[LiveSession], avoided: Mapping[str, Mapping[str, object]]
+) -> tuple[list[schedule.Demand], dict[str, InstanceTypeRow]]:
     """Jobs with tasks that could be handed out now, and all instance types by id. `avoided`: job → machines
     that it does not use now."""
-    types = {r["id"]: r for r in tx.conn.execute(sa.select(instance_types)).mappings()}
+    types = {row.id: row for row in tx.rows(InstanceTypeRow, sa.select(instance_types))}
     query = farmwide(
         sa.select(
             job_state,
@@ -77,50 +104,50 @@ def demand(
             jobs.c.request["max_sessions"].as_integer().label("max_sessions"),
         ).join(jobs, jobs.c.id == job_state.c.job_id)
     ).where(unfinished(), jobs.c.deleted_ms.is_(None))
-    rows = [(r, facts(r).ready) for r in tx.conn.execute(query).mappings()]
-    paused = _paused(tx) if any(r["rows_pending"] for r, _ in rows) else {}
-    served = _served(tx, [r["job_id"] for r, ready in rows if ready])
-    sessions_of = group_by(live, "job_id")
+    rows = [(job, facts(job).ready) for job in tx.rows(_UnfinishedJob, query)]
+    paused = _paused(tx) if any(r.rows_pending for r, _ in rows) else {}
+    served = _served(tx, [r.job_id for r, ready in rows if ready])
+    sessions_of = group_by(live, lambda session: session.job_id)
     found = []
     for row, ready in rows:
-        ready -= paused.get(row["job_id"], 0)
+        ready -= paused.get(row.job_id, 0)
         if ready <= 0:
             continue
-        mine = sessions_of[row["job_id"]]
-        kind = types[row["instance_type_id"]]
+        mine = sessions_of[row.job_id]
+        kind = types[row.instance_type_id]
         found.append(
             schedule.Demand(
-                job=row["job_id"],
-                account=row["account_id"],
-                user=row["user_id"],
-                priority=row["priority"],
-                created_ms=row["created_ms"],
-                instance_type=row["instance_type_id"],
-                preemptible=row["preemptible"],
-                slot=schedule.Slot(kind["cores"], kind["memory_bytes"], kind["gpu_count"]),
+                job=row.job_id,
+                account=row.account_id,
+                user=row.user_id,
+                priority=row.priority,
+                created_ms=row.created_ms,
+                instance_type=row.instance_type_id,
+                preemptible=row.preemptible,
+                slot=schedule.Slot(kind.cores, kind.memory_bytes, kind.gpu_count),
                 ready=ready,
-                max_sessions=row["max_sessions"],
+                max_sessions=row.max_sessions,
                 sessions=len(mine),
-                starting=sum(s["held"] == 0 and s["state"] != "lost" and not s["drain"] for s in mine),
-                served_ms=served.get(row["job_id"], 0),
-                avoid=frozenset(avoided.get(row["job_id"], ())),
+                starting=sum(s.held == 0 and s.state is not SessionState.LOST and not s.drain for s in mine),
+                served_ms=served.get(row.job_id, 0),
+                avoid=frozenset(avoided.get(row.job_id, ())),
             )
         )
     return found, types
 
 
-def group_by(rows: list[Any], name: str) -> defaultdict[str, list[Any]]:
-    """Once through: a farm may have 10,000 sessions on as many machines."""
+def group_by(items: Iterable[T], key: Callable[[T], str]) -> defaultdict[str, list[T]]:
+    """Items by key, in one pass: a farm may have 10,000 sessions on as many nodes."""
     found = defaultdict(list)
-    for row in rows:
-        found[row[name]].append(row)
+    for item in items:
+        found[key(item)].append(item)
     return found
 
 
 def _paused(tx: Tx) -> dict[str, int]:
     """Job → tasks that wait out a pause after a failure."""
     query = sa.select(tasks.c.job_id, sa.func.count()).where(
-        tasks.c.status == "pending", tasks.c.not_before_ms > tx.now_ms
+        tasks.c.status == TaskStatus.PENDING, tasks.c.not_before_ms > tx.now_ms
     )
     return {job: int(number) for job, number in tx.conn.execute(query.group_by(tasks.c.job_id))}
 
@@ -134,7 +161,7 @@ def _served(tx: Tx, job_ids: list[str]) -> dict[str, int]:
 def next_due(tx: Tx) -> int | None:
     """When the next pause of a task ends."""
     query = sa.select(sa.func.min(tasks.c.not_before_ms)).where(
-        tasks.c.status == "pending", tasks.c.not_before_ms > tx.now_ms
+        tasks.c.status == TaskStatus.PENDING, tasks.c.not_before_ms > tx.now_ms
     )
     return tx.conn.execute(query).scalar()
 
@@ -142,6 +169,8 @@ def next_due(tx: Tx) -> int | None:
 def due(tx: Tx, since_ms: int) -> list[str]:
     """Jobs with a task whose pause has ended since then."""
     query = sa.select(tasks.c.job_id).where(
-        tasks.c.status == "pending", tasks.c.not_before_ms > since_ms, tasks.c.not_before_ms <= tx.now_ms
+        tasks.c.status == TaskStatus.PENDING,
+        tasks.c.not_before_ms > since_ms,
+        tasks.c.not_before_ms <= tx.now_ms,
     )
     return list(tx.conn.execute(query.distinct()).scalars())

@@ -11,17 +11,16 @@ import math
 import secrets
 import time
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import sqlalchemy as sa
 import structlog
 from starlette.concurrency import run_in_threadpool
 
 from framefarm.core import schedule
-from framefarm.core.job import FINISHED
+from framefarm.core.job import FINISHED, SessionState
 from framefarm.core.node_health import NodeState, leave, next_leave_ms
 from framefarm.server.budgets import enforcement as budgets
+from framefarm.server.catalog.prices import price_of
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.dispatch import capacity, demand, reconcile, waiting_reasons
@@ -30,7 +29,9 @@ from framefarm.server.engines.base import Capacity, Engine, Notice, SessionSpec
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import job_state
 from framefarm.server.nodes import service as nodes
+from framefarm.server.rows import InstanceTypeRow, NodeRow
 from framefarm.server.sessions import expiry
+from framefarm.server.sessions.instructions import instruct
 from framefarm.server.sessions.tables import leases, sessions
 from framefarm.server.tenancy import farmwide
 
@@ -161,7 +162,7 @@ class Dispatcher:
         settled = reconcile.settle(tx, self.context, seen.observed, self.lead.since_ms)
         decided = Decisions(stop=settled.stop, forget=settled.forget)
         money = budgets.take(tx, self.context)
-        live = [dict(r) for r in tx.conn.execute(demand.live_sessions()).mappings()]
+        live = demand.live_sessions(tx)
         self._end_finished_jobs(tx, live)
         machines = nodes.look(tx, self.context, seen.capacity, seen.notices, self.lead.steady_ms)
         standing, avoided = machines.rows, machines.avoided
@@ -188,11 +189,11 @@ class Dispatcher:
             decided.start += [spec] if spec is not None else []
         money.write_budgets()
         for session_id in plan.drain:
-            self._drain(tx, session_id)
+            instruct(tx, session_id, drain=True)
         until = tx.now_ms + round(settings.preemption_grace_seconds * 1000)
         for session_id in plan.preempt:
             self._preempt(tx, session_id, until)
-        overdue = [s["id"] for s in live if s["preempt_ms"] is not None and s["preempt_ms"] <= tx.now_ms]
+        overdue = [s.id for s in live if s.preempt_ms is not None and s.preempt_ms <= tx.now_ms]
         decided.stop += [s for s in overdue if s not in decided.stop]
         self._wake_paused(tx)
         self.available = capacity.available(free, types)
@@ -200,7 +201,7 @@ class Dispatcher:
         self.context.waiting = waiting_reasons.waiting(
             live, free, totals, [demand_of[j] for j in plan.unmet], shut, avoided
         )
-        moments = [plan.next_ms, self.paused_until_ms, *(s["preempt_ms"] for s in live)]
+        moments = [plan.next_ms, self.paused_until_ms, *(s.preempt_ms for s in live)]
         moments += self._moments_of(tx, standing)
         moments += [until for mine in avoided.values() for until, _ in mine.values()]
         due = [m for m in moments if m is not None and m > tx.now_ms]
@@ -217,39 +218,35 @@ class Dispatcher:
         if self.paused_until_ms is not None and self.paused_until_ms <= tx.now_ms:
             since, self.paused_since_ms = self.paused_since_ms, tx.now_ms
             for job_id in demand.due(tx, since):
-                tx.after_commit(partial(self.context.hub.wake, f"job:{job_id}"))
+                tx.wake(f"job:{job_id}")
         self.paused_until_ms = demand.next_due(tx)
 
     def _preempt(self, tx: Tx, session_id: str, until_ms: int, *, taken: bool = False) -> None:
         """Its slot goes to on-demand work, or (`taken`) its machine goes: it has until then for its frame in
         work."""
-        change = {
-            "drain": True, "preempt_ms": until_ms, "taken": taken, "version": sessions.c.version + 1,
-        }  # fmt: skip
-        tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session_id).values(change))
-        tx.after_commit(lambda: self.context.hub.wake(f"session:{session_id}"))
+        instruct(tx, session_id, drain=True, preempt_ms=until_ms, taken=taken)
 
-    def _leave_nodes(self, tx: Tx, live: list[dict[str, Any]], standing: dict[str, Any]) -> None:
+    def _leave_nodes(self, tx: Tx, live: list[demand.LiveSession], standing: dict[str, NodeRow]) -> None:
         """Sessions leave machines that are set aside, at a task's end; and those that are about to be taken
         before that happens, at the latest at the end of the frame in work."""
         for session in live:
-            row = standing.get(session["node"])
+            row = standing.get(session.node)
             if row is None:
                 continue
-            leaving, until = row["leaving_ms"], None
+            leaving, until = row.leaving_ms, None
             if leaving is not None:
                 until = leave(leaving, tx.now_ms, **self._time_to_leave).preempt_until_ms
-                if until is not None and (session["preempt_ms"] is None or session["preempt_ms"] > until):
-                    self._preempt(tx, session["id"], until, taken=True)
-                    session.update(preempt_ms=until, drain=True)
-            if (leaving is not None or row["standing"] == NodeState.SET_ASIDE) and not session["drain"]:
-                self._drain(tx, session["id"])
-                session["drain"] = True
+                if until is not None and (session.preempt_ms is None or session.preempt_ms > until):
+                    self._preempt(tx, session.id, until, taken=True)
+                    session.preempt_ms, session.drain = until, True
+            if (leaving is not None or row.standing == NodeState.SET_ASIDE) and not session.drain:
+                instruct(tx, session.id, drain=True)
+                session.drain = True
 
-    def _moments_of(self, tx: Tx, standing: dict[str, Any]) -> list[int | None]:
+    def _moments_of(self, tx: Tx, standing: dict[str, NodeRow]) -> list[int | None]:
         """When machines are tried again, and when sessions must leave those that are being taken."""
-        leaving = [row["leaving_ms"] for row in standing.values() if row["leaving_ms"] is not None]
-        tried = [row["until_ms"] for row in standing.values()]
+        leaving = [row.leaving_ms for row in standing.values() if row.leaving_ms is not None]
+        tried = [row.until_ms for row in standing.values()]
         return tried + [next_leave_ms(at, tx.now_ms, **self._time_to_leave) for at in leaving]
 
     @property
@@ -257,50 +254,43 @@ class Dispatcher:
         grace = self.context.settings.preemption_grace_seconds
         return {"grace_ms": round(grace * 1000), "stop_ms": round(STOP_GRACE_SECONDS * 1000)}
 
-    def _end_finished_jobs(self, tx: Tx, live: list[dict[str, Any]]) -> None:
+    def _end_finished_jobs(self, tx: Tx, live: list[demand.LiveSession]) -> None:
         """Sessions of jobs that need none any more are drained at once."""
         for session in live:
-            if not session["drain"] and session["job_status"] in FINISHED:
-                self._drain(tx, session["id"])
-                session["drain"] = True
-
-    def _drain(self, tx: Tx, session_id: str) -> None:
-        change = {"drain": True, "version": sessions.c.version + 1}
-        tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session_id).values(change))
-        tx.after_commit(lambda: self.context.hub.wake(f"session:{session_id}"))
+            if not session.drain and session.job_status in FINISHED:
+                instruct(tx, session.id, drain=True)
+                session.drain = True
 
     def _write_session(
         self,
         tx: Tx,
-        demand: schedule.Demand,
+        wanted: schedule.Demand,
         start: schedule.Start,
-        types: dict[str, Any],
+        types: dict[str, InstanceTypeRow],
         money: budgets.BudgetPass,
     ) -> SessionSpec | None:
         """None where the job's budgets have no money for another session."""
-        kind = types[demand.instance_type]
-        price = kind["preemptible_price_micros"] if demand.preemptible else None
-        price = kind["price_micros"] if price is None else price
+        price = price_of(types[wanted.instance_type], preemptible=wanted.preemptible)
         token = secrets.token_urlsafe(32)
         session_id = new_id("ses")
-        may, cap_micros = money.first_slice(session_id, demand.job, price)
+        may, cap_micros = money.first_slice(session_id, wanted.job, price)
         if not may:
             return None
         tx.conn.execute(
             sa.insert(sessions).values(
                 id=session_id,
-                account_id=demand.account,
-                job_id=demand.job,
-                instance_type_id=demand.instance_type,
-                preemptible=demand.preemptible,
+                account_id=wanted.account,
+                job_id=wanted.job,
+                instance_type_id=wanted.instance_type,
+                preemptible=wanted.preemptible,
                 price_micros=price,
                 cost_cap_micros=cap_micros,
                 node=start.node,
                 zone=start.zone,
-                cores=demand.slot.cores,
-                memory_bytes=demand.slot.memory_bytes,
-                gpus=demand.slot.gpus,
-                state="starting",
+                cores=wanted.slot.cores,
+                memory_bytes=wanted.slot.memory_bytes,
+                gpus=wanted.slot.gpus,
+                state=SessionState.STARTING,
                 ended=False,
                 token_hash=self.context.keys.digest("session", token),
                 created_ms=tx.now_ms,
@@ -312,7 +302,7 @@ class Dispatcher:
         )
         until = tx.now_ms + round(self.context.settings.lease_seconds * 1000)
         tx.conn.execute(sa.insert(leases).values(session_id=session_id, expires_ms=until))
-        slot = demand.slot
+        slot = wanted.slot
         return SessionSpec(
             session_id, token, start.node, start.zone, slot.cores, slot.memory_bytes, slot.gpus
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -11,6 +10,7 @@ from framefarm.core.job import Seen, SessionState, judge
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Observed
+from framefarm.server.rows import SessionRow
 from framefarm.server.sessions import expiry, ownership
 from framefarm.server.sessions.tables import leases, sessions
 from framefarm.server.tenancy import farmwide
@@ -26,18 +26,25 @@ class Reconciled:
 
     stop: list[str] = field(default_factory=list)
     forget: list[str] = field(default_factory=list)
-    lingering: list[Any] = field(default_factory=list)
+    lingering: list[SessionRow] = field(default_factory=list)
     """Ended sessions whose runner the engine still sees: their slot is taken until it is gone."""
+
+
+@dataclass(slots=True)
+class LeasedSession(SessionRow):
+    """A session that has not ended, with the end of its lease."""
+
+    expires_ms: int
 
 
 def settle(tx: Tx, context: AppContext, observed: Observations, led_since_ms: int) -> Reconciled:
     """Judge every session. Those written before `led_since_ms` and unknown to the engine never started."""
     done = Reconciled()
     query = sa.select(sessions, leases.c.expires_ms).join(leases, leases.c.session_id == sessions.c.id)
-    rows = tx.conn.execute(farmwide(query).where(~sessions.c.ended)).mappings().all()
+    rows = tx.rows(LeasedSession, farmwide(query).where(~sessions.c.ended))
     for row in rows:
         _one(tx, context, row, observed, led_since_ms, done)
-    known = {row["id"] for row in rows}
+    known = {row.id for row in rows}
     running = []
     for session_id, seen in (observed or {}).items():
         if session_id not in known:
@@ -48,21 +55,26 @@ def settle(tx: Tx, context: AppContext, observed: Observations, led_since_ms: in
     done.stop += running
     if running:
         ended = farmwide(sa.select(sessions)).where(sessions.c.id.in_(running))
-        done.lingering += tx.conn.execute(ended).mappings()
+        done.lingering += tx.rows(SessionRow, ended)
     return done
 
 
 def _one(
-    tx: Tx, context: AppContext, row: Any, observed: Observations, led_since_ms: int, done: Reconciled
+    tx: Tx,
+    context: AppContext,
+    row: LeasedSession,
+    observed: Observations,
+    led_since_ms: int,
+    done: Reconciled,
 ) -> None:
-    session_id, state = row["id"], SessionState(row["state"])
+    session_id, state = row.id, row.state
     limit_ms = round(context.settings.starting_seconds * 1000)
-    silent_ms = tx.now_ms - row["expires_ms"]
+    silent_ms = tx.now_ms - row.expires_ms
     verdict = judge(
         state,
         _seen(row, observed, led_since_ms),
         silent_ms=silent_ms,
-        deadline_ms=tx.now_ms - (row["hello_ms"] or row["created_ms"]) - limit_ms,
+        deadline_ms=tx.now_ms - (row.hello_ms or row.created_ms) - limit_ms,
         owns=state is SessionState.LOST and bool(ownership.owned(tx, session_id)),
         give_up_ms=round(context.settings.disconnected_budget_seconds * 1000),
     )
@@ -90,18 +102,18 @@ def _one(
     elif verdict == "stop":
         done.stop.append(session_id)
     if verdict != "keep":
-        job_id = row["job_id"]
-        tx.after_commit(lambda: context.hub.wake(f"job:{job_id}", f"session:{session_id}"))
+        job_id = row.job_id
+        tx.wake(f"job:{job_id}", f"session:{session_id}")
 
 
-def _seen(row: Any, observed: Observations, led_since_ms: int) -> Seen:
+def _seen(row: LeasedSession, observed: Observations, led_since_ms: int) -> Seen:
     if observed is None:
         return "unknown"
-    seen = observed.get(row["id"])
+    seen = observed.get(row.id)
     if seen is None:
         # An engine that answers and knows nothing of it: gone, unless its start may still be on its way.
-        never = row["state"] == SessionState.STARTING and row["created_ms"] < led_since_ms
-        return "gone" if never or row["state"] == SessionState.LOST else "unknown"
+        never = row.state is SessionState.STARTING and row.created_ms < led_since_ms
+        return "gone" if never or row.state is SessionState.LOST else "unknown"
     if seen.state in {"exited", "lost"}:
         return "gone"
     return "running" if seen.state == "running" else "unknown"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from framefarm.core import schedule
 from framefarm.core.node_health import NodeState
+from framefarm.server.dispatch.demand import LiveSession
 from framefarm.server.engines.base import Capacity
+from framefarm.server.rows import NodeRow
 from framefarm.server.timestamps import iso
 
 
 def waiting(
-    live: list[dict[str, Any]],
+    live: Sequence[LiveSession],
     free: list[schedule.Machine],
     totals: list[schedule.Machine],
     unmet: list[schedule.Demand],
@@ -36,8 +38,8 @@ def waiting(
         if not number:
             words[job.job] = f"{kind}: no machine of this farm is big enough"
             continue
-        names = sorted({f"“{s['title']}”" for s in live if s["account_id"] == job.account})
-        if any(s["account_id"] != job.account for s in live):
+        names = sorted({f"“{s.title}”" for s in live if s.account_id == job.account})
+        if any(s.account_id != job.account for s in live):
             names.append("other work")
         taken = number - schedule.count(free, job.slot)
         by = f" by {', '.join(names[:3])}" if names else ""
@@ -46,20 +48,20 @@ def waiting(
     return words
 
 
-def shut(capacity: list[Capacity], nodes: dict[str, Any]) -> list[tuple[schedule.Machine, str]]:
+def shut(capacity: list[Capacity], nodes: Mapping[str, NodeRow]) -> list[tuple[schedule.Machine, str]]:
     """Machines that may have no session, or only one, each with why in words."""
     found = []
     for total in (c.total for c in capacity):
         row = nodes.get(total.node)
         if row is None:
             continue
-        if row["leaving_ms"] is not None:
+        if row.leaving_ms is not None:
             found.append((total, f"machine {total.node} is being taken away by its provider"))
-        elif row["standing"] == NodeState.SET_ASIDE:
-            until = row["until_ms"]
+        elif row.standing == NodeState.SET_ASIDE:
+            until = row.until_ms
             then = "until the farm's operator returns it" if until is None else f"tried again at {iso(until)}"
             # Not why: that is of other accounts' jobs, or the operator's own word.
             found.append((total, f"machine {total.node} is set aside, {then}"))
-        elif row["standing"] == NodeState.ON_TRIAL:
+        elif row.standing == NodeState.ON_TRIAL:
             found.append((total, f"machine {total.node} was set aside and is on trial with one session"))
     return found

@@ -27,6 +27,7 @@ from framefarm.server.files.tables import (
     missing_paths,
     registrations,
 )
+from framefarm.server.storage import keys
 from framefarm.server.storage.local import LocalStore
 from framefarm.server.tenancy import farmwide, scoped
 
@@ -49,6 +50,11 @@ class Entry(NamedTuple):
     @property
     def is_here(self) -> bool:
         return self.generation is not None
+
+    def content_key(self, account_id: str) -> str:
+        """Storage key of its bytes. Only of an input that is here."""
+        assert self.sha256 is not None and self.generation is not None
+        return keys.content(account_id, self.sha256, self.generation)
 
 
 class Snapshot(NamedTuple):
@@ -220,7 +226,7 @@ def store(objects: LocalStore, account_id: str, entries: Sequence[Entry]) -> str
     """Store the manifest, once; returns the SHA-256 of its text. Without a row it stays for a day."""
     text = encode(entries)
     sha256 = hashlib.sha256(text).hexdigest()
-    key = f"manifests/{account_id}/{sha256}"
+    key = keys.manifest(account_id, sha256)
     if not objects.touch(key):
         with contextlib.suppress(FileExistsError):
             packed = zstandard.ZstdCompressor(level=3).compress(text)
@@ -231,7 +237,7 @@ def store(objects: LocalStore, account_id: str, entries: Sequence[Entry]) -> str
 def load(objects: LocalStore, account_id: str, sha256: str) -> Iterator[Entry]:
     """The entries, in order of paths."""
     decoder = msgspec.json.Decoder(Entry)
-    with objects.get(f"manifests/{account_id}/{sha256}") as raw:
+    with objects.get(keys.manifest(account_id, sha256)) as raw:
         for line in io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw)):
             yield decoder.decode(line)
 

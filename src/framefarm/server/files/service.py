@@ -107,6 +107,13 @@ def _decide(wanted: _Wanted, same_md5: Sequence[Any]) -> Content | None:
     return Content(rows[0].sha256, rows[0].md5, rows[0].size) if rows else None
 
 
+@dataclass(frozen=True, slots=True)
+class FilesArrived:
+    """Files that these jobs waited for are registered: published by `register`, in its transaction."""
+
+    job_ids: list[str]
+
+
 def register(tx: Tx, context: AppContext, actor: Actor, fresh: dict[str, Content]) -> list[str]:
     """These paths now have these contents (claimed before) for this user; jobs that waited for them go on.
 
@@ -131,7 +138,7 @@ def register(tx: Tx, context: AppContext, actor: Actor, fresh: dict[str, Content
     tx.conn.execute(new.on_conflict_do_update(index_elements=["user_id", "path"], set_=again), rows)
     job_ids = _satisfy(tx, actor, fresh)
     if job_ids:
-        context.files_arrived(tx, context, job_ids)
+        tx.publish(FilesArrived(job_ids))
     return job_ids
 
 

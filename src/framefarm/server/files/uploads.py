@@ -20,6 +20,7 @@ from framefarm.server.actor import Actor
 from framefarm.server.context import AppContext
 from framefarm.server.files import service
 from framefarm.server.files.manifests import md5_hex
+from framefarm.server.storage import keys
 
 PIECE = 1 << 20
 CHECK_DISK_EVERY_BYTES = 64 << 20
@@ -254,7 +255,7 @@ async def _keep(
         generation = await context.db.read(service.next_generation, actor.account_id, content.sha256)
         key = None
         if generation is not None:
-            key = f"content/{actor.account_id}/{content.sha256}/{generation}"
+            key = keys.content(actor.account_id, content.sha256, generation)
             await run_in_threadpool(partial(context.store.take, incoming, key, if_absent=True))
         needed, refused = False, None
         try:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import sqlalchemy as sa
 
 from framefarm.core.errors import NotFound
-from framefarm.core.frames import FrameSet
-from framefarm.core.job import JobFacts, hold_reasons, untouched_status
+from framefarm.core.frames import FrameSet, TaskPlan
+from framefarm.core.job import JobFacts, TaskStatus, hold_reasons, untouched_status
 from framefarm.core.money import money
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
@@ -19,64 +18,69 @@ from framefarm.server.job_api.summary import HOLD_WORDS, running, waiting_for
 from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state, tasks
 from framefarm.server.jobs.task_plans import plan_of
+from framefarm.server.json_types import Answer
+from framefarm.server.rows import AttemptRow, FileRow, FrameRow, JobRow, JobStateRow, TaskRow
 from framefarm.server.sessions.tables import attempts, files, frames
+from framefarm.server.storage import keys
 from framefarm.server.tenancy import farmwide, scoped
 from framefarm.server.timestamps import iso
 
-SignUrl = Callable[[Any], str]
+SignUrl = Callable[[FileRow], str]
 
 
-def task_page(tx: Tx, actor: Actor, job_id: str, after: int, limit: int) -> list[dict[str, Any]]:
+def task_page(tx: Tx, actor: Actor, job_id: str, after: int, limit: int) -> list[Answer]:
     """Tasks with numbers above `after`, computed where they have no row."""
     job = find(tx, actor, job_id)
-    state = (
-        tx.conn.execute(farmwide(sa.select(job_state)).where(job_state.c.job_id == job_id)).mappings().one()
-    )
+    state = tx.row(JobStateRow, farmwide(sa.select(job_state)).where(job_state.c.job_id == job_id))
     plan = plan_of(job)
     if plan is None:
         return []
     last = min(plan.task_count, after + 1 + limit)
     query = sa.select(tasks).where(tasks.c.job_id == job_id, tasks.c.number > after, tasks.c.number < last)
-    rows = {r["number"]: r for r in tx.conn.execute(query).mappings()}
+    rows = {row.number: row for row in tx.rows(TaskRow, query)}
     return [task_shape(tx, job, state, plan, n, rows.get(n)) for n in range(after + 1, last)]
 
 
-def task_shape(tx: Tx, job: Any, state: Any, plan: Any, number: int, row: Any) -> dict[str, Any]:
+def task_shape(
+    tx: Tx, job: JobRow, state: JobStateRow, plan: TaskPlan, number: int, row: TaskRow | None
+) -> Answer:
     now = facts(state)
-    status = str(untouched_status(now, number)) if row is None else row["status"]
-    if status == "pending" and not now.may_start:
-        status = "waiting"
-    request = job["request"]
+    status = untouched_status(now, number) if row is None else row.status
+    if status is TaskStatus.PENDING and not now.may_start:
+        status = TaskStatus.WAITING
+    request = job.request
     return {
         "number": f"{number:0{plan.number_width}d}",
         "status": status,
         "frames": FrameSet.of(plan.frames_of(number)).to_text(),
-        "frames_done": row["frames_done"] if row else 0,
-        "attempt_count": row["attempt_count"] if row else 0,
+        "frames_done": row.frames_done if row else 0,
+        "attempt_count": row.attempt_count if row else 0,
         "scout": number < plan.scout_count,
-        "reason": row["reason"] if row else None,
+        "reason": row.reason if row else None,
         "waiting_for": _task_waits_for(tx, job, state, now, status, row),
-        "preemptions_left": max(0, request["preemptible_retries"] - (row["preemptions"] if row else 0)),
-        "retries_left": max(0, request["task_retries"] - (row["failures"] if row else 0)),
+        "preemptions_left": max(0, request["preemptible_retries"] - (row.preemptions if row else 0)),
+        "retries_left": max(0, request["task_retries"] - (row.failures if row else 0)),
     }
 
 
-def _task_waits_for(tx: Tx, job: Any, state: Any, now: JobFacts, status: str, row: Any) -> str | None:
-    if status == "pending":
-        due_ms = row["not_before_ms"] if row else None
+def _task_waits_for(
+    tx: Tx, job: JobRow, state: JobStateRow, now: JobFacts, status: TaskStatus, row: TaskRow | None
+) -> str | None:
+    if status is TaskStatus.PENDING:
+        due_ms = row.not_before_ms if row else None
         if due_ms is not None and due_ms > tx.now_ms:
             return f"the end of a pause after it failed, {(due_ms - tx.now_ms + 999) // 1000} s"
-        return f"a free {job['instance_type_id']} machine"
-    if status != "waiting":
+        return f"a free {job.instance_type_id} machine"
+    if status is not TaskStatus.WAITING:
         return None
     if reasons := hold_reasons(now):
         return "; ".join(HOLD_WORDS[r] for r in reasons)
     if not now.may_start:
-        return waiting_for({**state, "instance_type_id": job["instance_type_id"]}, now, [])
+        return waiting_for(state, job.instance_type_id, [])
     return "the scouts, which are rendered first"
 
 
-def one_task(tx: Tx, actor: Actor, job_id: str, number: int) -> dict[str, Any]:
+def one_task(tx: Tx, actor: Actor, job_id: str, number: int) -> Answer:
     found = task_page(tx, actor, job_id, number - 1, 1) if number >= 0 else []
     if not found:
         raise NotFound(f"Job {job_id} has no task {number}.")
@@ -85,41 +89,36 @@ def one_task(tx: Tx, actor: Actor, job_id: str, number: int) -> dict[str, Any]:
 
 def frame_page(
     tx: Tx, actor: Actor, job_id: str, after: int, limit: int, sign: SignUrl, draw: SignThumbnail
-) -> list[dict[str, Any]]:
+) -> list[Answer]:
     """Every frame of the job in order, begun or not; positions above `after`."""
     job = find(tx, actor, job_id)
     plan = plan_of(job)
-    if plan is None:
+    if plan is None or job.frames is None:
         return []
-    state = (
-        tx.conn.execute(farmwide(sa.select(job_state)).where(job_state.c.job_id == job_id)).mappings().one()
-    )
-    all_frames = FrameSet.from_text(job["frames"])
+    state = tx.row(JobStateRow, farmwide(sa.select(job_state)).where(job_state.c.job_id == job_id))
+    all_frames = FrameSet.from_text(job.frames)
     numbers = list(all_frames.slice(after + 1, after + 1 + limit))
     if not numbers:
         return []
-    done = newest(
-        tx.conn.execute(
-            sa.select(frames).where(
-                frames.c.job_id == job_id, frames.c.frame >= numbers[0], frames.c.frame <= numbers[-1]
-            )
-        ).mappings()
+    committed = sa.select(frames).where(
+        frames.c.job_id == job_id, frames.c.frame >= numbers[0], frames.c.frame <= numbers[-1]
     )
-    by_frame: dict[int, list[Any]] = {}
+    done = newest(tx.rows(FrameRow, committed))
+    by_frame: dict[int, list[FileRow]] = {}
     for file in _files(tx, job_id, numbers[0], numbers[-1]):
-        by_frame.setdefault(file["frame"], []).append(file)
+        by_frame.setdefault(file.frame, []).append(file)
     task_numbers = {f: plan.task_of(f) for f in numbers}
     query = sa.select(tasks).where(
         tasks.c.job_id == job_id, tasks.c.number.in_(sorted(set(task_numbers.values())))
     )
-    rows = {r["number"]: r for r in tx.conn.execute(query).mappings()}
+    rows = {row.number: row for row in tx.rows(TaskRow, query)}
     now = facts(state)
     answer = []
     for frame in numbers:
         row, task = done.get(frame), rows.get(task_numbers[frame])
-        status = str(untouched_status(now, task_numbers[frame])) if task is None else task["status"]
-        redo = task is not None and bool(task["redo"]) and frame in FrameSet.from_text(task["redo"])
-        outdated = redo and task is not None and row is not None and row["revision"] < task["revision"]
+        status: str = untouched_status(now, task_numbers[frame]) if task is None else task.status
+        redo = task is not None and task.redo is not None and frame in FrameSet.from_text(task.redo)
+        outdated = redo and task is not None and row is not None and row.revision < task.revision
         if row is not None and not outdated:
             status = "done"
         elif status in {"success", "preempted"}:
@@ -131,31 +130,31 @@ def frame_page(
                 "frame": frame,
                 "status": status,
                 "task": task_numbers[frame],
-                "attempt": row["attempt_id"] if row else None,
-                "seconds": row["render_ms"] / 1000 if row else None,
+                "attempt": row.attempt_id if row else None,
+                "seconds": row.render_ms / 1000 if row else None,
                 "files": [
                     file_shape(f, sign)
                     for f in by_frame.get(frame, ())
-                    if row is not None and f["revision"] == row["revision"]
+                    if row is not None and f.revision == row.revision
                 ],
-                "thumbnail": draw(job["account_id"], row) if row else None,
-                "warnings": (row["warnings"] or []) if row else [],
-                "revision": row["revision"] if row else 0,
+                "thumbnail": draw(job.account_id, row) if row else None,
+                "warnings": (row.warnings or []) if row else [],
+                "revision": row.revision if row else 0,
             }
         )
     return answer
 
 
-def _files(tx: Tx, job_id: str, first: int, last: int) -> list[Any]:
+def _files(tx: Tx, job_id: str, first: int, last: int) -> list[FileRow]:
     query = farmwide(sa.select(files)).where(
         files.c.job_id == job_id, files.c.frame >= first, files.c.frame <= last
     )
-    return list(tx.conn.execute(query.order_by(files.c.frame, files.c.kind.desc(), files.c.path)).mappings())
+    return tx.rows(FileRow, query.order_by(files.c.frame, files.c.kind.desc(), files.c.path))
 
 
 def file_page(
     tx: Tx, actor: Actor, job_id: str, after: int, limit: int, sign: SignUrl
-) -> list[tuple[int, dict[str, Any]]]:
+) -> list[tuple[int, Answer]]:
     """Committed files in commit order, newest revision of each frame only: (cursor value, file)."""
     find(tx, actor, job_id)
     newer = frames.alias("newer")
@@ -166,24 +165,24 @@ def file_page(
         .exists()
     )
     query = farmwide(sa.select(files)).where(files.c.job_id == job_id, files.c.id > after, ~outdated)
-    rows = tx.conn.execute(query.order_by(files.c.id).limit(limit)).mappings()
-    return [(row["id"], file_shape(row, sign)) for row in rows]
+    rows = tx.rows(FileRow, query.order_by(files.c.id).limit(limit))
+    return [(row.id, file_shape(row, sign)) for row in rows]
 
 
-def file_shape(row: Any, sign: SignUrl) -> dict[str, Any]:
+def file_shape(row: FileRow, sign: SignUrl) -> Answer:
     return {
-        "path": row["path"],
-        "frame": row["frame"],
-        "kind": row["kind"],
-        "size": row["size"],
-        "md5": row["md5"],
-        "sha256": row["sha256"],
-        "url": sign(row) if row["replaced_by"] is None else None,
-        "replaced_by": row["replaced_by"],
+        "path": row.path,
+        "frame": row.frame,
+        "kind": row.kind,
+        "size": row.size,
+        "md5": row.md5,
+        "sha256": row.sha256,
+        "url": sign(row) if row.replaced_by is None else None,
+        "replaced_by": row.replaced_by,
     }
 
 
-def attempt_page(tx: Tx, actor: Actor, job_id: str, after: str, limit: int) -> list[dict[str, Any]]:
+def attempt_page(tx: Tx, actor: Actor, job_id: str, after: str, limit: int) -> list[Answer]:
     """Attempts in hand-out order with ids above `after`."""
     job = find(tx, actor, job_id)
     plan = plan_of(job)
@@ -193,32 +192,32 @@ def attempt_page(tx: Tx, actor: Actor, job_id: str, after: str, limit: int) -> l
     )
     return [
         attempt_shape(tx, row, width)
-        for row in tx.conn.execute(query.order_by(attempts.c.id).limit(limit)).mappings()
+        for row in tx.rows(AttemptRow, query.order_by(attempts.c.id).limit(limit))
     ]
 
 
-def attempt_shape(tx: Tx, row: Any, width: int) -> dict[str, Any]:
-    billed, cost = row["billed_ms"], row["cost_micros"]
-    if row["outcome"] is None:
-        billed, cost = running(tx, row)
+def attempt_shape(tx: Tx, row: AttemptRow, width: int) -> Answer:
+    billed, cost = row.billed_ms, row.cost_micros
+    if row.outcome is None:
+        billed, cost = running(tx, row.started_ms, row.price_micros)
     return {
-        "id": row["id"],
-        "task": f"{row['task_number']:0{width}d}",
-        "session": row["session_id"],
-        "node": row["node"],
-        "instance_type": row["instance_type_id"],
-        "preemptible": row["preemptible"],
-        "zone": row["zone"] or None,
-        "started_at": iso(row["started_ms"]),
-        "ended_at": iso(row["ended_ms"]),
-        "outcome": row["outcome"],
-        "cause": row["cause"],
-        "message": row["message"],
-        "frames_done": row["frames_done"],
+        "id": row.id,
+        "task": f"{row.task_number:0{width}d}",
+        "session": row.session_id,
+        "node": row.node,
+        "instance_type": row.instance_type_id,
+        "preemptible": row.preemptible,
+        "zone": row.zone or None,
+        "started_at": iso(row.started_ms),
+        "ended_at": iso(row.ended_ms),
+        "outcome": row.outcome,
+        "cause": row.cause,
+        "message": row.message,
+        "frames_done": row.frames_done,
         "billed_seconds": billed / 1000,
-        "price_per_hour": money(row["price_micros"]),
+        "price_per_hour": money(row.price_micros),
         "cost": money(cost),
-        "peak_memory_bytes": row["peak_memory_bytes"],
+        "peak_memory_bytes": row.peak_memory_bytes,
     }
 
 
@@ -229,4 +228,4 @@ def log_keys(tx: Tx, actor: Actor, job_id: str, number: int) -> list[str]:
         attempts.c.job_id == job_id, attempts.c.task_number == number
     )
     ids = tx.conn.execute(query.order_by(attempts.c.id)).scalars()
-    return [f"logs/{actor.account_id}/{i}.log" for i in ids]
+    return [keys.log(actor.account_id, i) for i in ids]

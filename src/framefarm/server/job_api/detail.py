@@ -4,9 +4,8 @@ transaction, in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -18,15 +17,17 @@ from framefarm.server.files import manifests
 from framefarm.server.files.tables import missing_paths
 from framefarm.server.job_api.actions import find
 from framefarm.server.job_api.forecast import outlook
-from framefarm.server.job_api.summary import base, running_costs, summary
+from framefarm.server.job_api.summary import ListedJob, listed_jobs, running_costs, summary
 from framefarm.server.jobs.tables import job_dependencies, jobs, tasks
+from framefarm.server.json_types import Answer
+from framefarm.server.rows import FrameRow, JobRow, JobStateRow
 from framefarm.server.sessions import progress
 from framefarm.server.sessions.tables import frames, sessions
 from framefarm.server.storage.local import LocalStore
 from framefarm.server.tenancy import farmwide
 from framefarm.server.timestamps import iso
 
-SignThumbnail = Callable[[str, Any], str | None]
+SignThumbnail = Callable[[str, FrameRow], str | None]
 """From an account and a row of `frames`."""
 PIECE = 5000
 """Items of a list that are encoded at once."""
@@ -41,22 +42,22 @@ class _Input(msgspec.Struct):
     registered_at: str | None
 
 
-def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[dict[str, Any], tuple[str, str]]:
+def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[Answer, tuple[str, str]]:
     """The job, and (account, manifest SHA-256) from which its inputs are read outside the transaction."""
-    find(tx, actor, job_id)
-    row = tx.conn.execute(base(actor.account_id).where(jobs.c.id == job_id)).mappings().one()
+    job = find(tx, actor, job_id)
+    state = tx.row(ListedJob, listed_jobs(actor.account_id).where(jobs.c.id == job_id))
     running = running_costs(tx, [job_id]).get(job_id, 0)
-    answer = summary(row, running)
-    request = row["request"]
-    cause, message = _cause(tx, row)
+    answer = summary(state, running)
+    request = job.request
+    cause, message = _cause(tx, state)
     missing = farmwide(sa.select(missing_paths.c.path)).where(missing_paths.c.job_id == job_id)
     depends = farmwide(sa.select(job_dependencies.c.depends_on)).where(job_dependencies.c.job_id == job_id)
     live = farmwide(sa.select(sa.func.count()).select_from(sessions)).where(
         sessions.c.job_id == job_id, ~sessions.c.ended
     )
-    release = sa.select(packages.c.release).where(packages.c.id == row["package_id"])
-    mean = None if row["frame_ms"] is None else row["frame_ms"] / 1000
-    left = row["frame_count"] - row["frames_done"] if row["frame_count"] is not None else None
+    release = sa.select(packages.c.release).where(packages.c.id == job.package_id)
+    mean = None if state.frame_ms is None else state.frame_ms / 1000
+    left = state.frame_count - state.frames_done if state.frame_count is not None else None
     machines = max(1, tx.conn.execute(live).scalar_one())
     answer |= {
         name: request.get(name)
@@ -71,58 +72,59 @@ def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[dict
         "on_missing_files": request.get("on_missing_files", "warn"),
         "on_blocked_scripts": request.get("on_blocked_scripts", "hold"),
         "addons": request.get("addons", []),
-        "scene_path": row["scene_path"],
-        "output_url": row["output_url"],
+        "scene_path": job.scene_path,
+        "output_url": job.output_url,
         "depends_on": request.get("depends_on") or sorted(tx.conn.execute(depends).scalars()),
         "cause": cause,
         "message": message,
-        "warnings": _with_pictures(tx, row, sign),
+        "warnings": _with_pictures(tx, job, sign),
         "missing_paths": sorted(tx.conn.execute(missing).scalars()),
-        "scene_info": row["scene"] and {k: v for k, v in row["scene"].items() if k != "aliases"},
+        "scene_info": job.scene and {k: v for k, v in job.scene.items() if k != "aliases"},
         "average_frame_seconds": mean,
         "remaining_seconds": None if mean is None or left is None else mean * left / machines,
-        "forecast": outlook(tx, row, row["cost_micros"] + running),
+        "forecast": outlook(tx, state, state.cost_micros + running),
         "blender_release": tx.conn.execute(release).scalar_one_or_none(),
         "frames_in_work": progress.in_work(tx, job_id),
     }
-    return answer, (row["account_id"], row["manifest_sha256"])
+    return answer, (job.account_id, job.manifest_sha256)
 
 
-def _with_pictures(tx: Tx, row: Any, sign: SignThumbnail) -> list[dict[str, Any]]:
+def _with_pictures(tx: Tx, job: JobRow, sign: SignThumbnail) -> list[Answer]:
     """The job's warnings; those about a picture with its thumbnail."""
-    numbers = sorted({w["frame"] for w in row["warnings"] if w.get("frame") is not None})
+    numbers = sorted({w["frame"] for w in job.warnings if w.get("frame") is not None})
     if not numbers:
-        return list(row["warnings"])
-    query = farmwide(sa.select(frames)).where(frames.c.job_id == row["id"], frames.c.frame.in_(numbers))
-    latest = newest(tx.conn.execute(query).mappings())
-    signed = {n: sign(row["account_id"], f) for n, f in latest.items()}
-    return [w | {"thumbnail": signed.get(w.get("frame"))} for w in row["warnings"]]
+        return list(job.warnings)
+    query = farmwide(sa.select(frames)).where(frames.c.job_id == job.id, frames.c.frame.in_(numbers))
+    latest = newest(tx.rows(FrameRow, query))
+    signed = {n: sign(job.account_id, f) for n, f in latest.items()}
+    return [w | {"thumbnail": signed.get(w.get("frame"))} for w in job.warnings]
 
 
-def _cause(tx: Tx, row: Any) -> tuple[str | None, str | None]:
+def _cause(tx: Tx, state: JobStateRow) -> tuple[str | None, str | None]:
     """Why it failed, in one sentence: the whole job's reason, else the first failed task's."""
-    if row["failed_cause"] is not None:
-        return row["failed_cause"], row["failed_message"]
-    if not row["rows_failed"] and not row["rows_preempted"]:
+    if state.failed_cause is not None:
+        return state.failed_cause, state.failed_message
+    if not state.rows_failed and not state.rows_preempted:
         return None, None
     query = sa.select(tasks.c.number, tasks.c.cause, tasks.c.reason, tasks.c.status).where(
-        tasks.c.job_id == row["id"], tasks.c.status.in_(["failed", "preempted"])
+        tasks.c.job_id == state.job_id, tasks.c.status.in_(["failed", "preempted"])
     )
     first = tx.conn.execute(query.order_by(tasks.c.number).limit(1)).one()
-    count = row["rows_failed"] + row["rows_preempted"]
+    count = state.rows_failed + state.rows_preempted
     more = f" ({count} tasks ended so.)" if count > 1 else ""
     return first.cause or first.status, f"Task {first.number:03d}: {first.reason or first.status}{more}"
 
 
-def newest(rows: Iterable[Any]) -> dict[int, Any]:
-    best: dict[int, Any] = {}
+def newest(rows: Iterable[FrameRow]) -> dict[int, FrameRow]:
+    """Frame number → its row of the highest revision."""
+    best: dict[int, FrameRow] = {}
     for row in rows:
-        if row["frame"] not in best or row["revision"] > best[row["frame"]]["revision"]:
-            best[row["frame"]] = row
+        if row.frame not in best or row.revision > best[row.frame].revision:
+            best[row.frame] = row
     return best
 
 
-def encode(store: LocalStore, account_id: str, manifest_sha256: str, answer: dict[str, Any]) -> bytes:
+def encode(store: LocalStore, account_id: str, manifest_sha256: str, answer: Answer) -> bytes:
     """The answer with the job's inputs, as JSON.
 
     In pieces: while one is encoded no other thread runs, and what is not kept need not be collected.
@@ -138,5 +140,5 @@ def encode(store: LocalStore, account_id: str, manifest_sha256: str, answer: dic
     return b"".join([rest[:-1], *told, b"}"])
 
 
-def _items(items: list[Any]) -> bytes:
+def _items(items: Sequence[str | _Input]) -> bytes:
     return msgspec.json.encode(items)[1:-1]

@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 
 from framefarm.core.forecast import Span, Sums, forecast
-from framefarm.core.job import FINISHED, JobStatus
+from framefarm.core.job import FINISHED
 from framefarm.core.money import money
+from framefarm.server.catalog.prices import price_of
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
+from framefarm.server.job_api.summary import ListedJob
+from framefarm.server.json_types import Answer
+from framefarm.server.rows import InstanceTypeRow
 from framefarm.server.sessions.tables import sessions
 from framefarm.server.tenancy import farmwide
 
 
-def outlook(tx: Tx, row: Any, cost_micros: int) -> dict[str, Any] | None:
+def outlook(tx: Tx, row: ListedJob, cost_micros: int) -> Answer | None:
     """What the API tells as `forecast`; None before the job's frames are known, and once it has ended.
 
     `row`: the job with its state; `cost_micros`: what it has cost until now.
     """
-    if row["frame_count"] is None or JobStatus(row["status"]) in FINISHED:
+    if row.frame_count is None or row.status in FINISHED:
         return None
     live = farmwide(
         sa.select(
             sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((sessions.c.blender.is_not(None), 1))), 0)
         )
-    ).where(sessions.c.job_id == row["id"], sessions.c.ended.is_(False), sessions.c.drain.is_(False))
+    ).where(sessions.c.job_id == row.job_id, sessions.c.ended.is_(False), sessions.c.drain.is_(False))
     machines, open_scenes = tx.conn.execute(live).one()
-    kind = sa.select(instance_types).where(instance_types.c.id == row["instance_type_id"])
-    prices = tx.conn.execute(kind).mappings().one()
-    price = prices["price_micros"]
-    if row["preemptible"] and prices["preemptible_price_micros"] is not None:
-        price = prices["preemptible_price_micros"]
+    kind = sa.select(instance_types).where(instance_types.c.id == row.instance_type_id)
+    price = price_of(tx.row(InstanceTypeRow, kind), preemptible=row.preemptible)
     seen = forecast(
         Sums(
-            row["timed_frames"], row["timed_ms"], row["timed_squares"], row["billed_frames"],
-            row["billed_ms"], row["loads"], row["load_ms"],
+            row.timed_frames, row.timed_ms, row.timed_squares, row.billed_frames,
+            row.billed_ms, row.loads, row.load_ms,
         ),
-        frames_left=max(0, row["frame_count"] - row["frames_done"]),
+        frames_left=max(0, row.frame_count - row.frames_done),
         machines=machines,
         warm=bool(open_scenes),
         price_micros_per_hour=price,
@@ -61,7 +60,7 @@ def _seconds(span: Span) -> dict[str, float | None]:
     }
 
 
-def _money(span: Span) -> dict[str, Any]:
+def _money(span: Span) -> Answer:
     return {
         name: None if micros is None else money(round(micros))
         for name, micros in (("expected", span.expected), ("low", span.low), ("high", span.high))

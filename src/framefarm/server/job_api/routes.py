@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 from starlette.background import BackgroundTask
@@ -35,13 +35,14 @@ from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.events.streams import Followed, Streams
 from framefarm.server.files import manifests
-from framefarm.server.files.routes import sign_file
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command, recall
 from framefarm.server.http.paging import Paging
 from framefarm.server.http.request_limits import ReadOnce
 from framefarm.server.job_api import actions, children, detail, summary
+from framefarm.server.json_types import Answer
 from framefarm.server.outputs import thumbnails
+from framefarm.server.outputs.signed_urls import sign_file, sign_thumbnail
 from framefarm.server.submission import storing, validation
 from framefarm.server.submission.parsing import Submitted
 
@@ -62,7 +63,7 @@ async def list_jobs(
     q: Annotated[str | None, Query(max_length=200)] = None,
     created_after: Moment | None = None,
     created_before: Moment | None = None,
-) -> Any:
+) -> Answer:
     filters = [status, project, user, q, str(created_after), str(created_before)]
     after = paging.after("jobs", filters, actor)
     rows = await context_of(request).db.read(
@@ -81,7 +82,7 @@ async def list_jobs(
     return paging.page("jobs", filters, actor, rows, lambda row: [row["id"]])
 
 
-def _in_words(context: AppContext, job: dict[str, Any]) -> dict[str, Any]:
+def _in_words(context: AppContext, job: Answer) -> Answer:
     """The dispatcher knows best what a job without a machine waits for."""
     if job["status"] in {"pending", "running"} and job["id"] in context.waiting:
         job["waiting_for"] = context.waiting[job["id"]]
@@ -143,13 +144,13 @@ MANIFEST = "manifest"
 """Of a kept answer: where its inputs are, which are not kept a second time."""
 
 
-def _submit(tx: Tx, context: AppContext, actor: Actor, prepared: validation.Prepared) -> dict[str, Any]:
+def _submit(tx: Tx, context: AppContext, actor: Actor, prepared: validation.Prepared) -> Answer:
     job_id = storing.store(tx, context, actor, prepared)
-    answer, _ = detail.detail(tx, actor, job_id, partial(thumbnails.sign, context))
+    answer, _ = detail.detail(tx, actor, job_id, partial(sign_thumbnail, context))
     return answer | {MANIFEST: prepared.manifest_sha256}
 
 
-def _encode_kept(context: AppContext, account_id: str, kept: dict[str, Any]) -> bytes:
+def _encode_kept(context: AppContext, account_id: str, kept: Answer) -> bytes:
     answer = {name: value for name, value in kept.items() if name != MANIFEST}
     return detail.encode(context.store, account_id, kept[MANIFEST], answer)
 
@@ -158,7 +159,7 @@ def _encode_kept(context: AppContext, account_id: str, kept: dict[str, Any]) -> 
 async def get_job(request: Request, actor: Caller, job_id: JobId) -> Response:
     context = context_of(request)
     answer, (account, manifest) = await context.db.read(
-        detail.detail, actor, job_id, partial(thumbnails.sign, context)
+        detail.detail, actor, job_id, partial(sign_thumbnail, context)
     )
     body = await run_in_threadpool(
         detail.encode, context.store, account, manifest, _in_words(context, answer)
@@ -171,7 +172,7 @@ async def get_job(request: Request, actor: Caller, job_id: JobId) -> Response:
 )
 async def change_job(request: Request, actor: Caller, job_id: JobId, said: JobChange) -> Response:
     context = context_of(request)
-    await context.db.write(actions.change, context, actor, job_id, said)
+    await context.db.write(actions.change, actor, job_id, said)
     return await get_job(request, actor, job_id)
 
 
@@ -185,16 +186,16 @@ async def delete_job(request: Request, actor: Caller, job_id: JobId) -> Response
 
 @router.post("/{job_id}/retry", response_model=Retried, summary="Retry all failed tasks, or some frames")
 async def retry_job(request: Request, actor: Caller, job_id: JobId, said: Retry | None = None) -> Response:
-    context, wanted = context_of(request), said or Retry()
+    wanted = said or Retry()
 
-    def work(tx: Tx) -> dict[str, Any]:
-        return {"retried": actions.retry(tx, context, actor, job_id, wanted)}
+    def work(tx: Tx) -> Answer:
+        return {"retried": actions.retry(tx, actor, job_id, wanted)}
 
     return await command(request, actor, wanted, work)
 
 
 @router.get("/{job_id}/tasks", response_model=TaskPage, summary="The job's tasks")
-async def list_tasks(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Any:
+async def list_tasks(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Answer:
     after = paging.after("tasks", [job_id], actor)
     start = after[0] if after else -1
     rows = await context_of(request).db.read(children.task_page, actor, job_id, start, paging.limit + 1)
@@ -202,7 +203,7 @@ async def list_tasks(request: Request, actor: Caller, paging: Paging, job_id: Jo
 
 
 @router.get("/{job_id}/tasks/{number}", response_model=JobTask, summary="One task")
-async def get_task(request: Request, actor: Caller, job_id: JobId, number: TaskNumber) -> Any:
+async def get_task(request: Request, actor: Caller, job_id: JobId, number: TaskNumber) -> Answer:
     return await context_of(request).db.read(children.one_task, actor, job_id, number)
 
 
@@ -210,10 +211,8 @@ async def get_task(request: Request, actor: Caller, job_id: JobId, number: TaskN
     "/{job_id}/tasks/{number}/retry", response_model=Retried, summary="Retry one failed or preempted task"
 )
 async def retry_task(request: Request, actor: Caller, job_id: JobId, number: TaskNumber) -> Response:
-    context = context_of(request)
-
-    def work(tx: Tx) -> dict[str, Any]:
-        return {"retried": actions.retry_task(tx, context, actor, job_id, number)}
+    def work(tx: Tx) -> Answer:
+        return {"retried": actions.retry_task(tx, actor, job_id, number)}
 
     return await command(request, actor, None, work)
 
@@ -273,7 +272,7 @@ def _read_logs(context: AppContext, keys: list[str], position: int) -> bytes:
 
 
 @router.get("/{job_id}/frames", response_model=FramePage, summary="Every frame of the job, in order")
-async def list_frames(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Any:
+async def list_frames(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Answer:
     context = context_of(request)
     after = paging.after("frames", [job_id], actor)
     start = after[0] if after else -1
@@ -284,14 +283,14 @@ async def list_frames(request: Request, actor: Caller, paging: Paging, job_id: J
         start,
         paging.limit + 1,
         lambda row: sign_file(context, row),
-        partial(thumbnails.sign, context),
+        partial(sign_thumbnail, context),
     )
     position = {row["frame"]: start + 1 + i for i, row in enumerate(rows)}
     return paging.page("frames", [job_id], actor, rows, lambda row: [position[row["frame"]]])
 
 
 @router.get("/{job_id}/files", response_model=FilePage, summary="The files the job has made, with addresses")
-async def list_files(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Any:
+async def list_files(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Answer:
     context = context_of(request)
     after = paging.after("files", [job_id], actor)
     rows = await context.db.read(
@@ -307,7 +306,7 @@ async def list_files(request: Request, actor: Caller, paging: Paging, job_id: Jo
 
 
 @router.get("/{job_id}/attempts", response_model=AttemptPage, summary="Every try of every task")
-async def list_attempts(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Any:
+async def list_attempts(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Answer:
     after = paging.after("attempts", [job_id], actor)
     start = after[0] if after else ""
     rows = await context_of(request).db.read(children.attempt_page, actor, job_id, start, paging.limit + 1)

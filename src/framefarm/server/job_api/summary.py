@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,7 +15,9 @@ from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.json_types import Answer
 from framefarm.server.projects.tables import projects
+from framefarm.server.rows import JobStateRow
 from framefarm.server.sessions.tables import attempts, sessions
 from framefarm.server.tenancy import farmwide, scoped
 from framefarm.server.timestamps import iso
@@ -29,21 +31,35 @@ HOLD_WORDS = {
 }
 
 
-HEAVY = frozenset({"request", "warnings", "scene", "frames", "scouts"})
-"""Columns that a list does without: each may be as large as a job is."""
+@dataclass(slots=True)
+class ListedJob(JobStateRow):
+    """A job as lists show it: its state, and the few columns of `jobs` that a list needs."""
+
+    title: str
+    created_ms: int
+    instance_type_id: str
+    preemptible: bool
+    package_id: str
+    project_name: str
+    user_email: str
+    frame_range: str
 
 
-def base(account_id: str, leave_out: Collection[str] = ()) -> sa.Select[Any]:
-    columns = [c for c in jobs.columns if c.name not in leave_out]
-    columns += [c for c in job_state.columns if c.name not in {"account_id"}]
-    more = (
-        projects.c.name.label("project_name"),
-        users.c.email.label("user_email"),
-        jobs.c.request["frame_range"].as_string().label("frame_range"),
-    )
+def listed_jobs(account_id: str) -> sa.Select[Any]:
+    """Query of `ListedJob` rows of one account."""
     query = (
-        sa.select(*columns, *more)
-        .join(job_state, job_state.c.job_id == jobs.c.id)
+        sa.select(
+            job_state,
+            jobs.c.title,
+            jobs.c.created_ms,
+            jobs.c.instance_type_id,
+            jobs.c.preemptible,
+            jobs.c.package_id,
+            projects.c.name.label("project_name"),
+            users.c.email.label("user_email"),
+            jobs.c.request["frame_range"].as_string().label("frame_range"),
+        )
+        .join(jobs, jobs.c.id == job_state.c.job_id)
         .join(projects, projects.c.id == jobs.c.project_id)
         .join(users, users.c.id == jobs.c.user_id)
     )
@@ -62,9 +78,9 @@ def listing(
     created_before_ms: int | None,
     after: str | None,
     limit: int,
-) -> list[dict[str, Any]]:
+) -> list[Answer]:
     """Newest first; up to `limit` jobs with ids below `after`."""
-    query = base(actor.account_id, HEAVY).where(jobs.c.deleted_ms.is_(None))
+    query = listed_jobs(actor.account_id).where(jobs.c.deleted_ms.is_(None))
     if status is not None:
         known = [str(s) for s in JobStatus]
         if status not in known:
@@ -82,9 +98,9 @@ def listing(
         query = query.where(jobs.c.created_ms < created_before_ms)
     if after is not None:
         query = query.where(jobs.c.id < after)
-    rows = tx.conn.execute(query.order_by(jobs.c.id.desc()).limit(limit)).mappings().all()
-    running = running_costs(tx, [r["id"] for r in rows])
-    return [summary(row, running.get(row["id"], 0)) for row in rows]
+    rows = tx.rows(ListedJob, query.order_by(jobs.c.id.desc()).limit(limit))
+    running_cost = running_costs(tx, [row.job_id for row in rows])
+    return [summary(row, running_cost.get(row.job_id, 0)) for row in rows]
 
 
 def running_costs(tx: Tx, job_ids: list[str]) -> dict[str, int]:
@@ -100,77 +116,78 @@ def running_costs(tx: Tx, job_ids: list[str]) -> dict[str, int]:
         )
     )
     costs: dict[str, int] = {}
-    for row in tx.conn.execute(query).mappings():
-        costs[row["job_id"]] = costs.get(row["job_id"], 0) + running(tx, row)[1]
+    for job_id, started_ms, price_micros in tx.conn.execute(query):
+        costs[job_id] = costs.get(job_id, 0) + running(tx, started_ms, price_micros)[1]
     return costs
 
 
-def running(tx: Tx, attempt: Any) -> tuple[int, int]:
-    """(milliseconds, micro-dollars) of an attempt in work, until now."""
-    spent = max(0, tx.now_ms - attempt["started_ms"]) if attempt["started_ms"] is not None else 0
-    return spent, cost_micros(spent, attempt["price_micros"])
+def running(tx: Tx, started_ms: int | None, price_micros: int) -> tuple[int, int]:
+    """(milliseconds, micro-dollars) of a running attempt, until now. `price_micros`: per hour."""
+    spent_ms = 0 if started_ms is None else max(0, tx.now_ms - started_ms)
+    return spent_ms, cost_micros(spent_ms, price_micros)
 
 
-def summary(row: Any, running_cost: int) -> dict[str, Any]:
+def summary(row: ListedJob, running_cost: int) -> Answer:
     now = facts(row)
-    reasons = hold_reasons(now) if row["status"] == JobStatus.HOLDING else sorted(now.holds)
+    reasons = hold_reasons(now) if row.status is JobStatus.HOLDING else sorted(now.holds)
     task_counts = frame_counts = None
-    if row["task_count"] is not None:
+    if row.task_count is not None and row.frame_count is not None:
         rest = str(untouched_status(now, max(now.next, 0)))
-        behind = max(0, row["task_count"] - max(now.limit, now.next))
+        behind = max(0, row.task_count - max(now.limit, now.next))
         ahead = now.untouched - behind
         task_counts = {
-            "total": row["task_count"], "waiting": 0, "pending": row["rows_pending"],
-            "running": row["rows_running"], "success": row["rows_success"], "failed": row["rows_failed"],
-            "preempted": row["rows_preempted"], "cancelled": row["rows_cancelled"],
+            "total": row.task_count, "waiting": 0, "pending": row.rows_pending,
+            "running": row.rows_running, "success": row.rows_success, "failed": row.rows_failed,
+            "preempted": row.rows_preempted, "cancelled": row.rows_cancelled,
         }  # fmt: skip
         task_counts[rest if ahead else "waiting"] += ahead
         closed = "cancelled" if now.cancel_asked or now.failed else "waiting"
         task_counts[closed] += behind
-        if not now.may_start and row["rows_pending"]:
+        if not now.may_start and row.rows_pending:
             task_counts["waiting"] += task_counts["pending"]
             task_counts["pending"] = 0
         frame_counts = {
-            "total": row["frame_count"],
-            "done": row["frames_done"],
-            "left": row["frame_count"] - row["frames_done"],
+            "total": row.frame_count,
+            "done": row.frames_done,
+            "left": row.frame_count - row.frames_done,
         }
     return {
-        "id": row["id"],
-        "job_title": row["title"],
-        "project": row["project_name"],
-        "user": row["user_email"],
-        "status": row["status"],
-        "status_since": iso(row["status_since_ms"]),
+        "id": row.job_id,
+        "job_title": row.title,
+        "project": row.project_name,
+        "user": row.user_email,
+        "status": row.status,
+        "status_since": iso(row.status_since_ms),
         "hold_reasons": reasons,
-        "waiting_for": waiting_for(row, now, reasons),
-        "priority": row["priority"],
-        "instance_type": row["instance_type_id"],
-        "preemptible": row["preemptible"],
-        "blender_version": row["package_id"],
-        "frame_range": row["frame_range"],
-        "progress": row["frames_done"] / row["frame_count"] if row["frame_count"] else 0.0,
+        "waiting_for": waiting_for(row, row.instance_type_id, reasons),
+        "priority": row.priority,
+        "instance_type": row.instance_type_id,
+        "preemptible": row.preemptible,
+        "blender_version": row.package_id,
+        "frame_range": row.frame_range,
+        "progress": row.frames_done / row.frame_count if row.frame_count else 0.0,
         "frames": frame_counts,
         "tasks": task_counts,
-        "cost": money(row["cost_micros"] + running_cost),
-        "created_at": iso(row["created_ms"]),
-        "started_at": iso(row["started_ms"]),
-        "ended_at": iso(row["ended_ms"]),
+        "cost": money(row.cost_micros + running_cost),
+        "created_at": iso(row.created_ms),
+        "started_at": iso(row.started_ms),
+        "ended_at": iso(row.ended_ms),
     }
 
 
-def waiting_for(row: Any, now: Any, reasons: list[str]) -> str | None:
-    status = row["status"]
-    if status == JobStatus.HOLDING:
+def waiting_for(row: JobStateRow, instance_type_id: str, reasons: list[str]) -> str | None:
+    """The reason, in words, why a job does not render now; None while it renders, and once it has ended."""
+    status, now = row.status, facts(row)
+    if status is JobStatus.HOLDING:
         return "; ".join(HOLD_WORDS[r] for r in reasons)
-    if status == JobStatus.SYNCING:
-        return f"{row['missing']} of its files: upload what missing_paths lists"
-    if status == JobStatus.PENDING:
+    if status is JobStatus.SYNCING:
+        return f"{row.missing} of its files: upload what missing_paths lists"
+    if status is JobStatus.PENDING:
         if now.depends_left:
             return "jobs it depends on"
         if not now.scene_read:
             return "the farm reads the scene"
-        return f"a free {row['instance_type_id']} machine"
-    if status == JobStatus.RUNNING and row["unpublished"] and not row["rows_running"]:
+        return f"a free {instance_type_id} machine"
+    if status is JobStatus.RUNNING and row.unpublished and not row.rows_running:
         return "its frames to be delivered to output_path"
     return None

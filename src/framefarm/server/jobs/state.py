@@ -14,10 +14,10 @@ import sqlalchemy as sa
 
 from framefarm.core.errors import NotFound
 from framefarm.core.job import FINISHED, JobFacts, JobStatus, TaskStatus, hold_reasons, job_status
-from framefarm.server.billing import service as billing
 from framefarm.server.database import Tx
 from framefarm.server.jobs.tables import events, job_dependencies, job_state
 from framefarm.server.metrics import FRAMES
+from framefarm.server.rows import JobStateRow
 from framefarm.server.tenancy import farmwide
 
 COLUMNS = tuple(c.name for c in job_state.columns)
@@ -32,49 +32,57 @@ ROWS = {
 ENDED_TASK = frozenset({TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.PREEMPTED, TaskStatus.CANCELLED})
 
 
-@dataclass
-class JobState:
-    """A locked row of `job_state` and what is to be written with it. Attributes are its columns."""
+@dataclass(frozen=True, slots=True)
+class JobFinished:
+    """A job reached a final status: published by `save`, in its transaction."""
 
-    values: dict[str, Any]
-    before: dict[str, Any]
-    pending_events: list[dict[str, Any]] = field(default_factory=list)
+    account_id: str
+    job_id: str
 
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
 
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.values[name] = value
+@dataclass(slots=True)
+class JobState(JobStateRow):
+    """A locked row of `job_state`, changed in memory, and the events to write with it."""
 
-    def add(self, name: str, number: float = 1) -> None:
-        self.values[name] += number
+    before: dict[str, object] = field(init=False)
+    """The columns as they are in the database."""
+    pending_events: list[dict[str, object]] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.before = self.columns()
+
+    def columns(self) -> dict[str, object]:
+        """The columns as they are in memory."""
+        return {name: getattr(self, name) for name in COLUMNS}
 
     @property
     def facts(self) -> JobFacts:
-        return facts(self.values)
+        return facts(self)
 
-    def move(self, number: int, old: str | None, new: str) -> None:
+    def move(self, number: int, old: TaskStatus | None, new: TaskStatus) -> None:
         """Count task `number` from one status to another; None: it had no row."""
-        self.move_many(1, old, new, scouts=number < self.values["scout_count"])
+        self.move_many(1, old, new, scouts=number < self.scout_count)
 
-    def move_many(self, count: int, old: str | None, new: str, *, scouts: bool) -> None:
-        """Count so many tasks, which are all scouts or none, from one status to another."""
+    def move_many(self, count: int, old: TaskStatus | None, new: TaskStatus, *, scouts: bool) -> None:
+        """Count `count` tasks, all scouts or none, from one status to another."""
         if old is not None:
-            self.values[ROWS[TaskStatus(old)]] -= count
-            if scouts and old in ENDED_TASK:
-                self.values["scouts_ended"] -= count
-        self.values[ROWS[TaskStatus(new)]] += count
-        if scouts and new in ENDED_TASK:
-            self.values["scouts_ended"] += count
+            self._count(old, -count, scouts)
+        self._count(new, count, scouts)
+
+    def _count(self, status: TaskStatus, count: int, scouts: bool) -> None:
+        column = ROWS[status]
+        setattr(self, column, getattr(self, column) + count)
+        if scouts and status in ENDED_TASK:
+            self.scouts_ended += count
 
     def emit(self, tx: Tx, actor: str, kind: str, data: dict[str, Any]) -> None:
         """Add a row to the job's events; written by `save`."""
-        self.values["event_number"] += 1
+        self.event_number += 1
         self.pending_events.append(
             {
-                "account_id": self.values["account_id"],
-                "job_id": self.values["job_id"],
-                "number": self.values["event_number"],
+                "account_id": self.account_id,
+                "job_id": self.job_id,
+                "number": self.event_number,
                 "at_ms": tx.now_ms,
                 "actor": actor,
                 "type": kind,
@@ -83,26 +91,26 @@ class JobState:
         )
 
 
-def facts(row: Any) -> JobFacts:
-    """The facts that `core.job` judges, from a row (or mapping) of `job_state`."""
+def facts(row: JobStateRow) -> JobFacts:
+    """The facts that `core.job` judges, from a row of `job_state`."""
     return JobFacts(
-        next=row["next"],
-        task_count=row["task_count"],
-        scout_count=row["scout_count"],
-        holds=frozenset(filter(None, row["holds"].split(","))),
-        gate_open=row["gate_open"],
-        missing=row["missing"],
-        scene_read=row["scene_read"],
-        depends_left=row["depends_left"],
-        cancel_asked=row["cancel_ms"] is not None,
-        failed=row["failed_cause"] is not None,
-        pending=row["rows_pending"],
-        running=row["rows_running"],
-        success=row["rows_success"],
-        failures=row["rows_failed"],
-        preempted=row["rows_preempted"],
-        scouts_ended=row["scouts_ended"],
-        unpublished=row["unpublished"],
+        next=row.next,
+        task_count=row.task_count,
+        scout_count=row.scout_count,
+        holds=frozenset(filter(None, row.holds.split(","))),
+        gate_open=row.gate_open,
+        missing=row.missing,
+        scene_read=row.scene_read,
+        depends_left=row.depends_left,
+        cancel_asked=row.cancel_ms is not None,
+        failed=row.failed_cause is not None,
+        pending=row.rows_pending,
+        running=row.rows_running,
+        success=row.rows_success,
+        failures=row.rows_failed,
+        preempted=row.rows_preempted,
+        scouts_ended=row.scouts_ended,
+        unpublished=row.unpublished,
     )
 
 
@@ -111,10 +119,10 @@ _LOCK = farmwide(sa.select(job_state)).where(job_state.c.job_id == sa.bindparam(
 
 def lock(tx: Tx, job_id: str) -> JobState:
     """Lock a job's row and read it. Raises NotFound."""
-    row = tx.conn.execute(_LOCK, {"job": job_id}).mappings().one_or_none()
-    if row is None:
+    state = tx.row_or_none(JobState, _LOCK, {"job": job_id})
+    if state is None:
         raise NotFound(f"There is no job {job_id}.")
-    return JobState(dict(row), dict(row))
+    return state
 
 
 @lru_cache(maxsize=256)
@@ -129,38 +137,39 @@ def save(tx: Tx, state: JobState, actor: str = "system") -> None:
     status = job_status(now)
     changed = status != state.before["status"]
     if changed:
-        state["status"] = str(status)
-        state["status_since_ms"] = tx.now_ms
-        if status is JobStatus.RUNNING and state["started_ms"] is None:
-            state["started_ms"] = tx.now_ms
-        state["ended_ms"] = tx.now_ms if status in FINISHED else None
-        data: dict[str, Any] = {"status": str(status), "was": state.before["status"]}
+        state.status = status
+        state.status_since_ms = tx.now_ms
+        if status is JobStatus.RUNNING and state.started_ms is None:
+            state.started_ms = tx.now_ms
+        state.ended_ms = tx.now_ms if status in FINISHED else None
+        data: dict[str, Any] = {"status": str(status), "was": str(state.before["status"])}
         if reasons := hold_reasons(now):
             data["hold_reasons"] = reasons
-        if state["failed_message"]:
-            data["message"] = state["failed_message"]
+        if state.failed_message:
+            data["message"] = state.failed_message
         state.emit(tx, actor, "job.status", data)
-    changes = {k: v for k, v in state.values.items() if v != state.before[k]}
+    columns = state.columns()
+    changes = {name: value for name, value in columns.items() if value != state.before[name]}
     if changes:
-        tx.conn.execute(_update(tuple(changes)), changes | {"job": state["job_id"]})
+        tx.conn.execute(_update(tuple(changes)), changes | {"job": state.job_id})
     if state.pending_events:
         tx.conn.execute(sa.insert(events), state.pending_events)
-        tx.topics.add("events")
-        if frames := sum(e["type"] == "frame.done" for e in state.pending_events):
+        tx.wake("events")
+        if frames := sum(event["type"] == "frame.done" for event in state.pending_events):
             tx.after_commit(lambda: FRAMES.inc(frames))
         state.pending_events.clear()
-    state.before = dict(state.values)
+    state.before = columns
     if changed and status in FINISHED:
-        billing.charge_job(tx, state["account_id"], state["job_id"])
-        _tell_dependents(tx, state["job_id"], success=status is JobStatus.SUCCESS)
+        tx.publish(JobFinished(state.account_id, state.job_id))
+        _tell_dependents(tx, state.job_id, success=status is JobStatus.SUCCESS)
 
 
 def add_hold(state: JobState, hold: str) -> None:
-    state["holds"] = ",".join(sorted(state.facts.holds | {hold}))
+    state.holds = ",".join(sorted(state.facts.holds | {hold}))
 
 
 def drop_hold(state: JobState, hold: str) -> None:
-    state["holds"] = ",".join(sorted(state.facts.holds - {hold}))
+    state.holds = ",".join(sorted(state.facts.holds - {hold}))
 
 
 def _waits_for_a_failed_one(tx: Tx, job_id: str) -> bool:
@@ -177,10 +186,10 @@ def _tell_dependents(tx: Tx, job_id: str, *, success: bool) -> None:
     waiting = farmwide(sa.select(job_dependencies.c.job_id)).where(job_dependencies.c.depends_on == job_id)
     for dependent in tx.conn.execute(waiting.order_by(job_dependencies.c.job_id)).scalars().all():
         state = lock(tx, dependent)
-        if JobStatus(state["status"]) in FINISHED:
+        if JobStatus(state.status) in FINISHED:
             continue
         if success:
-            state.add("depends_left", -1)
+            state.depends_left -= 1
             row = (job_dependencies.c.job_id == dependent) & (job_dependencies.c.depends_on == job_id)
             tx.conn.execute(farmwide(sa.delete(job_dependencies)).where(row))
             if "dependency" in state.facts.holds and not _waits_for_a_failed_one(tx, dependent):

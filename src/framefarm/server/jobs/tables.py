@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from framefarm.server.database import metadata
+from framefarm.core.job import JobStatus, TaskStatus
+from framefarm.server.database import EnumText, metadata
 
 jobs = sa.Table(
     "jobs",
@@ -45,7 +46,7 @@ job_state = sa.Table(
     metadata,
     sa.Column("job_id", sa.Text, sa.ForeignKey("jobs.id"), primary_key=True),
     sa.Column("account_id", sa.Text, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),  # computed by core/job, stored for lists
+    sa.Column("status", EnumText(JobStatus), nullable=False),  # computed by core/job, stored for lists
     sa.Column("status_since_ms", sa.BigInteger, nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("next", sa.Integer, nullable=False),  # tasks from here on have no row
@@ -102,7 +103,7 @@ tasks = sa.Table(
     sa.Column("job_id", sa.Text, primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("kind", sa.Text, nullable=False, server_default="render"),
-    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("status", EnumText(TaskStatus), nullable=False),
     sa.Column("attempt_id", sa.Text),  # the owner: only it commits frames
     sa.Column("attempt_count", sa.Integer, nullable=False),
     sa.Column("preemptions", sa.Integer, nullable=False, server_default="0"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from framefarm.core.frames import FrameSet, TaskPlan
 from framefarm.server.database import Tx
 from framefarm.server.jobs.tables import jobs
+from framefarm.server.json_types import Json
 from framefarm.server.tenancy import farmwide
 
 KEPT = 1024
@@ -23,9 +24,20 @@ def _plan(frames: str, scouts: str, chunk_size: int) -> TaskPlan:
     return TaskPlan(FrameSet.from_text(frames), FrameSet.from_text(scouts), chunk_size)
 
 
-def plan_of(job: Any) -> TaskPlan | None:
-    """The plan of a row of `jobs` (or mapping); None until its frames are known."""
-    return None if job["frames"] is None else _plan(job["frames"], job["scouts"], job["chunk_size"])
+class Planned(Protocol):
+    """The columns of a job that its tasks are computed from."""
+
+    @property
+    def frames(self) -> str | None: ...
+    @property
+    def scouts(self) -> str: ...
+    @property
+    def chunk_size(self) -> int: ...
+
+
+def plan_of(job: Planned) -> TaskPlan | None:
+    """The job's tasks; None until its frames are known."""
+    return None if job.frames is None else _plan(job.frames, job.scouts, job.chunk_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,14 @@ class JobTerms:
     chunk_size: int
     preemptible_retries: int
     task_retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class _TermsRow:
+    frames: str | None
+    scouts: str
+    chunk_size: int
+    request: Json
 
 
 _terms: WeakKeyDictionary[sa.Engine, dict[str, JobTerms]] = WeakKeyDictionary()
@@ -51,13 +71,13 @@ def job_terms_of(tx: Tx, job_id: str) -> JobTerms:
     mine = _terms.setdefault(tx.conn.engine, {})
     known = mine.get(job_id)
     if known is None:
-        row = tx.conn.execute(_TERMS, {"job_id": job_id}).mappings().one()
-        plan, request = plan_of(row), row["request"]
-        assert plan is not None
+        row = tx.row(_TermsRow, _TERMS, {"job_id": job_id})
+        plan, request = plan_of(row), row.request
+        assert plan is not None and row.frames is not None
         known = JobTerms(
             plan,
-            FrameSet.from_text(row["frames"]),
-            row["chunk_size"],
+            FrameSet.from_text(row.frames),
+            row.chunk_size,
             request["preemptible_retries"],
             request["task_retries"],
         )

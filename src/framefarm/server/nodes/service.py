@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,13 +12,15 @@ import structlog
 from framefarm.core import node_health as rules
 from framefarm.core.errors import NotFound
 from framefarm.core.failure_codes import CAUSES, is_machines
+from framefarm.core.job import Outcome
 from framefarm.core.node_health import HealthLimits, NodeHealth, NodeState
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.accounts.tables import accounts as accounts_table
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Capacity, Notice
 from framefarm.server.nodes.tables import nodes
+from framefarm.server.rows import NodeRow
 from framefarm.server.sessions.tables import FAILED, attempts, sessions
 from framefarm.server.tenancy import farmwide
 from framefarm.server.timestamps import iso
@@ -43,7 +45,7 @@ class Machines:
     """`rows`: machine → its row, judged anew. `avoided`: job → machines that it does not use now, each with
     until when and what happened there."""
 
-    rows: dict[str, Any]
+    rows: dict[str, NodeRow]
     avoided: dict[str, dict[str, tuple[int, str]]]
 
 
@@ -57,13 +59,13 @@ def look(
     """The leader's look at all machines. `capacity` None: the engine does not
     answer, and what machines there are stays as it was. What was lost before `steady_ms` was lost with the
     farm, and speaks against no machine."""
-    rows = {row["name"]: dict(row) for row in tx.conn.execute(sa.select(nodes)).mappings()}
+    rows = {row.name: row for row in tx.rows(NodeRow, sa.select(nodes))}
     if capacity is not None:
         _seen(tx, rows, capacity, {n.node: n.deadline_ms for n in notices})
     limits = limits_of(tx, context)
     bad = _ended_badly(tx, tx.now_ms - limits.window_ms, steady_ms)
     found = rules.against(bad)
-    in_use = {n for n, row in rows.items() if row["present"] and row["standing"] == NodeState.IN_USE}
+    in_use = {n for n, row in rows.items() if row.present and row.standing == NodeState.IN_USE}
     for name, row in rows.items():
         node, mine = _node(row), found.get(name, [])
         only = in_use <= {name}
@@ -86,7 +88,7 @@ def set_aside(tx: Tx, name: str, reason: str) -> dict[str, Any]:
 def put_back(tx: Tx, name: str) -> dict[str, Any]:
     """In use again, whoever set it aside. Raises NotFound."""
     row = _row(tx, name)
-    if row["standing"] != NodeState.IN_USE:
+    if row.standing != NodeState.IN_USE:
         _write(tx, row, rules.returned(_node(row), tx.now_ms), "operator")
     return _shape(row, _live(tx).get(name, 0))
 
@@ -94,38 +96,50 @@ def put_back(tx: Tx, name: str) -> dict[str, Any]:
 def listing(tx: Tx) -> list[dict[str, Any]]:
     """All machines that the engine showed last, and all that are not in use."""
     live = _live(tx)
-    rows = tx.conn.execute(sa.select(nodes).order_by(nodes.c.name)).mappings()
+    rows = tx.rows(NodeRow, sa.select(nodes).order_by(nodes.c.name))
     return [
-        _shape(row, live.get(row["name"], 0))
-        for row in rows
-        if row["present"] or row["standing"] != NodeState.IN_USE
+        _shape(row, live.get(row.name, 0)) for row in rows if row.present or row.standing != NodeState.IN_USE
     ]
 
 
 # ------------------------------------------------------------------------------------ facts
 
 
-def _seen(tx: Tx, rows: dict[str, Any], capacity: Sequence[Capacity], leaving: dict[str, int]) -> None:
+def _seen(tx: Tx, rows: dict[str, NodeRow], capacity: Sequence[Capacity], leaving: dict[str, int]) -> None:
     shown = {c.total.node: c for c in capacity}
     for name, one in shown.items():
-        is_now = {
-            "zone": one.total.zone,
-            "market": one.market,
-            "present": True,
-            "leaving_ms": leaving.get(name),
-        }
         known = rows.get(name)
         if known is None:
-            fresh = {"standing": str(NodeState.IN_USE), "since_ms": tx.now_ms, "counted_from_ms": 0}
-            rows[name] = {"name": name, "until_ms": None, "times": 0, "reason": None, **fresh, **is_now}
-            tx.conn.execute(sa.insert(nodes).values(rows[name]))
-        elif any(known[k] != v for k, v in is_now.items()):
-            known.update(is_now)
-            tx.conn.execute(sa.update(nodes).where(nodes.c.name == name).values(is_now))
-    for name in [n for n, row in rows.items() if row["present"] and n not in shown]:
-        gone = {"present": False, "leaving_ms": None}
-        rows[name].update(gone)
-        tx.conn.execute(sa.update(nodes).where(nodes.c.name == name).values(gone))
+            row = NodeRow(
+                name=name,
+                zone=one.total.zone,
+                market=one.market,
+                present=True,
+                leaving_ms=leaving.get(name),
+                standing=NodeState.IN_USE,
+                since_ms=tx.now_ms,
+                counted_from_ms=0,
+                until_ms=None,
+                times=0,
+                reason=None,
+            )
+            rows[name] = row
+            tx.conn.execute(sa.insert(nodes).values(asdict(row)))
+        else:
+            is_now = replace(
+                known, zone=one.total.zone, market=one.market, present=True, leaving_ms=leaving.get(name)
+            )
+            _update_seen(tx, rows, known, is_now)
+    for name, row in list(rows.items()):
+        if row.present and name not in shown:
+            _update_seen(tx, rows, row, replace(row, present=False, leaving_ms=None))
+
+
+def _update_seen(tx: Tx, rows: dict[str, NodeRow], known: NodeRow, is_now: NodeRow) -> None:
+    if is_now != known:
+        rows[known.name] = is_now
+        change = {name: getattr(is_now, name) for name in ("zone", "market", "present", "leaving_ms")}
+        tx.conn.execute(sa.update(nodes).where(nodes.c.name == known.name).values(change))
 
 
 def _ended_badly(tx: Tx, since_ms: int, steady_ms: int) -> list[rules.BadEnd]:
@@ -165,7 +179,7 @@ def _last_good(tx: Tx, node: NodeHealth, found: Sequence[rules.BadEnd]) -> int |
         attempts.c.ended_ms > since,
         attempts.c.node == node.name,
         attempts.c.frames_done > 0,
-        attempts.c.outcome != "lost",
+        attempts.c.outcome != Outcome.LOST,
         sa.or_(attempts.c.cause.is_(None), attempts.c.cause.not_in(_MACHINES_OWN)),
     )
     working = (
@@ -185,51 +199,52 @@ def _live(tx: Tx) -> dict[str, int]:
 # ------------------------------------------------------------------------------------- rows
 
 
-def _row(tx: Tx, name: str) -> dict[str, Any]:
-    row = tx.conn.execute(sa.select(nodes).where(nodes.c.name == name).with_for_update()).mappings().first()
+def _row(tx: Tx, name: str) -> NodeRow:
+    row = tx.row_or_none(NodeRow, sa.select(nodes).where(nodes.c.name == name).with_for_update())
     if row is None:
         known = ", ".join(tx.conn.execute(sa.select(nodes.c.name).order_by(nodes.c.name).limit(20)).scalars())
         raise NotFound(
-            f"There is no machine {name}; there are: {known or 'none that the context has seen yet'}."
+            f"There is no machine {name}; there are: {known or 'none that the farm has seen yet'}."
         )
-    return dict(row)
+    return row
 
 
-def _node(row: Any) -> NodeHealth:
-    return NodeHealth(row["name"], NodeState(row["standing"]), *(row[name] for name in _STANDING[1:]))
+def _node(row: NodeRow) -> NodeHealth:
+    return NodeHealth(row.name, *(getattr(row, name) for name in _STANDING))
 
 
-def _write(tx: Tx, row: dict[str, Any], after: NodeHealth, actor: str) -> None:
+def _write(tx: Tx, row: NodeRow, after: NodeHealth, actor: str) -> None:
     """Write where it stands; tell the audit and the log, unless only what counts has moved."""
-    before = {name: row[name] for name in _STANDING}
-    change = {name: getattr(after, name) for name in _STANDING} | {"standing": str(after.standing)}
+    before = {name: getattr(row, name) for name in _STANDING}
+    change = {name: getattr(after, name) for name in _STANDING}
     same = [nodes.c[name] == before[name] for name in ("standing", "since_ms")]
     statement = sa.update(nodes).where(nodes.c.name == after.name, *same).values(change)
     if not tx.conn.execute(statement).rowcount:
         return  # the operator was quicker: the next look sees it
-    row.update(change)
+    for name, value in change.items():
+        setattr(row, name, value)
     if change["standing"] == before["standing"] and change["reason"] == before["reason"]:
         return
-    accounts.audit(tx, actor, None, f"node.{after.standing}", after.name, before, change)
+    audit(tx, actor, f"node.{after.standing}", after.name, before=before, after=change)
     if actor == "system":
         said = {"node": after.name, "reason": after.reason, "until": _until(row)}
         tx.after_commit(lambda: log.warning(f"node_{after.standing}", **said))
 
 
-def _until(row: Any) -> str | None:
-    return iso(row["until_ms"]) if row["standing"] == NodeState.SET_ASIDE else None
+def _until(row: NodeRow) -> str | None:
+    return iso(row.until_ms) if row.standing == NodeState.SET_ASIDE else None
 
 
-def _shape(row: Any, live: int) -> dict[str, Any]:
+def _shape(row: NodeRow, live: int) -> dict[str, Any]:
     return {
-        "node": row["name"],
-        "zone": row["zone"] or None,
-        "market": row["market"],
-        "present": row["present"],
-        "state": row["standing"],
-        "reason": row["reason"],
-        "since": iso(row["since_ms"]),
+        "node": row.name,
+        "zone": row.zone or None,
+        "market": row.market,
+        "present": row.present,
+        "state": row.standing,
+        "reason": row.reason,
+        "since": iso(row.since_ms),
         "until": _until(row),
-        "leaves": iso(row["leaving_ms"]),
+        "leaves": iso(row.leaving_ms),
         "sessions": live,
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from framefarm.server.database import metadata
+from framefarm.core.node_health import NodeState
+from framefarm.server.database import EnumText, metadata
 
 nodes = sa.Table(
     "nodes",
@@ -14,7 +15,7 @@ nodes = sa.Table(
     sa.Column("market", sa.Text, nullable=False),  # on_demand | preemptible | any
     sa.Column("present", sa.Boolean, nullable=False),  # the engine shows it
     sa.Column("leaving_ms", sa.BigInteger),  # its provider takes it then
-    sa.Column("standing", sa.Text, nullable=False),  # as core/nodes
+    sa.Column("standing", EnumText(NodeState), nullable=False),
     sa.Column("since_ms", sa.BigInteger, nullable=False),
     sa.Column("counted_from_ms", sa.BigInteger, nullable=False),
     sa.Column("until_ms", sa.BigInteger),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ from framefarm.core.errors import InvalidInput, NotFound
 from framefarm.core.money import parse_amount
 from framefarm.server.accounts import passwords
 from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.accounts.tables import accounts as accounts_table
 from framefarm.server.accounts.tables import users
 from framefarm.server.billing import service as billing
@@ -91,7 +93,7 @@ def account_set(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
         before = {k: row[k] for k in values}
         key = accounts_table.c.id == row["id"]
         tx.conn.execute(sa.update(accounts_table).where(key).values(values))
-        accounts.audit(tx, "operator", row["id"], "account.set", row["id"], before, values)
+        audit(tx, "operator", "account.set", row["id"], account_id=row["id"], before=before, after=values)
     return _account(accounts.account_named(tx, row["id"]))
 
 
@@ -160,7 +162,7 @@ def credit_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     signed = -amount if kind == "refund" else amount
     entry = billing.post(tx, account_id, kind, signed, said.get("note") or kind, "operator")
     after = {"kind": kind, "amount_micros": signed}
-    accounts.audit(tx, "operator", account_id, "ledger.post", entry, None, after)
+    audit(tx, "operator", "ledger.post", entry, account_id=account_id, after=after)
     return {
         "id": entry,
         "kind": kind,
@@ -172,17 +174,18 @@ def credit_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
 @command("price.set")
 def price_set(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     on_demand, spot = said.get("on_demand"), said.get("preemptible")
-    return catalog.set_price(
+    row = catalog.set_price(
         tx,
         said["instance"],
         None if on_demand is None else _micros(on_demand, "on-demand"),
         None if spot is None else _micros(spot, "preemptible"),
     )
+    return asdict(row)
 
 
 @command("package.register")
 def package_register(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    return catalog.register_package(
+    package = catalog.register_package(
         tx,
         id=said["id"],
         kind=said["kind"],
@@ -190,18 +193,19 @@ def package_register(tx: Tx, context: AppContext, said: Arguments) -> dict[str, 
         release=said["release"],
         default=bool(said.get("default")),
     )
+    return asdict(package)
 
 
 @command("package.list")
 def package_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    return {"packages": catalog.list_packages(tx)}
+    return {"packages": [asdict(package) for package in catalog.list_packages(tx)]}
 
 
 @command("output.add")
 def output_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     account_id = accounts.account_named(tx, said["account"])["id"]
     url = destinations.grant(tx, account_id, said["url"])
-    accounts.audit(tx, "operator", account_id, "output.add", url)
+    audit(tx, "operator", "output.add", url, account_id=account_id)
     return {"places": destinations.list_destinations(tx, account_id)}
 
 
@@ -209,7 +213,7 @@ def output_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
 def output_remove(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     account_id = accounts.account_named(tx, said["account"])["id"]
     destinations.revoke(tx, account_id, said["url"])
-    accounts.audit(tx, "operator", account_id, "output.remove", said["url"])
+    audit(tx, "operator", "output.remove", said["url"], account_id=account_id)
     return {"places": destinations.list_destinations(tx, account_id)}
 
 
@@ -229,11 +233,11 @@ def node_set_aside(tx: Tx, context: AppContext, said: Arguments) -> dict[str, An
     reason = said["reason"].strip()
     if not reason or len(reason) > 500:
         raise InvalidInput.of("reason", "say why, in 500 characters at most", said["reason"][:40])
-    tx.after_commit(lambda: context.hub.wake("dispatch"))
+    tx.wake("dispatch")
     return nodes.set_aside(tx, said["node"], reason)
 
 
 @command("node.return")
 def node_return(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    tx.after_commit(lambda: context.hub.wake("dispatch"))
+    tx.wake("dispatch")
     return nodes.put_back(tx, said["node"])

@@ -55,7 +55,7 @@ class NobodyAnswers(OperatorError):
 def lock_data(data: Path, who: str = COMMAND) -> Iterator[None]:
     """Hold the data directory: one at a time. Raises BlockingIOError if another holds it.
 
-    The lock's file says who holds it: `context PID`, or `command PID` for a moment.
+    The lock's file says who holds it: `farm PID`, or `command PID` for a moment.
     """
     fd = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

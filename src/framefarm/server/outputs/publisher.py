@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
@@ -27,6 +27,7 @@ from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import jobs
+from framefarm.server.rows import FileRow
 from framefarm.server.sessions.tables import files
 from framefarm.server.tenancy import farmwide
 
@@ -40,34 +41,39 @@ PACE_SECONDS = 0.05
 """Rounds follow one another no faster: what was committed meanwhile goes in one. The first comes at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class RenderedFile(FileRow):
+    """A committed file and its job's output destination."""
+
+    output_url: str
+
+
 @dataclass
 class Published:
     """What became of some files."""
 
-    done: list[Any] = field(default_factory=list)
+    done: list[RenderedFile] = field(default_factory=list)
     refused: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Job → (output place, why it could not be written): its files stay staged and are tried again."""
 
 
-def waiting(tx: Tx, resting: Collection[str] = ()) -> list[Any]:
+def waiting(tx: Tx, resting: Collection[str] = ()) -> list[RenderedFile]:
     """The oldest unpublished files in commit order and their output place; `resting` places are left out."""
     query = farmwide(sa.select(files, jobs.c.output_url).join(jobs, jobs.c.id == files.c.job_id)).where(
         files.c.published_ms.is_(None)
     )
     if resting:
         query = query.where(jobs.c.output_url.not_in(resting))
-    return list(tx.conn.execute(query.order_by(files.c.id).limit(BATCH)).mappings())
+    return tx.rows(RenderedFile, query.order_by(files.c.id).limit(BATCH))
 
 
-def publish(context: AppContext, rows: Iterable[Any]) -> Published:
+def publish(context: AppContext, rows: Iterable[RenderedFile]) -> Published:
     """Link (or copy) each staged file to its final name and sync the folders.
 
     A file that is not staged any more was published before a crash: it counts as done.
     """
     made = Published()
-    for url, group in groupby(
-        sorted(rows, key=lambda r: (r["output_url"], r["id"])), lambda r: r["output_url"]
-    ):
+    for url, group in groupby(sorted(rows, key=lambda r: (r.output_url, r.id)), lambda r: r.output_url):
         mine = list(group)
         try:
             made.done += _publish_to(context, url, mine, made.refused)
@@ -79,8 +85,8 @@ def publish(context: AppContext, rows: Iterable[Any]) -> Published:
 
 
 def _publish_to(
-    context: AppContext, url: str, rows: list[Any], refused: dict[str, tuple[str, str]]
-) -> list[Any]:
+    context: AppContext, url: str, rows: list[RenderedFile], refused: dict[str, tuple[str, str]]
+) -> list[RenderedFile]:
     """Those that made it, once their folders are synced."""
     done = []
     stuck: set[str] = set()
@@ -88,16 +94,16 @@ def _publish_to(
     with destinations.open_destination(context, url) as root:
         try:
             for row in rows:
-                *parents, name = row["path"].split("/")
+                *parents, name = row.path.split("/")
                 key = tuple(parents)
                 try:
-                    if row["path"] in stuck:  # a later file must not go before an earlier one of its name
+                    if row.path in stuck:  # a later file must not go before an earlier one of its name
                         raise OSError(errno.EBUSY, "an earlier file of this name waits")
                     if key not in folders:
                         folders[key] = destinations.open_beneath(root, parents, create=True)
                     _place(context, row, folders[key], name)
                 except OSError as error:
-                    stuck.add(row["path"])
+                    stuck.add(row.path)
                     _refuse(refused, url, [row], error)
                 else:
                     done.append(row)
@@ -109,14 +115,16 @@ def _publish_to(
     return done
 
 
-def _refuse(refused: dict[str, tuple[str, str]], url: str, rows: list[Any], error: Exception) -> None:
+def _refuse(
+    refused: dict[str, tuple[str, str]], url: str, rows: list[RenderedFile], error: Exception
+) -> None:
     why = getattr(error, "strerror", None) or str(error)
-    refused.update({row["job_id"]: (url, why) for row in rows})
+    refused.update({row.job_id: (url, why) for row in rows})
 
 
-def _place(context: AppContext, row: Any, folder: int, name: str) -> None:
-    staged = context.store.path(row["staged"])
-    temporary = _temporary(row["staged"])
+def _place(context: AppContext, row: RenderedFile, folder: int, name: str) -> None:
+    staged = context.store.path(row.staged)
+    temporary = _temporary(row.staged)
     _remove(temporary, folder)  # left by a farm that was killed just here
     try:
         os.link(staged, temporary, dst_dir_fd=folder)
@@ -144,7 +152,7 @@ def _remove(name: str, folder: int) -> None:
         os.unlink(name, dir_fd=folder)
 
 
-def _copy(source: Any, name: str, folder: int) -> None:
+def _copy(source: Path, name: str, folder: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     target = os.open(name, flags, 0o644, dir_fd=folder)
     try:
@@ -161,21 +169,21 @@ def _copy(source: Any, name: str, folder: int) -> None:
 
 def settle(tx: Tx, context: AppContext, made: Published) -> None:
     """Write down what was published; a job may be done with it. One that waits for its place says so."""
-    by_job: dict[str, list[Any]] = {}
+    by_job: dict[str, list[RenderedFile]] = {}
     for row in made.done:
-        by_job.setdefault(row["job_id"], []).append(row)
+        by_job.setdefault(row.job_id, []).append(row)
     for job_id, mine in sorted(by_job.items()):
         state = job_states.lock(tx, job_id)
-        fresh = [r["id"] for r in mine]
+        fresh = [r.id for r in mine]
         unpublished = files.c.id.in_(fresh) & files.c.published_ms.is_(None)
         count = tx.conn.execute(
             farmwide(sa.update(files)).where(unpublished).values(published_ms=tx.now_ms)
         ).rowcount
-        state.add("unpublished", -count)
+        state.unpublished -= count
         _mark_replaced(tx, job_id, mine)
         job_states.save(tx, state)
     _warn(tx, by_job.keys() | made.refused.keys(), made.refused)
-    tx.after_commit(lambda: context.hub.wake("dispatch"))
+    tx.wake("dispatch")
 
 
 def _warn(tx: Tx, job_ids: Collection[str], refused: dict[str, tuple[str, str]]) -> None:
@@ -192,24 +200,24 @@ def _warn(tx: Tx, job_ids: Collection[str], refused: dict[str, tuple[str, str]])
             tx.conn.execute(farmwide(sa.update(jobs)).where(key).values(warnings=warnings))
 
 
-def _mark_replaced(tx: Tx, job_id: str, mine: list[Any]) -> None:
+def _mark_replaced(tx: Tx, job_id: str, mine: list[RenderedFile]) -> None:
     """Files of other jobs that stood in the same place say who replaced them."""
     others = farmwide(sa.select(jobs.c.id)).where(
-        jobs.c.output_url == mine[0]["output_url"], jobs.c.id != job_id
+        jobs.c.output_url == mine[0].output_url, jobs.c.id != job_id
     )
     if tx.conn.execute(others.limit(1)).first() is None:
         return
-    same = files.c.job_id.in_(others) & files.c.path.in_([r["path"] for r in mine])
+    same = files.c.job_id.in_(others) & files.c.path.in_([r.path for r in mine])
     change = farmwide(sa.update(files)).where(
         same, files.c.published_ms.is_not(None), files.c.replaced_by.is_(None)
     )
     tx.conn.execute(change.values(replaced_by=job_id))
 
 
-def sweep(context: AppContext, rows: list[Any]) -> None:
+def sweep(context: AppContext, rows: list[RenderedFile]) -> None:
     """Remove the staged files of what is published."""
     for row in rows:
-        staged = context.store.path(row["staged"])
+        staged = context.store.path(row.staged)
         staged.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             staged.parent.rmdir()

@@ -20,6 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.sessions.tables import attempts, files, sessions
+from framefarm.server.storage import keys
 from framefarm.server.tenancy import farmwide
 
 log = structlog.get_logger(__name__)
@@ -72,7 +73,7 @@ def abandoned(tx: Tx, seen: list[Folder]) -> dict[str, set[str]]:
         row = known.get(folder.attempt)
         unknown = folder.account not in since or folder.changed_ms < since[folder.account]
         if unknown if row is None else row.ended:
-            found[f"staging/{folder.account}/{folder.attempt}"] = set()
+            found[keys.staging(folder.account, folder.attempt)] = set()
     mine = {row.job_id for row in known.values() if row.ended}
     wanted = farmwide(sa.select(files.c.staged)).where(
         files.c.job_id.in_(mine), files.c.published_ms.is_(None)

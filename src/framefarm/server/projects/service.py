@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from framefarm.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from framefarm.protocol.api_catalog import ProjectChange
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
@@ -34,7 +34,15 @@ def create(tx: Tx, account_id: str, user_id: str, name: str, actor: str, request
             created_by=user_id,
         )
     )  # fmt: skip
-    accounts.audit(tx, actor, account_id, "project.create", project_id, None, {"name": name}, request_id)
+    audit(
+        tx,
+        actor,
+        "project.create",
+        project_id,
+        account_id=account_id,
+        request_id=request_id,
+        after={"name": name},
+    )
     return find(tx, account_id, project_id)
 
 
@@ -88,9 +96,7 @@ def change(tx: Tx, actor: Actor, project_id: str, said: ProjectChange) -> Any:
     mine = scoped(sa.update(projects), projects, actor.account_id).where(projects.c.id == project_id)
     tx.conn.execute(mine.values(values))
     before = {k: row[k] for k in values}
-    accounts.audit(
-        tx, actor.name, actor.account_id, "project.change", project_id, before, values, actor.request_id
-    )
+    audit(tx, actor, "project.change", project_id, before=before, after=values)
     return find(tx, actor.account_id, project_id)
 
 

@@ -15,7 +15,6 @@ from framefarm.core.job import FINISHED
 from framefarm.core.retention import DELETED_MS, DeletedJob, may_be_emptied
 from framefarm.server.budgets.tables import budget_holds
 from framefarm.server.database import Tx
-from framefarm.server.events.tables import progress
 from framefarm.server.files.tables import missing_paths
 from framefarm.server.job_api import actions
 from framefarm.server.jobs import state as job_states
@@ -23,7 +22,8 @@ from framefarm.server.jobs.tables import job_dependencies, job_state, jobs, task
 from framefarm.server.mail.tables import mails
 from framefarm.server.outputs import thumbnails
 from framefarm.server.retention.retention_pass import Removed, RetentionPass
-from framefarm.server.sessions.tables import files, frames, sessions
+from framefarm.server.sessions.tables import files, frames, progress, sessions
+from framefarm.server.storage import keys
 from framefarm.server.tenancy import farmwide
 
 PAGE = 50
@@ -113,7 +113,7 @@ def empty_deleted(run: RetentionPass) -> Iterator[Removed]:
 
 def _empty_one(run: RetentionPass, job_id: str) -> Iterator[Removed]:
     account = run.read(_account_of, job_id)
-    folder = run.context.store.path(thumbnails.folder(account, job_id))
+    folder = run.context.store.path(keys.thumbnails(account, job_id))
     drawn = [path.stat().st_size for path in folder.glob("*.webp")]
     if run.dry:
         yield Removed("deleted_jobs", run.read(rows_of, job_id) or 0, len(drawn), sum(drawn))
@@ -157,8 +157,8 @@ def old(tx: Tx, jobs_ms: int, after: str) -> list[str]:
 def delete_old(tx: Tx, job_id: str, jobs_ms: int) -> int:
     """As if somebody deleted it, if it is still finished for so long."""
     state = job_states.lock(tx, job_id)
-    finished = state["status"] in {str(s) for s in FINISHED}
-    if not finished or state["ended_ms"] is None or state["ended_ms"] >= tx.now_ms - jobs_ms:
+    finished = state.status in {str(s) for s in FINISHED}
+    if not finished or state.ended_ms is None or state.ended_ms >= tx.now_ms - jobs_ms:
         return 0
     deleted = farmwide(sa.select(jobs.c.deleted_ms)).where(jobs.c.id == job_id)
     if tx.conn.execute(deleted).scalar_one() is not None:

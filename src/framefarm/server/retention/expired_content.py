@@ -22,6 +22,7 @@ from framefarm.server.files.tables import (
 )
 from framefarm.server.jobs.tables import job_state, jobs
 from framefarm.server.retention.retention_pass import Removed, RetentionPass
+from framefarm.server.storage import keys
 from framefarm.server.tenancy import farmwide, scoped
 
 PAGE = 1000
@@ -175,7 +176,7 @@ def remove_content(run: RetentionPass) -> Iterator[Removed]:
     while rows := run.read(to_remove, run.keeping, 0, FILES_AT_ONCE):
         freed = files = 0
         for row in rows:
-            key = f"content/{row['account_id']}/{row['sha256']}/{row['generation']}"
+            key = keys.content(row["account_id"], row["sha256"], row["generation"])
             files += run.context.store.path(key).exists()
             run.context.store.delete(key)
             run.context.store.prune_folder(key)

@@ -22,6 +22,7 @@ from framefarm.server.jobs.tables import jobs
 from framefarm.server.outputs import staging_cleanup
 from framefarm.server.retention.retention_pass import Removed, RetentionPass
 from framefarm.server.sessions.tables import attempts, sessions
+from framefarm.server.storage import keys
 from framefarm.server.storage.local import Aged
 from framefarm.server.tenancy import farmwide
 
@@ -34,14 +35,14 @@ def known_content(tx: Tx, page: list[Aged]) -> set[str]:
     shas = sorted({parts[2] for parts in (a.key.split("/") for a in page) if len(parts) == 4})
     query = farmwide(sa.select(contents.c.account_id, contents.c.sha256, contents.c.generation))
     rows = tx.conn.execute(query.where(contents.c.sha256.in_(listed(tx, shas))))
-    return {f"content/{account}/{sha256}/{generation}" for account, sha256, generation in rows}
+    return {keys.content(*row) for row in rows}
 
 
 def known_manifests(tx: Tx, page: list[Aged]) -> set[str]:
     shas = sorted({a.key.rpartition("/")[2] for a in page})
     query = farmwide(sa.select(manifests.c.account_id, manifests.c.sha256))
     rows = tx.conn.execute(query.where(manifests.c.sha256.in_(listed(tx, shas))))
-    return {f"manifests/{account}/{sha256}" for account, sha256 in rows}
+    return {keys.manifest(*row) for row in rows}
 
 
 def _pages(run: RetentionPass, area: str) -> Iterator[list[Aged]]:

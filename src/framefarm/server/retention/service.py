@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.dispatch.leader import NotLeader
@@ -127,7 +127,7 @@ def by_hand(context: AppContext, said: dict[str, Any]) -> dict[str, Any]:
     with _one_at_a_time:
         found = sums(steps(RetentionPass(context, keeping_of(context.settings), leads_anyway, dry), BY_HAND))
     if not dry:
-        context.db.write_now(accounts.audit, "operator", None, "collect", "", None, {"collected": found})
+        context.db.write_now(audit, "operator", "collect", after={"collected": found})
     return {
         "dry_run": dry,
         "bytes": sum(row["bytes"] for row in found if row["what"] != "content_condemned"),

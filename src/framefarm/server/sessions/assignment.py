@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import sqlalchemy as sa
 
-from framefarm.core.frames import FrameSet
-from framefarm.core.job import JobFacts, batch_size
+from framefarm.core.frames import FrameSet, TaskPlan
+from framefarm.core.job import JobFacts, SessionState, TaskStatus, batch_size
 from framefarm.protocol.node import DesiredState, TaskOrder
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
 from framefarm.server.jobs.task_plans import job_terms_of
+from framefarm.server.rows import AttemptRow, SessionRow, TaskRow
 from framefarm.server.sessions.ownership import displace
 from framefarm.server.sessions.tables import attempts, frames, sessions
 from framefarm.server.tenancy import farmwide
@@ -30,59 +33,78 @@ _LIVE = farmwide(sa.select(sa.func.count()).select_from(sessions)).where(
 _NEW_WORK = (
     farmwide(sa.update(sessions))
     .where(sessions.c.id == sa.bindparam("session"))
-    .values(version=sa.bindparam("new_version"), state="rendering", idle_since_ms=None)
+    .values(version=sa.bindparam("new_version"), state=SessionState.RENDERING, idle_since_ms=None)
 )
 
 
-def open_attempts(tx: Tx, session_id: str) -> list[Any]:
+class OpenAttempt(Protocol):
+    """An attempt that has not ended: the part of its row that the desired state shows."""
+
+    id: str
+    task_number: int
+    frames: str
+    revision: int
+
+
+@dataclass(slots=True)
+class _OpenRow:
+    id: str
+    task_number: int
+    frames: str
+    revision: int
+
+
+def open_attempts(tx: Tx, session_id: str) -> Sequence[OpenAttempt]:
     """The session's attempts that have not ended, in hand-out order."""
-    return list(tx.conn.execute(_OPEN, {"session": session_id}).mappings())
+    return tx.rows(_OpenRow, _OPEN, {"session": session_id})
 
 
 def desired(
-    session: Any, facts: JobFacts, held: list[Any], lease_seconds: float, now_ms: int
+    session: SessionRow, facts: JobFacts, held: Sequence[OpenAttempt], lease_seconds: float, now_ms: int
 ) -> DesiredState:
     """Everything the farm wants of this session now."""
-    until = session["preempt_ms"]
-    wanted = [] if facts.holds or session["cancel"] or until is not None else held
+    until = session.preempt_ms
+    wanted = [] if facts.holds or session.cancel or until is not None else held
     return DesiredState(
-        version=session["version"],
+        version=session.version,
         tasks=[
             TaskOrder(
-                attempt=a["id"],
-                number=a["task_number"],
-                frames=list(FrameSet.from_text(a["frames"])),
-                revision=a["revision"],
+                attempt=a.id,
+                number=a.task_number,
+                frames=list(FrameSet.from_text(a.frames)),
+                revision=a.revision,
             )
             for a in wanted
         ],
-        drain=session["drain"],
-        cancel=session["cancel"],
+        drain=session.drain,
+        cancel=session.cancel,
         lease_seconds=lease_seconds,
         preempt_seconds=None if until is None else max(0.0, (until - now_ms) / 1000),
     )
 
 
-def hand_out(tx: Tx, session: dict[str, Any], state: JobState, held: list[Any]) -> list[Any]:
+def hand_out(
+    tx: Tx, session: SessionRow, state: JobState, held: Sequence[OpenAttempt]
+) -> Sequence[OpenAttempt]:
     """Give the session more tasks if it should have more; returns all that it holds now."""
     ready = state.facts.ready
-    if not ready or session["drain"] or session["cancel"]:
+    if not ready or session.drain or session.cancel:
         return held
-    job_id = session["job_id"]
+    job_id = session.job_id
     terms = job_terms_of(tx, job_id)
     plan = terms.plan
-    scouting = state["next"] < state["scout_count"]
+    scouting = state.next < state.scout_count
     want = batch_size(
         held=len(held),
-        frame_ms=state["frame_ms"],
+        frame_ms=state.frame_ms,
         frames_per_task=1 if scouting else terms.chunk_size,
         ready=ready,
         live_sessions=tx.conn.execute(_LIVE, {"job": job_id}).scalar_one(),
     )
     if want <= 0:
         return held
-    fresh = _take_returned(tx, session, state, plan, want) if state["rows_pending"] else []
-    first, last = state["next"], min(state.facts.limit, state["next"] + want - len(fresh))
+    fresh = _take_returned(tx, session, state, plan, want) if state.rows_pending else []
+    first, last = state.next, min(state.facts.limit, state.next + want - len(fresh))
     if last > first:
         new = [
             _attempt(tx, session, n, FrameSet.of(plan.frames_of(n)).to_text(), 0) for n in range(first, last)
@@ -92,48 +114,52 @@ def hand_out(tx: Tx, session: dict[str, Any], state: JobState, held: list[Any]) 
             [
                 {
                     "job_id": job_id,
-                    "number": a["task_number"],
-                    "status": "running",
-                    "attempt_id": a["id"],
+                    "number": a.task_number,
+                    "status": TaskStatus.RUNNING,
+                    "attempt_id": a.id,
                     "attempt_count": 1,
                     "frames_done": 0,
                 }
                 for a in new
             ],
         )
-        state["next"] = last
+        state.next = last
         for a in new:
-            state.move(a["task_number"], None, "running")
+            state.move(a.task_number, None, TaskStatus.RUNNING)
         fresh += new
     if not fresh:
         return held
-    tx.conn.execute(sa.insert(attempts), fresh)
-    session["version"] += 1
-    session["state"] = "rendering"
-    tx.conn.execute(_NEW_WORK, {"session": session["id"], "new_version": session["version"]})
-    return held + fresh
+    tx.conn.execute(sa.insert(attempts), [asdict(attempt) for attempt in fresh])
+    session.version += 1
+    session.state = SessionState.RENDERING
+    tx.conn.execute(_NEW_WORK, {"session": session.id, "new_version": session.version})
+    return [*held, *fresh]
 
 
-def _take_returned(tx: Tx, session: Any, state: JobState, plan: Any, want: int) -> list[dict[str, Any]]:
+def _take_returned(
+    tx: Tx, session: SessionRow, state: JobState, plan: TaskPlan, want: int
+) -> list[AttemptRow]:
     """Tasks that came back: their next attempt gets the frames that are missing, no more."""
     due = sa.or_(tasks.c.not_before_ms.is_(None), tasks.c.not_before_ms <= tx.now_ms)
-    query = sa.select(tasks).where(tasks.c.job_id == session["job_id"], tasks.c.status == "pending", due)
+    query = sa.select(tasks).where(
+        tasks.c.job_id == session.job_id, tasks.c.status == TaskStatus.PENDING, due
+    )
     taken = []
-    for task in tx.conn.execute(query.order_by(tasks.c.number).limit(want)).mappings().all():
-        number = task["number"]
-        wanted = FrameSet.from_text(task["redo"]) if task["redo"] else FrameSet.of(plan.frames_of(number))
-        missing = wanted.difference(committed(tx, session["job_id"], number, task["revision"]))
-        lost = task["attempt_id"] is not None and displace(tx, task["attempt_id"])
-        attempt = _attempt(tx, session, number, missing.to_text(), task["revision"])
+    for task in tx.rows(TaskRow, query.order_by(tasks.c.number).limit(want)):
+        number = task.number
+        wanted = FrameSet.from_text(task.redo) if task.redo else FrameSet.of(plan.frames_of(number))
+        missing = wanted.difference(committed(tx, session.job_id, number, task.revision))
+        lost = task.attempt_id is not None and displace(tx, task.attempt_id)
+        attempt = _attempt(tx, session, number, missing.to_text(), task.revision)
         change = {
-            "status": "running",
-            "attempt_id": attempt["id"],
-            "attempt_count": task["attempt_count"] + 1,
-            "losses": task["losses"] + lost,
+            "status": TaskStatus.RUNNING,
+            "attempt_id": attempt.id,
+            "attempt_count": task.attempt_count + 1,
+            "losses": task.losses + lost,
         }
-        key = (tasks.c.job_id == session["job_id"]) & (tasks.c.number == number)
+        key = (tasks.c.job_id == session.job_id) & (tasks.c.number == number)
         tx.conn.execute(sa.update(tasks).where(key).values(change))
-        state.move(number, "pending", "running")
+        state.move(number, TaskStatus.PENDING, TaskStatus.RUNNING)
         taken.append(attempt)
     return taken
 
@@ -146,22 +172,31 @@ def committed(tx: Tx, job_id: str, number: int, revision: int) -> FrameSet:
     return FrameSet.of(sorted(set(tx.conn.execute(query).scalars())))
 
 
-def _attempt(tx: Tx, session: Any, number: int, frame_text: str, revision: int) -> dict[str, Any]:
-    return {
-        "id": new_id("att"),
-        "account_id": session["account_id"],
-        "job_id": session["job_id"],
-        "task_number": number,
-        "session_id": session["id"],
-        "node": session["node"],
-        "zone": session["zone"],
-        "instance_type_id": session["instance_type_id"],
-        "preemptible": session["preemptible"],
-        "price_micros": session["price_micros"],
-        "frames": frame_text,
-        "revision": revision,
-        "assigned_ms": tx.now_ms,
-        "frames_done": 0,
-        "billed_ms": 0,
-        "cost_micros": 0,
-    }
+def _attempt(tx: Tx, session: SessionRow, number: int, frame_text: str, revision: int) -> AttemptRow:
+    return AttemptRow(
+        id=new_id("att"),
+        account_id=session.account_id,
+        job_id=session.job_id,
+        task_number=number,
+        session_id=session.id,
+        node=session.node,
+        zone=session.zone,
+        instance_type_id=session.instance_type_id,
+        preemptible=session.preemptible,
+        price_micros=session.price_micros,
+        frames=frame_text,
+        revision=revision,
+        assigned_ms=tx.now_ms,
+        started_ms=None,
+        started_mono_ms=None,
+        saved_mono_ms=None,
+        ended_ms=None,
+        outcome=None,
+        cause=None,
+        message=None,
+        frames_done=0,
+        billed_ms=0,
+        cost_micros=0,
+        peak_memory_bytes=None,
+        charge_id=None,
+    )

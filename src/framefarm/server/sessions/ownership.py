@@ -6,14 +6,15 @@ another session takes it, the attempt is lost; if its own session calls before t
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from framefarm.core.job import SessionEvent, SessionState, session_after
+from framefarm.core.job import Outcome, SessionEvent, TaskStatus, session_after
 from framefarm.server.database import Tx
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
+from framefarm.server.rows import SessionRow
 from framefarm.server.sessions.tables import attempts, sessions
 from framefarm.server.tenancy import farmwide
 
@@ -26,31 +27,42 @@ OWN = (
 TAKEN_OVER = "The machine did not answer; another one took over what was missing."
 
 
-def owned(tx: Tx, session_id: str) -> list[Any]:
-    """(attempt, task number, task status) of the session's open attempts that own their task."""
-    query = farmwide(sa.select(attempts.c.id, attempts.c.task_number, tasks.c.status).join(tasks, OWN)).where(
+@dataclass(frozen=True, slots=True)
+class OwnedTask:
+    """An open attempt and the task that it owns."""
+
+    attempt_id: str
+    task_number: int
+    status: TaskStatus
+
+
+def owned(tx: Tx, session_id: str) -> list[OwnedTask]:
+    """The tasks that the session's open attempts own, in order of assignment."""
+    columns = (attempts.c.id.label("attempt_id"), attempts.c.task_number, tasks.c.status)
+    query = farmwide(sa.select(*columns).join(tasks, OWN)).where(
         attempts.c.session_id == session_id, attempts.c.outcome.is_(None)
     )
-    return list(tx.conn.execute(query.order_by(attempts.c.assigned_ms, attempts.c.task_number)))
+    return tx.rows(OwnedTask, query.order_by(attempts.c.assigned_ms, attempts.c.task_number))
 
 
-def take_back(tx: Tx, session: dict[str, Any], state: JobState) -> bool:
+def take_back(tx: Tx, session: SessionRow, state: JobState) -> bool:
     """A lost session is heard of again: what it still owns is in work again. False if that is nothing."""
-    mine = owned(tx, session["id"])
+    mine = owned(tx, session.id)
     if not mine:
         return False
-    waiting = [row.task_number for row in mine if row.status == "pending"]
+    waiting = [row.task_number for row in mine if row.status is TaskStatus.PENDING]
     for number in waiting:
-        state.move(number, "pending", "running")
-    set_status(tx, state["job_id"], waiting, "running")
-    after = session_after(SessionState(session["state"]), SessionEvent.LATE_CALL)
-    session.update(state=str(after), version=session["version"] + 1, idle_since_ms=None)
-    change = {name: session[name] for name in ("state", "version", "idle_since_ms")}
-    tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session["id"]).values(change))
+        state.move(number, TaskStatus.PENDING, TaskStatus.RUNNING)
+    set_status(tx, state.job_id, waiting, TaskStatus.RUNNING)
+    session.state = session_after(session.state, SessionEvent.LATE_CALL)
+    session.version += 1
+    session.idle_since_ms = None
+    change = {"state": session.state, "version": session.version, "idle_since_ms": None}
+    tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session.id).values(change))
     return True
 
 
-def set_status(tx: Tx, job_id: str, numbers: list[int], status: str) -> None:
+def set_status(tx: Tx, job_id: str, numbers: list[int], status: TaskStatus) -> None:
     if numbers:
         key = (tasks.c.job_id == job_id) & tasks.c.number.in_(numbers)
         tx.conn.execute(sa.update(tasks).where(key).values(status=status))
@@ -63,16 +75,16 @@ def displace(tx: Tx, attempt_id: str, message: str = TAKEN_OVER) -> bool:
 
 def displace_waiting(tx: Tx, job_id: str, message: str) -> None:
     """Nobody will take the job's waiting tasks any more: attempts that still owned one are lost."""
-    displace_owners(tx, (tasks.c.job_id == job_id) & (tasks.c.status == "pending"), message)
+    displace_owners(tx, (tasks.c.job_id == job_id) & (tasks.c.status == TaskStatus.PENDING), message)
 
 
-def displace_owners(tx: Tx, which: Any, message: str = TAKEN_OVER) -> None:
+def displace_owners(tx: Tx, which: sa.ColumnElement[bool], message: str = TAKEN_OVER) -> None:
     """The open attempts that still own one of these tasks are lost."""
     owners = sa.select(tasks.c.attempt_id).where(which, tasks.c.attempt_id.is_not(None))
     _lose(tx, attempts.c.id.in_(owners), message)
 
 
-def _lose(tx: Tx, which: Any, message: str) -> int:
-    change = {"outcome": "lost", "ended_ms": tx.now_ms, "cause": "machine_lost", "message": message}
+def _lose(tx: Tx, which: sa.ColumnElement[bool], message: str) -> int:
+    change = {"outcome": Outcome.LOST, "ended_ms": tx.now_ms, "cause": "machine_lost", "message": message}
     statement = farmwide(sa.update(attempts)).where(which, attempts.c.outcome.is_(None)).values(change)
     return tx.conn.execute(statement).rowcount

@@ -10,8 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from framefarm.server.database import Tx
-from framefarm.server.events.tables import progress
-from framefarm.server.sessions.tables import attempts, frames, sessions
+from framefarm.server.sessions.tables import attempts, frames, progress, sessions
 from framefarm.server.tenancy import farmwide
 from framefarm.server.timestamps import iso
 
@@ -49,7 +48,7 @@ def record(tx: Tx, said: Iterable[Progress]) -> None:
     statement = make(progress).values(rows)
     fresh = {name: statement.excluded[name] for name in ("attempt_id", "frame", "fraction", "at_ms")}
     tx.conn.execute(statement.on_conflict_do_update(index_elements=["session_id"], set_=fresh))
-    tx.topics.add("events")
+    tx.wake("events")
 
 
 def of_jobs(tx: Tx, job_ids: Iterable[str], since_ms: int = 0) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.frames import FrameSet
-from framefarm.core.job import Outcome, TaskFacts, TaskStatus, outcome_of, task_after
+from framefarm.core.job import Outcome, SessionState, TaskFacts, TaskStatus, outcome_of, task_after
 from framefarm.core.money import affordable_ms, billed_ms, cost_micros
 from framefarm.core.paths import is_output_name
 from framefarm.core.retry_policy import Failure, stops_early
@@ -23,9 +23,11 @@ from framefarm.server.jobs import warnings
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
 from framefarm.server.jobs.task_plans import job_terms_of
+from framefarm.server.rows import AttemptRow, SessionRow
 from framefarm.server.sessions import frame_checks, ownership, scene_warnings
 from framefarm.server.sessions.assignment import committed
 from framefarm.server.sessions.tables import attempts, files, frames, leases, sessions
+from framefarm.server.storage import keys
 from framefarm.server.tenancy import farmwide
 
 PREEMPTED = "Its preemptible machine was given to other work."
@@ -76,10 +78,21 @@ _SPENT = (
 )
 
 
+@dataclass(slots=True)
+class OwnedAttempt(AttemptRow):
+    """An open attempt that owns its task, with that task's own facts."""
+
+    task_status: TaskStatus
+    preemptions: int
+    failures: int
+    losses: int
+    task_frames_done: int
+
+
 class Reporter:
     """Applies the events of one session's report in order."""
 
-    def __init__(self, tx: Tx, session: dict[str, Any], state: JobState) -> None:
+    def __init__(self, tx: Tx, session: SessionRow, state: JobState) -> None:
         self.tx, self.session, self.state = tx, session, state
         self.out = Ledger()
         self.own = self._owned()
@@ -94,10 +107,10 @@ class Reporter:
         self.spent_micros = 0
         """What the attempts that end here cost; not in the session's row yet."""
 
-    def _owned(self) -> dict[str, dict[str, Any]]:
+    def _owned(self) -> dict[str, OwnedAttempt]:
         """The session's open attempts that still own their task, with the task's own facts."""
-        rows = self.tx.conn.execute(_OWNED, {"session": self.session["id"]}).mappings()
-        return {row["id"]: dict(row) for row in rows}
+        rows = self.tx.rows(OwnedAttempt, _OWNED, {"session": self.session.id})
+        return {attempt.id: attempt for attempt in rows}
 
     def apply(self, events: list[msg.Event]) -> list[msg.Verdict]:
         """One verdict per event."""
@@ -110,7 +123,7 @@ class Reporter:
         drawn = [e for e in events if isinstance(e, msg.FrameDrawn)]
         if not drawn:
             return verdicts
-        kept = frame_checks.keep_thumbnails(self.tx, self.state["job_id"], self.session["id"], drawn)
+        kept = frame_checks.keep_thumbnails(self.tx, self.state.job_id, self.session.id, drawn)
         return [
             "applied" if isinstance(e, msg.FrameDrawn) and (e.attempt, e.frame) in kept else verdict
             for e, verdict in zip(events, verdicts, strict=True)
@@ -133,7 +146,7 @@ class Reporter:
         if isinstance(event, msg.FrameSaved):
             return self._saved(attempt, event)
         if isinstance(event, msg.TaskReleased):
-            if attempt["started_ms"] is None and not attempt["frames_done"]:
+            if attempt.started_ms is None and not attempt.frames_done:
                 return self._released(attempt)
             self.end(attempt, Outcome.CANCELLED, 0, None, None)  # begun after all: it stays, and is metered
             return "applied"
@@ -142,39 +155,39 @@ class Reporter:
     # -- events
 
     def _opened(self, event: msg.BlenderOpened) -> msg.Verdict:
-        if self.session["blender"] is None:
-            self.session["blender"] = event.blender
+        if self.session.blender is None:
+            self.session.blender = event.blender
             self._update_session(blender=event.blender)
-            self.state.add("loads")
-            self.state.add("load_ms", max(0, self.tx.now_ms - (self.session["hello_ms"] or self.tx.now_ms)))
-        fresh = warnings.add(self.tx, self.session["job_id"], event.warnings) if event.warnings else []
+            self.state.loads += 1
+            self.state.load_ms += max(0, self.tx.now_ms - (self.session.hello_ms or self.tx.now_ms))
+        fresh = warnings.add(self.tx, self.session.job_id, event.warnings) if event.warnings else []
         if fresh:
             scene_warnings.judge(self.tx, self.session, self.state, fresh)
         return "applied"
 
-    def _started(self, attempt: dict[str, Any], event: msg.TaskStarted) -> msg.Verdict:
-        attempt["started_mono_ms"] = event.at_ms
-        attempt["started_ms"] = self._wall(event.at_ms)
+    def _started(self, attempt: OwnedAttempt, event: msg.TaskStarted) -> msg.Verdict:
+        attempt.started_mono_ms = event.at_ms
+        attempt.started_ms = self._wall(event.at_ms)
         self._change(attempt, "started_mono_ms", "started_ms")
         return "applied"
 
-    def _saved(self, attempt: dict[str, Any], event: msg.FrameSaved) -> msg.Verdict:
-        key = (event.frame, attempt["revision"])
+    def _saved(self, attempt: OwnedAttempt, event: msg.FrameSaved) -> msg.Verdict:
+        key = (event.frame, attempt.revision)
         if key in self.done or key in self.seen:
             return "superseded"
-        if event.frame not in FrameSet.from_text(attempt["frames"]) or not _plausible(event.files):
+        if event.frame not in FrameSet.from_text(attempt.frames) or not _plausible(event.files):
             return "rejected"
         self.seen.add(key)
-        number, tx, state = attempt["task_number"], self.tx, self.state
+        number, tx, state = attempt.task_number, self.tx, self.state
         render_ms = round(event.seconds * 1000)
         self.out.frames.append(
             {
-                "job_id": state["job_id"],
+                "job_id": state.job_id,
                 "frame": event.frame,
                 "part": 0,
-                "revision": attempt["revision"],
+                "revision": attempt.revision,
                 "task_number": number,
-                "attempt_id": attempt["id"],
+                "attempt_id": attempt.id,
                 "committed_ms": tx.now_ms,
                 "render_ms": render_ms,
                 "peak_memory_bytes": event.peak_memory_bytes or None,
@@ -185,65 +198,63 @@ class Reporter:
         for file in event.files:
             self.out.files.append(
                 {
-                    "account_id": state["account_id"],
-                    "job_id": state["job_id"],
+                    "account_id": state.account_id,
+                    "job_id": state.job_id,
                     "frame": event.frame,
                     "part": 0,
-                    "revision": attempt["revision"],
+                    "revision": attempt.revision,
                     "path": file.path,
                     "kind": file.kind,
                     "size": file.size,
                     "md5": file.md5,
                     "sha256": file.sha256,
-                    "staged": f"staging/{state['account_id']}/{attempt['id']}/{file.staged}",
+                    "staged": keys.staging(state.account_id, attempt.id, file.staged),
                 }
             )
-        state.add("unpublished", len(event.files))
+        state.unpublished += len(event.files)
         if event.frame not in self.known:
-            state.add("frames_done")
+            state.frames_done += 1
             self.known.add(event.frame)
-        mean = state["frame_ms"]
-        state["frame_ms"] = (
-            render_ms if mean is None else round(mean + FRAME_MEAN_WEIGHT * (render_ms - mean))
-        )
-        state.add("timed_frames")
-        state.add("timed_ms", render_ms)
-        state.add("timed_squares", float(render_ms * render_ms))
-        attempt["frames_done"] += 1
-        attempt["saved_mono_ms"] = event.at_ms
+        mean = state.frame_ms
+        state.frame_ms = render_ms if mean is None else round(mean + FRAME_MEAN_WEIGHT * (render_ms - mean))
+        state.timed_frames += 1
+        state.timed_ms += render_ms
+        state.timed_squares += float(render_ms * render_ms)
+        attempt.frames_done += 1
+        attempt.saved_mono_ms = event.at_ms
         self._change(attempt, "frames_done", "saved_mono_ms")
-        attempt["task_frames_done"] += 1
-        self._task(attempt)["frames_done"] = attempt["task_frames_done"]
+        attempt.task_frames_done += 1
+        self._task(attempt)["frames_done"] = attempt.task_frames_done
         if event.warnings:
-            warnings.add(tx, state["job_id"], event.warnings)
+            warnings.add(tx, state.job_id, event.warnings)
         state.emit(
             tx, "system", "frame.done", {"frame": event.frame, "task": number, "seconds": event.seconds}
         )
         return "applied"
 
-    def _released(self, attempt: dict[str, Any]) -> msg.Verdict:
+    def _released(self, attempt: OwnedAttempt) -> msg.Verdict:
         """Never begun: it leaves no trace but a task that waits again."""
-        self.out.attempts.pop(attempt["id"], None)
-        self.out.gone.append(attempt["id"])
+        self.out.attempts.pop(attempt.id, None)
+        self.out.gone.append(attempt.id)
         task = self._task(attempt)
-        status = "cancelled" if self._stopped else "pending"
-        self.state.move(attempt["task_number"], "running", status)
+        status = TaskStatus.CANCELLED if self._stopped else TaskStatus.PENDING
+        self.state.move(attempt.task_number, TaskStatus.RUNNING, status)
         self.gave_back = True
         task.update(status=status, attempt_id=None, given_back=True)
-        del self.own[attempt["id"]]
+        del self.own[attempt.id]
         return "applied"
 
-    def _ended(self, attempt: dict[str, Any], event: msg.TaskEnded) -> msg.Verdict:
+    def _ended(self, attempt: OwnedAttempt, event: msg.TaskEnded) -> msg.Verdict:
         outcome = Outcome(event.outcome)
         cause, message = event.cause, event.message
-        if outcome is Outcome.SUCCESS and attempt["frames_done"] < len(FrameSet.from_text(attempt["frames"])):
+        if outcome is Outcome.SUCCESS and attempt.frames_done < len(FrameSet.from_text(attempt.frames)):
             outcome, cause = Outcome.FAILED, "frames_missing"
             message = "The machine said it was done, but not every frame arrived."
-        if attempt["started_ms"] is None:
-            attempt["started_mono_ms"] = event.started_ms
-            attempt["started_ms"] = self._wall(event.started_ms)
+        if attempt.started_ms is None:
+            attempt.started_mono_ms = event.started_ms
+            attempt.started_ms = self._wall(event.started_ms)
         if event.peak_memory_bytes:
-            attempt["peak_memory_bytes"] = event.peak_memory_bytes
+            attempt.peak_memory_bytes = event.peak_memory_bytes
         spent = max(0, event.ended_ms - event.started_ms)
         self.end(attempt, outcome, spent, cause, message)
         return "applied"
@@ -256,61 +267,57 @@ class Reporter:
         return self.state.facts.cancel_asked or self.state.facts.failed
 
     def end(
-        self, attempt: dict[str, Any], outcome: Outcome, spent_ms: int, cause: str | None, message: str | None
+        self, attempt: OwnedAttempt, outcome: Outcome, spent_ms: int, cause: str | None, message: str | None
     ) -> None:
         """End an attempt: meter it, and put its task where the rules say."""
-        state, number = self.state, attempt["task_number"]
+        state, number = self.state, attempt.task_number
         cancelled = self._stopped
         outcome = outcome_of(
-            outcome, preempted=self.session["preempt_ms"] is not None, withdrawn=bool(state.facts.holds)
+            outcome, preempted=self.session.preempt_ms is not None, withdrawn=bool(state.facts.holds)
         )
         if outcome is Outcome.PREEMPTED:
-            cause, message = "preempted", TAKEN if self.session["taken"] else PREEMPTED
-        began_ms = attempt["started_mono_ms"] or 0
+            cause, message = "preempted", TAKEN if self.session.taken else PREEMPTED
+        began_ms = attempt.started_mono_ms or 0
         billed = self._affordable(
             attempt,
             billed_ms(
                 outcome,
                 started_ms=began_ms,
-                ended_ms=max(began_ms + spent_ms, attempt["saved_mono_ms"] or 0),
-                last_commit_ms=attempt["saved_mono_ms"],
-                limit_ms=self.tx.now_ms - attempt["assigned_ms"],
+                ended_ms=max(began_ms + spent_ms, attempt.saved_mono_ms or 0),
+                last_commit_ms=attempt.saved_mono_ms,
+                limit_ms=self.tx.now_ms - attempt.assigned_ms,
             ),
         )
-        cost = cost_micros(billed, attempt["price_micros"])
+        cost = cost_micros(billed, attempt.price_micros)
         self.spent_micros += cost
         if outcome is not Outcome.LOST:
-            state.add("billed_frames", attempt["frames_done"])
-            state.add("billed_ms", billed)
-        attempt.update(
-            outcome=str(outcome),
-            ended_ms=self.tx.now_ms,
-            cause=cause,
-            message=message,
-            billed_ms=billed,
-            cost_micros=cost,
-        )
-        state.add("cost_micros", attempt["cost_micros"])
+            state.billed_frames += attempt.frames_done
+            state.billed_ms += billed
+        attempt.outcome = outcome
+        attempt.ended_ms = self.tx.now_ms
+        attempt.cause, attempt.message = cause, message
+        attempt.billed_ms, attempt.cost_micros = billed, cost
+        state.cost_micros += attempt.cost_micros
         self._change(
             attempt,
             "outcome", "ended_ms", "cause", "message", "billed_ms", "cost_micros",
             "started_ms", "started_mono_ms", "peak_memory_bytes",
         )  # fmt: skip
-        terms = job_terms_of(self.tx, state["job_id"])
+        terms = job_terms_of(self.tx, state.job_id)
         before = TaskFacts(
             TaskStatus.RUNNING,
-            attempt["preemptions"],
-            attempt["failures"],
-            attempt["losses"],
+            attempt.preemptions,
+            attempt.failures,
+            attempt.losses,
             terms.preemptible_retries,
             terms.task_retries,
         )
         after = task_after(
             before,
             outcome,
-            committed_frames=attempt["frames_done"],
+            committed_frames=attempt.frames_done,
             given_back=not cancelled,
-            preemptible=attempt["preemptible"],
+            preemptible=attempt.preemptible,
         )
         status = after.status
         failed = outcome in {Outcome.FAILED, Outcome.TIMED_OUT}
@@ -318,11 +325,11 @@ class Reporter:
             status, message = TaskStatus.FAILED, f"{message} {why}"
         if cancelled and status is TaskStatus.PENDING:
             status = TaskStatus.CANCELLED
-        if status is TaskStatus.PENDING and attempt["frames_done"] and self._complete(attempt):
+        if status is TaskStatus.PENDING and attempt.frames_done and self._complete(attempt):
             status = TaskStatus.SUCCESS  # its last frame was committed before its end was told
         change = self._task(attempt)
         change.update(
-            status=str(status), preemptions=after.preemptions, failures=after.failures, losses=after.losses
+            status=status, preemptions=after.preemptions, failures=after.failures, losses=after.losses
         )
         if status is TaskStatus.SUCCESS:
             change.update(redo=None, cause=None, reason=None)
@@ -332,43 +339,43 @@ class Reporter:
             change["reason"] = NO_PREEMPTIONS_LEFT.format(message, terms.preemptible_retries)
         if failed and status is TaskStatus.PENDING:
             change["not_before_ms"] = self.tx.now_ms + 1000 * 2 ** min(after.failures - 1, 6)
-        state.move(number, "running", status)
+        state.move(number, TaskStatus.RUNNING, status)
         self.gave_back = self.gave_back or status is TaskStatus.PENDING
         if outcome is not Outcome.SUCCESS:
             data = {"task": number, "outcome": str(outcome), "status": str(status), "cause": cause}
             state.emit(self.tx, "system", "task.attempt_ended", data | {"message": message})
-        self.own.pop(attempt["id"], None)
+        self.own.pop(attempt.id, None)
 
-    def _stops_early(self, attempt: dict[str, Any], failures: int) -> str | None:
+    def _stops_early(self, attempt: OwnedAttempt, failures: int) -> str | None:
         """Why the task is not tried again, if its last failures say so."""
         if not failures:
             return None
         query = _FAILED.limit(failures)
-        rows = self.tx.conn.execute(query, {"job": self.state["job_id"], "number": attempt["task_number"]})
-        return stops_early(Failure(attempt["node"], attempt["cause"]), [Failure(*row) for row in rows])
+        rows = self.tx.conn.execute(query, {"job": self.state.job_id, "number": attempt.task_number})
+        return stops_early(Failure(attempt.node, attempt.cause), [Failure(*row) for row in rows])
 
     def forfeit(self, message: str | None) -> None:
         """All that the session still owns goes back: what was begun is the farm's loss."""
         for attempt in list(self.own.values()):
-            if attempt["started_ms"] is None and "outcome" not in self.out.attempts.get(attempt["id"], {}):
+            if attempt.started_ms is None and "outcome" not in self.out.attempts.get(attempt.id, {}):
                 self._released(attempt)
             else:
                 text = message or "The machine was lost while it rendered."
                 self.end(attempt, Outcome.LOST, 0, "machine_lost", text)
 
-    def _affordable(self, attempt: dict[str, Any], billed: int) -> int:
+    def _affordable(self, attempt: OwnedAttempt, billed: int) -> int:
         """No more than what the budgets above have given the session; the farm bears the rest."""
-        cap = self.session["cost_cap_micros"]
+        cap = self.session.cost_cap_micros
         if cap is None:
             return billed
-        left = cap - self.session["spent_micros"] - self.spent_micros
-        affordable = affordable_ms(left, attempt["price_micros"])
+        left = cap - self.session.spent_micros - self.spent_micros
+        affordable = affordable_ms(left, attempt.price_micros)
         return billed if affordable is None else min(billed, affordable)
 
-    def _complete(self, attempt: dict[str, Any]) -> bool:
-        wanted = FrameSet.from_text(attempt["frames"])
-        here = {f["frame"] for f in self.out.frames if f["attempt_id"] == attempt["id"]}
-        done = committed(self.tx, self.state["job_id"], attempt["task_number"], attempt["revision"])
+    def _complete(self, attempt: OwnedAttempt) -> bool:
+        wanted = FrameSet.from_text(attempt.frames)
+        here = {f["frame"] for f in self.out.frames if f["attempt_id"] == attempt.id}
+        done = committed(self.tx, self.state.job_id, attempt.task_number, attempt.revision)
         return all(f in done or f in here for f in wanted)
 
     # -- writing
@@ -376,8 +383,8 @@ class Reporter:
     def _write(self) -> None:
         conn, out = self.tx.conn, self.out
         if self.spent_micros:
-            self.session["spent_micros"] += self.spent_micros
-            conn.execute(_SPENT, {"session": self.session["id"], "more": self.spent_micros})
+            self.session.spent_micros += self.spent_micros
+            conn.execute(_SPENT, {"session": self.session.id, "more": self.spent_micros})
             self.spent_micros = 0
         if out.frames:
             conn.execute(sa.insert(frames), out.frames)
@@ -392,30 +399,30 @@ class Reporter:
                 self._write_task(number, change)
         plain = {n: c for n, c in out.tasks.items() if "attempt_count" not in c}
         for names, rows in _by_shape(plain):
-            conn.execute(_update_tasks(names), [row | {"job": self.state["job_id"]} for row in rows])
+            conn.execute(_update_tasks(names), [row | {"job": self.state.job_id} for row in rows])
 
     def _write_task(self, number: int, change: dict[str, Any]) -> None:
-        key = (tasks.c.job_id == self.state["job_id"]) & (tasks.c.number == number)
+        key = (tasks.c.job_id == self.state.job_id) & (tasks.c.number == number)
         self.tx.conn.execute(sa.update(tasks).where(key).values(change))
 
-    def _task(self, attempt: dict[str, Any]) -> dict[str, Any]:
-        return self.out.tasks.setdefault(attempt["task_number"], {})
+    def _task(self, attempt: OwnedAttempt) -> dict[str, Any]:
+        return self.out.tasks.setdefault(attempt.task_number, {})
 
-    def _change(self, attempt: dict[str, Any], *names: str) -> None:
-        self.out.attempts.setdefault(attempt["id"], {}).update({n: attempt[n] for n in names})
+    def _change(self, attempt: OwnedAttempt, *names: str) -> None:
+        self.out.attempts.setdefault(attempt.id, {}).update({name: getattr(attempt, name) for name in names})
 
     def _update_session(self, **changes: Any) -> None:
-        key = sessions.c.id == self.session["id"]
+        key = sessions.c.id == self.session.id
         self.tx.conn.execute(farmwide(sa.update(sessions)).where(key).values(changes))
 
     def _find_committed(self, saved: list[msg.FrameSaved]) -> None:
-        job_id = self.state["job_id"]
+        job_id = self.state.job_id
         self.around = frame_checks.around(self.tx, job_id, job_terms_of(self.tx, job_id).frames, saved)
         self.done = {(row["frame"], row["revision"]) for row in self.around}
         self.known = {f for f, _ in self.done}
 
     def _judge(self) -> None:
-        saved, job_id = self.out.frames, self.state["job_id"]
+        saved, job_id = self.out.frames, self.state.job_id
         if any(row["look"] for row in (*saved, *self.around)):
             whole = job_terms_of(self.tx, job_id).frames
             for warned in frame_checks.judge(self.tx, job_id, whole, self.around, saved, self.out.files):
@@ -423,7 +430,7 @@ class Reporter:
 
     def _wall(self, mono_ms: int) -> int:
         """Server time of a moment on the runner's clock, which began shortly before its hello."""
-        return min(self.tx.now_ms, (self.session["hello_ms"] or self.tx.now_ms) + mono_ms)
+        return min(self.tx.now_ms, (self.session.hello_ms or self.tx.now_ms) + mono_ms)
 
 
 @lru_cache(maxsize=64)
@@ -463,7 +470,7 @@ def _plausible(files: list[msg.StagedFile]) -> bool:
 
 def end_session(
     tx: Tx,
-    session: dict[str, Any],
+    session: SessionRow,
     state: JobState,
     reason: str,
     message: str | None,
@@ -474,10 +481,12 @@ def end_session(
     mine.forfeit(message)
     if reporter is None:
         mine.apply([])
-    session.update(ended=True, state="ended")
+    session.ended, session.state = True, SessionState.ENDED
     tx.conn.execute(
         farmwide(sa.update(sessions))
-        .where(sessions.c.id == session["id"])
-        .values(ended=True, state="ended", ended_ms=tx.now_ms, end_reason=reason, end_message=message)
+        .where(sessions.c.id == session.id)
+        .values(
+            ended=True, state=SessionState.ENDED, ended_ms=tx.now_ms, end_reason=reason, end_message=message
+        )
     )
-    tx.conn.execute(sa.delete(leases).where(leases.c.session_id == session["id"]))
+    tx.conn.execute(sa.delete(leases).where(leases.c.session_id == session.id))

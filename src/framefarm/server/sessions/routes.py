@@ -79,7 +79,7 @@ class NodeApi:
                     path=e.path,
                     sha256=e.sha256,
                     size=e.size,
-                    source=str(store.path(f"content/{account}/{e.sha256}/{e.generation}")),
+                    source=str(store.path(e.content_key(account))),
                 )
                 for e in entries
                 if e.sha256 is not None and e.size is not None

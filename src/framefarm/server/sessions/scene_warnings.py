@@ -4,19 +4,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 
 from framefarm.core.failure_codes import explain
 from framefarm.protocol import node as msg
 from framefarm.server.database import Tx
-from framefarm.server.job_api import actions
+from framefarm.server.jobs import failures
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import jobs
-from framefarm.server.sessions.tables import sessions
-from framefarm.server.submission import scene_reading
+from framefarm.server.rows import SessionRow
+from framefarm.server.sessions.instructions import cancel_pending, instruct_job
 from framefarm.server.tenancy import farmwide
 
 CHOICES = {"blocked_scripts": ("on_blocked_scripts", "hold"), "missing_file": ("on_missing_files", "warn")}
@@ -24,12 +22,12 @@ CHOICES = {"blocked_scripts": ("on_blocked_scripts", "hold"), "missing_file": ("
 STOPPED = "The job failed while this machine did not answer."
 
 
-def judge(tx: Tx, session: dict[str, Any], state: JobState, fresh: list[msg.NodeWarning]) -> None:
+def judge(tx: Tx, session: SessionRow, state: JobState, fresh: list[msg.NodeWarning]) -> None:
     """Hold or fail the job, whose lock is held, for warnings that it did not have before."""
     told = {code: [n.subject for n in fresh if n.code == code] for code in CHOICES}
     if not any(told.values()):
         return
-    row = farmwide(sa.select(jobs.c.request, jobs.c.warnings)).where(jobs.c.id == state["job_id"])
+    row = farmwide(sa.select(jobs.c.request, jobs.c.warnings)).where(jobs.c.id == state.job_id)
     request, have = tx.conn.execute(row).one()
     for code, subjects in told.items():
         field, usual = CHOICES[code]
@@ -40,26 +38,25 @@ def judge(tx: Tx, session: dict[str, Any], state: JobState, fresh: list[msg.Node
             return
         if asked == "hold" and sum(w["code"] == code for w in have) == len(subjects):
             job_states.add_hold(state, "rule")
-            _tell(tx, session, state, {})
+            _instruct(tx, session, state)
 
 
 def _failure(code: str, subjects: list[str]) -> tuple[str, str]:
     if code == "missing_file":
-        error = scene_reading.lacking(sorted(subjects))
+        error = failures.missing_files(sorted(subjects))
         return error.cause, error.message
     return "scripts_blocked", explain("scripts_blocked")
 
 
-def _fail(tx: Tx, session: dict[str, Any], state: JobState, cause: str, message: str) -> None:
-    """The whole job: what waits for another try is cancelled now, what runs when its session says so."""
-    state["failed_cause"], state["failed_message"] = cause, message
-    actions.cancel_returned(tx, state, STOPPED)
-    _tell(tx, session, state, {"cancel": True})
+def _fail(tx: Tx, session: SessionRow, state: JobState, cause: str, message: str) -> None:
+    """Fail the whole job: pending tasks are cancelled now, running ones when their session reports it."""
+    state.failed_cause, state.failed_message = cause, message
+    cancel_pending(tx, state, STOPPED)
+    _instruct(tx, session, state, cancel=True)
 
 
-def _tell(tx: Tx, session: dict[str, Any], state: JobState, change: dict[str, Any]) -> None:
-    """A newer version of what each of the job's sessions is to do; `session` is the one that reported."""
-    live = (sessions.c.job_id == state["job_id"]) & sessions.c.ended.is_(False)
-    values = {"version": sessions.c.version + 1, **change}
-    tx.conn.execute(farmwide(sa.update(sessions)).where(live).values(values))
-    session.update(version=session["version"] + 1, **change)
+def _instruct(tx: Tx, session: SessionRow, state: JobState, *, cancel: bool = False) -> None:
+    """Instruct the job's sessions; `session` is the row of the one that reported."""
+    instruct_job(tx, state.job_id, **({"cancel": True} if cancel else {}))
+    session.version += 1
+    session.cancel = session.cancel or cancel

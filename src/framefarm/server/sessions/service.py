@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from framefarm.core.errors import Conflict, FarmError, NotAuthenticated
+from framefarm.core.job import SessionState
 from framefarm.core.paths import normalise
 from framefarm.protocol import node as msg
 from framefarm.server.accounts.tables import accounts
@@ -16,11 +17,12 @@ from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_state, jobs
-from framefarm.server.outputs import thumbnails
+from framefarm.server.rows import JobRow, JobStateRow, PackageRow, SessionRow
 from framefarm.server.sessions import ownership
-from framefarm.server.sessions.assignment import desired, hand_out, open_attempts
+from framefarm.server.sessions.assignment import OpenAttempt, desired, hand_out, open_attempts
 from framefarm.server.sessions.reports import Reporter
 from framefarm.server.sessions.tables import leases, sessions
+from framefarm.server.storage import keys
 from framefarm.server.tenancy import farmwide
 
 
@@ -43,23 +45,22 @@ def hello(tx: Tx, context: AppContext, session_id: str, token: str, said: msg.He
     session = _session(tx, context, session_id, token)
     if said.protocol not in {msg.PROTOCOL_VERSION, msg.PROTOCOL_VERSION - 1} or said.protocol < 1:
         raise Conflict(f"This farm speaks node protocol {msg.PROTOCOL_VERSION}.")
-    starting = (sessions.c.id == session_id) & (sessions.c.state == "starting")
-    change = {"state": "ready", "hello_ms": tx.now_ms, "idle_since_ms": tx.now_ms}
+    starting = (sessions.c.id == session_id) & (sessions.c.state == SessionState.STARTING)
+    change = {"state": SessionState.READY, "hello_ms": tx.now_ms, "idle_since_ms": tx.now_ms}
     if not tx.conn.execute(farmwide(sa.update(sessions)).where(starting).values(change)).rowcount:
-        raise Conflict("This session was already taken, or is over.", state=session["state"])
+        raise Conflict("This session was already taken, or is over.", state=session.state)
     renew(tx, context, [session_id])
-    job = tx.conn.execute(farmwide(sa.select(jobs)).where(jobs.c.id == session["job_id"])).mappings().one()
-    package = tx.conn.execute(sa.select(packages).where(packages.c.id == job["package_id"])).mappings().one()
-    allow = farmwide(sa.select(accounts.c.allow_scripts)).where(accounts.c.id == job["account_id"])
-    request = job["request"]
+    job = tx.row(JobRow, farmwide(sa.select(jobs)).where(jobs.c.id == session.job_id))
+    package = tx.row(PackageRow, sa.select(packages).where(packages.c.id == job.package_id))
+    allow = farmwide(sa.select(accounts.c.allow_scripts)).where(accounts.c.id == job.account_id)
+    assert job.scene_path is not None  # a session starts once the scene is read
+    request = job.request
     return msg.SessionConfig(
-        job=job["id"],
-        account=job["account_id"],
-        package=msg.Package(
-            id=package["id"], kind=package["kind"], path=package["path"], release=package["release"]
-        ),
-        scene_path=job["scene_path"],
-        stem=normalise(job["scene_path"]).stem,
+        job=job.id,
+        account=job.account_id,
+        package=msg.Package(id=package.id, kind=package.kind, path=package.path, release=package.release),
+        scene_path=job.scene_path,
+        stem=normalise(job.scene_path).stem,
         render=msg.RenderSettings(
             engine=request["render_software"],
             scene=request.get("scene"),
@@ -70,11 +71,11 @@ def hello(tx: Tx, context: AppContext, session_id: str, token: str, said: msg.He
         ),
         environment=request["environment_variables"],
         addons=request.get("addons", []),
-        fresh_scene_per_task=bool((job["scene"] or {}).get("unbaked_simulations")),
+        fresh_scene_per_task=bool((job.scene or {}).get("unbaked_simulations")),
         allow_scripts=tx.conn.execute(allow).scalar_one(),
-        staging=str(context.store.path(f"staging/{job['account_id']}")),
-        logs=str(context.store.path(f"logs/{job['account_id']}")),
-        thumbnails=str(context.store.path(thumbnails.folder(job["account_id"], job["id"]))),
+        staging=str(context.store.path(keys.staging(job.account_id))),
+        logs=str(context.store.path(keys.logs(job.account_id))),
+        thumbnails=str(context.store.path(keys.thumbnails(job.account_id, job.id))),
         lease_seconds=context.settings.lease_seconds,
         disconnected_seconds=context.settings.disconnected_budget_seconds,
         gathering_bytes=context.settings.gathering_bytes,
@@ -90,7 +91,7 @@ def manifest_of(
     name, by which the scene knows an input, and that input's path."""
     session = _session(tx, context, session_id, token)
     query = farmwide(sa.select(jobs.c.account_id, jobs.c.manifest_sha256, jobs.c.scene)).where(
-        jobs.c.id == session["job_id"]
+        jobs.c.id == session.job_id
     )
     row = tx.conn.execute(query).one()
     return row.account_id, row.manifest_sha256, (row.scene or {}).get("aliases", ())
@@ -98,19 +99,18 @@ def manifest_of(
 
 def job_of(tx: Tx, context: AppContext, session_id: str, token: str) -> str:
     """The session's job; the token is checked."""
-    job_id: str = _session(tx, context, session_id, token)["job_id"]
-    return job_id
+    return _session(tx, context, session_id, token).job_id
 
 
 def look(tx: Tx, context: AppContext, session_id: str, token: str) -> msg.DesiredState | None:
     """The desired state as it stands, without handing out; None where a hand-out may be due."""
     session = _session(tx, context, session_id, token)
-    if session["state"] == "lost":
+    if session.state is SessionState.LOST:
         return None
-    state = tx.conn.execute(_state_of(session["job_id"])).mappings().one()
+    state = tx.row(JobStateRow, _state_of(session.job_id))
     held = open_attempts(tx, session_id)
     facts = job_states.facts(state)
-    if facts.ready and not held and not session["drain"] and not session["cancel"]:
+    if facts.ready and not held and not session.drain and not session.cancel:
         return None
     return desired(session, facts, held, context.settings.lease_seconds, tx.now_ms)
 
@@ -127,28 +127,28 @@ def sync(tx: Tx, context: AppContext, session_id: str, token: str) -> msg.Desire
 def report(tx: Tx, context: AppContext, session_id: str, token: str, said: msg.Report) -> msg.ReportReply:
     """Apply a report, once; then hand out, so that the answer already carries the next tasks."""
     session, state = _locked(tx, context, session_id, token)
-    if said.seq > session["last_seq"] + 1:
-        raise ReportGap(session["last_seq"] + 1)
-    status = state["status"]
+    if said.seq > session.last_seq + 1:
+        raise ReportGap(session.last_seq + 1)
+    status = state.status
     reporter = None
     verdicts: list[msg.Verdict] = []
-    if said.seq == session["last_seq"] + 1:
+    if said.seq == session.last_seq + 1:
         reporter = Reporter(tx, session, state)
         verdicts = reporter.apply(said.events)
-        session["last_seq"] = said.seq
+        session.last_seq = said.seq
         tx.conn.execute(_REPORTED, {"session": session_id, "seq": said.seq})
         if reporter.out.files:
-            tx.after_commit(lambda: context.hub.wake("publish"))
-    held: list[Any] = []
-    if not session["ended"]:
+            tx.wake("publish")
+    held: Sequence[OpenAttempt] = []
+    if not session.ended:
         held = _settle(tx, context, session, state, list(reporter.own.values()) if reporter else None)
     job_states.save(tx, state)
     # Others need to look only where there is something new for them: plain progress wakes nobody.
-    if session["ended"] or state["status"] != status or (reporter and reporter.gave_back):
-        job_id = session["job_id"]
-        tx.after_commit(lambda: context.hub.wake(f"job:{job_id}", "dispatch"))
+    if session.ended or state.status != status or (reporter and reporter.gave_back):
+        job_id = session.job_id
+        tx.wake(f"job:{job_id}", "dispatch")
     return msg.ReportReply(
-        last_seq=session["last_seq"],
+        last_seq=session.last_seq,
         verdicts=verdicts,
         desired=desired(session, state.facts, held, context.settings.lease_seconds, tx.now_ms),
     )
@@ -164,49 +164,52 @@ def renew(tx: Tx, context: AppContext, session_ids: list[str]) -> None:
 
 
 def _settle(
-    tx: Tx, context: AppContext, session: dict[str, Any], state: job_states.JobState, held: list[Any] | None
-) -> list[Any]:
+    tx: Tx,
+    context: AppContext,
+    session: SessionRow,
+    state: job_states.JobState,
+    held: Sequence[OpenAttempt] | None,
+) -> Sequence[OpenAttempt]:
     """Hand out, and note when a session falls idle; `ready` ends with the first call for work. `held`: its
     open attempts, if they are known."""
-    held = hand_out(tx, session, state, open_attempts(tx, session["id"]) if held is None else held)
-    if not held and session["state"] in {"ready", "rendering"}:
-        session.update(state="idle", idle_since_ms=tx.now_ms)
-        tx.conn.execute(_IDLE, {"session": session["id"], "now_ms": tx.now_ms})
-        tx.after_commit(lambda: context.hub.wake("dispatch"))
+    held = hand_out(tx, session, state, open_attempts(tx, session.id) if held is None else held)
+    if not held and session.state in {SessionState.READY, SessionState.RENDERING}:
+        session.state, session.idle_since_ms = SessionState.IDLE, tx.now_ms
+        tx.conn.execute(_IDLE, {"session": session.id, "now_ms": tx.now_ms})
+        tx.wake("dispatch")
     return held
 
 
 _SESSION = farmwide(sa.select(sessions)).where(sessions.c.id == sa.bindparam("session"))
 _CHANGE = farmwide(sa.update(sessions)).where(sessions.c.id == sa.bindparam("session"))
-_IDLE = _CHANGE.values(state="idle", idle_since_ms=sa.bindparam("now_ms"))
+_IDLE = _CHANGE.values(state=SessionState.IDLE, idle_since_ms=sa.bindparam("now_ms"))
 _REPORTED = _CHANGE.values(last_seq=sa.bindparam("seq"))
 
 
 def _locked(
     tx: Tx, context: AppContext, session_id: str, token: str
-) -> tuple[dict[str, Any], job_states.JobState]:
+) -> tuple[SessionRow, job_states.JobState]:
     """The session as it stands while its job's row is locked. A lost session comes back if it still owns a
     task; else it is over. Raises NotAuthenticated, SessionOver."""
     session = _session(tx, context, session_id, token)
-    state = job_states.lock(tx, session["job_id"])
+    state = job_states.lock(tx, session.job_id)
     if tx.conn.dialect.name != "sqlite":  # there, others may have changed it while this one waited
         session = _session(tx, context, session_id, token)
-    mine = dict(session)
-    if mine["state"] == "lost":
-        if not ownership.take_back(tx, mine, state):
+    if session.state is SessionState.LOST:
+        if not ownership.take_back(tx, session, state):
             raise SessionOver("The machine did not answer for too long: others have taken all its tasks.")
         renew(tx, context, [session_id])
         state.emit(tx, "system", "session.back", {"session": session_id})
-    return mine, state
+    return session, state
 
 
-def _session(tx: Tx, context: AppContext, session_id: str, token: str) -> Any:
+def _session(tx: Tx, context: AppContext, session_id: str, token: str) -> SessionRow:
     """The session's row, its token checked. Raises NotAuthenticated, SessionOver."""
-    row = tx.conn.execute(_SESSION, {"session": session_id}).mappings().one_or_none()
-    if row is None or row["token_hash"] != context.keys.digest("session", token):
+    row = tx.row_or_none(SessionRow, _SESSION, {"session": session_id})
+    if row is None or row.token_hash != context.keys.digest("session", token):
         raise NotAuthenticated("The session's token is not valid.")
-    if row["ended"]:
-        raise SessionOver(row["end_message"] or "The farm has ended this session.")
+    if row.ended:
+        raise SessionOver(row.end_message or "The farm has ended this session.")
     return row
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from framefarm.server.database import metadata
+from framefarm.core.job import Outcome, SessionState
+from framefarm.server.database import EnumText, metadata
 
 sessions = sa.Table(
     "sessions",
@@ -20,7 +21,7 @@ sessions = sa.Table(
     sa.Column("cores", sa.Integer, nullable=False),
     sa.Column("memory_bytes", sa.BigInteger, nullable=False),
     sa.Column("gpus", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("state", EnumText(SessionState), nullable=False),
     sa.Column("ended", sa.Boolean, nullable=False),
     sa.Column("end_reason", sa.Text),
     sa.Column("end_message", sa.Text),
@@ -59,6 +60,18 @@ leases = sa.Table(
     sa.Column("expires_ms", sa.BigInteger, nullable=False),
 )
 
+progress = sa.Table(  # the latest value only, written at most once a second
+    "progress",
+    metadata,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("job_id", sa.Text, nullable=False),
+    sa.Column("attempt_id", sa.Text, nullable=False),
+    sa.Column("frame", sa.Integer, nullable=False),
+    sa.Column("fraction", sa.Float, nullable=False),  # 0 to 1
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Index("ix_progress_job_id", "job_id"),
+)
+
 attempts = sa.Table(
     "attempts",
     metadata,
@@ -79,7 +92,7 @@ attempts = sa.Table(
     sa.Column("started_mono_ms", sa.BigInteger),  # the runner's clock
     sa.Column("saved_mono_ms", sa.BigInteger),  # the last committed frame, the runner's clock
     sa.Column("ended_ms", sa.BigInteger),
-    sa.Column("outcome", sa.Text),  # null while it runs
+    sa.Column("outcome", EnumText(Outcome)),  # null while it runs
     sa.Column("cause", sa.Text),
     sa.Column("message", sa.Text),
     sa.Column("frames_done", sa.Integer, nullable=False),

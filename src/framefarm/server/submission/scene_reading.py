@@ -26,8 +26,11 @@ from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.files import manifests, scene_reader
 from framefarm.server.files.scene_reader import Scene, SceneFacts
+from framefarm.server.jobs import failures
 from framefarm.server.jobs import state as job_states
+from framefarm.server.jobs.failures import Unrenderable
 from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.storage.local import LocalStore
 from framefarm.server.submission import missing_files
 from framefarm.server.tenancy import farmwide
 
@@ -35,21 +38,11 @@ log = structlog.get_logger(__name__)
 LOOK_SECONDS = 10.0
 MOST_AT_ONCE = 4
 READ_SECONDS = 60.0
-TOLD = 5
-"""Most missing files named in one sentence."""
 MOST_NAMED = 50
 OLD_LAYERS = "2.79"
 """Until then a scene had render layers; Blender makes view layers of them when it opens it."""
 REST_SECONDS = 60.0
 """How long a job waits whose scene the farm could not even try to read."""
-
-
-class Unrenderable(Exception):
-    """The scene can't be rendered as asked; a cause code and a sentence for the artist."""
-
-    def __init__(self, cause: str, message: str = "", **facts: object) -> None:
-        self.cause, self.message = cause, message or explain(cause, facts)
-        super().__init__(self.message)
 
 
 def unread(tx: Tx, resting: Collection[str] = (), busy: Collection[str] = ()) -> list[Any]:
@@ -82,7 +75,7 @@ def read(context: AppContext, job: Any) -> dict[str, Any]:
     account, request = job["account_id"], job["request"]
     entries = list(manifests.load(context.store, account, job["manifest_sha256"]))
     deadline = time.monotonic() + READ_SECONDS
-    at = {e.path: context.store.path(f"content/{account}/{e.sha256}/{e.generation}") for e in entries}
+    at = {e.path: context.store.path(e.content_key(account)) for e in entries}
 
     known: dict[str, SceneFacts] = {}
 
@@ -111,17 +104,10 @@ def read(context: AppContext, job: Any) -> dict[str, Any]:
         found.missing |= missing_files.look_at_colours(config, facts, uploads)
     asked = request.get("on_missing_files", "warn")
     if found.missing and asked == "fail":
-        raise lacking(list(found.missing))
+        raise failures.missing_files(list(found.missing))
     settled = _frames(job, chosen, warnings + found.warnings())
     settled["scene"]["aliases"] = found.aliases
     return settled | {"hold": bool(found.missing) and asked == "hold"}
-
-
-def lacking(paths: Sequence[str]) -> Unrenderable:
-    """The job's failure for files that its scene wants and nobody uploaded."""
-    count = f"{len(paths)} file{'s' if len(paths) > 1 else ''}"
-    named = ", ".join(paths[:TOLD]) + (", …" if len(paths) > TOLD else "")
-    return Unrenderable("missing_files", count=count, named=named)
 
 
 def _choose(
@@ -190,7 +176,7 @@ def _known(job: Any, chosen: SceneFacts, scene: Scene) -> None:
 def settle(tx: Tx, context: AppContext, job: Any, found: dict[str, Any]) -> None:
     """The scene is known: so are the job's frames and tasks."""
     state = job_states.lock(tx, job["id"])
-    if state["scene_read"] or state["missing"]:
+    if state.scene_read or state.missing:
         return
     plan = TaskPlan(
         FrameSet.from_text(found["frames"]), FrameSet.from_text(found["scouts"]), job["chunk_size"]
@@ -199,45 +185,45 @@ def settle(tx: Tx, context: AppContext, job: Any, found: dict[str, Any]) -> None
     have = tx.conn.execute(farmwide(sa.select(jobs.c.warnings)).where(key)).scalar_one()
     values = {k: v for k, v in found.items() if k != "hold"} | {"warnings": have + found["warnings"]}
     tx.conn.execute(farmwide(sa.update(jobs)).where(key).values(values))
-    state["scene_read"] = True
-    state["task_count"] = plan.task_count
-    state["scout_count"] = plan.scout_count
-    state["frame_count"] = len(FrameSet.from_text(found["frames"]))
+    state.scene_read = True
+    state.task_count = plan.task_count
+    state.scout_count = plan.scout_count
+    state.frame_count = len(FrameSet.from_text(found["frames"]))
     if found.get("hold"):
         job_states.add_hold(state, "rule")
-    state.emit(tx, "system", "job.scene_read", {"frames": state["frame_count"], "tasks": plan.task_count})
+    state.emit(tx, "system", "job.scene_read", {"frames": state.frame_count, "tasks": plan.task_count})
     job_states.save(tx, state)
-    tx.after_commit(lambda: context.hub.wake("dispatch"))
+    tx.wake("dispatch")
 
 
 def fail(tx: Tx, job: Any, error: Unrenderable) -> None:
     """The job fails before any machine starts."""
     state = job_states.lock(tx, job["id"])
-    if state["scene_read"]:
+    if state.scene_read:
         return
-    state["failed_cause"], state["failed_message"] = error.cause, error.message
+    state.failed_cause, state.failed_message = error.cause, error.message
     job_states.save(tx, state)
 
 
-def complete(tx: Tx, context: AppContext, job_ids: list[str]) -> None:
+def complete(tx: Tx, store: LocalStore, job_ids: list[str]) -> None:
     """Missing files arrived: jobs with none left go on with a whole manifest."""
     for job_id in sorted(set(job_ids)):
         state = job_states.lock(tx, job_id)
         left = manifests.missing_count(tx, job_id)
-        if left == 0 and state["missing"]:
+        if left == 0 and state.missing:
             job = tx.conn.execute(farmwide(sa.select(jobs)).where(jobs.c.id == job_id)).mappings().one()
-            whole = manifests.complete(tx, context.store, job)
+            whole = manifests.complete(tx, store, job)
             if whole is None:
                 left = manifests.missing_count(tx, job_id)
             else:
                 mine = jobs.c.id == job_id
                 tx.conn.execute(farmwide(sa.update(jobs)).where(mine).values(manifest_sha256=whole))
-        if left < state["missing"]:
-            state["arrived_ms"] = tx.now_ms
-        state["missing"] = left
+        if left < state.missing:
+            state.arrived_ms = tx.now_ms
+        state.missing = left
         job_states.save(tx, state)
     if job_ids:
-        tx.after_commit(lambda: context.hub.wake("scenes"))
+        tx.wake("scenes")
 
 
 def at_once() -> int:

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from framefarm.core.frames import TaskPlan
 from framefarm.core.job import FINISHED, JobStatus
 from framefarm.core.money import money
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
+from framefarm.server.catalog.prices import price_of
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.files import manifests
@@ -42,13 +43,13 @@ def store(tx: Tx, context: AppContext, actor: Actor, prepared: Prepared) -> str:
             id=job_id,
             account_id=actor.account_id,
             user_id=actor.user_id,
-            project_id=project["id"],
+            project_id=project.id,
             title=said.job_title,
             created_ms=tx.now_ms,
             request=request,
-            instance_type_id=prepared.instance["id"],
+            instance_type_id=prepared.instance.id,
             preemptible=said.preemptible,
-            package_id=prepared.package["id"],
+            package_id=prepared.package.id,
             manifest_sha256=prepared.manifest_sha256,
             scene_path=prepared.scene_path,
             output_url=prepared.place.url,
@@ -81,17 +82,8 @@ def store(tx: Tx, context: AppContext, actor: Actor, prepared: Prepared) -> str:
     state = job_states.lock(tx, job_id)
     state.emit(tx, actor.name, "job.created", {"title": said.job_title})
     job_states.save(tx, state, actor.name)
-    accounts.audit(
-        tx,
-        actor.name,
-        actor.account_id,
-        "job.submit",
-        job_id,
-        None,
-        {"title": said.job_title},
-        actor.request_id,
-    )
-    tx.after_commit(lambda: context.hub.wake("scenes", "dispatch"))
+    audit(tx, actor, "job.submit", job_id, after={"title": said.job_title})
+    tx.wake("scenes", "dispatch")
     return job_id
 
 
@@ -138,7 +130,7 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
     """What `store` would do."""
     said = prepared.said
     plan = _plan(prepared)
-    price = prepared.instance["preemptible_price_micros"] if said.preemptible else None
+    price = price_of(prepared.instance, preemptible=said.preemptible)
     return {
         "dry_run": True,
         "frames": len(prepared.frames) if prepared.frames is not None else None,
@@ -146,5 +138,5 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
         "scouts": plan.scout_count if plan else None,
         "missing_paths": list(prepared.snapshot.missing),
         "warnings": prepared.warnings,
-        "price_per_hour": money(prepared.instance["price_micros"] if price is None else price),
+        "price_per_hour": money(price),
     }

@@ -50,8 +50,8 @@ class Prepared:
 
     said: JobSubmission
     project: Any
-    instance: Any
-    package: Any
+    instance: catalog.Instance
+    package: catalog.Package
     place: destinations.OutputDestination
     paths: list[str]
     pins: manifests.Pins
@@ -108,6 +108,7 @@ def prepare(
     addons = check(lambda: _addons(tx, account_id, said, paths), "addons")
     check(lambda: billing.must_have_credit(tx, account_id), "")
     check.done()
+    assert instance is not None and package is not None and project is not None
     assert place is not None and paths is not None and depends is not None
     snapshot = manifests.snapshot(tx, account_id, actor.user_id, paths, pins)
     prepared = Prepared(
@@ -171,9 +172,9 @@ def _place(
     return place
 
 
-def _preemptible(said: JobSubmission, instance: Mapping[str, Any]) -> None:
-    if said.preemptible and instance["preemptible_price_micros"] is None:
-        sentence = f"must be false: {instance['id']} has no preemptible price"
+def _preemptible(said: JobSubmission, instance: catalog.Instance) -> None:
+    if said.preemptible and instance.preemptible_price_micros is None:
+        sentence = f"must be false: {instance.id} has no preemptible price"
         raise InvalidInput.of("preemptible", sentence, True)
 
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from framefarm.core.errors import Conflict, NotFound
 from framefarm.protocol.api_webhooks import NewWebhook, WebhookChange
 from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
 from framefarm.server.context import Keyring
 from framefarm.server.database import Tx
@@ -65,9 +66,7 @@ def create(tx: Tx, keys: Keyring, actor: Actor, said: NewWebhook) -> dict[str, A
     }
     tx.conn.execute(sa.insert(webhooks).values(row))
     after = {"url": said.url, "events": said.events, "enabled": said.enabled}
-    accounts.audit(
-        tx, actor.name, actor.account_id, "webhook.create", row["id"], None, after, actor.request_id
-    )
+    audit(tx, actor, "webhook.create", row["id"], after=after)
     return _shape(tx, row) | {"secret": secret(keys, row["id"], 1)}
 
 
@@ -85,10 +84,8 @@ def change(tx: Tx, keys: Keyring, actor: Actor, webhook_id: str, said: WebhookCh
         tx.conn.execute(mine.values(values))
         before = {name: row[{"events": "types"}.get(name, name)] for name in given}
         after = given | ({"secret": "changed"} if said.rotate_secret else {})
-        accounts.audit(
-            tx, actor.name, actor.account_id, "webhook.change", webhook_id, before, after, actor.request_id
-        )
-        tx.topics.add("webhooks")
+        audit(tx, actor, "webhook.change", webhook_id, before=before, after=after)
+        tx.wake("webhooks")
     row |= values
     shown = secret(keys, webhook_id, row["secret_number"]) if said.rotate_secret else None
     return _shape(tx, row) | {"secret": shown}
@@ -102,9 +99,7 @@ def delete(tx: Tx, actor: Actor, webhook_id: str) -> None:
     own = scoped(sa.delete(webhooks), webhooks, actor.account_id)
     tx.conn.execute(own.where(webhooks.c.id == webhook_id))
     before = {"url": row["url"], "events": row["types"]}
-    accounts.audit(
-        tx, actor.name, actor.account_id, "webhook.delete", webhook_id, before, None, actor.request_id
-    )
+    audit(tx, actor, "webhook.delete", webhook_id, before=before)
 
 
 def listing(tx: Tx, actor: Actor, after: str, limit: int) -> list[dict[str, Any]]:
@@ -178,10 +173,8 @@ def send_again(tx: Tx, actor: Actor, webhook_id: str, delivery_id: str) -> dict[
         "status": "pending", "in_order": False, "next_ms": tx.now_ms, "give_up_ms": tx.now_ms + GIVE_UP_MS,
     }  # fmt: skip
     tx.conn.execute(scoped(sa.update(deliveries), deliveries, actor.account_id).where(mine).values(values))
-    accounts.audit(
-        tx, actor.name, actor.account_id, "webhook.resend", delivery_id, None, None, actor.request_id
-    )
-    tx.topics.add("webhooks")
+    audit(tx, actor, "webhook.resend", delivery_id)
+    tx.wake("webhooks")
     return delivery_shape(dict(row) | values)
 
 

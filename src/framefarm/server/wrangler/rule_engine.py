@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,10 +13,10 @@ import structlog
 
 from framefarm.core import wrangler as rules
 from framefarm.core.failure_codes import explain
-from framefarm.core.job import JobStatus, Outcome
+from framefarm.core.job import JobStatus, Outcome, TaskStatus
 from framefarm.core.wrangler import Action, Fact, MaxTaskRuntime, Rule, SpotToOnDemand, StalledUpload
 from framefarm.protocol import node as msg
-from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.dispatch.leader import NotLeader
@@ -23,6 +24,8 @@ from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs import warnings
 from framefarm.server.jobs.state import JobState, facts
 from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.rows import JobStateRow, SessionRow
+from framefarm.server.sessions.instructions import instruct
 from framefarm.server.sessions.reports import Reporter
 from framefarm.server.sessions.tables import attempts, sessions
 from framefarm.server.tenancy import farmwide
@@ -113,6 +116,11 @@ def _running(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> lis
     return [rules.Running(job, task, attempt, started) for job, task, attempt, started in rows]
 
 
+@dataclass(slots=True)
+class _WaitingJob(JobStateRow):
+    last_ended_ms: int | None
+
+
 def _waiting(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> list[Fact]:
     """Preemptible jobs with work and no session, since their last one ended or they came to wait."""
     last = farmwide(sa.select(sa.func.max(sessions.c.ended_ms))).where(
@@ -132,10 +140,10 @@ def _waiting(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> lis
         ~live.exists(),
     )  # fmt: skip
     found: list[Fact] = []
-    for row in tx.conn.execute(_of(query, job_state, job_id)).mappings():
-        if facts(row).ready:
-            since = max(row["status_since_ms"], row["last_ended_ms"] or 0)
-            found.append(rules.Waiting(row["job_id"], row["priority"], since))
+    for job in tx.rows(_WaitingJob, _of(query, job_state, job_id)):
+        if facts(job).ready:
+            since = max(job.status_since_ms, job.last_ended_ms or 0)
+            found.append(rules.Waiting(job.job_id, job.priority, since))
     return found
 
 
@@ -165,15 +173,15 @@ def act(tx: Tx, context: AppContext, wanted: Action, require_lead: Callable[[Tx]
         return False
     (action,) = same
     actor = f"rule:{action.rule}"
-    before = {"status": state["status"]}
+    before: dict[str, object] = {"status": state.status}
     if action.do in {"kill", "retry"}:
-        _end_attempt(tx, context, state, action)
+        _end_attempt(tx, state, action)
     elif action.do == "on_demand":
-        _go_on_demand(tx, context, state)
+        _go_on_demand(tx, state)
         before["preemptible"] = True
     elif action.do == "fail":
-        state["failed_cause"] = "upload_stalled"
-        state["failed_message"] = explain("upload_stalled", {"what": action.reason})
+        state.failed_cause = "upload_stalled"
+        state.failed_message = explain("upload_stalled", {"what": action.reason})
     else:
         code = "upload_waits" if action.do == "remind" else "task_runs_long"
         text = explain(code, {"what": action.reason})
@@ -188,40 +196,39 @@ def act(tx: Tx, context: AppContext, wanted: Action, require_lead: Callable[[Tx]
             rule_id=action.rule,
             job_id=action.job,
             subject=action.subject,
-            account_id=state["account_id"],
+            account_id=state.account_id,
             at_ms=tx.now_ms,
             reason=action.reason,
         )
     )
-    after = {"status": state["status"], "reason": action.reason, "task": action.task}
-    accounts.audit(tx, actor, state["account_id"], f"rule.{action.do}", action.job, before, after)
+    after = {"status": state.status, "reason": action.reason, "task": action.task}
+    audit(tx, actor, f"rule.{action.do}", action.job, account_id=state.account_id, before=before, after=after)
     return True
 
 
-def _end_attempt(tx: Tx, context: AppContext, state: JobState, action: Action) -> None:
+def _end_attempt(tx: Tx, state: JobState, action: Action) -> None:
     """The attempt ends now, as a failure that the job pays for; its session is stopped. What that session
     held beside it goes to others."""
     session_id = farmwide(sa.select(attempts.c.session_id)).where(attempts.c.id == action.attempt)
     query = farmwide(sa.select(sessions)).where(sessions.c.id == tx.conn.execute(session_id).scalar_one())
-    session = dict(tx.conn.execute(query).mappings().one())
+    session = tx.row(SessionRow, query)
     mine = Reporter(tx, session, state)
     attempt = mine.own.get(action.attempt or "")
     if attempt is not None:
         text = explain("rule_runtime", {"what": action.reason})
-        mine.end(attempt, Outcome.TIMED_OUT, tx.now_ms - attempt["started_ms"], "rule_runtime", text)
-        change = mine.out.tasks[attempt["task_number"]]
-        if action.do == "kill" and change["status"] == "pending":
-            change.update(status="failed", not_before_ms=None)
-            state.move(attempt["task_number"], "pending", "failed")
+        mine.end(
+            attempt, Outcome.TIMED_OUT, tx.now_ms - (attempt.started_ms or tx.now_ms), "rule_runtime", text
+        )
+        change = mine.out.tasks[attempt.task_number]
+        if action.do == "kill" and change["status"] is TaskStatus.PENDING:
+            change.update(status=TaskStatus.FAILED, not_before_ms=None)
+            state.move(attempt.task_number, TaskStatus.PENDING, TaskStatus.FAILED)
         mine.apply([])
-    stopped = farmwide(sa.update(sessions)).where(sessions.c.id == session["id"])
-    tx.conn.execute(stopped.values(cancel=True, version=sessions.c.version + 1))
-    tx.after_commit(
-        lambda: context.hub.wake(f"job:{state['job_id']}", f"session:{session['id']}", "dispatch")
-    )
+    instruct(tx, session.id, cancel=True)
+    tx.wake(f"job:{state.job_id}", "dispatch")
 
 
-def _go_on_demand(tx: Tx, context: AppContext, state: JobState) -> None:
-    mine = farmwide(sa.update(jobs)).where(jobs.c.id == state["job_id"])
+def _go_on_demand(tx: Tx, state: JobState) -> None:
+    mine = farmwide(sa.update(jobs)).where(jobs.c.id == state.job_id)
     tx.conn.execute(mine.values(preemptible=False))
-    tx.after_commit(lambda: context.hub.wake("dispatch"))
+    tx.wake("dispatch")

@@ -15,6 +15,7 @@ from framefarm.protocol.api_wrangler import (
     StalledUpload,
 )
 from framefarm.server.accounts import service as accounts
+from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
@@ -133,4 +134,4 @@ def delete(tx: Tx, actor: Actor, rule_id: str) -> None:
 
 
 def _told(tx: Tx, actor: Actor, action: str, rule_id: str, before: Any, after: Any) -> None:
-    accounts.audit(tx, actor.name, actor.account_id, action, rule_id, before, after, actor.request_id)
+    audit(tx, actor, action, rule_id, before=before, after=after)

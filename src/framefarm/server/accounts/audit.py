@@ -1,0 +1,44 @@
+"""Audit: who changed what, kept in the change's own transaction."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from framefarm.server.accounts.tables import audit as audit_table
+from framefarm.server.actor import Actor
+from framefarm.server.database import Tx
+from framefarm.server.json_types import Json
+
+
+def audit(
+    tx: Tx,
+    actor: Actor | str,
+    action: str,
+    target: str = "",
+    *,
+    account_id: str | None = None,
+    before: Json = None,  # free: the values that changed
+    after: Json = None,
+    request_id: str = "",
+) -> None:
+    """Append a row to the audit. `before` and `after` hold no secrets.
+
+    `actor`: a caller, whose account and request are noted, or a name (`operator`, `system`, `rule:…`,
+    `budget:…`), with the account it acted on.
+    """
+    if isinstance(actor, Actor):
+        name, account_id, request_id = actor.name, actor.account_id, actor.request_id
+    else:
+        name = actor
+    tx.conn.execute(
+        sa.insert(audit_table).values(
+            at_ms=tx.now_ms,
+            account_id=account_id,
+            actor=name,
+            request_id=request_id,
+            action=action,
+            target=target,
+            before=before,
+            after=after,
+        )
+    )
