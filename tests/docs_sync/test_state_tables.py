@@ -22,6 +22,7 @@ from framefarm.core.job import (
     session_after,
     task_after,
 )
+from framefarm.core.money import billed_ms
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "states.md").read_text()
 RUNNING = TaskFacts(TaskStatus.RUNNING, 0, 0, 0, preemptible_retries=3, task_retries=2)
@@ -43,7 +44,7 @@ def _drawn(text: str) -> set[tuple[str, str]]:
 
 
 def _rows(text: str, first: str) -> list[list[str]]:
-    """The cells of the table whose first heading is `first`."""
+    """The cells of the table whose first headings are `first`."""
     lines = text.split(f"\n| {first} |", 1)[1].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -57,7 +58,7 @@ def test_an_attempt_is_assigned_then_runs_and_ends_in_an_outcome() -> None:
 
 
 def test_the_outcomes_change_a_task_as_the_table_states() -> None:
-    rows = _rows(_section("Attempt"), "outcome")
+    rows = _rows(_section("Attempt"), "outcome | the task is then")
     stated = {
         outcome.strip("`"): (set(re.findall(r"`(\w+)`", then)), limit, beyond)
         for outcome, then, limit, beyond in rows
@@ -84,6 +85,25 @@ def _consequence(outcome: Outcome) -> tuple[set[str], str, str]:
     )
     assert last in statuses
     return statuses, words, f"`{beyond}`"
+
+
+def test_the_outcomes_are_billed_as_the_table_states() -> None:
+    rows = _rows(_section("Attempt"), "outcome | billed")
+    stated = {outcome: billed for outcomes, billed in rows for outcome in re.findall(r"\w+", outcomes)}
+    assert stated == {str(outcome): _billed(outcome) for outcome in Outcome}
+
+
+def _billed(outcome: Outcome) -> str:
+    """The table's words for the billed time of an attempt, from one with a commit half-way and one without."""
+    half, none = (
+        billed_ms(outcome, started_ms=0, ended_ms=100, last_commit_ms=commit, limit_ms=100)
+        for commit in (50, None)
+    )
+    return {
+        (100, 100): "from start to end",
+        (50, 0): "from start to the last committed frame",
+        (0, 0): "nothing",
+    }[half, none]
 
 
 def test_the_sessions_arrows_are_those_of_the_rules() -> None:
