@@ -94,7 +94,7 @@ def test_the_outcomes_are_billed_as_the_table_states() -> None:
 
 
 def _billed(outcome: Outcome) -> str:
-    """The table's words for the billed time of an attempt, from one with a commit half-way and one without."""
+    """The table's words for the time billed, from an attempt with a commit half-way and one without."""
     half, none = (
         billed_ms(outcome, started_ms=0, ended_ms=100, last_commit_ms=commit, limit_ms=100)
         for commit in (50, None)

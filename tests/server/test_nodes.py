@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from api_client import ApiClient
 from structlog.testing import capture_logs
 from test_billing import books_agree
-from test_leases import Bench
+from test_leases import DispatchHarness
 from test_metrics import metrics
 from typer.testing import CliRunner
 
@@ -28,20 +28,20 @@ from framefarm.server.sessions.tables import attempts, sessions
 
 
 @pytest.fixture
-def bench(site: ApiClient) -> Bench:
-    return Bench(site, cores=1)
+def bench(site: ApiClient) -> DispatchHarness:
+    return DispatchHarness(site, cores=1)
 
 
-def operator(bench: Bench, name: str, **said: Any) -> dict[str, Any]:
+def operator(bench: DispatchHarness, name: str, **said: Any) -> dict[str, Any]:
     context = bench.site.context
     return context.db.write_now(COMMANDS[name], context, said)
 
 
-def node(bench: Bench, name: str = "fake-node") -> dict[str, Any]:
+def node(bench: DispatchHarness, name: str = "fake-node") -> dict[str, Any]:
     return next(n for n in operator(bench, "node.list")["nodes"] if n["node"] == name)
 
 
-def fail(bench: Bench, cause: str = "disk_full", **more: Any) -> str:
+def fail(bench: DispatchHarness, cause: str = "disk_full", **more: Any) -> str:
     """A new job, whose first attempt on the machine fails; it is cancelled then."""
     job = str(bench.site.submit(frame_range="1", **more)["id"])
     (one,) = bench.start(1)
@@ -53,14 +53,14 @@ def fail(bench: Bench, cause: str = "disk_full", **more: Any) -> str:
     return job
 
 
-def succeed(bench: Bench) -> None:
+def succeed(bench: DispatchHarness) -> None:
     job = str(bench.site.submit(frame_range="1")["id"])
     assert bench.finish(job) == "success"
     for one in bench.alive():
         bench.engine.die(one.spec.id)
 
 
-def test_machine_failing_different_jobs_is_set_aside_and_shown(bench: Bench) -> None:
+def test_machine_failing_different_jobs_is_set_aside_and_shown(bench: DispatchHarness) -> None:
     fail(bench)
     fail(bench, "blender_broken")
     bench.turn()
@@ -87,7 +87,7 @@ def test_machine_failing_different_jobs_is_set_aside_and_shown(bench: Bench) -> 
     assert metrics(bench.site)["framefarm_nodes"][(("state", "set_aside"),)] == 1
 
 
-def test_after_its_pause_it_is_tried_with_one_session_and_returned_by_a_frame(bench: Bench) -> None:
+def test_after_its_pause_it_is_tried_with_one_session_and_returned_by_a_frame(bench: DispatchHarness) -> None:
     bench.engine.cores = 2
     for _ in range(3):
         fail(bench)
@@ -111,7 +111,7 @@ def test_after_its_pause_it_is_tried_with_one_session_and_returned_by_a_frame(be
     assert bench.finish(job) == "success"
 
 
-def test_a_failure_on_trial_sets_it_aside_for_twice_as_long(bench: Bench) -> None:
+def test_a_failure_on_trial_sets_it_aside_for_twice_as_long(bench: DispatchHarness) -> None:
     for _ in range(3):
         fail(bench)
     bench.turn()
@@ -123,7 +123,7 @@ def test_a_failure_on_trial_sets_it_aside_for_twice_as_long(bench: Bench) -> Non
     assert (row["standing"], row["until_ms"] - began, row["times"]) == ("set_aside", 120_000, 2)
 
 
-def test_a_success_between_keeps_it_in_use(bench: Bench) -> None:
+def test_a_success_between_keeps_it_in_use(bench: DispatchHarness) -> None:
     fail(bench)
     fail(bench)
     succeed(bench)
@@ -136,14 +136,16 @@ def test_a_success_between_keeps_it_in_use(bench: Bench) -> None:
     assert node(bench)["state"] == "set_aside"
 
 
-def test_what_was_asked_for_speaks_against_no_machine(bench: Bench) -> None:
+def test_what_was_asked_for_speaks_against_no_machine(bench: DispatchHarness) -> None:
     for _ in range(5):
         fail(bench, "unknown_camera")
     bench.turn()
     assert node(bench)["state"] == "in_use"
 
 
-def test_one_job_whose_sessions_are_unfit_speaks_against_no_machine_and_three_do(bench: Bench) -> None:
+def test_one_job_whose_sessions_are_unfit_speaks_against_no_machine_and_three_do(
+    bench: DispatchHarness,
+) -> None:
     def unfit() -> None:
         bench.turn()
         (one,) = bench.alive()
@@ -163,7 +165,9 @@ def test_one_job_whose_sessions_are_unfit_speaks_against_no_machine_and_three_do
     assert (seen["state"], "Machine unfit" in seen["reason"]) == ("set_aside", True)
 
 
-def test_a_job_leaves_a_machine_that_is_unfit_for_it_and_tries_it_again_less_and_less(bench: Bench) -> None:
+def test_a_job_leaves_a_machine_that_is_unfit_for_it_and_tries_it_again_less_and_less(
+    bench: DispatchHarness,
+) -> None:
     job = bench.site.submit(frame_range="1")["id"]
     pauses = []
     for _ in range(4):
@@ -191,7 +195,7 @@ def test_a_job_leaves_a_machine_that_is_unfit_for_it_and_tries_it_again_less_and
     assert two.spec.node == "other"
 
 
-def test_sessions_that_a_machine_itself_ended_speak_against_it(bench: Bench) -> None:
+def test_sessions_that_a_machine_itself_ended_speak_against_it(bench: DispatchHarness) -> None:
     for _ in range(3):
         job = bench.site.submit(frame_range="1")["id"]
         (one,) = bench.start(1)
@@ -203,7 +207,7 @@ def test_sessions_that_a_machine_itself_ended_speak_against_it(bench: Bench) -> 
     assert "Disk full (3)" in node(bench)["reason"]
 
 
-def test_sessions_of_a_machine_that_is_set_aside_drain_and_others_are_used(bench: Bench) -> None:
+def test_sessions_of_a_machine_that_is_set_aside_drain_and_others_are_used(bench: DispatchHarness) -> None:
     bench.engine.nodes = [("a", ""), ("b", "")]
     job = bench.site.submit(frame_range="1-4")["id"]
     one, two = bench.start(2)
@@ -228,13 +232,13 @@ def test_sessions_of_a_machine_that_is_set_aside_drain_and_others_are_used(bench
     assert bench.finish(job) == "success"
 
 
-def test_a_machine_that_nobody_knows_is_named_with_those_there_are(bench: Bench) -> None:
+def test_a_machine_that_nobody_knows_is_named_with_those_there_are(bench: DispatchHarness) -> None:
     bench.turn()
     with pytest.raises(NotFound, match="no machine other; there are: fake-node"):
         operator(bench, "node.return", node="other")
 
 
-def test_what_was_lost_while_the_farm_was_away_speaks_against_no_machine(bench: Bench) -> None:
+def test_what_was_lost_while_the_farm_was_away_speaks_against_no_machine(bench: DispatchHarness) -> None:
     bench.engine.cores = 4
     for _ in range(3):
         bench.site.submit(frame_range="1")
@@ -274,7 +278,7 @@ def test_the_command_lists_machines_of_a_farm_that_does_not_run(tmp_path: Path) 
 # ------------------------------------------------------------------------- taken away
 
 
-def test_machine_taken_away_drains_then_preempts_before_the_deadline(bench: Bench) -> None:
+def test_machine_taken_away_drains_then_preempts_before_the_deadline(bench: DispatchHarness) -> None:
     job = bench.site.submit(frame_range="1-4", chunk_size=4, preemptible=True)["id"]
     (one,) = bench.start(1)
     one.render()
@@ -305,7 +309,9 @@ def test_machine_taken_away_drains_then_preempts_before_the_deadline(bench: Benc
 
 
 @pytest.mark.parametrize("preemptible", [True, False])
-def test_without_a_frame_it_spends_a_retry_or_is_the_farms_loss(bench: Bench, preemptible: bool) -> None:
+def test_without_a_frame_it_spends_a_retry_or_is_the_farms_loss(
+    bench: DispatchHarness, preemptible: bool
+) -> None:
     job = bench.site.submit(frame_range="1", preemptible=preemptible, preemptible_retries=1)["id"]
     (one,) = bench.start(1)
     one.desk.begin_without_frame(one.now_ms())
@@ -325,7 +331,7 @@ def test_without_a_frame_it_spends_a_retry_or_is_the_farms_loss(bench: Bench, pr
     )
 
 
-def test_one_that_does_not_go_is_stopped_before_its_machine_is_taken(bench: Bench) -> None:
+def test_one_that_does_not_go_is_stopped_before_its_machine_is_taken(bench: DispatchHarness) -> None:
     bench.site.submit(frame_range="1")
     (one,) = bench.start(1)
     one.desk.begin_without_frame(one.now_ms())
@@ -397,7 +403,7 @@ def _row(table: sa.Table) -> dict[str, Any]:
 # ------------------------------------------------------------------- a scene that fails alike
 
 
-def fails_on(bench: Bench, where: str, cause: str) -> None:
+def fails_on(bench: DispatchHarness, where: str, cause: str) -> None:
     """The job's next try is on that machine, and fails."""
     bench.engine.nodes = [(where, "")]
     bench.clock.now_ms += 100_000
@@ -408,7 +414,7 @@ def fails_on(bench: Bench, where: str, cause: str) -> None:
     bench.turn()
 
 
-def test_a_task_that_fails_alike_on_two_machines_stops_early(bench: Bench) -> None:
+def test_a_task_that_fails_alike_on_two_machines_stops_early(bench: DispatchHarness) -> None:
     job = bench.site.submit(frame_range="1", task_retries=9)["id"]
     fails_on(bench, "a", "crashed")
     fails_on(bench, "a", "crashed")
@@ -422,7 +428,7 @@ def test_a_task_that_fails_alike_on_two_machines_stops_early(bench: Bench) -> No
     assert bench.site.row(job_state)["rows_failed"] == 1
 
 
-def test_a_person_who_retries_it_gives_it_all_its_tries_anew(bench: Bench) -> None:
+def test_a_person_who_retries_it_gives_it_all_its_tries_anew(bench: DispatchHarness) -> None:
     job = bench.site.submit(frame_range="1", task_retries=9)["id"]
     fails_on(bench, "a", "crashed")
     fails_on(bench, "b", "crashed")
@@ -433,7 +439,7 @@ def test_a_person_who_retries_it_gives_it_all_its_tries_anew(bench: Bench) -> No
     assert bench.site.row(tasks)["status"] == "pending"
 
 
-def test_what_must_end_so_everywhere_is_tried_twice(bench: Bench) -> None:
+def test_what_must_end_so_everywhere_is_tried_twice(bench: DispatchHarness) -> None:
     bench.site.submit(frame_range="1", task_retries=9)
     fails_on(bench, "a", "no_camera")
     assert bench.site.row(tasks)["status"] == "pending"
@@ -441,7 +447,7 @@ def test_what_must_end_so_everywhere_is_tried_twice(bench: Bench) -> None:
     assert bench.site.row(tasks)["status"] == "failed"
 
 
-def test_a_machines_own_fault_uses_the_tasks_tries_up(bench: Bench) -> None:
+def test_a_machines_own_fault_uses_the_tasks_tries_up(bench: DispatchHarness) -> None:
     bench.site.submit(frame_range="1", task_retries=2)
     for where in ("a", "b"):
         fails_on(bench, where, "blender_broken")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from api_client import ApiClient
 from test_billing import books_agree
-from test_leases import Bench
+from test_leases import DispatchHarness
 
 from framefarm.protocol import node as msg
 from framefarm.server.jobs.tables import tasks
@@ -17,19 +17,19 @@ GRACE_MS = 30_000
 
 
 @pytest.fixture
-def bench(site: ApiClient) -> Bench:
-    return Bench(site, cores=1)
+def bench(site: ApiClient) -> DispatchHarness:
+    return DispatchHarness(site, cores=1)
 
 
-def spot(bench: Bench, **more: Any) -> str:
+def spot(bench: DispatchHarness, **more: Any) -> str:
     return str(bench.site.submit(frame_range="1-4", chunk_size=4, preemptible=True, **more)["id"])
 
 
-def on_demand(bench: Bench, **more: Any) -> str:
+def on_demand(bench: DispatchHarness, **more: Any) -> str:
     return str(bench.site.submit(frame_range="1", preemptible=False, job_title="Rush", **more)["id"])
 
 
-def test_preempted_session_gives_way_and_loses_only_its_frame_in_work(bench: Bench) -> None:
+def test_preempted_session_gives_way_and_loses_only_its_frame_in_work(bench: DispatchHarness) -> None:
     job = spot(bench)
     (one,) = bench.start(1)
     one.outbox.clear()
@@ -62,7 +62,7 @@ def test_preempted_session_gives_way_and_loses_only_its_frame_in_work(bench: Ben
 
 
 def test_one_that_does_not_give_way_is_stopped_at_the_deadline_and_billed_to_its_last_frame(
-    bench: Bench,
+    bench: DispatchHarness,
 ) -> None:
     job = spot(bench)
     (one,) = bench.start(1)
@@ -85,7 +85,7 @@ def test_one_that_does_not_give_way_is_stopped_at_the_deadline_and_billed_to_its
     assert bench.site.row(tasks, tasks.c.job_id == job)["status"] == "pending"
 
 
-def test_without_retries_a_preempted_task_says_so_and_keeps_its_frames(bench: Bench) -> None:
+def test_without_retries_a_preempted_task_says_so_and_keeps_its_frames(bench: DispatchHarness) -> None:
     job = spot(bench, preemptible_retries=0)
     (one,) = bench.start(1)
     one.render()
@@ -105,7 +105,7 @@ def test_without_retries_a_preempted_task_says_so_and_keeps_its_frames(bench: Be
     assert bench.finish(job) == "success"
 
 
-def test_a_preemption_that_saved_nothing_spends_a_retry(bench: Bench) -> None:
+def test_a_preemption_that_saved_nothing_spends_a_retry(bench: DispatchHarness) -> None:
     job = spot(bench, preemptible_retries=1)
     for spent in (1, 2):
         (one,) = bench.start(1)
@@ -124,7 +124,9 @@ def test_a_preemption_that_saved_nothing_spends_a_retry(bench: Bench) -> None:
     assert bench.site.row(tasks, tasks.c.job_id == job)["status"] == "preempted"
 
 
-def test_a_job_says_what_it_waits_for_and_names_no_other_account(bench: Bench, other: ApiClient) -> None:
+def test_a_job_says_what_it_waits_for_and_names_no_other_account(
+    bench: DispatchHarness, other: ApiClient
+) -> None:
     first = bench.site.submit(frame_range="1-4", job_title="Rush", preemptible=False)
     bench.start(1)
     mine = bench.site.submit(frame_range="1", job_title="Late", preemptible=False)["id"]
@@ -143,14 +145,14 @@ def test_a_job_says_what_it_waits_for_and_names_no_other_account(bench: Bench, o
     assert first["id"] != mine
 
 
-def test_a_task_behind_the_scouts_says_so(bench: Bench) -> None:
+def test_a_task_behind_the_scouts_says_so(bench: DispatchHarness) -> None:
     job = bench.site.submit(frame_range="1-3", scout_frames="1")["id"]
     scout, behind, _ = bench.site.get(f"/api/jobs/{job}/tasks")["data"]
     assert behind["waiting_for"] == "the scouts, which are rendered first"
     assert scout["waiting_for"] is not None
 
 
-def test_a_paused_task_wants_no_machine_until_it_is_due_and_says_so(bench: Bench) -> None:
+def test_a_paused_task_wants_no_machine_until_it_is_due_and_says_so(bench: DispatchHarness) -> None:
     job = bench.site.submit(frame_range="1")["id"]
     (one,) = bench.start(1)
     one.render()
@@ -176,7 +178,7 @@ def test_a_paused_task_wants_no_machine_until_it_is_due_and_says_so(bench: Bench
     assert bench.finish(job) == "success"
 
 
-def test_a_small_job_gets_its_turn_after_a_big_ones_tenure(bench: Bench) -> None:
+def test_a_small_job_gets_its_turn_after_a_big_ones_tenure(bench: DispatchHarness) -> None:
     big = bench.site.submit(frame_range="1-900", job_title="Big")["id"]
     (one,) = bench.start(1)
     small = bench.site.submit(frame_range="1")["id"]
