@@ -16,13 +16,13 @@ from framefarm.node import blender_installs
 
 @pytest.fixture
 def fake() -> Iterator[FakeFarm]:
-    with fake_farm() as one:
-        yield one
+    with fake_farm() as farm:
+        yield farm
 
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or writes the logins and caches of whoever runs it."""
+    """Folders for logins and caches of the test's own, instead of those of the user who runs it."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
@@ -33,7 +33,7 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 @pytest.fixture(scope="session")
 def blends(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with shot.blend and all that it needs, made by Blender 4.2."""
+    """A folder with shot.blend and the files that it needs, made by Blender 4.2."""
     blender = next((b for b in blender_installs.installed() if b.id == "blender-4-2"), None)
     if blender is None:
         pytest.skip("no Blender 4.2 here: framefarm blender install 4.2")

@@ -1,4 +1,4 @@
-"""A fake farm for failure injection: speaks just enough of the API over real HTTP, and fails when told to."""
+"""A fake farm with as much of the API over real HTTP as the client's tests need; fails as a test asks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 
 
 @dataclass
-class Seen:
-    """A request as the fake farm got it."""
+class ReceivedRequest:
+    """A request that the fake farm received; header names in lower case."""
 
     method: str
     path: str
@@ -32,32 +32,32 @@ class Seen:
 @dataclass
 class FakeFarm:
     url: str = ""
-    seen: list[Seen] = field(default_factory=list)
+    received: list[ReceivedRequest] = field(default_factory=list)
     content: set[str] = field(default_factory=set)
-    """SHA-256 of what was uploaded."""
+    """SHA-256 of each uploaded file."""
     files: dict[str, bytes] = field(default_factory=dict)
-    """What the job has rendered: path → bytes."""
+    """The job's rendered files: path → bytes."""
     spoiled: dict[str, bytes] = field(default_factory=dict)
-    """What is sent instead when a path is fetched."""
+    """Wrong contents to send: path → bytes."""
     listed: list[dict[str, Any]] = field(default_factory=list)
-    """Further entries of the job's files, as they are."""
+    """Further entries of the job's list of files."""
     failures: list[tuple[int, dict[str, str], dict[str, Any]]] = field(default_factory=list)
     """Answers (status, headers, problem) to the next requests, one each; status 0 hangs up instead."""
     refusals: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Paths whose POST is always refused: path → problem of a 422."""
     job: dict[str, Any] = field(default_factory=dict)
     states: list[dict[str, Any]] = field(default_factory=list)
-    """What the job becomes at each look at it; the last one stays."""
+    """Changes to the job, one at each GET of it; it stays as the last one made it."""
     no_jobs: bool = False
     """Whether its list of jobs is empty."""
-    on_seen: Callable[[Seen], object] = lambda seen: None
+    on_request: Callable[[ReceivedRequest], object] = lambda request: None
     """Called with each request before it is answered."""
     streams: list[list[dict[str, Any]]] = field(default_factory=list)
-    """Events of the job's stream, connection by connection: each is sent, and the stream is cut in the next
-    one. Without any there is no such stream."""
+    """Events of the job's stream, one list for each connection, which then breaks off in the middle of a
+    further event. With an empty list of connections, the farm has no event stream."""
 
-    def requests(self, method: str, path: str) -> list[Seen]:
-        return [s for s in self.seen if s.method == method and s.path == path]
+    def requests(self, method: str, path: str) -> list[ReceivedRequest]:
+        return [r for r in self.received if r.method == method and r.path == path]
 
     def rendered(self, path: str, data: bytes) -> None:
         self.files[path] = data
@@ -79,7 +79,7 @@ class FakeFarm:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is part of the tests."""
+        """Ignore errors: clients close connections on purpose."""
 
 
 @contextmanager
@@ -116,9 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        seen = Seen(self.command, parts.path, parse_qs(parts.query), headers, body)
-        self.farm.seen.append(seen)
-        self.farm.on_seen(seen)
+        request = ReceivedRequest(self.command, parts.path, parse_qs(parts.query), headers, body)
+        self.farm.received.append(request)
+        self.farm.on_request(request)
         if self.farm.failures:
             status, extra, problem = self.farm.failures.pop(0)
             if status == 0:
@@ -127,46 +127,52 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self.answer(status, json.dumps(problem).encode(), "application/problem+json", extra)
             return
-        if seen.method == "POST" and seen.path in self.farm.refusals:
-            problem = self.farm.refusals[seen.path]
+        if request.method == "POST" and request.path in self.farm.refusals:
+            problem = self.farm.refusals[request.path]
             self.answer(422, json.dumps(problem).encode(), "application/problem+json")
             return
-        if self.farm.streams and seen.path.endswith("/events"):
-            told = [f"id: {e['number']}\ndata: {json.dumps(e)}\n\n" for e in self.farm.streams.pop(0)]
+        if self.farm.streams and request.path.endswith("/events"):
+            events = [f"id: {e['number']}\ndata: {json.dumps(e)}\n\n" for e in self.farm.streams.pop(0)]
             self.close_connection = True
             self.answer(
-                200, "".join(["retry: 1\n\n", *told, "id: 99\ndata: {"]).encode(), "text/event-stream"
+                200, "".join(["retry: 1\n\n", *events, "id: 99\ndata: {"]).encode(), "text/event-stream"
             )
             return
-        if seen.path.startswith("/signed/"):
-            path = list(self.farm.files)[int(seen.path.rpartition("/")[2])]
+        if request.path.startswith("/signed/"):
+            path = list(self.farm.files)[int(request.path.rpartition("/")[2])]
             self.answer(200, self.farm.spoiled.get(path, self.farm.files[path]), "application/octet-stream")
             return
-        self.answer(200, json.dumps(self.reply(seen)).encode(), "application/json")
+        self.answer(200, json.dumps(self.reply(request)).encode(), "application/json")
 
-    def answer(self, status: int, data: bytes, kind: str, extra: dict[str, str] | None = None) -> None:
+    def answer(
+        self, status: int, data: bytes, content_type: str, extra: dict[str, str] | None = None
+    ) -> None:
         self.send_response(status)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **(extra or {})}.items():
+        for name, value in {
+            "Content-Type": content_type,
+            "Content-Length": str(len(data)),
+            **(extra or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 
-    def reply(self, seen: Seen) -> Any:
-        match seen.method, seen.path:
+    def reply(self, request: ReceivedRequest) -> Any:
+        match request.method, request.path:
             case "POST", "/api/auth/login":
-                user = {"email": seen.json["email"], "role": "member"}
-                moment = "2026-11-24T22:00:00Z"
+                user = {"email": request.json["email"], "role": "member"}
+                expires_at = "2026-11-24T22:00:00Z"
                 return {
                     "access_token": "t0k",
                     "user": user,
                     "account": {"name": "studio"},
-                    "expires_at": moment,
+                    "expires_at": expires_at,
                 }
             case "POST", "/api/uploads/md5":
-                known = [q["sha256"] in self.farm.content for q in seen.json["files"]]
+                known = [q["sha256"] in self.farm.content for q in request.json["files"]]
                 return {"files": [{"exists": k, "registered": k} for k in known]}
             case "POST", "/api/uploads/file":
-                data = multipart(seen)["file"]
+                data = multipart(request)["file"]
                 self.farm.content.add(hashlib.sha256(data).hexdigest())
                 return {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
             case "GET", "/api/enterprise/instances":
@@ -174,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "GET", "/api/packages":
                 return page([{"id": "blender-4-2", "status": "available", "default": True}])
             case "POST", "/api/jobs":
-                self.farm.job = job(**seen.json)
+                self.farm.job = job(**request.json)
                 return self.farm.job
             case "GET", "/api/jobs":
                 return page([] if self.farm.no_jobs else [self.farm.job])
@@ -200,8 +206,8 @@ def instance(name: str, price: int, preemptible: int) -> dict[str, Any]:
     }
 
 
-def job(**said: Any) -> dict[str, Any]:
-    """A job of eight frames as the farm would answer it."""
+def job(**fields: Any) -> dict[str, Any]:
+    """A job of eight frames as the API returns it, with some fields replaced."""
     return {
         "id": "job_1",
         "job_title": "Shot",
@@ -216,7 +222,7 @@ def job(**said: Any) -> dict[str, Any]:
         "missing_paths": [],
         "remaining_seconds": None,
         "message": None,
-        **said,
+        **fields,
     }
 
 
@@ -224,10 +230,11 @@ def page(items: list[dict[str, Any]]) -> dict[str, Any]:
     return {"data": items, "next_cursor": None}
 
 
-def multipart(seen: Seen) -> dict[str, bytes]:
-    boundary = seen.headers["content-type"].partition("boundary=")[2].encode()
+def multipart(request: ReceivedRequest) -> dict[str, bytes]:
+    """Fields of a multipart/form-data body: name → content."""
+    boundary = request.headers["content-type"].partition("boundary=")[2].encode()
     fields = {}
-    for part in seen.body.split(b"--" + boundary)[1:-1]:
+    for part in request.body.split(b"--" + boundary)[1:-1]:
         head, _, data = part.partition(b"\r\n\r\n")
         name = re.search(rb'name="(\w+)"', head)
         assert name is not None

@@ -1,4 +1,4 @@
-"""Run by a Python with bpy: `make_blends.py FOLDER` writes shot.blend, which needs files in every way."""
+"""Script for a Python with bpy: `make_blends.py FOLDER` writes shot.blend and the files it refers to."""
 
 import os
 import sys
@@ -11,27 +11,27 @@ folder = Path(sys.argv[1])
 (folder / "libraries").mkdir()
 
 
-def picture(name):
+def write_picture(name):
     path = folder / "textures" / name
-    made = bpy.data.images.new(name, 4, 4)
-    made.filepath_raw, made.file_format = str(path), "PNG"
-    made.save()
-    bpy.data.images.remove(made)
+    image = bpy.data.images.new(name, 4, 4)
+    image.filepath_raw, image.file_format = str(path), "PNG"
+    image.save()
+    bpy.data.images.remove(image)
     return path
 
 
-def shown(name, source="FILE", path=None):
-    """An object whose material shows the picture."""
-    made = bpy.data.images.load(str(path or picture(name)))
-    made.source = source
+def add_textured_object(name, source="FILE", path=None):
+    """Add an object whose material shows the picture; returns the image."""
+    image = bpy.data.images.load(str(path or write_picture(name)))
+    image.source = source
     material = bpy.data.materials.new(name)
     material.use_nodes = True
-    material.node_tree.nodes.new("ShaderNodeTexImage").image = made
+    material.node_tree.nodes.new("ShaderNodeTexImage").image = image
     mesh = bpy.data.meshes.new(name)
     mesh.materials.append(material)
-    thing = bpy.data.objects.new(name, mesh)
-    bpy.context.scene.collection.objects.link(thing)
-    return made
+    textured = bpy.data.objects.new(name, mesh)
+    bpy.context.scene.collection.objects.link(textured)
+    return image
 
 
 def save(path):
@@ -48,12 +48,12 @@ def link(path, name):
 
 bpy.context.preferences.filepaths.save_version = 0
 bpy.ops.wm.read_factory_settings(use_empty=True)
-shown("deep.png")
+add_textured_object("deep.png")
 save(folder / "libraries" / "inner.blend")
 
 bpy.ops.wm.read_factory_settings(use_empty=True)
 link(folder / "libraries" / "inner.blend", "deep.png")
-shown("middle.png")
+add_textured_object("middle.png")
 bpy.data.objects["middle.png"].parent = bpy.data.objects["deep.png"]
 bpy.data.objects["middle.png"].data.materials.append(bpy.data.materials["deep.png"])
 save(folder / "libraries" / "outer.blend")
@@ -64,18 +64,18 @@ scene.name = "Shot"
 scene.frame_start, scene.frame_end, scene.frame_step = 5, 20, 5
 bpy.data.scenes.new("Still").frame_end = 1
 link(folder / "libraries" / "outer.blend", "middle.png")
-shown("plain.png")
-shown("packed.png").pack()
+add_textured_object("plain.png")
+add_textured_object("packed.png").pack()
 for number in (9, 10, 11):
-    picture(f"sea_{number:03}.png")
+    write_picture(f"sea_{number:03}.png")
 (folder / "textures" / "sea_old.png").write_bytes(b"not of the sequence")
-shown("sea", "SEQUENCE", folder / "textures" / "sea_009.png")
+add_textured_object("sea", "SEQUENCE", folder / "textures" / "sea_009.png")
 for tile in (1001, 1002, 1011):
-    picture(f"skin.{tile}.png")
-shown("skin", "TILED", folder / "textures" / "skin.1001.png").filepath = str(
+    write_picture(f"skin.{tile}.png")
+add_textured_object("skin", "TILED", folder / "textures" / "skin.1001.png").filepath = str(
     folder / "textures" / "skin.<UDIM>.png"
 )
-shown("gone.png")
+add_textured_object("gone.png")
 save(folder / "shot.blend")
 (folder / "textures" / "gone.png").unlink()
 (folder / "textures" / "packed.png").unlink()

@@ -1,4 +1,4 @@
-"""The artist's commands as a person or a program sees them: what they print, and how they exit."""
+"""The artist's commands: their output for people and programs, and their exit codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(*words: str, input: str | None = None) -> Result:
 
 @pytest.fixture
 def farm(fake: FakeFarm, monkeypatch: pytest.MonkeyPatch) -> FakeFarm:
-    """A fake farm that this machine is logged in to, and watching that does not wait."""
+    """A fake farm with a stored login, followed without pauses."""
     Credentials().save(Login(fake.url, "t0k"))
     for name in ("PACE_SECONDS", "QUIET_SECONDS", "LEAVING_SECONDS", "POLL_SECONDS", "RESUME_SECONDS"):
         monkeypatch.setattr(follow, name, 0.01)
@@ -40,12 +40,12 @@ def test_login_stores_the_token_for_later_commands(fake: FakeFarm) -> None:
         "login", fake.url, "--email", "ada@studio.example", "--password-file", "-", input="pass word\n"
     )
     assert done.exit_code == 0, done.stderr
-    assert fake.seen[0].json == {"email": "ada@studio.example", "password": "pass word"}
+    assert fake.received[0].json == {"email": "ada@studio.example", "password": "pass word"}
     assert "t0k" not in done.output
     assert Credentials().login().token == "t0k"
 
 
-def test_login_without_a_terminal_says_which_option_is_missing(fake: FakeFarm) -> None:
+def test_login_without_a_terminal_names_the_missing_option(fake: FakeFarm) -> None:
     done = run("login", fake.url, "--email", "ada@studio.example")
     assert (done.exit_code, "--password-file" in done.stderr) == (1, True)
 
@@ -64,7 +64,7 @@ def test_logout_forgets_the_login(farm: FakeFarm) -> None:
 
 
 @pytest.mark.blender
-def test_submit_sends_what_is_missing_pins_it_and_warns_of_what_is_not_there(
+def test_submit_uploads_files_pins_their_hashes_and_warns_of_missing_ones(
     farm: FakeFarm, blends: Path
 ) -> None:
     done = run("submit", str(blends / "shot.blend"), "--chunk", "2", "--scouts", "fml:3")
@@ -84,7 +84,7 @@ def test_submit_sends_what_is_missing_pins_it_and_warns_of_what_is_not_there(
 @pytest.mark.blender
 def test_a_second_submit_uploads_nothing(farm: FakeFarm, blends: Path) -> None:
     run("submit", str(blends / "shot.blend"))
-    farm.seen.clear()
+    farm.received.clear()
     done = run("submit", str(blends / "shot.blend"), "--json")
     assert farm.requests("POST", "/api/uploads/file") == []
     answer = json.loads(done.stdout)
@@ -97,16 +97,16 @@ def test_a_second_submit_uploads_nothing(farm: FakeFarm, blends: Path) -> None:
 @pytest.mark.blender
 def test_a_dry_run_sends_and_submits_nothing(farm: FakeFarm, blends: Path) -> None:
     run("submit", str(blends / "shot.blend"), "--dry-run", "--json")
-    posts = [(s.path, s.query) for s in farm.seen if s.method == "POST"]
+    posts = [(r.path, r.query) for r in farm.received if r.method == "POST"]
     assert posts == [("/api/jobs", {"dry_run": ["true"]})]
 
 
 @pytest.mark.blender
-def test_what_the_farm_refuses_is_refused_before_anything_is_sent(farm: FakeFarm, blends: Path) -> None:
+def test_a_refused_submission_uploads_nothing(farm: FakeFarm, blends: Path) -> None:
     farm.refusals["/api/jobs"] = {"detail": "bad", "errors": [{"field": "chunk_size", "message": "is bad"}]}
     done = run("submit", str(blends / "shot.blend"), "--chunk", "0")
     assert (done.exit_code, "--chunk: is bad" in done.stderr) == (1, True)
-    assert not [s for s in farm.seen if s.path.startswith("/api/uploads")]
+    assert not [r for r in farm.received if r.path.startswith("/api/uploads")]
 
 
 @pytest.mark.blender
@@ -147,7 +147,7 @@ def test_every_option_of_submit_reaches_the_job(farm: FakeFarm, blends: Path) ->
 
 
 @pytest.mark.blender
-def test_addons_and_a_colour_configuration_with_its_luts_are_sent_along(
+def test_addons_and_a_colour_configuration_with_its_luts_are_uploaded(
     farm: FakeFarm, blends: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "luts").mkdir()
@@ -166,31 +166,29 @@ def test_addons_and_a_colour_configuration_with_its_luts_are_sent_along(
     )
 
 
-def test_a_scene_that_is_not_there_is_an_error_before_anything_is_sent(
-    farm: FakeFarm, tmp_path: Path
-) -> None:
+def test_a_scene_that_does_not_exist_is_an_error_without_any_request(farm: FakeFarm, tmp_path: Path) -> None:
     done = run("submit", str(tmp_path / "no.blend"))
-    assert (done.exit_code, "does not exist" in done.stderr, farm.seen) == (1, True, [])
+    assert (done.exit_code, "does not exist" in done.stderr, farm.received) == (1, True, [])
 
 
-def test_what_is_no_blend_is_said_in_a_sentence(farm: FakeFarm, tmp_path: Path) -> None:
+def test_a_path_that_is_no_blend_is_reported_in_a_sentence(farm: FakeFarm, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no scene")
-    for name, said in (("", "is a folder"), ("notes.txt", "is no .blend")):
+    for name, sentence in (("", "is a folder"), ("notes.txt", "is no .blend")):
         done = run("submit", str(tmp_path / name))
-        assert (done.exit_code, "Errno" in done.output, farm.seen) == (1, False, [])
-        assert said in done.stderr.replace("\n", "")
+        assert (done.exit_code, "Errno" in done.output, farm.received) == (1, False, [])
+        assert sentence in done.stderr.replace("\n", "")
 
 
-def test_every_field_that_submit_can_say_has_its_options_name() -> None:
-    """In errors; those left out are not said by an option."""
-    said_by_none = {"upload_paths", "upload_md5s", "upload_sha256s", "scene_path", "hold"}
-    assert set(OPTIONS) - {"notify.on"} == set(JobSubmission.model_fields) - said_by_none
+def test_every_field_of_a_submission_is_known_by_its_option() -> None:
+    """Errors name a field by its option. The fields left out here have none."""
+    without_option = {"upload_paths", "upload_md5s", "upload_sha256s", "scene_path", "hold"}
+    assert set(OPTIONS) - {"notify.on"} == set(JobSubmission.model_fields) - without_option
     shown = run("submit", "--help").stdout
     assert [option for option in OPTIONS.values() if option not in shown] == []
 
 
 @pytest.mark.parametrize("filter_", ["--project", "--user", "--search", "--status"])
-def test_no_job_that_fits_is_not_no_job_at_all(fake: FakeFarm, filter_: str) -> None:
+def test_an_empty_list_of_jobs_names_a_filter_or_suggests_submit(fake: FakeFarm, filter_: str) -> None:
     fake.no_jobs = True
     Credentials().save(Login(fake.url, "t0k"))
     assert "No such jobs." in run("jobs", filter_, "x").stderr
@@ -198,7 +196,7 @@ def test_no_job_that_fits_is_not_no_job_at_all(fake: FakeFarm, filter_: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("end", "code"),
+    ("final_state", "code"),
     [
         ({"status": "success", "frames": {"total": 8, "done": 8}}, 0),
         ({"status": "failed", "message": "The scene has no camera."}, 1),
@@ -206,14 +204,14 @@ def test_no_job_that_fits_is_not_no_job_at_all(fake: FakeFarm, filter_: str) -> 
         ({"status": "holding", "hold_reasons": ["scouts"]}, 3),
     ],
 )
-def test_watch_ends_with_the_job_and_tells_by_its_exit_code(
-    farm: FakeFarm, end: dict[str, Any], code: int
+def test_watch_ends_with_the_job_and_exits_with_its_code(
+    farm: FakeFarm, final_state: dict[str, Any], code: int
 ) -> None:
-    farm.states = [{"status": "pending"}, {"status": "running"}, end]
+    farm.states = [{"status": "pending"}, {"status": "running"}, final_state]
     done = run("watch", "job_1")
     assert done.exit_code == code
-    assert str(end["status"]) in done.stdout
-    assert str(end.get("message", "")) in done.stdout
+    assert str(final_state["status"]) in done.stdout
+    assert str(final_state.get("message", "")) in done.stdout
     assert "\x1b" not in done.output
 
 
@@ -226,37 +224,37 @@ def test_watch_waits_for_running_tasks_before_it_calls_a_job_holding(farm: FakeF
     assert farm.states == []
 
 
-def test_watch_goes_on_through_holds_if_asked(farm: FakeFarm) -> None:
+def test_watch_continues_through_holds_on_request(farm: FakeFarm) -> None:
     farm.states = [{"status": "holding", "hold_reasons": ["scouts"]}, {"status": "success"}]
     assert run("watch", "job_1", "--through-holds").exit_code == 0
 
 
-def event(number: int, kind: str, **data: Any) -> dict[str, Any]:
-    return {"number": number, "type": kind, "data": data}
+def event(number: int, event_type: str, **data: Any) -> dict[str, Any]:
+    return {"number": number, "type": event_type, "data": data}
 
 
 def frame_done(frame: int) -> dict[str, Any]:
     return event(frame, "frame.done", frame=frame, task=frame, seconds=1.5)
 
 
-def test_watch_follows_the_jobs_stream_and_goes_on_where_it_was_cut(farm: FakeFarm) -> None:
+def test_watch_resumes_the_event_stream_after_the_last_event(farm: FakeFarm) -> None:
     running = {"status": "running"}
     cut, rest = [frame_done(1), frame_done(2)], [frame_done(3), event(4, "job.status", status="success")]
     farm.streams = [cut, rest]
     farm.states = [running] * 2
-    done = []
+    resumed = []
 
-    def look(seen: Any) -> None:
-        """The job is a success once its last event was told."""
-        if seen.path.endswith("/events") and seen.headers.get("last-event-id") == "2":
-            done.append(True)
+    def finish_at_resume(request: Any) -> None:
+        """Make the job a success once its stream is resumed."""
+        if request.path.endswith("/events") and request.headers.get("last-event-id") == "2":
+            resumed.append(True)
             farm.states = [{"status": "success"}]
 
-    farm.on_seen = look
+    farm.on_request = finish_at_resume
     watched = run("watch", "job_1")
-    assert (watched.exit_code, done) == (0, [True])
-    asked = [s.headers.get("last-event-id") for s in farm.seen if s.path.endswith("/events")]
-    assert asked[:2] == [None, "2"]
+    assert (watched.exit_code, resumed) == (0, [True])
+    last_ids = [r.headers.get("last-event-id") for r in farm.received if r.path.endswith("/events")]
+    assert last_ids[:2] == [None, "2"]
     assert [line for line in watched.stderr.splitlines() if "frame" in line and "of" not in line] == [
         "  frame 1      1.5 s",
         "  frame 2      1.5 s",
@@ -264,26 +262,26 @@ def test_watch_follows_the_jobs_stream_and_goes_on_where_it_was_cut(farm: FakeFa
     ]
 
 
-def test_watch_says_so_once_where_there_is_no_stream_and_asks_again_and_again(farm: FakeFarm) -> None:
+def test_watch_polls_without_an_event_stream_and_reports_that_once(farm: FakeFarm) -> None:
     farm.states = [{"status": "running"}] * 5 + [{"status": "success"}]
     watched = run("watch", "job_1")
     assert watched.exit_code == 0
     assert watched.stderr.count("There is no event stream") == 1
-    assert len([s for s in farm.seen if s.path.endswith("/events")]) == 1
+    assert len([r for r in farm.received if r.path.endswith("/events")]) == 1
 
 
 @pytest.mark.parametrize("error", [Refused(404, {}), Unreachable("The connection broke.")])
-def test_a_stream_that_cannot_be_had_ends_no_watch(error: Exception) -> None:
-    """A proxy in between may hold back its headers for ever, while the job can be asked for."""
-    inbox: Any = queue.SimpleQueue()
+def test_a_failed_event_stream_does_not_end_a_watch(error: Exception) -> None:
+    """A proxy may hold back the stream's headers for ever, while other requests work."""
+    items: Any = queue.SimpleQueue()
     notes: list[str] = []
-    inbox.put(error)
-    ears = follow._Ears(inbox, notes.append)
-    assert ears.hear(60.0) == []
-    assert (len(notes), ears.behind({"status": "success"})) == (1, False)
+    items.put(error)
+    inbox = follow._EventInbox(items, notes.append)
+    assert inbox.collect(60.0) == []
+    assert (len(notes), inbox.is_behind({"status": "success"})) == (1, False)
 
 
-def test_watch_says_what_happened_in_a_line_each_and_many_frames_in_one() -> None:
+def test_watch_prints_a_line_for_each_event_and_one_for_many_frames() -> None:
     failed = event(3, "task.attempt_ended", task=2, outcome="failed", status="pending", message="No camera.")
     assert list(watch.happened([frame_done(7), failed])) == [
         "  frame 7      1.5 s",
@@ -292,19 +290,19 @@ def test_watch_says_what_happened_in_a_line_each_and_many_frames_in_one() -> Non
     assert list(watch.happened([frame_done(n) for n in range(1, 481)])) == ["  480 frames done: 1-480"]
 
 
-def test_watch_is_left_in_silence_by_an_interrupt(farm: FakeFarm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_watch_without_a_traceback(farm: FakeFarm, monkeypatch: pytest.MonkeyPatch) -> None:
     farm.states = [{"status": "running"}]
 
-    def interrupted(*_: Any) -> Any:
+    def interrupt(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(follow._Ears, "hear", interrupted)
+    monkeypatch.setattr(follow._EventInbox, "collect", interrupt)
     watched = run("watch", "job_1")
     assert (watched.exit_code, "Traceback" in watched.output) == (130, False)
     assert not [t for t in threading.enumerate() if t.name == "events" and t.is_alive()]
 
 
-def test_notify_on_needs_somebody_to_notify(farm: FakeFarm, blends: Path) -> None:
+def test_notify_on_needs_an_address(farm: FakeFarm, blends: Path) -> None:
     done = run("submit", str(blends / "shot.blend"), "--no-trace", "--notify-on", "failed")
     assert (done.exit_code, "--notify EMAIL" in done.stderr) == (1, True)
 
@@ -319,10 +317,12 @@ def test_notify_on_needs_somebody_to_notify(farm: FakeFarm, blends: Path) -> Non
         (["priority", "job_1", "80"], {"priority": 80}),
     ],
 )
-def test_a_job_is_steered(farm: FakeFarm, words: list[str], body: dict[str, Any]) -> None:
+def test_commands_that_change_a_job_send_its_new_state(
+    farm: FakeFarm, words: list[str], body: dict[str, Any]
+) -> None:
     farm.job |= {"priority": 50}
     assert run(*words).exit_code == 0
-    assert farm.seen[-1].json == body
+    assert farm.received[-1].json == body
 
 
 def test_download_exits_with_an_error_that_names_the_file(farm: FakeFarm, tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_every_bad_field_is_shown_with_what_was_given(farm: FakeFarm) -> None:
     assert "action: is unknown" in done.stderr
 
 
-def test_errors_are_json_too_if_asked(farm: FakeFarm) -> None:
+def test_errors_are_json_with_the_json_option(farm: FakeFarm) -> None:
     farm.failures = [(404, {}, {"status": 404, "detail": "There is no such job."})]
     done = run("job", "job_x", "--json")
     assert (done.exit_code, done.stdout) == (1, "")
@@ -358,7 +358,7 @@ def test_errors_are_json_too_if_asked(farm: FakeFarm) -> None:
 
 def test_a_job_s_id_cannot_lead_to_another_path(farm: FakeFarm) -> None:
     run("job", "../billing/current-period", "--json")
-    assert farm.seen[-1].path == "/api/jobs/%2E%2E%2Fbilling%2Fcurrent-period"
+    assert farm.received[-1].path == "/api/jobs/%2E%2E%2Fbilling%2Fcurrent-period"
 
 
 def test_every_command_takes_json_and_shows_an_example() -> None:
@@ -369,7 +369,7 @@ def test_every_command_takes_json_and_shows_an_example() -> None:
         assert f"framefarm {command.name}" in shown, command.name
 
 
-def test_artists_need_nothing_of_the_server() -> None:
+def test_artists_commands_import_no_package_of_the_server() -> None:
     heavy = {"fastapi", "sqlalchemy", "uvicorn", "pydantic", "msgspec", "psutil", "framefarm.server"}
     import subprocess
 
@@ -381,7 +381,7 @@ def test_artists_need_nothing_of_the_server() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_command_of_the_server_says_what_to_install_where_there_is_none(
+def test_a_server_command_names_the_packages_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in [n for n in sys.modules if n.startswith("framefarm.cli.")]:

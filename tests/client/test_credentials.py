@@ -7,7 +7,7 @@ import pytest
 from framefarm.client import Credentials, LocalProblem, Login
 
 
-def test_a_login_is_kept_where_only_its_owner_can_read_it(tmp_path: Path) -> None:
+def test_a_login_is_stored_in_a_file_that_only_its_owner_can_read(tmp_path: Path) -> None:
     stored = Credentials(tmp_path / "deep" / "credentials.json", {})
     stored.save(Login("http://a:1", "one", "ada@a.example"))
     assert stored.path.stat().st_mode & 0o777 == 0o600
@@ -30,7 +30,7 @@ def test_forgetting_the_default_falls_back_to_another_farm(tmp_path: Path) -> No
     assert stored.login().url == "http://a:1"
 
 
-def test_the_environment_comes_before_what_is_stored(tmp_path: Path) -> None:
+def test_environment_variables_override_the_stored_login(tmp_path: Path) -> None:
     stored = Credentials(
         tmp_path / "c.json", {"FRAMEFARM_URL": "http://env:1", "FRAMEFARM_TOKEN": "from-env"}
     )
@@ -38,7 +38,7 @@ def test_the_environment_comes_before_what_is_stored(tmp_path: Path) -> None:
     assert stored.login() == Login("http://env:1", "from-env")
 
 
-def test_without_a_login_the_command_that_helps_is_named(tmp_path: Path) -> None:
+def test_a_missing_login_is_reported_with_the_login_command(tmp_path: Path) -> None:
     with pytest.raises(LocalProblem, match="framefarm login"):
         Credentials(tmp_path / "c.json", {}).login()
     with pytest.raises(LocalProblem, match="framefarm login http://a:1"):
@@ -46,7 +46,7 @@ def test_without_a_login_the_command_that_helps_is_named(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"servers": 3}'])
-def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
+def test_a_damaged_credentials_file_is_named_in_the_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(LocalProblem, match=r"c\.json"):
         Credentials(tmp_path / "c.json", {}).login()

@@ -1,4 +1,4 @@
-"""Which files a scene needs: from a real .blend that Blender 4.2 wrote, and from damaged ones."""
+"""Files that a scene needs: from a real .blend written by Blender 4.2, and from damaged ones."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_textures_sequences_tiles_and_libraries_of_libraries_are_found_and_no_mo
 
 
 @pytest.mark.blender
-def test_what_the_scene_wants_and_is_not_there_is_named_with_what_wants_it(blends: Path) -> None:
+def test_a_missing_file_is_named_with_the_data_block_that_needs_it(blends: Path) -> None:
     (missing,) = dependencies.find(blends / "shot.blend").missing
     assert (missing.path, missing.wanted_by) == (str(blends / "textures" / "gone.png"), "image gone.png")
 
 
 @pytest.mark.blender
-def test_a_scene_tells_its_version_and_each_range(blends: Path) -> None:
+def test_version_and_frame_ranges_are_read_from_a_blend(blends: Path) -> None:
     facts = dependencies.read_scene(blends / "shot.blend")
     assert (facts.version, facts.active) == ((4, 2), "Shot")
     assert facts.frame_range() == "5-20x5"
@@ -48,13 +48,15 @@ def test_a_scene_tells_its_version_and_each_range(blends: Path) -> None:
 
 
 @pytest.mark.blender
-def test_read_apart_it_is_the_same(blends: Path) -> None:
+def test_a_separate_process_reads_the_same_facts(blends: Path) -> None:
     shot = blends / "shot.blend"
     assert scene_process.read_scene(shot) == dependencies.read_scene(shot)
     assert scene_process.find(shot) == dependencies.find(shot)
 
 
-def test_modules_of_the_folder_one_is_in_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_in_the_current_folder_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit(9)")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LocalProblem, match="does not exist"):
@@ -62,8 +64,10 @@ def test_modules_of_the_folder_one_is_in_are_not_run(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("what", ["memory = [0] * (1 << 60)", "while True: pass", "import os; os._exit(1)"])
-def test_endless_reading_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """Whatever the damage does to the reader, it does it to a process of its own."""
+def test_reading_that_exceeds_time_or_memory_is_reported_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A damaged scene can harm only the separate process that reads it."""
     program = tmp_path / "python"
     program.write_text(f"#!{sys.executable}\n{what}\n")
     program.chmod(0o755)
@@ -76,13 +80,13 @@ def test_endless_reading_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.blender
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1), junk=st.binary(min_size=1, max_size=40), cut=st.booleans())
-def test_a_damaged_scene_is_one_sentence_or_is_read(
+def test_a_damaged_scene_is_read_or_reported_in_one_sentence(
     blends: Path, tmp_path: Path, where: float, junk: bytes, cut: bool
 ) -> None:
-    whole = (blends / "libraries" / "inner.blend").read_bytes()
-    at = int(where * (len(whole) - 1))
+    data = (blends / "libraries" / "inner.blend").read_bytes()
+    at = int(where * (len(data) - 1))
     damaged = tmp_path / "damaged.blend"
-    damaged.write_bytes(whole[:at] + junk + (b"" if cut else whole[at + len(junk) :]))
+    damaged.write_bytes(data[:at] + junk + (b"" if cut else data[at + len(junk) :]))
     for read in (scene_process.read_scene, scene_process.find):
         try:
             read(damaged)
@@ -91,19 +95,19 @@ def test_a_damaged_scene_is_one_sentence_or_is_read(
 
 
 @pytest.mark.parametrize("data", [b"", b"BLENDER", b"\x89PNG....", b"\x28\xb5\x2f\xfd....", b"\x1f\x8b...."])
-def test_what_is_no_blend_is_said_so(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_no_blend_is_reported(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.blend"
     path.write_bytes(data)
     with pytest.raises(LocalProblem, match=r"x\.blend (cannot be read as a|is no) \.blend"):
         dependencies.read_scene(path)
 
 
-def test_a_scene_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+def test_a_scene_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LocalProblem, match="does not exist"):
         dependencies.read_scene(tmp_path / "x.blend")
 
 
-def test_folders_given_by_hand_become_their_files(tmp_path: Path) -> None:
+def test_folders_are_expanded_to_the_files_below_them(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name in ("a/1", "a/b/2", "3"):
         (tmp_path / name).write_text("")
@@ -124,7 +128,7 @@ def path_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.blender
 @pytest.mark.parametrize(
-    ("scene", "wanted"),
+    ("scene", "needed"),
     [
         ("case", ["tex/blue.png"]),
         ("relative", ["../proj/tex/blue.png"]),
@@ -133,21 +137,23 @@ def path_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("cased_nested", ["lib/cased_outer.blend", "lib/cased_inner.blend", "tex/green.png"]),
     ],
 )
-def test_files_are_found_as_windows_stored_them_and_in_other_cases(
-    path_scenes: Path, tmp_path: Path, scene: str, wanted: list[str]
+def test_files_are_found_by_windows_paths_and_in_other_case(
+    path_scenes: Path, tmp_path: Path, scene: str, needed: list[str]
 ) -> None:
     folder = tmp_path / "proj"
     shutil.copytree(path_scenes, folder)
     found = dependencies.find(folder / f"{scene}.blend")
     assert found.missing == ()
-    assert sorted(found.files[1:]) == sorted(Path(os.path.normpath(folder / name)) for name in wanted)
+    assert sorted(found.files[1:]) == sorted(Path(os.path.normpath(folder / name)) for name in needed)
 
 
 @pytest.mark.blender
 @pytest.mark.parametrize(
-    ("scene", "named"),
+    ("scene", "path_end"),
     [("drive_absolute", "C:/proj/tex/red.png"), ("unc_absolute", "\\\\server\\share\\proj\\tex\\red.png")],
 )
-def test_a_windows_path_is_missing_here_and_named_as_it_is(path_scenes: Path, scene: str, named: str) -> None:
+def test_an_absolute_windows_path_is_missing_and_named_as_stored(
+    path_scenes: Path, scene: str, path_end: str
+) -> None:
     (missing,) = dependencies.find(path_scenes / f"{scene}.blend").missing
-    assert missing.path.replace("\\", "/").endswith(named.replace("\\", "/"))
+    assert missing.path.replace("\\", "/").endswith(path_end.replace("\\", "/"))

@@ -10,29 +10,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framefarm.client import Client, Incomplete
-from framefarm.client.download import Report, download, list_files, safe_parts
+from framefarm.client.download import DownloadResult, download, list_files, safe_parts
 
 
-def fetch(fake: FakeFarm, folder: Path) -> Report:
+def fetch(fake: FakeFarm, folder: Path) -> DownloadResult:
     client = Client(fake.url, "t0k")
     return download(client, list_files(client, "job_1"), folder)
 
 
-def listed(path: str, **more: Any) -> dict[str, Any]:
+def file_entry(path: str, **more: Any) -> dict[str, Any]:
     return {"path": path, "size": 1, "sha256": hashlib.sha256(b"x").hexdigest(), "url": "/signed/0", **more}
 
 
-def everything_in(folder: Path) -> list[str]:
+def files_below(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
 
 
-def test_files_arrive_whole_under_their_names(fake: FakeFarm, tmp_path: Path) -> None:
+def test_files_are_stored_completely_under_their_names(fake: FakeFarm, tmp_path: Path) -> None:
     fake.rendered("shot_0001.png", b"one")
     fake.rendered("Depth/pass_0001.exr", b"two" * 1_000_000)
-    report = fetch(fake, tmp_path / "new" / "out")
-    assert report.problems == []
+    result = fetch(fake, tmp_path / "new" / "out")
+    assert result.problems == []
     assert (tmp_path / "new/out/Depth/pass_0001.exr").read_bytes() == b"two" * 1_000_000
-    assert everything_in(tmp_path / "new/out") == ["Depth/pass_0001.exr", "shot_0001.png"]
+    assert files_below(tmp_path / "new/out") == ["Depth/pass_0001.exr", "shot_0001.png"]
 
 
 def test_a_second_run_fetches_only_what_is_missing_or_changed(fake: FakeFarm, tmp_path: Path) -> None:
@@ -41,21 +41,21 @@ def test_a_second_run_fetches_only_what_is_missing_or_changed(fake: FakeFarm, tm
     fetch(fake, tmp_path)
     (tmp_path / "1.png").write_bytes(b"pictura 1")
     (tmp_path / "2.png").unlink()
-    report = fetch(fake, tmp_path)
-    assert (report.already_there, report.fetched) == (["0.png"], ["1.png", "2.png"])
+    result = fetch(fake, tmp_path)
+    assert (result.already_there, result.fetched) == (["0.png"], ["1.png", "2.png"])
     assert (tmp_path / "1.png").read_bytes() == b"picture 1"
 
 
-@pytest.mark.parametrize("arrives", [b"pictures 1", b"picture", b"", b"picture 1 and more"])
-def test_a_wrong_file_never_gets_its_name(fake: FakeFarm, tmp_path: Path, arrives: bytes) -> None:
+@pytest.mark.parametrize("received", [b"pictures 1", b"picture", b"", b"picture 1 and more"])
+def test_a_file_with_a_wrong_checksum_is_not_stored(fake: FakeFarm, tmp_path: Path, received: bytes) -> None:
     fake.rendered("1.png", b"picture 1!")
     fake.rendered("2.png", b"picture 2!")
-    fake.spoiled["1.png"] = arrives
-    report = fetch(fake, tmp_path)
-    assert [path for path, _ in report.problems] == ["1.png"]
-    assert everything_in(tmp_path) == ["2.png"]
+    fake.spoiled["1.png"] = received
+    result = fetch(fake, tmp_path)
+    assert [path for path, _ in result.problems] == ["1.png"]
+    assert files_below(tmp_path) == ["2.png"]
     with pytest.raises(Incomplete):
-        report.check()
+        result.check()
 
 
 LEADING_ELSEWHERE = ["/etc/passwd", "../up.png", "a/../../up.png", "a//b", "C:/x", "C:x", "a\\b", "."]
@@ -64,22 +64,22 @@ UNPRINTABLE = ["", "a.png.", "a ", "a\nb", "a\x1b[2J", "x" * 256]
 
 
 @pytest.mark.parametrize("name", [*LEADING_ELSEWHERE, *RESERVED, *UNPRINTABLE])
-def test_a_name_that_leads_elsewhere_is_not_fetched(fake: FakeFarm, tmp_path: Path, name: str) -> None:
+def test_a_file_with_an_unsafe_name_is_not_fetched(fake: FakeFarm, tmp_path: Path, name: str) -> None:
     fake.rendered("good.png", b"x")
-    fake.listed = [listed(name)]
-    report = fetch(fake, tmp_path / "out")
-    assert [path for path, _ in report.problems] == [name]
-    assert everything_in(tmp_path) == ["out/good.png"]
+    fake.listed = [file_entry(name)]
+    result = fetch(fake, tmp_path / "out")
+    assert [path for path, _ in result.problems] == [name]
+    assert files_below(tmp_path) == ["out/good.png"]
 
 
 @given(st.text(alphabet=st.sampled_from("ab./\\:~ C\x00é*"), max_size=12) | st.text(max_size=12))
-def test_whatever_name_is_accepted_stays_below_the_folder(name: str) -> None:
+def test_every_accepted_name_stays_below_the_folder(name: str) -> None:
     try:
         parts = safe_parts(name)
     except ValueError:
         return
-    for kind in (PurePosixPath, PureWindowsPath):
-        joined = kind("/root", *parts)
+    for path_type in (PurePosixPath, PureWindowsPath):
+        joined = path_type("/root", *parts)
         assert joined.parts[1:] == ("root", *parts)
         assert ".." not in joined.parts
 
@@ -92,9 +92,9 @@ def test_nothing_is_written_through_a_link(fake: FakeFarm, tmp_path: Path) -> No
     (tmp_path / "out" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "victim").write_bytes(b"untouched")
     (tmp_path / "out" / "b.png").symlink_to(tmp_path / "victim")
-    report = fetch(fake, tmp_path / "out")
-    assert [path for path, _ in report.problems] == ["linked/a.png"]
-    assert everything_in(tmp_path / "elsewhere") == []
+    result = fetch(fake, tmp_path / "out")
+    assert [path for path, _ in result.problems] == ["linked/a.png"]
+    assert files_below(tmp_path / "elsewhere") == []
     assert (tmp_path / "victim").read_bytes() == b"untouched"
     assert (tmp_path / "out" / "b.png").read_bytes() == b"two"
 
@@ -102,21 +102,21 @@ def test_nothing_is_written_through_a_link(fake: FakeFarm, tmp_path: Path) -> No
 def test_names_that_differ_in_case_only_do_not_overwrite_each_other(fake: FakeFarm, tmp_path: Path) -> None:
     fake.rendered("a.png", b"one")
     fake.rendered("A.png", b"two")
-    report = fetch(fake, tmp_path)
-    assert [path for path, _ in report.problems] == ["A.png"]
+    result = fetch(fake, tmp_path)
+    assert [path for path, _ in result.problems] == ["A.png"]
     assert (tmp_path / "a.png").read_bytes() == b"one"
 
 
-def test_a_file_that_another_job_replaced_is_named(fake: FakeFarm, tmp_path: Path) -> None:
-    fake.listed = [listed("a.png", url=None, replaced_by="job_2")]
+def test_a_file_replaced_by_another_job_is_reported_with_that_job(fake: FakeFarm, tmp_path: Path) -> None:
+    fake.listed = [file_entry("a.png", url=None, replaced_by="job_2")]
     assert "job_2" in fetch(fake, tmp_path).problems[0][1]
 
 
-def test_a_fetch_that_breaks_off_is_tried_again(fake: FakeFarm, tmp_path: Path) -> None:
+def test_a_fetch_that_breaks_off_is_repeated(fake: FakeFarm, tmp_path: Path) -> None:
     fake.rendered("a.png", b"one")
     client = Client(fake.url, "t0k")
     files = list_files(client, "job_1")
     fake.failures = [(0, {}, {}), (500, {}, {})]
-    heard: list[int] = []
-    assert download(client, files, tmp_path, on_bytes=heard.append).fetched == ["a.png"]
-    assert sum(heard) == 3
+    counts: list[int] = []
+    assert download(client, files, tmp_path, on_bytes=counts.append).fetched == ["a.png"]
+    assert sum(counts) == 3

@@ -16,7 +16,7 @@ def test_no_control_character_reaches_the_terminal(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "left"),
+    ("text", "cleaned"),
     [
         ("\x1b[31mred\x1b[0m", "red"),
         ("\x1b]0;title\x07text", "text"),
@@ -29,8 +29,8 @@ def test_no_control_character_reaches_the_terminal(text: str) -> None:
         ("a\u061cb\u2028c\u2029d\u200ee\u2066f", "abcdef"),
     ],
 )
-def test_escape_sequences_are_taken_out_whole(text: str, left: str) -> None:
-    assert clean(text) == left
+def test_escape_sequences_are_removed_completely(text: str, cleaned: str) -> None:
+    assert clean(text) == cleaned
 
 
 def test_a_log_keeps_its_lines() -> None:
@@ -55,7 +55,7 @@ def test_a_log_keeps_its_lines() -> None:
         (999_990, "$1.0000"),
     ],
 )
-def test_money_is_dollars_of_micros(micros: int, shown: str) -> None:
+def test_micro_dollars_are_shown_as_dollars(micros: int, shown: str) -> None:
     assert money({"amount_micros": micros, "currency": "USD"}) == shown
 
 
@@ -67,7 +67,7 @@ def test_money_is_rounded_as_the_farm_rounds(micros: int) -> None:
     assert Decimal(shown.replace("$", "").replace(",", "")) == exact
 
 
-def test_other_currencies_are_named() -> None:
+def test_currencies_other_than_dollars_are_named() -> None:
     assert money({"amount_micros": 2_000_000, "currency": "EUR"}) == "EUR 2.00"
 
 
@@ -75,12 +75,12 @@ def test_other_currencies_are_named() -> None:
     ("seconds", "shown"),
     [(0, "0.0 s"), (4.24, "4.2 s"), (59, "59 s"), (192, "3 min 12 s"), (7500, "2 h 5 min")],
 )
-def test_durations_are_for_people(seconds: float, shown: str) -> None:
+def test_durations_are_shown_in_readable_units(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
 
 
 @pytest.mark.parametrize(
     ("count", "shown"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 KB"), (10**9, "1.0 GB")]
 )
-def test_sizes_are_for_people(count: int, shown: str) -> None:
+def test_sizes_are_shown_in_readable_units(count: int, shown: str) -> None:
     assert size(count) == shown

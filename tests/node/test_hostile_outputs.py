@@ -12,7 +12,7 @@ import pytest
 from framefarm.node.output_files import Limits, OutputRejected, collect
 from framefarm.node.sandbox import OUTPUT, Bind, Process, Sandbox
 from framefarm.protocol.node import StagedFile
-from framefarm.sandboxing.uids import Claim
+from framefarm.sandboxing.uids import UidClaim
 
 CORES = tuple(sorted(os.sched_getaffinity(0)))
 
@@ -53,7 +53,7 @@ class Folder:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Folder]:
-    with Claim(71400) as claim:
+    with UidClaim(71400) as claim:
         folder = Folder(tmp_path, claim.uid)
         yield folder
         for process in folder.processes:

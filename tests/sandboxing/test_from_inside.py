@@ -1,4 +1,4 @@
-"""What a hostile program tries from inside a real sandbox, and what it finds."""
+"""Attacks of a hostile program from inside a real sandbox, and their results."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from framefarm.sandboxing.bubblewrap import Bind, Process, Sandbox
 from framefarm.sandboxing.limits import Limits, Quota
-from framefarm.sandboxing.uids import Claim
-from framefarm.sandboxing.usage_monitor import descendants, fits
+from framefarm.sandboxing.uids import UidClaim
+from framefarm.sandboxing.usage_monitor import descendants, within_quota
 
 PYTHON = "/usr/bin/python3.11"
 CORES = tuple(sorted(os.sched_getaffinity(0)))
@@ -22,17 +22,20 @@ MiB = 1 << 20
 
 
 @pytest.fixture
-def claim() -> Iterator[Claim]:
-    with Claim(71300) as claim:
+def claim() -> Iterator[UidClaim]:
+    with UidClaim(71300) as claim:
         yield claim
 
 
-def start(claim: Claim, code: str, *, tmp: Path | None = None, binds: Sequence[Bind] = (), **limits: object):  # type: ignore[no-untyped-def]
-    box = Sandbox("bubblewrap", claim.uid, CORES, tuple(binds), tmp, Limits(**limits))  # type: ignore[arg-type]
-    return box.start([PYTHON, "-I", "-S", "-c", code], {"SECRET": "variable-of-the-job"})
+def start(
+    claim: UidClaim, code: str, *, tmp: Path | None = None, binds: Sequence[Bind] = (), **limits: object
+) -> Process:
+    sandbox = Sandbox("bubblewrap", claim.uid, CORES, tuple(binds), tmp, Limits(**limits))  # type: ignore[arg-type]
+    return sandbox.start([PYTHON, "-I", "-S", "-c", code], {"SECRET": "variable-of-the-job"})
 
 
-def printed(process: Process) -> str:
+def output_of(process: Process) -> str:
+    """Everything that the process prints until its end; closes the process."""
     try:
         text = b"".join(iter(lambda: os.read(process.output, 65536), b"")).decode()
         process.wait(60)
@@ -42,11 +45,11 @@ def printed(process: Process) -> str:
         process.close()
 
 
-def tried(claim: Claim, code: str, **options: object) -> str:
-    return printed(start(claim, code, **options))  # type: ignore[arg-type]
+def run_inside(claim: UidClaim, code: str, **options: object) -> str:
+    return output_of(start(claim, code, **options))  # type: ignore[arg-type]
 
 
-def until(condition, what: str, seconds: float = 20):  # type: ignore[no-untyped-def]
+def wait_until(condition, what: str, seconds: float = 20):  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, what
@@ -54,11 +57,11 @@ def until(condition, what: str, seconds: float = 20):  # type: ignore[no-untyped
     return value
 
 
-# ----------------------------------------------------------------------------------- who it is
+# ---------------------------------------------------------------------------------- its rights
 
 
-def test_no_capability_no_group_no_new_privilege_and_a_filter(claim: Claim) -> None:
-    status = tried(claim, "print(open('/proc/self/status').read())")
+def test_no_capability_no_group_no_new_privilege_and_a_filter(claim: UidClaim) -> None:
+    status = run_inside(claim, "print(open('/proc/self/status').read())")
     lines = dict(line.split(":\t", 1) for line in status.strip().splitlines() if ":\t" in line)
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(lines[name], 16) == 0, name
@@ -66,7 +69,7 @@ def test_no_capability_no_group_no_new_privilege_and_a_filter(claim: Claim) -> N
     assert lines["Groups"].strip() == ("" if os.geteuid() == 0 else lines["Groups"].strip())
 
 
-def test_its_user_seen_from_outside_is_the_claimed_one(claim: Claim) -> None:
+def test_its_user_seen_from_outside_is_the_claimed_one(claim: UidClaim) -> None:
     process = start(claim, "print(1, flush=True); import time; time.sleep(60)")
     os.read(process.output, 1)
     inner = descendants(process.pid)[0]
@@ -80,18 +83,18 @@ def test_its_user_seen_from_outside_is_the_claimed_one(claim: Claim) -> None:
 
 def test_two_sandboxes_have_two_users() -> None:
     if os.geteuid() != 0:
-        assert Claim().uid == os.geteuid()
+        assert UidClaim().uid == os.geteuid()
         return
-    with Claim(71300) as one, Claim(71300) as two:
-        assert one.uid != two.uid
-    with Claim(71300) as again:
-        assert again.uid == one.uid
+    with UidClaim(71300) as first, UidClaim(71300) as second:
+        assert first.uid != second.uid
+    with UidClaim(71300) as third:
+        assert third.uid == first.uid, "a released user id is claimed again"
 
 
 # ------------------------------------------------------------------------------- what it sees
 
 
-def test_there_is_no_network_not_even_the_machines_own(claim: Claim) -> None:
+def test_there_is_no_network_not_even_the_machines_own(claim: UidClaim) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
         local.bind("\0framefarm-test-abstract")
         local.listen()
@@ -107,13 +110,13 @@ for family in (3, 9, 17, 38, 40):
     except OSError as e: print('no')
 print(socket.if_nameindex())
 """
-        lines = tried(claim, code).splitlines()
+        lines = run_inside(claim, code).splitlines()
     assert lines[:9] == ["no"] * 9
     assert lines[9] in ("[(1, 'lo')]", "[]")
 
 
-def test_nothing_of_the_machine_is_there(claim: Claim, tmp_path: Path) -> None:
-    """Root's secrets, another job's inputs, a session's own folder, and other processes."""
+def test_nothing_of_the_machine_is_there(claim: UidClaim, tmp_path: Path) -> None:
+    """Neither root's secrets nor another job's inputs, the session's folder or other processes."""
     secret = tmp_path / "slot.json"
     secret.write_text("the session's token")
     secret.chmod(0o644)
@@ -131,13 +134,13 @@ for path in ({str(secret)!r}, '/etc/shadow', '/root', '/home', '/var', '/sys/ker
     except OSError: pass
 print(open('/inputs/mine').read(), len([p for p in os.listdir('/proc') if p.isdigit()]))
 """
-    found = tried(claim, code, binds=[Bind(str(inputs), "/inputs")])
-    assert found.splitlines()[-1] == "mine 2", "bubblewrap's first process and itself"
+    found = run_inside(claim, code, binds=[Bind(str(inputs), "/inputs")])
+    assert found.splitlines()[-1] == "mine 2", "only bubblewrap's first process and this one"
     if os.geteuid() == 0:
         assert len(found.splitlines()) == 1, found
 
 
-def test_the_system_is_not_writable(claim: Claim) -> None:
+def test_the_system_is_not_writable(claim: UidClaim) -> None:
     code = """
 import os
 for path in ('/x', '/usr/x', '/etc/x', '/dev/x', '/dev/shm/../x', '/proc/sys/kernel/core_pattern', '/run/x'):
@@ -146,7 +149,7 @@ for path in ('/x', '/usr/x', '/etc/x', '/dev/x', '/dev/shm/../x', '/proc/sys/ker
 try: os.mknod('/tmp/disk', 0o60600, os.makedev(254, 0)); print('made a device')
 except OSError: pass
 """
-    assert tried(claim, code) == ""
+    assert run_inside(claim, code) == ""
 
 
 # --------------------------------------------------------------------------- what it may call
@@ -182,11 +185,11 @@ CALLS = {
     "memfd_create": (319, "0, 0", 38),
     "shmget": (29, "0, 4096, 0o1600", 38),
 }
-"""By the numbers of x86-64; the answer expected: 1 not permitted, 38 no such call."""
+"""Name → (number on x86-64, arguments, expected errno: 1 EPERM, 38 ENOSYS)."""
 
 
-def test_dangerous_calls_are_refused_and_plain_ones_are_not(claim: Claim) -> None:
-    assert os.uname().machine == "x86_64", "give this test the numbers of this processor"
+def test_dangerous_calls_are_refused_and_plain_ones_are_not(claim: UidClaim) -> None:
+    assert os.uname().machine == "x86_64", "CALLS holds the numbers of x86-64 only"
     code = f"""
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -198,13 +201,13 @@ import os, threading, subprocess
 t = threading.Thread(target=print, args=('a thread',)); t.start(); t.join()
 print(subprocess.run(['/bin/echo', 'a child'], capture_output=True, text=True).stdout.strip())
 """
-    lines = tried(claim, code).splitlines()
+    lines = run_inside(claim, code).splitlines()
     assert lines[: len(CALLS)] == [f"{name} -1 {error}" for name, (_, _, error) in CALLS.items()]
     assert lines[len(CALLS) :] == ["a thread", "a child"]
 
 
-def test_the_other_calling_convention_ends_the_program(claim: Claim) -> None:
-    """`int 0x80` (32-bit numbers) would pass by every rule."""
+def test_the_other_calling_convention_ends_the_program(claim: UidClaim) -> None:
+    """`int 0x80` uses 32-bit call numbers, which no rule of the filter matches."""
     assert os.uname().machine == "x86_64"
     code = """
 import ctypes, mmap
@@ -214,13 +217,13 @@ print(ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(
 """
     process = start(claim, code)
     assert process.wait(20) < 0
-    assert printed(process) == ""
+    assert output_of(process) == ""
 
 
 # ------------------------------------------------------------------------- how much it may use
 
 
-def test_the_limits_are_set_and_cannot_be_raised(claim: Claim) -> None:
+def test_the_limits_are_set_and_cannot_be_raised(claim: UidClaim) -> None:
     code = """
 import resource as r
 for n in (r.RLIMIT_CORE, r.RLIMIT_NOFILE, r.RLIMIT_NPROC, r.RLIMIT_FSIZE):
@@ -228,16 +231,16 @@ for n in (r.RLIMIT_CORE, r.RLIMIT_NOFILE, r.RLIMIT_NPROC, r.RLIMIT_FSIZE):
     try: r.setrlimit(n, (-1, -1)); print('raised')
     except (ValueError, OSError): pass
 """
-    lines = tried(claim, code, processes=77, open_files=99, file_bytes=MiB).splitlines()
+    lines = run_inside(claim, code, processes=77, open_files=99, file_bytes=MiB).splitlines()
     assert lines == ["(0, 0)", "(99, 99)", "(77, 77)", f"({MiB}, {MiB})"]
 
 
-def test_a_file_longer_than_the_limit_is_not_written(claim: Claim, tmp_path: Path) -> None:
+def test_a_file_longer_than_the_limit_is_not_written(claim: UidClaim, tmp_path: Path) -> None:
     os.chown(tmp_path, claim.uid, claim.uid)
     code = "open('/tmp/x', 'wb').truncate(1 << 40)"
     process = start(claim, code, tmp=tmp_path, file_bytes=MiB)
     assert process.wait(20) != 0
-    printed(process)
+    output_of(process)
     assert (tmp_path / "x").stat().st_size == 0
 
 
@@ -251,20 +254,20 @@ while True:
 """
 
 
-def test_a_fork_bomb_hits_its_own_limit_and_its_neighbour_works_on(claim: Claim) -> None:
+def test_a_fork_bomb_hits_its_own_limit_and_its_neighbour_works_on(claim: UidClaim) -> None:
     bomb = start(claim, BOMB, processes=60)
     try:
         os.read(bomb.output, 1)
-        until(lambda: len(descendants(bomb.pid)) > 40, "the bomb has gone off")
-        with Claim(71300) as other:
+        wait_until(lambda: len(descendants(bomb.pid)) > 40, "the bomb starts processes")
+        with UidClaim(71300) as other:
             code = "import os\nfor n in range(30):\n  if os.fork() == 0: os._exit(0)\nprint('fine')"
-            assert tried(other, code, processes=60) == "fine\n"
+            assert run_inside(other, code, processes=60) == "fine\n"
         assert len(descendants(bomb.pid)) < 80
         tree = descendants(bomb.pid)
     finally:
         bomb.kill()
         bomb.close()
-    assert not [p for p in tree if Path(f"/proc/{p}").exists()], "something of the bomb is left"
+    assert not [p for p in tree if Path(f"/proc/{p}").exists()], "a process of the bomb is still running"
 
 
 HUNGRY = """
@@ -274,7 +277,7 @@ while True: held.append(b'x' * (8 << 20)); time.sleep(0.002)
 """
 
 
-def test_memory_beyond_the_limit_ends_it_with_peak_and_limit_in_the_sentence(claim: Claim) -> None:
+def test_memory_beyond_the_limit_ends_it_with_peak_and_limit_in_the_sentence(claim: UidClaim) -> None:
     process = start(claim, HUNGRY, memory_bytes=256 * MiB)
     process.wait(30)
     assert process.killed_for == "out_of_memory"
@@ -284,10 +287,10 @@ def test_memory_beyond_the_limit_ends_it_with_peak_and_limit_in_the_sentence(cla
     assert (
         sentence is not None and "in frame 7: Blender used" in sentence and "machine has 0.2 GiB" in sentence
     )
-    printed(process)
+    output_of(process)
 
 
-def test_memory_of_many_children_counts_together(claim: Claim) -> None:
+def test_memory_of_many_children_counts_together(claim: UidClaim) -> None:
     code = (
         "import os, time\nfor _ in range(4):\n  if os.fork() == 0: break\n"
         "held = b'x' * (90 << 20)\ntime.sleep(60)"
@@ -295,10 +298,10 @@ def test_memory_of_many_children_counts_together(claim: Claim) -> None:
     process = start(claim, code, memory_bytes=256 * MiB)
     process.wait(30)
     assert process.killed_for == "out_of_memory"
-    printed(process)
+    output_of(process)
 
 
-def test_memory_that_children_share_counts_once(claim: Claim) -> None:
+def test_memory_that_children_share_counts_once(claim: UidClaim) -> None:
     code = """
 import os, time
 held = bytearray(150 << 20)
@@ -310,12 +313,12 @@ print('alive')
 os.kill(-1, 9)
 """
     process = start(claim, code, memory_bytes=300 * MiB)
-    assert "alive" in printed(process)
+    assert "alive" in output_of(process)
     assert process.killed_for is None
 
 
-def test_memory_in_files_of_the_sandbox_is_bounded(claim: Claim) -> None:
-    """/tmp and /dev/shm without a folder are memory that belongs to no process."""
+def test_memory_in_files_of_the_sandbox_is_bounded(claim: UidClaim) -> None:
+    """/tmp (without a folder for it) and /dev/shm are in memory that belongs to no process."""
     code = """
 for path in ('/tmp/x', '/dev/shm/x'):
     with open(path, 'wb') as f:
@@ -325,7 +328,7 @@ for path in ('/tmp/x', '/dev/shm/x'):
         except OSError as e: print(e.errno, n)
         f.truncate(0)
 """
-    assert tried(claim, code).splitlines() == ["28 64", "28 64"]
+    assert run_inside(claim, code).splitlines() == ["28 64", "28 64"]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +340,7 @@ for path in ('/tmp/x', '/dev/shm/x'):
     ],
     ids=["bytes", "files", "depth"],
 )
-def test_too_much_written_to_the_private_tmp_ends_it(claim: Claim, tmp_path: Path, code: str) -> None:
+def test_too_much_written_to_the_private_tmp_ends_it(claim: UidClaim, tmp_path: Path, code: str) -> None:
     os.chown(tmp_path, claim.uid, claim.uid)
     quota = Quota(str(tmp_path), 20 * MiB, 1000, "its /tmp")
     process = start(claim, code, tmp=tmp_path, quotas=(quota,))
@@ -345,7 +348,7 @@ def test_too_much_written_to_the_private_tmp_ends_it(claim: Claim, tmp_path: Pat
     assert process.killed_for == "too_much_written"
     sentence = process.explain()
     assert sentence is not None and "its /tmp" in sentence
-    printed(process)
+    output_of(process)
 
 
 def test_a_tmp_within_its_quota_is_left_alone(tmp_path: Path) -> None:
@@ -353,13 +356,13 @@ def test_a_tmp_within_its_quota_is_left_alone(tmp_path: Path) -> None:
     os.truncate(tmp_path / "sparse", 1 << 40)
     (tmp_path / "link").symlink_to("/usr")
     (tmp_path / "a" / "b").mkdir(parents=True)
-    assert fits(Quota(str(tmp_path), MiB, 4, "its /tmp"))
-    assert not fits(Quota(str(tmp_path), MiB, 3, "its /tmp"))
-    assert not fits(Quota(str(tmp_path), MiB, 9, "its /tmp", depth=1))
+    assert within_quota(Quota(str(tmp_path), MiB, 4, "its /tmp"))
+    assert not within_quota(Quota(str(tmp_path), MiB, 3, "its /tmp"))
+    assert not within_quota(Quota(str(tmp_path), MiB, 9, "its /tmp", depth=1))
 
 
-def test_no_secret_of_the_job_is_seen_from_outside(claim: Claim) -> None:
-    """Neither in an argument list nor in the environment of any process that another user could ask."""
+def test_no_secret_of_the_job_is_seen_from_outside(claim: UidClaim) -> None:
+    """Neither the argument list nor the environment of a process outside contains the job's variables."""
     process = start(claim, "print(1, flush=True); import time; time.sleep(60)")
     os.read(process.output, 1)
     try:

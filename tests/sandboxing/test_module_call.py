@@ -1,4 +1,4 @@
-"""Whether our own Python can be shut in: asked again after a try that failed."""
+"""Checking whether our own Python can run in a sandbox, repeated after a failure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import pytest
 from framefarm.sandboxing import module_call
 
 
-def test_a_try_that_was_killed_does_not_open_the_sandbox_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = [module_call.Answer(b"", True, -9), module_call.Answer(b"ready\n", True, 0)]
+def test_a_failed_sandbox_check_is_repeated_and_a_success_is_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results = [module_call.ModuleResult(b"", True, -9), module_call.ModuleResult(b"ready\n", True, 0)]
 
-    def answered(*_: Any, **__: Any) -> module_call.Answer:
-        return answers.pop(0)
+    def next_result(*_: Any, **__: Any) -> module_call.ModuleResult:
+        return results.pop(0)
 
-    monkeypatch.setattr(module_call, "run_module", answered)
-    module_call._try_once.cache_clear()
+    monkeypatch.setattr(module_call, "run_module", next_result)
+    module_call._check_ready.cache_clear()
     try:
         assert "code -9" in (module_call.unready() or "")
         assert module_call.unready() is None
         assert module_call.unready() is None
-        assert answers == []
+        assert results == []
     finally:
-        module_call._try_once.cache_clear()
+        module_call._check_ready.cache_clear()

@@ -1,4 +1,4 @@
-"""A sandbox whose outer process was killed before it had let the inner one go on."""
+"""Orphans: sandboxes whose outer process was killed before it let the inner one continue."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import time
 from pathlib import Path
 
 from framefarm.sandboxing.bubblewrap import Sandbox
-from framefarm.sandboxing.orphans import NAME, OURS, end_strays
+from framefarm.sandboxing.orphans import BWRAP, MARKER, end_orphans
 from framefarm.sandboxing.usage_monitor import descendants
 
-MARK = f"framefarm-stray-{os.getpid()}"
+TEST_MARK = f"framefarm-orphan-{os.getpid()}"
 
 
-def sandboxes() -> list[int]:
-    found = []
+def bwrap_processes() -> list[int]:
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if MARK.encode() in (process / "cmdline").read_bytes().split(b"\0"):
-                found.append(int(process.name))
+            if TEST_MARK.encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                pids.append(int(process.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 def wait_for(condition) -> None:  # type: ignore[no-untyped-def]
@@ -33,44 +33,44 @@ def wait_for(condition) -> None:  # type: ignore[no-untyped-def]
         time.sleep(0.01)
 
 
-def bwrap(info: int) -> subprocess.Popen[bytes]:
+def start_bwrap(info: int) -> subprocess.Popen[bytes]:
     command = ["bwrap", "--unshare-pid", "--die-with-parent", "--info-fd", str(info), "--bind", "/", "/"]
     return subprocess.Popen(
-        [*command, "--", "/bin/sh", "-c", "cat; :", MARK], stdin=subprocess.PIPE, pass_fds=[info]
+        [*command, "--", "/bin/sh", "-c", "cat; :", TEST_MARK], stdin=subprocess.PIPE, pass_fds=[info]
     )
 
 
-def test_an_inner_process_without_its_outer_one_is_ended_and_no_other() -> None:
+def test_an_orphan_is_killed_and_a_running_sandbox_is_not() -> None:
     reading, info = os.pipe()
-    well = bwrap(info)
+    healthy = start_bwrap(info)
     os.close(info)
-    with os.fdopen(reading) as told:
-        assert "child-pid" in told.read()
+    with os.fdopen(reading) as stream:
+        assert "child-pid" in stream.read()
 
-    def strays() -> set[int]:
-        return set(sandboxes()) - {well.pid, *descendants(well.pid)}
+    def orphans() -> set[int]:
+        return set(bwrap_processes()) - {healthy.pid, *descendants(healthy.pid)}
 
     reading, info = os.pipe()
-    os.close(reading)  # the outer one dies of this, between its fork and letting the inner one go on
-    killed = bwrap(info)
+    os.close(reading)  # kills the outer process after its fork, before it lets the inner one continue
+    broken = start_bwrap(info)
     os.close(info)
-    assert killed.wait() != 0
-    (stray,) = strays()
-    assert stray in end_strays()
-    wait_for(lambda: not strays())
-    assert well.poll() is None
-    assert well.stdin is not None
-    well.stdin.close()
-    assert well.wait() == 0
+    assert broken.wait() != 0
+    (orphan,) = orphans()
+    assert orphan in end_orphans()
+    wait_for(lambda: not orphans())
+    assert healthy.poll() is None
+    assert healthy.stdin is not None
+    healthy.stdin.close()
+    assert healthy.wait() == 0
 
 
-def test_a_sandbox_is_known_as_ours_whatever_runs_in_it() -> None:
-    """Else what is left of a runner that was killed while it tried its sandbox stays for ever."""
-    box = Sandbox("bubblewrap", 65534, (min(os.sched_getaffinity(0)),))
-    process = box.start(["/bin/sleep", "600"], {"A": "1"}, any_thread=True)
+def test_every_sandbox_carries_the_marker_whichever_program_runs_in_it() -> None:
+    """Otherwise the orphan of a runner that was killed while it checked its sandbox would never be ended."""
+    sandbox = Sandbox("bubblewrap", 65534, (min(os.sched_getaffinity(0)),))
+    process = sandbox.start(["/bin/sleep", "600"], {"A": "1"}, any_thread=True)
     try:
         outer = (Path("/proc") / str(process.pid) / "cmdline").read_bytes()
-        assert outer.startswith(NAME + b"\0") and OURS.encode() in outer.split(b"\0")
+        assert outer.startswith(BWRAP + b"\0") and MARKER.encode() in outer.split(b"\0")
         assert b"sleep" in outer
     finally:
         process.kill()
@@ -78,8 +78,8 @@ def test_a_sandbox_is_known_as_ours_whatever_runs_in_it() -> None:
 
 
 def test_a_sandbox_whose_outer_process_is_stopped_can_be_ended() -> None:
-    box = Sandbox("bubblewrap", 65534, (min(os.sched_getaffinity(0)),))
-    process = box.start(["/bin/sleep", "600"], {}, any_thread=True)
+    sandbox = Sandbox("bubblewrap", 65534, (min(os.sched_getaffinity(0)),))
+    process = sandbox.start(["/bin/sleep", "600"], {}, any_thread=True)
     inside = descendants(process.pid)
     os.kill(process.pid, signal.SIGSTOP)
     process.kill()

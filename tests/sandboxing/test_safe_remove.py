@@ -6,7 +6,9 @@ from pathlib import Path
 from framefarm.sandboxing.safe_remove import remove_tree
 
 
-def test_a_nest_deeper_than_python_can_recurse_is_taken_away_and_no_link_followed(tmp_path: Path) -> None:
+def test_folders_nested_deeper_than_python_recurses_are_removed_and_no_link_is_followed(
+    tmp_path: Path,
+) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "kept").touch()

@@ -107,10 +107,10 @@ TRACED = """
 import sys, asyncio
 from pathlib import Path
 import httpx2
-from framefarm.server import app, opening, tracing
+from framefarm.server import app, bootstrap, tracing
 from framefarm.server.settings import Settings
 tracing.start(sys.argv[1])
-farm = opening.open_farm(Settings(data=Path(sys.argv[2])))
+farm = bootstrap.open_farm(Settings(data=Path(sys.argv[2])))
 async def ask():
     transport = httpx2.ASGITransport(app=app.create_app(farm))
     async with httpx2.AsyncClient(transport=transport, base_url="http://farm") as client:

@@ -28,229 +28,231 @@ from framefarm.server.sessions.tables import attempts, sessions
 
 
 @pytest.fixture
-def bench(site: ApiClient) -> DispatchHarness:
+def harness(site: ApiClient) -> DispatchHarness:
     return DispatchHarness(site, cores=1)
 
 
-def operator(bench: DispatchHarness, name: str, **said: Any) -> dict[str, Any]:
-    context = bench.site.context
+def operator(harness: DispatchHarness, name: str, **said: Any) -> dict[str, Any]:
+    context = harness.site.context
     return context.db.write_now(COMMANDS[name], context, said)
 
 
-def node(bench: DispatchHarness, name: str = "fake-node") -> dict[str, Any]:
-    return next(n for n in operator(bench, "node.list")["nodes"] if n["node"] == name)
+def node(harness: DispatchHarness, name: str = "fake-node") -> dict[str, Any]:
+    return next(n for n in operator(harness, "node.list")["nodes"] if n["node"] == name)
 
 
-def fail(bench: DispatchHarness, cause: str = "disk_full", **more: Any) -> str:
+def fail(harness: DispatchHarness, cause: str = "disk_full", **more: Any) -> str:
     """A new job, whose first attempt on the machine fails; it is cancelled then."""
-    job = str(bench.site.submit(frame_range="1", **more)["id"])
-    (one,) = bench.start(1)
+    job = str(harness.site.submit(frame_range="1", **more)["id"])
+    (one,) = harness.start(1)
     one.render_failed(cause)
-    bench.site.ask("PATCH", f"/api/jobs/{job}", json={"action": "cancel"})
+    harness.site.ask("PATCH", f"/api/jobs/{job}", json={"action": "cancel"})
     one.sync()
-    bench.engine.die(one.spec.id)
-    bench.clock.now_ms += 10
+    harness.engine.die(one.spec.id)
+    harness.clock.now_ms += 10
     return job
 
 
-def succeed(bench: DispatchHarness) -> None:
-    job = str(bench.site.submit(frame_range="1")["id"])
-    assert bench.finish(job) == "success"
-    for one in bench.alive():
-        bench.engine.die(one.spec.id)
+def succeed(harness: DispatchHarness) -> None:
+    job = str(harness.site.submit(frame_range="1")["id"])
+    assert harness.finish(job) == "success"
+    for one in harness.alive():
+        harness.engine.die(one.spec.id)
 
 
-def test_machine_failing_different_jobs_is_set_aside_and_shown(bench: DispatchHarness) -> None:
-    fail(bench)
-    fail(bench, "blender_broken")
-    bench.turn()
-    assert node(bench)["state"] == "in_use"
-    fail(bench)
-    job = bench.site.submit(frame_range="1")["id"]
+def test_machine_failing_different_jobs_is_set_aside_and_shown(harness: DispatchHarness) -> None:
+    fail(harness)
+    fail(harness, "blender_broken")
+    harness.turn()
+    assert node(harness)["state"] == "in_use"
+    fail(harness)
+    job = harness.site.submit(frame_range="1")["id"]
     with capture_logs() as logs:
-        bench.turn()
-    seen = node(bench)
+        harness.turn()
+    seen = node(harness)
     assert (seen["state"], seen["sessions"], seen["market"]) == ("set_aside", 0, "any")
     reason = (
         "3 different jobs failed on it, with no success between: Disk full (2), "
         "Blender could not be driven (1)."
     )
     assert seen["reason"] == reason
-    assert bench.alive() == []
+    assert harness.alive() == []
     assert [x["node"] for x in logs if x["event"] == "node_set_aside"] == ["fake-node"]
-    (row,) = bench.site.rows(audit, audit.c.action == "node.set_aside")
+    (row,) = harness.site.rows(audit, audit.c.action == "node.set_aside")
     assert (row["actor"], row["target"], row["account_id"]) == ("system", "fake-node", None)
-    waits = bench.site.get(f"/api/jobs/{job}")["waiting_for"]
+    waits = harness.site.get(f"/api/jobs/{job}")["waiting_for"]
     assert waits == (
-        f"a {bench.site.instance} machine: machine fake-node is set aside, tried again at {seen['until']}"
+        f"a {harness.site.instance} machine: machine fake-node is set aside, tried again at {seen['until']}"
     )
-    assert metrics(bench.site)["framefarm_nodes"][(("state", "set_aside"),)] == 1
+    assert metrics(harness.site)["framefarm_nodes"][(("state", "set_aside"),)] == 1
 
 
-def test_after_its_pause_it_is_tried_with_one_session_and_returned_by_a_frame(bench: DispatchHarness) -> None:
-    bench.engine.cores = 2
+def test_after_its_pause_it_is_tried_with_one_session_and_returned_by_a_frame(
+    harness: DispatchHarness,
+) -> None:
+    harness.engine.cores = 2
     for _ in range(3):
-        fail(bench)
-    job = bench.site.submit(frame_range="1-8", chunk_size=2)["id"]
-    bench.turn()
-    bench.silence(50)
-    assert bench.alive() == []
-    bench.silence(20)
-    (one,) = bench.alive()
-    assert node(bench)["state"] == "on_trial"
+        fail(harness)
+    job = harness.site.submit(frame_range="1-8", chunk_size=2)["id"]
+    harness.turn()
+    harness.silence(50)
+    assert harness.alive() == []
+    harness.silence(20)
+    (one,) = harness.alive()
+    assert node(harness)["state"] == "on_trial"
     one.hello()
     one.sync()
-    bench.clock.now_ms += 10
+    harness.clock.now_ms += 10
     one.render()
     one.send()
-    bench.turn()
-    assert node(bench) | {"since": 0} == {
+    harness.turn()
+    assert node(harness) | {"since": 0} == {
         "node": "fake-node", "zone": None, "market": "any", "present": True, "state": "in_use",
         "reason": None, "since": 0, "until": None, "leaves": None, "sessions": 1,
     }  # fmt: skip
-    assert bench.finish(job) == "success"
+    assert harness.finish(job) == "success"
 
 
-def test_a_failure_on_trial_sets_it_aside_for_twice_as_long(bench: DispatchHarness) -> None:
+def test_a_failure_on_trial_sets_it_aside_for_twice_as_long(harness: DispatchHarness) -> None:
     for _ in range(3):
-        fail(bench)
-    bench.turn()
-    bench.silence(70)
-    fail(bench)
-    began = bench.clock.now_ms
-    bench.turn()
-    row = bench.site.row(nodes.nodes)
+        fail(harness)
+    harness.turn()
+    harness.silence(70)
+    fail(harness)
+    began = harness.clock.now_ms
+    harness.turn()
+    row = harness.site.row(nodes.nodes)
     assert (row["standing"], row["until_ms"] - began, row["times"]) == ("set_aside", 120_000, 2)
 
 
-def test_a_success_between_keeps_it_in_use(bench: DispatchHarness) -> None:
-    fail(bench)
-    fail(bench)
-    succeed(bench)
-    fail(bench)
-    bench.turn()
-    assert node(bench)["state"] == "in_use"
-    fail(bench)
-    fail(bench)
-    bench.turn()
-    assert node(bench)["state"] == "set_aside"
+def test_a_success_between_keeps_it_in_use(harness: DispatchHarness) -> None:
+    fail(harness)
+    fail(harness)
+    succeed(harness)
+    fail(harness)
+    harness.turn()
+    assert node(harness)["state"] == "in_use"
+    fail(harness)
+    fail(harness)
+    harness.turn()
+    assert node(harness)["state"] == "set_aside"
 
 
-def test_what_was_asked_for_speaks_against_no_machine(bench: DispatchHarness) -> None:
+def test_what_was_asked_for_speaks_against_no_machine(harness: DispatchHarness) -> None:
     for _ in range(5):
-        fail(bench, "unknown_camera")
-    bench.turn()
-    assert node(bench)["state"] == "in_use"
+        fail(harness, "unknown_camera")
+    harness.turn()
+    assert node(harness)["state"] == "in_use"
 
 
 def test_one_job_whose_sessions_are_unfit_speaks_against_no_machine_and_three_do(
-    bench: DispatchHarness,
+    harness: DispatchHarness,
 ) -> None:
     def unfit() -> None:
-        bench.turn()
-        (one,) = bench.alive()
+        harness.turn()
+        (one,) = harness.alive()
         one.hello()
         one.unfit()
-        bench.engine.die(one.spec.id)
-        bench.clock.now_ms += 120_000
+        harness.engine.die(one.spec.id)
+        harness.clock.now_ms += 120_000
 
     for tries in (3, 3, 1):
-        job = bench.site.submit(frame_range="1")["id"]
+        job = harness.site.submit(frame_range="1")["id"]
         for _ in range(tries):
             unfit()
-            assert node(bench)["state"] == "in_use"
-        bench.site.ask("PATCH", f"/api/jobs/{job}", json={"action": "cancel"})
-    bench.turn()
-    seen = node(bench)
+            assert node(harness)["state"] == "in_use"
+        harness.site.ask("PATCH", f"/api/jobs/{job}", json={"action": "cancel"})
+    harness.turn()
+    seen = node(harness)
     assert (seen["state"], "Machine unfit" in seen["reason"]) == ("set_aside", True)
 
 
 def test_a_job_leaves_a_machine_that_is_unfit_for_it_and_tries_it_again_less_and_less(
-    bench: DispatchHarness,
+    harness: DispatchHarness,
 ) -> None:
-    job = bench.site.submit(frame_range="1")["id"]
+    job = harness.site.submit(frame_range="1")["id"]
     pauses = []
     for _ in range(4):
-        bench.turn()
-        (one,) = bench.alive()
+        harness.turn()
+        (one,) = harness.alive()
         one.hello()
         one.unfit()
-        bench.engine.die(one.spec.id)
-        began = bench.clock.now_ms
-        bench.turn()
-        waits = bench.site.get(f"/api/jobs/{job}")["waiting_for"]
+        harness.engine.die(one.spec.id)
+        began = harness.clock.now_ms
+        harness.turn()
+        waits = harness.site.get(f"/api/jobs/{job}")["waiting_for"]
         assert "its last session on machine fake-node ended badly (Machine unfit), tried again at" in waits
-        while not bench.alive():
-            bench.clock.now_ms += 500
-            bench.turn()
-        pauses.append(bench.clock.now_ms - began)
+        while not harness.alive():
+            harness.clock.now_ms += 500
+            harness.turn()
+        pauses.append(harness.clock.now_ms - began)
     assert pauses == [1000, 2000, 4000, 8000]
-    (one,) = bench.alive()
+    (one,) = harness.alive()
     one.hello()
     one.unfit()
-    bench.engine.die(one.spec.id)
-    bench.engine.nodes.append(("other", ""))
-    bench.turn()
-    (two,) = bench.alive()
+    harness.engine.die(one.spec.id)
+    harness.engine.nodes.append(("other", ""))
+    harness.turn()
+    (two,) = harness.alive()
     assert two.spec.node == "other"
 
 
-def test_sessions_that_a_machine_itself_ended_speak_against_it(bench: DispatchHarness) -> None:
+def test_sessions_that_a_machine_itself_ended_speak_against_it(harness: DispatchHarness) -> None:
     for _ in range(3):
-        job = bench.site.submit(frame_range="1")["id"]
-        (one,) = bench.start(1)
+        job = harness.site.submit(frame_range="1")["id"]
+        (one,) = harness.start(1)
         one.outbox += [one.opened()]
         one.unfit("disk_full")
-        bench.engine.die(one.spec.id)
-        bench.site.ask("PATCH", f"/api/jobs/{job}", json={"action": "cancel"})
-    bench.turn()
-    assert "Disk full (3)" in node(bench)["reason"]
+        harness.engine.die(one.spec.id)
+        harness.site.ask("PATCH", f"/api/jobs/{job}", json={"action": "cancel"})
+    harness.turn()
+    assert "Disk full (3)" in node(harness)["reason"]
 
 
-def test_sessions_of_a_machine_that_is_set_aside_drain_and_others_are_used(bench: DispatchHarness) -> None:
-    bench.engine.nodes = [("a", ""), ("b", "")]
-    job = bench.site.submit(frame_range="1-4")["id"]
-    one, two = bench.start(2)
-    shut = operator(bench, "node.set_aside", node=one.spec.node, reason="a new disk")
+def test_sessions_of_a_machine_that_is_set_aside_drain_and_others_are_used(harness: DispatchHarness) -> None:
+    harness.engine.nodes = [("a", ""), ("b", "")]
+    job = harness.site.submit(frame_range="1-4")["id"]
+    one, two = harness.start(2)
+    shut = operator(harness, "node.set_aside", node=one.spec.node, reason="a new disk")
     assert (shut["state"], shut["reason"], shut["until"]) == ("set_aside", "a new disk", None)
-    bench.turn()
-    assert bench.session(one)["drain"] and not bench.session(two)["drain"]
-    (row,) = bench.site.rows(audit, audit.c.action == "node.set_aside")
+    harness.turn()
+    assert harness.session(one)["drain"] and not harness.session(two)["drain"]
+    (row,) = harness.site.rows(audit, audit.c.action == "node.set_aside")
     assert row["actor"] == "operator"
-    bench.engine.nodes = [(one.spec.node, "")]
+    harness.engine.nodes = [(one.spec.node, "")]
     while one.render():
         pass
     one.send()
-    bench.engine.die(one.spec.id)
-    bench.engine.die(two.spec.id)
-    bench.turn()
-    assert "a new disk" not in bench.site.get(f"/api/jobs/{job}")["waiting_for"]
-    assert "until the farm's operator returns it" in bench.site.get(f"/api/jobs/{job}")["waiting_for"]
-    bench.silence(7200)
-    assert bench.alive() == []
-    assert operator(bench, "node.return", node=one.spec.node)["state"] == "in_use"
-    assert bench.finish(job) == "success"
+    harness.engine.die(one.spec.id)
+    harness.engine.die(two.spec.id)
+    harness.turn()
+    assert "a new disk" not in harness.site.get(f"/api/jobs/{job}")["waiting_for"]
+    assert "until the farm's operator returns it" in harness.site.get(f"/api/jobs/{job}")["waiting_for"]
+    harness.silence(7200)
+    assert harness.alive() == []
+    assert operator(harness, "node.return", node=one.spec.node)["state"] == "in_use"
+    assert harness.finish(job) == "success"
 
 
-def test_a_machine_that_nobody_knows_is_named_with_those_there_are(bench: DispatchHarness) -> None:
-    bench.turn()
+def test_a_machine_that_nobody_knows_is_named_with_those_there_are(harness: DispatchHarness) -> None:
+    harness.turn()
     with pytest.raises(NotFound, match="no machine other; there are: fake-node"):
-        operator(bench, "node.return", node="other")
+        operator(harness, "node.return", node="other")
 
 
-def test_what_was_lost_while_the_farm_was_away_speaks_against_no_machine(bench: DispatchHarness) -> None:
-    bench.engine.cores = 4
+def test_what_was_lost_while_the_farm_was_away_speaks_against_no_machine(harness: DispatchHarness) -> None:
+    harness.engine.cores = 4
     for _ in range(3):
-        bench.site.submit(frame_range="1")
-    for one in bench.start(3):
+        harness.site.submit(frame_range="1")
+    for one in harness.start(3):
         one.desk.begin_without_frame(one.now_ms())
         one.outbox += [one.begun()]
         one.send()
-        bench.engine.die(one.spec.id)
-    bench.clock.now_ms += 3_600_000
-    bench.turn()
-    assert {a["outcome"] for a in bench.site.rows(attempts)} >= {"lost"}
-    assert node(bench)["state"] == "in_use"
+        harness.engine.die(one.spec.id)
+    harness.clock.now_ms += 3_600_000
+    harness.turn()
+    assert {a["outcome"] for a in harness.site.rows(attempts)} >= {"lost"}
+    assert node(harness)["state"] == "in_use"
 
 
 def test_the_command_lists_machines_of_a_farm_that_does_not_run(tmp_path: Path) -> None:
@@ -278,52 +280,52 @@ def test_the_command_lists_machines_of_a_farm_that_does_not_run(tmp_path: Path) 
 # ------------------------------------------------------------------------- taken away
 
 
-def test_machine_taken_away_drains_then_preempts_before_the_deadline(bench: DispatchHarness) -> None:
-    job = bench.site.submit(frame_range="1-4", chunk_size=4, preemptible=True)["id"]
-    (one,) = bench.start(1)
+def test_machine_taken_away_drains_then_preempts_before_the_deadline(harness: DispatchHarness) -> None:
+    job = harness.site.submit(frame_range="1-4", chunk_size=4, preemptible=True)["id"]
+    (one,) = harness.start(1)
     one.render()
     one.send()
-    deadline = bench.clock.now_ms + 120_000
-    bench.engine.noticed = [Notice("fake-node", deadline)]
-    bench.turn()
-    assert (bench.session(one)["drain"], bench.session(one)["preempt_ms"]) == (True, None)
-    assert node(bench)["leaves"] is not None
-    bench.call(one, seconds=80)
-    assert bench.session(one)["preempt_ms"] is None
-    bench.call(one, seconds=10)
-    assert bench.session(one)["preempt_ms"] == deadline - 5000
+    deadline = harness.clock.now_ms + 120_000
+    harness.engine.noticed = [Notice("fake-node", deadline)]
+    harness.turn()
+    assert (harness.session(one)["drain"], harness.session(one)["preempt_ms"]) == (True, None)
+    assert node(harness)["leaves"] is not None
+    harness.call(one, seconds=80)
+    assert harness.session(one)["preempt_ms"] is None
+    harness.call(one, seconds=10)
+    assert harness.session(one)["preempt_ms"] == deadline - 5000
     assert one.desk.preempted or one.sync() is None
     one.send()
-    bench.engine.die(one.spec.id)
-    bench.turn()
-    (ended,) = bench.site.rows(attempts)
+    harness.engine.die(one.spec.id)
+    harness.turn()
+    (ended,) = harness.site.rows(attempts)
     assert (ended["outcome"], ended["frames_done"]) == ("preempted", 1)
     assert ended["message"] == "Its machine was taken away by its provider."
-    row = bench.site.row(tasks, tasks.c.job_id == job)
+    row = harness.site.row(tasks, tasks.c.job_id == job)
     assert (row["status"], row["preemptions"], row["losses"]) == ("pending", 0, 0)
-    assert bench.alive() == []
-    assert "taken away by its provider" in bench.site.get(f"/api/jobs/{job}")["waiting_for"]
-    bench.engine.noticed, bench.engine.nodes = [], [("other", "")]
-    assert bench.finish(job) == "success"
-    books_agree(bench.site)
+    assert harness.alive() == []
+    assert "taken away by its provider" in harness.site.get(f"/api/jobs/{job}")["waiting_for"]
+    harness.engine.noticed, harness.engine.nodes = [], [("other", "")]
+    assert harness.finish(job) == "success"
+    books_agree(harness.site)
 
 
 @pytest.mark.parametrize("preemptible", [True, False])
 def test_without_a_frame_it_spends_a_retry_or_is_the_farms_loss(
-    bench: DispatchHarness, preemptible: bool
+    harness: DispatchHarness, preemptible: bool
 ) -> None:
-    job = bench.site.submit(frame_range="1", preemptible=preemptible, preemptible_retries=1)["id"]
-    (one,) = bench.start(1)
+    job = harness.site.submit(frame_range="1", preemptible=preemptible, preemptible_retries=1)["id"]
+    (one,) = harness.start(1)
     one.desk.begin_without_frame(one.now_ms())
-    bench.engine.noticed = [Notice("fake-node", bench.clock.now_ms + 20_000)]
-    bench.turn()
+    harness.engine.noticed = [Notice("fake-node", harness.clock.now_ms + 20_000)]
+    harness.turn()
     one.sync()
     one.send()
     assert one.desk.done
-    bench.engine.die(one.spec.id)
-    bench.turn()
-    assert [a["outcome"] for a in bench.site.rows(attempts)] == ["preempted"]
-    row = bench.site.row(tasks, tasks.c.job_id == job)
+    harness.engine.die(one.spec.id)
+    harness.turn()
+    assert [a["outcome"] for a in harness.site.rows(attempts)] == ["preempted"]
+    row = harness.site.row(tasks, tasks.c.job_id == job)
     assert (row["status"], row["preemptions"], row["losses"]) == (
         "pending",
         int(preemptible),
@@ -331,15 +333,15 @@ def test_without_a_frame_it_spends_a_retry_or_is_the_farms_loss(
     )
 
 
-def test_one_that_does_not_go_is_stopped_before_its_machine_is_taken(bench: DispatchHarness) -> None:
-    bench.site.submit(frame_range="1")
-    (one,) = bench.start(1)
+def test_one_that_does_not_go_is_stopped_before_its_machine_is_taken(harness: DispatchHarness) -> None:
+    harness.site.submit(frame_range="1")
+    (one,) = harness.start(1)
     one.desk.begin_without_frame(one.now_ms())
-    bench.engine.noticed = [Notice("fake-node", bench.clock.now_ms + 15_000)]
-    bench.turn()
-    bench.clock.now_ms += 10_000
-    bench.turn()
-    assert bench.engine.stopped == [one.spec.id]
+    harness.engine.noticed = [Notice("fake-node", harness.clock.now_ms + 15_000)]
+    harness.turn()
+    harness.clock.now_ms += 10_000
+    harness.turn()
+    assert harness.engine.stopped == [one.spec.id]
 
 
 # --------------------------------------------------------------------------- migration
@@ -377,15 +379,14 @@ def test_migration_0007_keeps_the_sessions_and_attempts_there_are(
     with engine.connect() as conn:
         kept = conn.execute(sa.select(sessions)).mappings().one()
         assert (kept["id"], kept["taken"]) == ("id", False)
-        assert conn.execute(sa.select(attempts.c.outcome)).scalar() == "lost"
+        assert conn.execute(sa.select(attempts.c.outcome)).scalar() == "outcome"
         assert conn.execute(sa.select(sa.func.count()).select_from(nodes.nodes)).scalar() == 0
     engine.dispose()
 
 
 def _row(table: sa.Table) -> dict[str, Any]:
-    """A value for each column that needs one."""
+    """A value for each column that wants one."""
     values: dict[str, Any] = {}
-    words = {"state": "ended", "outcome": "lost"}
     for column in table.columns:
         if column.nullable and column.name != "outcome":
             continue
@@ -397,62 +398,62 @@ def _row(table: sa.Table) -> dict[str, Any]:
         elif isinstance(kind, sa.JSON):
             values[column.name] = {}
         else:
-            values[column.name] = "id" if column.name.endswith("id") else words.get(column.name, column.name)
+            values[column.name] = "id" if column.name.endswith("id") else column.name
     return values
 
 
 # ------------------------------------------------------------------- a scene that fails alike
 
 
-def fails_on(bench: DispatchHarness, where: str, cause: str) -> None:
+def fails_on(harness: DispatchHarness, where: str, cause: str) -> None:
     """The job's next try is on that machine, and fails."""
-    bench.engine.nodes = [(where, "")]
-    bench.clock.now_ms += 100_000
-    (one,) = bench.start(1)
+    harness.engine.nodes = [(where, "")]
+    harness.clock.now_ms += 100_000
+    (one,) = harness.start(1)
     assert one.spec.node == where
     one.render_failed(cause, "Blender crashed.")
-    bench.engine.die(one.spec.id)
-    bench.turn()
+    harness.engine.die(one.spec.id)
+    harness.turn()
 
 
-def test_a_task_that_fails_alike_on_two_machines_stops_early(bench: DispatchHarness) -> None:
-    job = bench.site.submit(frame_range="1", task_retries=9)["id"]
-    fails_on(bench, "a", "crashed")
-    fails_on(bench, "a", "crashed")
-    row = bench.site.row(tasks)
+def test_a_task_that_fails_alike_on_two_machines_stops_early(harness: DispatchHarness) -> None:
+    job = harness.site.submit(frame_range="1", task_retries=9)["id"]
+    fails_on(harness, "a", "crashed")
+    fails_on(harness, "a", "crashed")
+    row = harness.site.row(tasks)
     assert (row["status"], row["failures"], row["reason"]) == ("pending", 2, "Blender crashed.")
-    fails_on(bench, "b", "crashed")
-    seen = bench.site.get(f"/api/jobs/{job}/tasks/0")
+    fails_on(harness, "b", "crashed")
+    seen = harness.site.get(f"/api/jobs/{job}/tasks/0")
     why = "It failed alike on 2 machines, so the fault is with the scene: it is not tried again."
     assert (seen["status"], seen["reason"]) == ("failed", f"Blender crashed. {why}")
-    assert bench.site.status(job) == "failed"
-    assert bench.site.row(job_state)["rows_failed"] == 1
+    assert harness.site.status(job) == "failed"
+    assert harness.site.row(job_state)["rows_failed"] == 1
 
 
-def test_a_person_who_retries_it_gives_it_all_its_tries_anew(bench: DispatchHarness) -> None:
-    job = bench.site.submit(frame_range="1", task_retries=9)["id"]
-    fails_on(bench, "a", "crashed")
-    fails_on(bench, "b", "crashed")
-    assert bench.site.status(job) == "failed"
-    assert bench.site.ask("POST", f"/api/jobs/{job}/retry", json={}).status_code == 200
-    fails_on(bench, "a", "crashed")
-    fails_on(bench, "a", "crashed")
-    assert bench.site.row(tasks)["status"] == "pending"
+def test_a_person_who_retries_it_gives_it_all_its_tries_anew(harness: DispatchHarness) -> None:
+    job = harness.site.submit(frame_range="1", task_retries=9)["id"]
+    fails_on(harness, "a", "crashed")
+    fails_on(harness, "b", "crashed")
+    assert harness.site.status(job) == "failed"
+    assert harness.site.ask("POST", f"/api/jobs/{job}/retry", json={}).status_code == 200
+    fails_on(harness, "a", "crashed")
+    fails_on(harness, "a", "crashed")
+    assert harness.site.row(tasks)["status"] == "pending"
 
 
-def test_what_must_end_so_everywhere_is_tried_twice(bench: DispatchHarness) -> None:
-    bench.site.submit(frame_range="1", task_retries=9)
-    fails_on(bench, "a", "no_camera")
-    assert bench.site.row(tasks)["status"] == "pending"
-    fails_on(bench, "a", "no_camera")
-    assert bench.site.row(tasks)["status"] == "failed"
+def test_what_must_end_so_everywhere_is_tried_twice(harness: DispatchHarness) -> None:
+    harness.site.submit(frame_range="1", task_retries=9)
+    fails_on(harness, "a", "no_camera")
+    assert harness.site.row(tasks)["status"] == "pending"
+    fails_on(harness, "a", "no_camera")
+    assert harness.site.row(tasks)["status"] == "failed"
 
 
-def test_a_machines_own_fault_uses_the_tasks_tries_up(bench: DispatchHarness) -> None:
-    bench.site.submit(frame_range="1", task_retries=2)
+def test_a_machines_own_fault_uses_the_tasks_tries_up(harness: DispatchHarness) -> None:
+    harness.site.submit(frame_range="1", task_retries=2)
     for where in ("a", "b"):
-        fails_on(bench, where, "blender_broken")
-        assert bench.site.row(tasks)["status"] == "pending"
-    fails_on(bench, "c", "blender_broken")
-    row = bench.site.row(tasks)
+        fails_on(harness, where, "blender_broken")
+        assert harness.site.row(tasks)["status"] == "pending"
+    fails_on(harness, "c", "blender_broken")
+    row = harness.site.row(tasks)
     assert (row["status"], row["reason"]) == ("failed", "Blender crashed.")

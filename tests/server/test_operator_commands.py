@@ -26,8 +26,8 @@ def run(site: ApiClient, name: str, **said: Any) -> Any:
 # ------------------------------------------------------------------- who holds the directory
 
 HOLD = """
-import sys; from pathlib import Path; from framefarm.server import operator
-with operator.lock_data(Path(sys.argv[1]), *sys.argv[2:]):
+import sys; from pathlib import Path; from framefarm.server.operator import control_socket
+with control_socket.lock_data(Path(sys.argv[1]), *sys.argv[2:]):
     print("held", flush=True); sys.stdin.read()
 """
 

@@ -135,7 +135,7 @@ def test_a_folder_removed_during_the_delivery_loses_no_frame(
     site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = finish(site, "gone")
-    real = publisher.places.open_beneath
+    real = publisher.destinations.open_beneath
 
     def removed_after_opening(root: int, parts: Any, *, create: bool) -> int:
         found = real(root, parts, create=create)
@@ -143,7 +143,7 @@ def test_a_folder_removed_during_the_delivery_loses_no_frame(
             place(site, "gone").rmdir()
         return found
 
-    monkeypatch.setattr(publisher.places, "open_beneath", removed_after_opening)
+    monkeypatch.setattr(publisher.destinations, "open_beneath", removed_after_opening)
     site.publish()
     assert (site.status(job), staged(site)) == ("running", 3)
     monkeypatch.undo()
@@ -162,7 +162,7 @@ def test_a_farm_killed_during_the_delivery_leaves_no_file_of_its_own(site: ApiCl
     else:
         folder.mkdir(parents=True)
         for row in rows:
-            os.link(site.context.store.path(row["staged"]), folder / publisher._temporary(row["staged"]))
+            os.link(site.context.store.path(row.staged), folder / publisher._temporary(row.staged))
     site.publish()
     assert site.status(job) == "success"
     names = ["shot_0001.png", "shot_0002.png", "shot_0003.png"]

@@ -152,7 +152,7 @@ def test_a_job_that_is_deleted_meanwhile_is_not_there(on_postgres: ApiClient, wh
         actions.delete(tx, me, job)
 
     def retry(tx: Tx) -> Any:
-        return actions.retry(tx, site.context, me, job, Retry())
+        return actions.retry(tx, me, job, Retry())
 
     _, late = overlapping(site, delete, retry if what == "retry" else delete)
     assert isinstance(late, NotFound), repr(late)
@@ -175,7 +175,7 @@ def test_a_job_does_not_wait_for_one_that_ends_while_it_is_submitted(
         return found
 
     def cancel(tx: Tx) -> None:
-        actions.change(tx, site.context, me, first, JobChange(action="cancel"))
+        actions.change(tx, me, first, JobChange(action="cancel"))
 
     ending: list[Future[None]] = []
     monkeypatch.setattr(storing, "_wait_for", late)

@@ -185,7 +185,7 @@ def test_rows_of_a_deleted_job_go_a_few_at_a_time(site: ApiClient, clock: FakeCl
     run = a_run(site)
     run.limit = 10
     run.took = lambda seconds: None  # type: ignore[method-assign]
-    steps = [w.rows for w in collection.steps(run, [collection.jobs.empty_deleted])]
+    steps = [w.rows for w in collection.steps(run, [collection.deleted_jobs.empty_deleted])]
     assert max(steps) == 10 and sum(steps) >= 120
     assert not site.rows(tasks, tasks.c.job_id == job)
 

@@ -521,7 +521,7 @@ class Months(RuleBasedStateMachine):
 def test_whatever_happens_in_whatever_order_nothing_goes_that_is_needed_and_all_else_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scene_reading, "needs", None)  # no scene is read here
+    monkeypatch.setattr(scene_reading, "missing_files", None)  # no scene is read here
     with a_farm(tmp_path, None) as context, a_site(context) as site:
         run_state_machine_as_test(
             lambda: Months(site),

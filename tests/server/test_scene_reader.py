@@ -22,7 +22,7 @@ from framefarm.node import blender_installs
 from framefarm.sandboxing import module_call
 from framefarm.sandboxing.bubblewrap import Mode
 from framefarm.sandboxing.errors import Stopped
-from framefarm.sandboxing.orphans import end_strays
+from framefarm.sandboxing.orphans import end_orphans
 from framefarm.sandboxing.usage_monitor import descendants
 from framefarm.server.files import scene_reader
 from framefarm.server.files.scene_reader import SceneFacts, absolute, read_scenes
@@ -237,7 +237,7 @@ def test_the_reader_ends_when_the_server_is_killed(tmp_path: Path, sandbox: str)
     server.wait()
 
     def gone() -> bool:
-        end_strays()  # as the farm's next start does: bubblewrap may have been killed while it started
+        end_orphans()  # as the farm's next start does: bubblewrap may have been killed while it started
         return not Path(f"/proc/{pid}").exists() or "State:\tZ" in _status(str(pid))
 
     _wait(gone)

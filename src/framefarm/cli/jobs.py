@@ -214,7 +214,7 @@ def fetch(
         report.check()
 
 
-def _say_fetched(out: Output, job: jobs.Job, report: download.Report, where: Path) -> None:
+def _say_fetched(out: Output, job: jobs.Job, report: download.DownloadResult, where: Path) -> None:
     there = f", {len(report.already_there)} were there already" if report.already_there else ""
     amount = f"{plural(len(report.fetched), 'file')} ({size(report.size_bytes)}) verified"
     if not report.fetched and report.already_there:

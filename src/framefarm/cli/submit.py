@@ -14,7 +14,7 @@ from framefarm.cli.options import AsJson, Url, client_of, pairs
 from framefarm.cli.output import Code, Output, clean, command, money, plural, size
 from framefarm.cli.watch import follow
 from framefarm.client import Client, LocalProblem, dependencies, hashing, jobs, scene_process, upload
-from framefarm.client.dependencies import Missing, SceneFacts
+from framefarm.client.dependencies import MissingFile, SceneFacts
 
 SHOWN_MISSING = 20
 OPTIONS = {
@@ -171,7 +171,7 @@ def submit(
         paths, missing = _inputs(whole, [*(files or []), *addons], trace=not no_trace)
         if (config := Path(os.path.abspath(variables.get("OCIO", "")))).is_file():
             variables["OCIO"] = str(config)
-            colours = dependencies.colours(config)
+            colours = dependencies.of_colour_config(config)
             paths, missing = list(dict.fromkeys([*paths, *colours.files])), (*missing, *colours.missing)
         _warn_of_missing(out, missing)
         chosen = _instance(client, instance, preemptible)
@@ -236,7 +236,7 @@ def submit(
         raise typer.Exit(code)
 
 
-def _inputs(scene: Path, files: list[Path], *, trace: bool) -> tuple[list[Path], tuple[Missing, ...]]:
+def _inputs(scene: Path, files: list[Path], *, trace: bool) -> tuple[list[Path], tuple[MissingFile, ...]]:
     """All files to send, the scene first, and those that the scene wants and nobody has."""
     found = scene_process.find(scene) if trace else dependencies.Dependencies((scene,), ())
     paths = list(dict.fromkeys([*found.files, *dependencies.expand(files)]))
@@ -248,7 +248,7 @@ def _inputs(scene: Path, files: list[Path], *, trace: bool) -> tuple[list[Path],
     return paths, found.missing
 
 
-def _warn_of_missing(out: Output, missing: tuple[Missing, ...]) -> None:
+def _warn_of_missing(out: Output, missing: tuple[MissingFile, ...]) -> None:
     for one in missing[:SHOWN_MISSING]:
         out.warn(f"{one.path} does not exist; {one.wanted_by} wants it.")
     if len(missing) > SHOWN_MISSING:
@@ -321,7 +321,7 @@ def _notify(addresses: list[str] | None, states: list[str] | None) -> dict[str, 
     return _given(email=addresses, on=states or None) if addresses else None
 
 
-def _hash(out: Output, paths: list[Path]) -> list[hashing.Hashed]:
+def _hash(out: Output, paths: list[Path]) -> list[hashing.HashedFile]:
     cache = hashing.HashCache()
     total = sum(path.stat().st_size for path in paths if path.exists())
     try:
@@ -331,7 +331,7 @@ def _hash(out: Output, paths: list[Path]) -> list[hashing.Hashed]:
         cache.close()
 
 
-def _send(out: Output, client: Client, hashed: list[hashing.Hashed]) -> dict[str, int]:
+def _send(out: Output, client: Client, hashed: list[hashing.HashedFile]) -> dict[str, int]:
     """Upload what the farm lacks; says what was sent. Returns counts of files and bytes."""
     lacking = upload.missing(client, hashed)
     total = sum(file.size for file in lacking)

@@ -1,4 +1,6 @@
-"""The light client: a farm's API for artists and tools. Needs nothing of the server or of Blender.
+"""Client of a farm's API for artists and tools. Requires neither the server's packages nor Blender.
+
+Example:
 
 from framefarm.client import Client, Credentials, jobs
 

@@ -1,6 +1,6 @@
-"""Who this machine is logged in as, one token for each farm, in a file that only its owner can read.
+"""Logins stored on this machine: one token for each farm, in a file that only its owner can read.
 
-`FRAMEFARM_URL` and `FRAMEFARM_TOKEN` come before what is stored.
+The environment variables `FRAMEFARM_URL` and `FRAMEFARM_TOKEN` override the stored logins.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from framefarm.client.http import clean_url
 
 @dataclass(frozen=True)
 class Login:
-    """A token for the farm at `url`. `email` and `expires_at` (RFC 3339) are for people."""
+    """A token for the farm at `url`. `email` and `expires_at` (RFC 3339) are for display only."""
 
     url: str
     token: str
@@ -30,22 +30,23 @@ class Login:
 
 
 class Credentials:
-    """The stored logins, newest farm first in line as the default."""
+    """The stored logins; the farm of the latest login is the default."""
 
     def __init__(self, path: Path | None = None, environment: Mapping[str, str] | None = None) -> None:
+        """`path` defaults to the user's configuration folder, `environment` to this process's."""
         self.path = path or user_config_path("framefarm") / "credentials.json"
         self._environment = os.environ if environment is None else environment
 
-    def url(self, asked_for: str | None = None) -> str:
-        """The farm to talk to: the one asked for, else FRAMEFARM_URL, else the last one logged in to."""
-        url = asked_for or self._environment.get("FRAMEFARM_URL") or self._read().get("default")
+    def url(self, requested_url: str | None = None) -> str:
+        """The requested URL, else FRAMEFARM_URL, else the URL of the latest login. Raises NotLoggedIn."""
+        url = requested_url or self._environment.get("FRAMEFARM_URL") or self._read().get("default")
         if not url:
-            raise NotLoggedIn("Which farm? Log in first: framefarm login http://farm.example:8000")
+            raise NotLoggedIn("No farm is known. Log in first: framefarm login http://farm.example:8000")
         return clean_url(str(url))
 
-    def login(self, asked_for: str | None = None) -> Login:
-        """The login to use. Raises NotLoggedIn, with the command that helps, if there is none."""
-        url = self.url(asked_for)
+    def login(self, requested_url: str | None = None) -> Login:
+        """Login for the farm that `url` returns. Raises NotLoggedIn, with the command to run."""
+        url = self.url(requested_url)
         token = self._environment.get("FRAMEFARM_TOKEN")
         if token:
             return Login(url, token)
@@ -55,7 +56,7 @@ class Credentials:
         return Login(url, stored["token"], stored.get("email", ""), stored.get("expires_at"))
 
     def save(self, login: Login) -> None:
-        """Remember a login; its farm becomes the default."""
+        """Store a login and make its farm the default. Raises LocalProblem if that fails."""
         stored = self._read()
         entry = asdict(login)
         del entry["url"]
@@ -64,6 +65,7 @@ class Credentials:
         self._write(stored)
 
     def forget(self, url: str) -> None:
+        """Delete the login for `url`, if stored; another farm becomes the default. Raises LocalProblem."""
         stored = self._read()
         if stored["servers"].pop(url, None) is None:
             return
@@ -77,9 +79,9 @@ class Credentials:
         except FileNotFoundError:
             stored = {}
         except (OSError, ValueError) as error:
-            raise LocalProblem(f"{self.path} cannot be read ({error}). Mend or remove it.") from error
+            raise LocalProblem(f"{self.path} cannot be read ({error}). Repair or remove it.") from error
         if not isinstance(stored, dict) or not isinstance(stored.setdefault("servers", {}), dict):
-            raise LocalProblem(f"{self.path} is not a list of logins. Mend or remove it.")
+            raise LocalProblem(f"{self.path} is not a list of logins. Repair or remove it.")
         return stored
 
     def _write(self, stored: dict[str, Any]) -> None:

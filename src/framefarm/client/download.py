@@ -1,4 +1,4 @@
-"""Fetching a job's files: only under safe names, whole, checked, and nothing twice."""
+"""Downloading a job's files under safe names, with checksums checked, skipping files already there."""
 
 from __future__ import annotations
 
@@ -18,35 +18,41 @@ from framefarm.client.jobs import quoted
 
 CHUNK_BYTES = 1 << 20
 WORKERS = 4
-TRIES = 3
+ATTEMPTS = 3
+"""How often a file is fetched before it counts as failed."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
 
 
 @dataclass
-class Report:
-    """What came of a download; paths as the farm names them."""
+class DownloadResult:
+    """Outcome of a download, by the files' paths in the job, sorted."""
 
     fetched: list[str] = field(default_factory=list)
     already_there: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    """(path, reason) of each file that is missing or wrong."""
     size_bytes: int = 0
+    """Size of the fetched files together."""
 
     def check(self) -> None:
-        """Raises Incomplete if a file is missing or wrong."""
+        """Raise Incomplete if a file is missing or wrong."""
         if self.problems:
             raise Incomplete(self.problems)
 
 
 def list_files(client: Client, job_id: str) -> list[dict[str, Any]]:
-    """All committed files of a job: path, frame, kind, size, md5, sha256, url."""
+    """All committed files of a job: path, frame, kind, size (bytes), md5, sha256, url.
+
+    Raises Refused or Unreachable.
+    """
     return list(client.pages(f"/api/jobs/{quoted(job_id)}/files"))
 
 
 def safe_parts(name: str) -> tuple[str, ...]:
-    """The parts of a relative path that is harmless on every system. Raises ValueError, saying why not.
+    """Parts of a relative path that is safe on every operating system. Raises ValueError with the reason.
 
-    The name comes from the farm, and before that from a scene: neither is to be trusted.
+    The name comes from a scene through the farm; neither is trusted.
     """
     if not name or name.startswith("/"):
         raise ValueError("an absolute or empty name")
@@ -71,31 +77,37 @@ def download(
     workers: int = WORKERS,
     on_bytes: Callable[[int], None] = lambda count: None,
     on_file: Callable[[str], None] = lambda path: None,
-) -> Report:
-    """Fetch files into `folder`. What lies there already with the right checksum is not fetched again.
+) -> DownloadResult:
+    """Fetch files into `folder`, several at once. Files already there with the right checksum are skipped.
 
-    Nothing raises for a single file: it is in `Report.problems`, and the others are fetched all the same.
-    Raises LocalProblem if the folder cannot be made.
+    Args:
+        files: entries of `list_files`.
+        workers: number of threads.
+        on_bytes: called from several threads with bytes done, negative before a repeated fetch.
+        on_file: called with each path that is done.
+
+    Raises LocalProblem if the folder cannot be made. A file that fails is in `problems` of the result; the
+    others are fetched all the same.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LocalProblem(f"{folder} cannot be made: {error.strerror or error}.") from error
-    report = Report()
-    todo: list[tuple[Mapping[str, Any], tuple[str, ...]]] = []
-    taken: dict[str, str] = {}
+    result = DownloadResult()
+    to_fetch: list[tuple[Mapping[str, Any], tuple[str, ...]]] = []
+    paths_by_folded: dict[str, str] = {}
     for file in files:
         path = str(file["path"])
         try:
             parts = safe_parts(path)
         except ValueError as error:
-            report.problems.append((path, f"{error}; not fetched"))
+            result.problems.append((path, f"{error}; not fetched"))
             continue
-        other = taken.setdefault("/".join(parts).casefold(), path)
+        other = paths_by_folded.setdefault("/".join(parts).casefold(), path)
         if other != path:
-            report.problems.append((path, f"differs from {other} in upper and lower case only; not fetched"))
+            result.problems.append((path, f"differs from {other} in upper and lower case only; not fetched"))
         else:
-            todo.append((file, parts))
+            to_fetch.append((file, parts))
 
     def fetch(item: tuple[Mapping[str, Any], tuple[str, ...]]) -> None:
         file, parts = item
@@ -103,17 +115,17 @@ def download(
         try:
             fetched = _fetch_one(client, file, folder, parts, on_bytes)
         except (FarmError, OSError) as error:
-            report.problems.append((path, str(error)))
+            result.problems.append((path, str(error)))
         else:
-            (report.fetched if fetched else report.already_there).append(path)
-            report.size_bytes += int(file["size"]) if fetched else 0
+            (result.fetched if fetched else result.already_there).append(path)
+            result.size_bytes += int(file["size"]) if fetched else 0
             on_file(path)
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(fetch, todo))
-    for names in (report.fetched, report.already_there, report.problems):
+        list(pool.map(fetch, to_fetch))
+    for names in (result.fetched, result.already_there, result.problems):
         names.sort()
-    return report
+    return result
 
 
 def _fetch_one(
@@ -123,41 +135,42 @@ def _fetch_one(
     parts: tuple[str, ...],
     on_bytes: Callable[[int], None],
 ) -> bool:
-    """True if the file was fetched, False if it was there. Raises FarmError or OSError."""
+    """Whether the file was fetched; False if it was already there. Raises FarmError or OSError."""
     parent = _make_parents(folder, parts[:-1])
     target = parent / parts[-1]
-    if _is_whole(target, file):
+    if _is_complete(target, file):
         on_bytes(int(file["size"]))
         return False
     if not file.get("url"):
-        by = file.get("replaced_by")
+        other_job = file.get("replaced_by")
         raise LocalProblem(
-            f"job {by} wrote a file of the same name over it" if by else "the farm no longer has it"
+            f"job {other_job} replaced it by a file of the same name"
+            if other_job
+            else "the farm no longer has it"
         )
-    for left in reversed(range(TRIES)):
+    for attempts_left in reversed(range(ATTEMPTS)):
         try:
             _fetch_and_check(client, file, target, on_bytes)
             return True
         except LocalProblem:
             raise
         except FarmError:
-            if not left:
+            if not attempts_left:
                 raise
     raise AssertionError("unreachable")
 
 
 def _make_parents(folder: Path, parts: tuple[str, ...]) -> Path:
-    """The folder for a file, made if need be, and never through a link."""
-    where = folder
+    """Make the folder of a file, refusing links in its path. Raises LocalProblem or OSError."""
     for part in parts:
-        where = where / part
-        if where.is_symlink():
-            raise LocalProblem(f"{where} is a link; nothing is written through links")
-        where.mkdir(exist_ok=True)
-    return where
+        folder = folder / part
+        if folder.is_symlink():
+            raise LocalProblem(f"{folder} is a link; files are not written through links")
+        folder.mkdir(exist_ok=True)
+    return folder
 
 
-def _is_whole(target: Path, file: Mapping[str, Any]) -> bool:
+def _is_complete(target: Path, file: Mapping[str, Any]) -> bool:
     if target.is_symlink() or not target.is_file() or target.stat().st_size != int(file["size"]):
         return False
     digest = hashlib.sha256()
@@ -170,26 +183,26 @@ def _is_whole(target: Path, file: Mapping[str, Any]) -> bool:
 def _fetch_and_check(
     client: Client, file: Mapping[str, Any], target: Path, on_bytes: Callable[[int], None]
 ) -> None:
-    """Fetch into a temporary file beside the target, which gets the target's name once it proves right."""
-    size, seen, told = int(file["size"]), 0, 0
+    """Fetch into a temporary file beside the target, and rename it to the target if its checksum is right."""
+    size, received, counted = int(file["size"]), 0, 0
     digest = hashlib.sha256()
     temporary = target.parent / f".framefarm-{secrets.token_hex(8)}.part"
     try:
         with temporary.open("xb") as out, client.fetch(str(file["url"])) as response:
             for chunk in response.iter_bytes(CHUNK_BYTES):
-                seen += len(chunk)
-                if seen > size:
+                received += len(chunk)
+                if received > size:
                     break
                 digest.update(chunk)
                 out.write(chunk)
                 on_bytes(len(chunk))
-                told = seen
+                counted = received
             out.flush()
             os.fsync(out.fileno())
-        if seen != size or digest.hexdigest() != file["sha256"]:
-            raise FarmError(f"what arrived is not the file: {seen} of {size} bytes, or a wrong checksum")
+        if received != size or digest.hexdigest() != file["sha256"]:
+            raise FarmError(f"it arrived damaged: {received} of {size} bytes, or a wrong checksum")
         temporary.replace(target)
     except BaseException:
-        on_bytes(-told)
+        on_bytes(-counted)
         temporary.unlink(missing_ok=True)
         raise

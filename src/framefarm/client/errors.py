@@ -1,12 +1,12 @@
-"""What can go wrong on an artist's side. `str(error)` is a sentence for a person.
+"""Exceptions of the client. `str(error)` is a sentence for the artist.
 
 FarmError                (core)
-├── Refused              the farm answered, and said no: status, sentence, every bad field
-│   └── LoginNeeded      401: no token, or one that is not valid any more
-├── Unreachable          no answer that can be understood
-├── LocalProblem         a file, folder or setting on this machine is in the way
+├── Refused              the farm answered with an error: status, sentence, every bad field
+│   └── LoginNeeded      401: no token, or one that is no longer valid
+├── Unreachable          no answer, or one that is not a farm's
+├── LocalProblem         a file, folder or setting on this machine prevents the work
 │   └── NotLoggedIn      no login is stored here, or no farm is known
-└── Incomplete           a download in which some files are missing or wrong, named
+└── Incomplete           a download in which some files are missing or wrong; it names them
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ __all__ = ["FarmError", "Incomplete", "LocalProblem", "LoginNeeded", "NotLoggedI
 
 
 class Refused(FarmError):
-    """The farm's problem document (RFC 9457). `errors` holds every bad field."""
+    """An error answer of the farm.
+
+    `problem` is the farm's problem document (RFC 9457), `errors` its bad fields, and `retry_after_seconds`
+    the Retry-After header, if any.
+    """
 
     def __init__(
         self, status: int, problem: Mapping[str, Any], retry_after_seconds: float | None = None
@@ -38,29 +42,29 @@ class Refused(FarmError):
 
 
 class LoginNeeded(Refused):
-    """401."""
+    """Status 401: the call had no token, or one that is no longer valid."""
 
 
 class Unreachable(FarmError):
-    """The farm gave no answer, or one that is not its own."""
+    """The farm did not answer, or the answer is not a farm's."""
 
     title = "The farm cannot be reached"
 
 
 class LocalProblem(FarmError):
-    """Something on this machine: a file that cannot be read, a folder that cannot be written."""
+    """A problem on this machine, such as an unreadable file or a folder that cannot be written."""
 
     title = "Something on this machine is in the way"
 
 
 class NotLoggedIn(LocalProblem):
-    """Nothing was asked of a farm: there is no login to ask with."""
+    """No login is stored for the farm, so it was not called."""
 
     title = "Not logged in"
 
 
 class Incomplete(FarmError):
-    """Not everything arrived. `problems` is one (path, sentence) for each file."""
+    """Some files of a download are missing or wrong. `problems` holds a (path, sentence) for each."""
 
     title = "The download is not complete"
 

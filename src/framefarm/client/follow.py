@@ -1,7 +1,8 @@
-"""A job followed as it happens: woken by its event stream, which is resumed where it broke off.
+"""Following a job while it renders: the job is fetched again whenever its event stream reports an event.
 
-What happened is told by the stream, how the job stands by the job itself: events wake, the job is asked.
-Where there is no stream (a proxy in between, an older farm), the job is asked again and again.
+Events report changes; a job's status and counts are always those of the fetched job. A stream that breaks off
+is resumed after the last event received. Without a stream (a proxy blocks it, or the farm is older), the job
+is polled.
 """
 
 from __future__ import annotations
@@ -19,25 +20,26 @@ from framefarm.client.http import Client, EventStream
 from framefarm.client.jobs import FINISHED, Job, get, quoted
 
 Event = dict[str, Any]
-"""As docs/events.md has it: `number`, `at`, `type`, `actor`, `data`."""
+"""An event as in docs/events.md: `number`, `at`, `type`, `actor`, `data`."""
 
 PACE_SECONDS = 0.5
-"""The job is asked at most so often."""
+"""Shortest time between two requests for the job, however many events come."""
 QUIET_SECONDS = 5.0
-"""Without an event it is asked all the same: what machines cost runs on."""
+"""Longest time between two requests for the job without an event: its cost grows all the same."""
 LEAVING_SECONDS = 1.0
-"""As above, while its last tasks end: not every end of a task is an event."""
+"""The same while a job is holding or cancelling: the end of a task does not always cause an event."""
 POLL_SECONDS = 1.0
-"""Without a stream."""
+"""Time between two requests for the job without an event stream."""
 LATE_SECONDS = 2.0
-"""Of a job that has come to rest, events that led there are waited for so long."""
+"""How long to wait for the events that led to a job's end or hold, once the job itself shows it."""
 RESUME_SECONDS = 1.0
-"""A stream that ended is opened again after so long, as the farm asks of browsers."""
+"""Pause before a stream that ended is opened again; the farm asks browsers for the same."""
+_RESTING = FINISHED | {"holding"}
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A job as it stands, and what happened since the last look, in order."""
+class JobUpdate:
+    """A job's current state, and the events since the update before, in order."""
 
     job: Job
     events: list[Event]
@@ -45,112 +47,113 @@ class Seen:
 
 def follow(
     client: Client, job_id: str, *, on_note: Callable[[str], object] = lambda text: None
-) -> Iterator[Seen]:
-    """A job as it goes on, until it is finished; the caller stops earlier by leaving the loop.
+) -> Iterator[JobUpdate]:
+    """Updates of a job until it is finished, or until the caller leaves the loop.
 
-    Begins with the job as it is, then tells every event from its first one on. `on_note` hears, once, that
-    there is no event stream and the job is asked again and again instead.
+    The first update holds the job's current state, the later ones every event since the job was made.
+    `on_note` is called once, with a sentence, if there is no event stream and the job is polled instead.
 
-    Raises LoginNeeded when the login ends meanwhile, Refused when the job is gone, Unreachable when the farm
-    does not answer for longer than `client.patience_seconds`.
+    Raises LoginNeeded when the login expires meanwhile, Refused when the job is deleted, and Unreachable when
+    the farm does not answer for longer than `client.patience_seconds`.
     """
     job = get(client, job_id)
-    yield Seen(job, [])
-    asked = time.monotonic()
-    with _events_of(client, job_id) as inbox:
-        ears = _Ears(inbox, on_note)
+    yield JobUpdate(job, [])
+    fetched = time.monotonic()
+    with _event_queue(client, job_id) as events_queue:
+        inbox = _EventInbox(events_queue, on_note)
         while job["status"] not in FINISHED:
             leaving = job["status"] in {"holding", "cancelling"}
-            events = ears.hear(LEAVING_SECONDS if leaving else QUIET_SECONDS, asked + PACE_SECONDS)
+            events = inbox.collect(LEAVING_SECONDS if leaving else QUIET_SECONDS, fetched + PACE_SECONDS)
             job = get(client, job_id)
-            asked = time.monotonic()
-            while job["status"] in RESTS and ears.behind(job) and time.monotonic() < asked + LATE_SECONDS:
-                events += ears.hear(LATE_SECONDS)
-            yield Seen(job, events)
+            fetched = time.monotonic()
+            while (
+                job["status"] in _RESTING
+                and inbox.is_behind(job)
+                and time.monotonic() < fetched + LATE_SECONDS
+            ):
+                events += inbox.collect(LATE_SECONDS)
+            yield JobUpdate(job, events)
 
 
-RESTS = FINISHED | {"holding"}
 _Item = Event | FarmError | None
-"""None: something that only changes how far a frame in work is."""
+"""None: only the progress of a frame being rendered has changed."""
 
 
-class _Ears:
-    """What the reader of the stream passes on, if there is a stream."""
+class _EventInbox:
+    """Events from the stream's reader, and whether there is a stream at all."""
 
-    def __init__(self, inbox: queue.SimpleQueue[_Item], on_note: Callable[[str], object]) -> None:
-        self._inbox, self._on_note = inbox, on_note
-        self._streams, self._status = True, ""
+    def __init__(self, items: queue.SimpleQueue[_Item], on_note: Callable[[str], object]) -> None:
+        self._items, self._on_note = items, on_note
+        self._has_stream, self._status = True, ""
 
-    def behind(self, job: Job) -> bool:
-        """Whether the events that led the job where it is are still to come."""
-        return self._streams and self._status != job["status"]
+    def is_behind(self, job: Job) -> bool:
+        """Whether the event of the job's current status is still to come."""
+        return self._has_stream and self._status != job["status"]
 
-    def hear(self, quiet_seconds: float, not_before: float = 0.0) -> list[Event]:
-        """Waits for the first event, at most `quiet_seconds`, then for more until `not_before`."""
-        found: list[Event] = []
-        wait = quiet_seconds if self._streams else POLL_SECONDS
+    def collect(self, quiet_seconds: float, not_before: float = 0.0) -> list[Event]:
+        """Wait for the first event, at most `quiet_seconds`, then for more until `not_before` (monotonic)."""
+        events: list[Event] = []
+        wait = quiet_seconds if self._has_stream else POLL_SECONDS
         with suppress(queue.Empty):
             while True:
-                item = self._inbox.get(timeout=wait)
-                if isinstance(item, FarmError) and not isinstance(item, LoginNeeded):
-                    # Whether the farm answers at all, asking for the job tells.
-                    self._streams = False
-                    self._on_note(
-                        f"There is no event stream ({item}): the job is asked again and again instead."
-                    )
-                elif isinstance(item, FarmError):
+                item = self._items.get(timeout=wait)
+                if isinstance(item, LoginNeeded):
                     raise item
+                if isinstance(item, FarmError):
+                    # If the farm does not answer at all, the next request for the job raises that.
+                    self._has_stream = False
+                    self._on_note(f"There is no event stream ({item}): the job is polled instead.")
                 elif item is not None:
-                    found.append(item)
+                    events.append(item)
                     if item["type"] == "job.status":
                         self._status = item["data"]["status"]
                 wait = max(0.0, not_before - time.monotonic())
-        return found
+        return events
 
 
 @contextmanager
-def _events_of(client: Client, job_id: str) -> Iterator[queue.SimpleQueue[_Item]]:
-    """Reads the job's stream in a thread of its own while the block runs."""
-    reader = _Reader(client, f"/api/jobs/{quoted(job_id)}/events")
+def _event_queue(client: Client, job_id: str) -> Iterator[queue.SimpleQueue[_Item]]:
+    """A queue that a thread fills from the job's event stream while the block runs."""
+    reader = _StreamReader(client, f"/api/jobs/{quoted(job_id)}/events")
     reader.start()
     try:
-        yield reader.inbox
+        yield reader.items
     finally:
-        reader.leave()
+        reader.stop()
 
 
-class _Reader(threading.Thread):
+class _StreamReader(threading.Thread):
     def __init__(self, client: Client, path: str) -> None:
         super().__init__(name="events", daemon=True)
-        self.inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._farm, self._path = client, path
-        self._left = threading.Event()
+        self.items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._client, self._path = client, path
+        self._stopping = threading.Event()
         self._stream: EventStream | None = None
         self._last_id = ""
 
     def run(self) -> None:
-        while not self._left.is_set():
+        while not self._stopping.is_set():
             try:
-                with self._farm.events(self._path, self._last_id) as self._stream:
-                    if not self._left.is_set():
+                with self._client.events(self._path, self._last_id) as self._stream:
+                    if not self._stopping.is_set():
                         self._read(self._stream)
             except FarmError as error:
-                self.inbox.put(error)
+                self.items.put(error)
                 return
             except RuntimeError:
-                return  # the farm's client was closed: nobody follows any more
-            self._left.wait(RESUME_SECONDS)
+                return  # the client was closed, so the caller has stopped following
+            self._stopping.wait(RESUME_SECONDS)
 
     def _read(self, stream: EventStream) -> None:
         for message in stream:
             if message.event == "message" and message.data:
                 self._last_id = message.id
-                self.inbox.put(dict(message.json()))  # type: ignore[call-overload]
+                self.items.put(dict(message.json()))  # type: ignore[call-overload]
             elif message.event == "progress":
-                self.inbox.put(None)
+                self.items.put(None)
 
-    def leave(self) -> None:
-        self._left.set()
+    def stop(self) -> None:
+        self._stopping.set()
         if self._stream is not None:
             self._stream.hang_up()
         self.join(RESUME_SECONDS)

@@ -1,9 +1,10 @@
-"""One farm over HTTP: base URL and token in, JSON out, and every refusal as an exception.
+"""HTTP calls to one farm: answers as decoded JSON, error answers as exceptions.
 
-What is tried again, and when:
-- anything that never reached the farm (no connection), and 429 and 503, after their Retry-After;
-- after a connection that broke in between only what may safely be done twice: GET, and what the caller marks
-  `repeatable` (uploads are known by their content, a job by its Idempotency-Key).
+Calls that are repeated, for up to `patience_seconds`:
+- every call that did not reach the farm (no connection), and after 429 and 503, as their Retry-After asks;
+- after a broken connection, 502, 504 or a 409 with Retry-After, only calls that may run twice: GET, and those
+  that the caller marks `repeatable` (the farm identifies an upload by its content, a job by its
+  Idempotency-Key).
 """
 
 from __future__ import annotations
@@ -22,33 +23,34 @@ from framefarm import __version__
 from framefarm.client.errors import LocalProblem, LoginNeeded, Refused, Unreachable
 
 PATIENCE_SECONDS = 30.0
-"""How long a call is tried again in all, waits included."""
+"""Longest time from the first attempt of a call to its last, pauses included."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.2, 3.0
-PAGE = 500
+"""The pause before an attempt doubles from the first to the longest."""
+PAGE_ITEMS = 500
 SILENCE_SECONDS = 45.0
-"""An event stream that says nothing for so long is broken: a farm keeps it alive every 15 s."""
+"""Time without a byte after which an event stream counts as broken: a farm sends a comment every 15 s."""
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 def clean_url(url: str) -> str:
-    """The farm's base URL without a slash at its end. Raises LocalProblem if it is none."""
+    """`url` as a farm's base URL: with a scheme, without a final slash. Raises LocalProblem if it is none."""
     text = url.strip()
     if "://" not in text:
         text = f"http://{text}"
     text = text.rstrip("/")
     try:
         parts = urlsplit(text)
-        good = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or True)
+        valid = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or True)
     except ValueError:
-        good = False
-    if not good or parts.username or parts.query or parts.fragment:
-        raise LocalProblem(f"{url!r} is not the address of a farm; it looks like http://farm.example:8000.")
+        valid = False
+    if not valid or parts.username or parts.query or parts.fragment:
+        raise LocalProblem(f"{url!r} is not the address of a farm; give one like http://farm.example:8000.")
     return text
 
 
 class EventStream:
-    """Server-sent events as they come, until the stream ends or breaks: then iterating just ends."""
+    """Server-sent events as they arrive. Iterating ends without an error when the stream ends or breaks."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
@@ -58,14 +60,18 @@ class EventStream:
             yield from httpx.EventSource(self._response)
 
     def hang_up(self) -> None:
-        """End it from another thread, though it waits."""
+        """Close the connection from another thread; the iterator ends even while it waits."""
         with suppress(OSError, KeyError, AttributeError):
-            wire = self._response.extensions["network_stream"].get_extra_info("socket")
-            wire.shutdown(socket.SHUT_RDWR)
+            connection = self._response.extensions["network_stream"].get_extra_info("socket")
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 class Client:
-    """Calls to one farm with one token. Safe to use from several threads at once."""
+    """Calls to one farm with one token, safe to use from several threads.
+
+    Every call raises Refused (LoginNeeded for 401) for an error answer and Unreachable without an answer of a
+    farm.
+    """
 
     def __init__(
         self,
@@ -78,6 +84,13 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Connect to nothing yet. Raises LocalProblem if `url` is not an address of a farm.
+
+        Args:
+            patience_seconds: how long a call is repeated.
+            on_wait: called before each pause with a sentence that says why.
+            transport, sleep, clock: replaced in tests; `clock` in seconds.
+        """
         self.url = clean_url(url)
         self._token = token
         self._on_wait = on_wait
@@ -93,6 +106,7 @@ class Client:
         )
 
     def close(self) -> None:
+        """Close all connections."""
         self._http.close()
 
     def __enter__(self) -> Client:
@@ -104,20 +118,22 @@ class Client:
     # ------------------------------------------------------------------------------- JSON
 
     def get(self, path: str, **params: Any) -> Any:
-        given = {key: value for key, value in params.items() if value is not None}
-        return self._json("GET", path, params=given, repeatable=True)
+        """Answer to a GET, as JSON. Query parameters that are None are left out."""
+        query = {key: value for key, value in params.items() if value is not None}
+        return self._json("GET", path, params=query, repeatable=True)
 
     def get_text(self, path: str, **params: Any) -> str:
-        given = {key: value for key, value in params.items() if value is not None}
-        return self._answer("GET", path, params=given, repeatable=True).text
+        """Answer to a GET, as text. Query parameters that are None are left out."""
+        query = {key: value for key, value in params.items() if value is not None}
+        return self._request("GET", path, params=query, repeatable=True).text
 
     def pages(self, path: str, *, limit: int | None = None, **params: Any) -> Iterator[dict[str, Any]]:
-        """The items of a list, page after page; at most `limit` of them."""
-        left, cursor = limit, None
-        while left is None or left > 0:
-            page = self.get(path, limit=min(PAGE, left or PAGE), cursor=cursor, **params)
-            yield from page["data"][:left]
-            left = None if left is None else left - len(page["data"])
+        """Items of a list, fetched page by page; at most `limit`."""
+        remaining, cursor = limit, None
+        while remaining is None or remaining > 0:
+            page = self.get(path, limit=min(PAGE_ITEMS, remaining or PAGE_ITEMS), cursor=cursor, **params)
+            yield from page["data"][:remaining]
+            remaining = None if remaining is None else remaining - len(page["data"])
             cursor = page["next_cursor"]
             if cursor is None:
                 return
@@ -131,26 +147,31 @@ class Client:
         idempotency_key: str | None = None,
         repeatable: bool = False,
     ) -> Any:
-        """An `idempotency_key` makes the call repeatable: a second one gets the first one's answer."""
+        """Answer to a POST, as JSON.
+
+        An `idempotency_key` makes the call repeatable: a repeated call returns the first one's answer.
+        """
         headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
         safe = repeatable or idempotency_key is not None
         return self._json("POST", path, json=body, params=params, headers=headers, repeatable=safe)
 
     def patch(self, path: str, body: Any) -> Any:
+        """Answer to a PATCH, as JSON. Not repeated after a broken connection."""
         return self._json("PATCH", path, json=body)
 
     def delete(self, path: str) -> None:
-        self._answer("DELETE", path)
+        """DELETE. Not repeated after a broken connection."""
+        self._request("DELETE", path)
 
     def send(self, path: str, make_content: Callable[[], Iterable[bytes]], headers: Mapping[str, str]) -> Any:
-        """POST a stream that `make_content` makes afresh for every try."""
+        """Answer to a POST, as JSON. `make_content` makes the body's parts anew for each attempt."""
         return self._json("POST", path, make_content=make_content, headers=headers, repeatable=True)
 
     # ------------------------------------------------------------------------------ bytes
 
     @contextmanager
     def fetch(self, url: str) -> Iterator[httpx.Response]:
-        """A signed URL, streamed. The token is never sent along: the URL's signature is all it needs."""
+        """Response of a signed URL, to be streamed. The token is not sent: the URL's signature suffices."""
         absolute = urljoin(self.url + "/", url)
         request = self._http.build_request("GET", absolute, headers={"Accept-Encoding": "identity"})
         try:
@@ -163,7 +184,7 @@ class Client:
                 raise _refusal(response)
             yield response
         except httpx.HTTPError as error:
-            raise Unreachable(f"{_origin(absolute)} broke off: {_reason(error)}.") from error
+            raise Unreachable(f"The connection to {_origin(absolute)} broke: {_reason(error)}.") from error
         finally:
             response.close()
 
@@ -171,33 +192,37 @@ class Client:
 
     @contextmanager
     def events(self, path: str, last_id: str = "") -> Iterator[EventStream]:
-        """A stream of events from the one after `last_id` on. Raises Refused if it cannot be had."""
+        """Event stream, beginning after `last_id`. Raises Refused if the answer is not an event stream."""
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         headers |= {"Last-Event-ID": last_id} if last_id else {}
         timeout = httpx.Timeout(SILENCE_SECONDS, connect=10.0)
-        response = self._answer("GET", path, repeatable=True, headers=headers, streamed=True, timeout=timeout)
+        response = self._request(
+            "GET", path, repeatable=True, headers=headers, streamed=True, timeout=timeout
+        )
         try:
-            kind = response.headers.get("Content-Type", "")
-            if kind.partition(";")[0].strip().lower() != "text/event-stream":
-                raise Refused(response.status_code, {"detail": f"the answer is {kind or 'of no kind'}"})
+            content_type = response.headers.get("Content-Type", "")
+            if content_type.partition(";")[0].strip().lower() != "text/event-stream":
+                raise Refused(
+                    response.status_code, {"detail": f"the answer is {content_type or 'without a type'}"}
+                )
             yield EventStream(response)
         finally:
             response.close()
 
-    # ---------------------------------------------------------------------------- inwards
+    # ---------------------------------------------------------------------------- private
 
-    def _json(self, method: str, path: str, **how: Any) -> Any:
-        response = self._answer(method, path, **how)
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        response = self._request(method, path, **options)
         if not response.content:
             return None
         try:
             return response.json()
         except ValueError as error:
             raise Unreachable(
-                f"{self.url} answered, but not as a farm does. Is the address right?"
+                f"{self.url} answered, but its answer is not a farm's. Check the address."
             ) from error
 
-    def _answer(
+    def _request(
         self,
         method: str,
         path: str,
@@ -206,7 +231,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         make_content: Callable[[], Iterable[bytes]] | None = None,
         streamed: bool = False,
-        **how: Any,
+        **options: Any,
     ) -> httpx.Response:
         sent_headers = dict(headers or {})
         if self._token:
@@ -216,18 +241,20 @@ class Client:
         while True:
             try:
                 content = None if make_content is None else make_content()
-                request = self._http.build_request(method, path, headers=sent_headers, content=content, **how)
+                request = self._http.build_request(
+                    method, path, headers=sent_headers, content=content, **options
+                )
                 response = self._http.send(request, stream=streamed)
                 if response.status_code >= 300:
                     response.read()
             except httpx.HTTPError as error:
                 wait = pause if repeatable or isinstance(error, _NEVER_SENT) else None
-                failure: Refused | Unreachable = self._no_answer(error)
+                failure: Refused | Unreachable = self._unreachable(error)
             else:
                 if response.status_code < 300:
                     return response
                 failure = _refusal(response)
-                wait = _pause_asked_for(failure, repeatable, pause)
+                wait = _pause_before_retry(failure, repeatable, pause)
             if wait is None or self._clock() + wait > deadline:
                 raise failure
             if self._on_wait is not None:
@@ -235,14 +262,14 @@ class Client:
             self._sleep(wait)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
-    def _no_answer(self, error: httpx.HTTPError) -> Unreachable:
+    def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
         if isinstance(error, _NEVER_SENT):
             return Unreachable(f"No farm answers at {self.url} ({_reason(error)}). Is it running?")
         return Unreachable(f"The connection to {self.url} broke ({_reason(error)}).")
 
 
-def _pause_asked_for(failure: Refused, repeatable: bool, pause: float) -> float | None:
-    """Seconds to wait before the same call has a chance, None if it has none."""
+def _pause_before_retry(failure: Refused, repeatable: bool, pause: float) -> float | None:
+    """Seconds to wait before the call is repeated; None if it must not be."""
     if failure.status in {429, 503}:
         return failure.retry_after_seconds if failure.retry_after_seconds is not None else pause
     if failure.status == 409 and repeatable:
@@ -256,10 +283,12 @@ def _refusal(response: httpx.Response) -> Refused:
     except ValueError:
         problem = None
     if not isinstance(problem, dict):
-        where = _origin(str(response.request.url))
-        problem = {"detail": f"{where} answered {response.status_code} {response.reason_phrase}."}
-    kind = LoginNeeded if response.status_code == 401 else Refused
-    return kind(response.status_code, problem, _retry_after_seconds(response.headers.get("Retry-After")))
+        origin = _origin(str(response.request.url))
+        problem = {"detail": f"{origin} answered {response.status_code} {response.reason_phrase}."}
+    error_type = LoginNeeded if response.status_code == 401 else Refused
+    return error_type(
+        response.status_code, problem, _retry_after_seconds(response.headers.get("Retry-After"))
+    )
 
 
 def _retry_after_seconds(text: str | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Jobs of a farm: submit, look, steer."""
+"""Submitting, reading and controlling a farm's jobs. Every call raises Refused or Unreachable."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from urllib.parse import quote
 from framefarm.client.http import Client
 
 Job = dict[str, Any]
-"""A job as the farm answers it; the OpenAPI document names its fields."""
+"""A job as the API returns it (docs/api.md)."""
 
 FINISHED = frozenset({"success", "failed", "cancelled"})
+"""Statuses that a job no longer leaves, unless it is retried."""
 
 
 def submit(client: Client, payload: Mapping[str, Any]) -> Job:
-    """Post a job, once, however often the connection breaks meanwhile."""
+    """Submit a job. A broken connection leads to no second job, thanks to an idempotency key."""
     job: Job = client.post("/api/jobs", dict(payload), idempotency_key=uuid.uuid4().hex)
     return job
 
 
 def dry_run(client: Client, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """What submitting would do: frames, tasks, missing paths, warnings, price per hour."""
+    """Check a submission without making a job: frames, tasks, missing paths, warnings, price per hour."""
     answer: dict[str, Any] = client.post(
         "/api/jobs", dict(payload), params={"dry_run": "true"}, repeatable=True
     )
@@ -30,6 +31,7 @@ def dry_run(client: Client, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def get(client: Client, job_id: str) -> Job:
+    """One job."""
     job: Job = client.get(f"/api/jobs/{quoted(job_id)}")
     return job
 
@@ -40,16 +42,17 @@ def find(client: Client, *, limit: int | None = 50, **filters: str | None) -> It
 
 
 def frames(client: Client, job_id: str) -> Iterator[dict[str, Any]]:
-    """Every frame of the job in order, begun or not."""
+    """All frames of a job in order, including those not yet started."""
     return client.pages(f"/api/jobs/{quoted(job_id)}/frames")
 
 
 def tasks(client: Client, job_id: str) -> Iterator[dict[str, Any]]:
+    """All tasks of a job in order."""
     return client.pages(f"/api/jobs/{quoted(job_id)}/tasks")
 
 
 def log(client: Client, job_id: str, task: str) -> str:
-    """Blender's output of a task's latest attempt. It is a scene's own text: clean it before showing it."""
+    """Blender's output in a task's latest attempt. Scenes control the text: clean it before display."""
     return client.get_text(f"/api/jobs/{quoted(job_id)}/tasks/{quoted(task)}/log")
 
 
@@ -61,7 +64,7 @@ def change(
     priority: int | None = None,
     drain: bool | None = None,
 ) -> Job:
-    """`action`: hold, unhold or cancel. With `drain=False` a hold also stops the frames in work."""
+    """Change a job. `action`: hold, unhold or cancel. With `drain=False`, a hold stops running frames too."""
     body = {"action": action, "priority": priority, "drain": drain}
     job: Job = client.patch(f"/api/jobs/{quoted(job_id)}", {k: v for k, v in body.items() if v is not None})
     return job
@@ -70,7 +73,7 @@ def change(
 def retry(
     client: Client, job_id: str, *, frames: str | None = None, tasks: list[str] | None = None
 ) -> dict[str, Any]:
-    """Try again: all failed tasks, some tasks, or exactly these frames, done ones too."""
+    """Retry all failed tasks, the given `tasks`, or exactly these `frames` (a frame spec), done or not."""
     base = f"/api/jobs/{quoted(job_id)}"
     if tasks:
         for task in tasks:
@@ -82,11 +85,12 @@ def retry(
 
 
 def delete(client: Client, job_id: str) -> None:
+    """Delete a job. Refused while it is not finished."""
     client.delete(f"/api/jobs/{quoted(job_id)}")
 
 
 def count(job: Job, what: Literal["frames", "tasks"] = "frames") -> tuple[int, int] | None:
-    """(done, all) of a job's frames or tasks; None while the farm does not know how many there are."""
+    """(done, total) of a job's frames or tasks; None until the farm has read the scene."""
     counts = job.get(what)
     if counts is None:
         return None
@@ -94,5 +98,5 @@ def count(job: Job, what: Literal["frames", "tasks"] = "frames") -> tuple[int, i
 
 
 def quoted(part: str) -> str:
-    """A part of a path that came from a person: nothing in it can reach another path."""
+    """`part`, typed by a person, escaped so that it stays one part of a URL's path."""
     return quote(part, safe="").replace(".", "%2E")

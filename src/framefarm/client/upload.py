@@ -1,4 +1,4 @@
-"""Sending files to a farm: ask what it has, then stream only what is missing."""
+"""Uploading files to a farm: ask which contents it lacks, then send only those."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from framefarm.client.errors import LocalProblem, Refused
-from framefarm.client.hashing import Hashed
+from framefarm.client.hashing import HashedFile
 from framefarm.client.http import Client
 
-BATCH = 1000
-"""Most files that one `uploads/md5` call may name."""
+BATCH_FILES = 1000
+"""Most files that one call of `uploads/md5` may name."""
 CHUNK_BYTES = 1 << 20
 WORKERS = 4
 
 
-def missing(client: Client, files: Sequence[Hashed]) -> list[Hashed]:
-    """Which of the files the farm lacks. What it has is registered under the path at once."""
-    lacking: list[Hashed] = []
-    for start in range(0, len(files), BATCH):
-        batch = files[start : start + BATCH]
+def missing(client: Client, files: Sequence[HashedFile]) -> list[HashedFile]:
+    """Files whose content the farm lacks. The others it registers under their paths at once.
+
+    Raises Refused or Unreachable.
+    """
+    lacking: list[HashedFile] = []
+    for start in range(0, len(files), BATCH_FILES):
+        batch = files[start : start + BATCH_FILES]
         questions = [{"path": f.path, "md5": f.md5, "sha256": f.sha256, "size": f.size} for f in batch]
         answers = client.post("/api/uploads/md5", {"files": questions}, repeatable=True)["files"]
         lacking += [f for f, answer in zip(batch, answers, strict=True) if not answer["exists"]]
@@ -31,30 +34,36 @@ def missing(client: Client, files: Sequence[Hashed]) -> list[Hashed]:
 
 def upload(
     client: Client,
-    files: Iterable[Hashed],
+    files: Iterable[HashedFile],
     *,
     workers: int = WORKERS,
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Send files, several at once. `on_bytes` hears of each piece sent, from several threads; a piece that
-    has to be sent again is taken back first by a negative count.
+    """Upload files in parallel. The first failure stops the others.
+
+    Args:
+        workers: number of threads.
+        on_bytes: called from several threads with the bytes of each part sent. Before a file is sent again,
+            it is called with the negative number of its bytes counted so far.
 
     Raises Refused, Unreachable, or LocalProblem for a file that changed since it was hashed.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(workers) as pool:
-        sending = [pool.submit(_upload_one, client, file, on_bytes, stop) for file in files]
+        uploads = [pool.submit(_upload_one, client, file, on_bytes, stop) for file in files]
         try:
-            for done in as_completed(sending):
-                done.result()
+            for finished in as_completed(uploads):
+                finished.result()
         except BaseException:
             stop.set()
-            for future in sending:
+            for future in uploads:
                 future.cancel()
             raise
 
 
-def _upload_one(client: Client, file: Hashed, on_bytes: Callable[[int], None], stop: threading.Event) -> None:
+def _upload_one(
+    client: Client, file: HashedFile, on_bytes: Callable[[int], None], stop: threading.Event
+) -> None:
     body = _Multipart(file, on_bytes, stop)
     try:
         stored = client.send("/api/uploads/file", body.pieces, body.headers)
@@ -66,28 +75,28 @@ def _upload_one(client: Client, file: Hashed, on_bytes: Callable[[int], None], s
         raise _changed(file)
 
 
-def _changed(file: Hashed) -> LocalProblem:
+def _changed(file: HashedFile) -> LocalProblem:
     return LocalProblem(f"{file.path} changed while it was sent. Wait until it is saved, then try again.")
 
 
 class _Multipart:
-    """`path`, `md5`, then the file itself, as multipart/form-data of a known length."""
+    """Request body of `uploads/file`: multipart/form-data of known length with `path`, `md5` and the file."""
 
-    def __init__(self, file: Hashed, on_bytes: Callable[[int], None], stop: threading.Event) -> None:
+    def __init__(self, file: HashedFile, on_bytes: Callable[[int], None], stop: threading.Event) -> None:
         self._file = file
         self._on_bytes = on_bytes
         self._stop = stop
         self._sent = 0
         boundary = secrets.token_hex(16)
-        fields = "".join(
+        form_fields = "".join(
             f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
             for name, value in (("path", file.path), ("md5", file.md5))
         )
-        opening = (
+        file_head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n'
             "Content-Type: application/octet-stream\r\n\r\n"
         )
-        self._head = (fields + opening).encode()
+        self._head = (form_fields + file_head).encode()
         self._tail = f"\r\n--{boundary}--\r\n".encode()
         self.headers = {
             "Content-Type": f"multipart/form-data; boundary={boundary}",
@@ -98,18 +107,18 @@ class _Multipart:
         self._on_bytes(-self._sent)
         self._sent = 0
         yield self._head
-        left = self._file.size
+        remaining = self._file.size
         try:
             with Path(self._file.path).open("rb") as file:
-                while left and (chunk := file.read(min(CHUNK_BYTES, left))):
+                while remaining and (chunk := file.read(min(CHUNK_BYTES, remaining))):
                     if self._stop.is_set():
-                        raise LocalProblem("Another file could not be sent.")
+                        raise LocalProblem("Not sent, because another file could not be sent.")
                     yield chunk
-                    left -= len(chunk)
+                    remaining -= len(chunk)
                     self._sent += len(chunk)
                     self._on_bytes(len(chunk))
         except OSError as error:
             raise LocalProblem(f"{self._file.path} cannot be read: {error.strerror or error}.") from error
-        if left:
+        if remaining:
             raise _changed(self._file)
         yield self._tail

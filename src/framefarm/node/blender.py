@@ -38,7 +38,7 @@ from framefarm.node.inputs import Layout
 from framefarm.node.sandbox import INSIDE, OUTPUT, Bind, Mode, Process, Sandbox, SandboxUnavailable, passable
 from framefarm.protocol.node import Package, RenderSettings, SessionConfig, Slot
 from framefarm.sandboxing.limits import Limits
-from framefarm.sandboxing.uids import Claim
+from framefarm.sandboxing.uids import UidClaim
 
 IN_BLENDER = Path(__file__).with_name("in_blender")
 DRIVER = f"driver/{IN_BLENDER.name}"
@@ -182,7 +182,7 @@ class Blender:
     # ------------------------------------------------------------------------------- starting
 
     def _start(self, package: Package) -> Process:
-        self._claim = Claim(self._limits.uid)
+        self._claim = UidClaim(self._limits.uid)
         for name in ("output", "tmp", "driver"):
             (self._work / name).mkdir(mode=0o700)
         if os.geteuid() == 0:

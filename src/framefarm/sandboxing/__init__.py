@@ -1,5 +1,5 @@
-"""Shutting in what is hostile: Blender, and whatever parses a byte that a user or Blender wrote.
+"""Sandboxes for hostile programs: Blender, and our own programs that parse bytes from a user or from Blender.
 
-Below both the server and the node, which never import each other
-(docs/decisions/0014-a-room-for-sandboxes.md). Nothing here knows of jobs, frames or scenes.
+Imported by both the server and the node, which never import each other
+(docs/decisions/0014-a-room-for-sandboxes.md). This package does not know jobs, frames or scenes.
 """

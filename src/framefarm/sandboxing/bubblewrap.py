@@ -1,16 +1,16 @@
-"""Where Blender and every parser of foreign bytes run: bubblewrap around an unprivileged user id, with
-nothing of the machine in sight, under a filter of system calls and within limits.
+"""The sandbox around Blender and every parser of foreign bytes: bubblewrap with an unprivileged user id, its
+own file system, a filter of system calls, and limits.
 
-As root, bubblewrap makes no user namespace (a renamed root would still read root's files); it mounts,
-cuts off the network and hands over to `setpriv`, which becomes the slot's user id for good:
+As root, bubblewrap makes no user namespace (root in a user namespace could still read root's files). It
+mounts, cuts off the network and starts `setpriv`, which switches to the slot's user id irrevocably:
 
-    runner ─ bwrap ─┬ pid namespace ───────────────────────────────────────────────────┐
+    runner ─ bwrap ─┬ pid namespace ─────────────────────────────────────────────────────────────┐
                     │ bwrap (its pid 1) ─ setpriv ─ prlimit ─ taskset ─ sh (variables) ─ Blender │
-                    └──────────────────────────────────────────────────────────────────┘
+                    └────────────────────────────────────────────────────────────────────────────┘
 
-As an ordinary user it makes a user namespace instead. The options travel through a descriptor, the job's
-variables through the standard input of the `sh`: neither stands in an argument list or in the environment
-of a process outside the sandbox.
+As an ordinary user, bubblewrap makes a user namespace instead. The options are passed through a descriptor
+and the job's variables through the standard input of `sh`: so no process outside the sandbox has them in its
+argument list or environment.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from framefarm.core import failure_codes
 from framefarm.sandboxing import syscalls
 from framefarm.sandboxing.errors import SandboxUnavailable
 from framefarm.sandboxing.limits import Limits, Quota, disk_facts, is_root, memory_facts
-from framefarm.sandboxing.orphans import OURS, end_strays
-from framefarm.sandboxing.usage_monitor import UsageMonitor
+from framefarm.sandboxing.orphans import MARKER, end_orphans
+from framefarm.sandboxing.usage_monitor import UsageMonitor, descendants
 
 Mode = Literal["bubblewrap", "none"]
 
 TMP_BYTES = 64 << 20
-"""Of each part of the sandbox that is in memory, where the watcher doesn't see it."""
-OUTER_SECONDS = 2.0
-"""How long bubblewrap's outer process may outlive what it held."""
+"""Size of each in-memory file system of the sandbox. The usage monitor doesn't see their memory."""
+OUTER_EXIT_SECONDS = 2.0
+"""How long bubblewrap's outer process may take to exit after the inner ones were killed."""
 _HELPER_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _SYSTEM_LINKS = ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/fonts", "/etc/alternatives", "/etc/glvnd")
@@ -48,7 +48,7 @@ _UNPRIVILEGED = ("--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--
 
 @dataclass(frozen=True)
 class Bind:
-    """A file or folder of this machine (`source`) as it appears inside (`target`, absolute)."""
+    """A file or folder of this machine (`source`) and its absolute path inside the sandbox (`target`)."""
 
     source: str
     target: str
@@ -57,24 +57,24 @@ class Bind:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """What one running program may see and use.
-
-    `uid` is used as root only; an ordinary user stays who he is. `cores` are the processor numbers,
-    exactly. Of `binds`, a later one lies over an earlier one; the system's libraries lie over all.
-    """
+    """Settings of one sandbox: what the program inside may see and use."""
 
     mode: Mode
+    """`none` starts the program with its limits but without bubblewrap."""
     uid: int
+    """User id of the program, if this process is root. An ordinary user keeps its own id."""
     cores: tuple[int, ...]
+    """Numbers of the processors that the program runs on."""
     binds: tuple[Bind, ...] = ()
+    """A later bind hides an earlier one on the same path; the system's libraries hide all binds."""
     tmp: Path | None = None
-    """A folder of this machine that is /tmp inside; without it, /tmp is in memory, and small."""
+    """Folder of this machine that is /tmp inside. Without it, /tmp is in memory, of `TMP_BYTES`."""
     limits: Limits = field(default_factory=Limits)
     proc: bool = True
-    """Whether /proc is there. Without it a descriptor can't be opened again, for writing say."""
+    """Whether /proc exists inside. Without it a descriptor can't be reopened, for example for writing."""
 
     def options(self) -> list[str]:
-        """bwrap's options, without the program."""
+        """Options for bwrap, without the program to run."""
         root = is_root()
         options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
         if root:
@@ -89,15 +89,15 @@ class Sandbox:
         binds = [*self.binds]
         if self.tmp is not None:
             binds.append(Bind(str(self.tmp), "/tmp", writable=True))  # noqa: S108
-        options += _parents(b.target for b in binds)
+        options += _parent_options(b.target for b in binds)
         for bind in binds:
             options += ["--bind" if bind.writable else "--ro-bind", bind.source, bind.target]
-        options += [*_system(), *(["--proc", "/proc"] if self.proc else []), "--dev", "/dev"]
+        options += [*_system_options(), *(["--proc", "/proc"] if self.proc else []), "--dev", "/dev"]
         options += ["--size", str(TMP_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108
         return [*options, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
 
     def helpers(self) -> list[str]:
-        """The programs between bwrap (or the runner) and Blender, in their order of becoming each other."""
+        """Command line of the programs that execute each other, between bwrap (or the runner) and Blender."""
         chain: list[str] = []
         drop = is_root()
         if drop or self.mode == "none":
@@ -106,10 +106,10 @@ class Sandbox:
             chain += ["--reuid", str(self.uid), "--regid", str(self.uid), *_UNPRIVILEGED]
         if self.mode == "none":
             chain += ["--pdeathsig", "KILL", *([] if drop else ["--no-new-privs"])]
-        # An ordinary user without a namespace of his own would count all else that he runs.
+        # Without a user namespace, the kernel counts all processes of an ordinary user against this limit.
         chain += self.limits.command(own_user=drop or self.mode == "bubblewrap")
         chain += ["taskset", "-c", ",".join(str(core) for core in self.cores)]
-        return [*chain, "/bin/sh", "-s", "--", OURS]
+        return [*chain, "/bin/sh", "-s", "--", MARKER]
 
     def start(
         self,
@@ -120,41 +120,45 @@ class Sandbox:
         any_thread: bool = False,
         quiet: bool = False,
     ) -> Process:
-        """Start `program` (absolute path first) inside, its output going to `Process.output`.
+        """Start `program` (absolute path first) inside; its output goes to `Process.output`.
 
-        Call it from the main thread: the kernel ends the sandbox when the *thread* that started it ends.
-        Raises SandboxUnavailable.
+        Call it from the main thread: the kernel kills the sandbox when the *thread* that started it ends.
 
         Args:
-            any_thread: the calling thread lives as long as the sandbox shall.
-            quiet: what goes to standard error is thrown away.
+            environment: variables of the program.
+            pass_fds: descriptors that keep their numbers inside.
+            any_thread: allows another thread, which must live as long as the sandbox.
+            quiet: discard standard error instead of adding it to the output.
+
+        Raises SandboxUnavailable if a program that this needs is not installed.
         """
         if not any_thread and threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("a sandbox lives as long as the thread that starts it: use the main thread")
-        given = [*pass_fds]
-        own: list[int] = []
+            raise RuntimeError(
+                "a sandbox is killed when the thread that started it ends: use the main thread"
+            )
+        own_fds: list[int] = []
         command = [*self.helpers(), *program]
         status_read = None
         try:
-            variables = memory_file("environment", _shell(environment))
-            own.append(variables)
+            variables_fd = memory_file("environment", _shell_script(environment))
+            own_fds.append(variables_fd)
             if self.mode == "bubblewrap":
-                options = memory_file("options", b"\0".join(os.fsencode(o) for o in self.options()))
-                own.append(options)
-                filtered = memory_file("filter", syscalls.program())
-                own.append(filtered)
+                options_fd = memory_file("options", b"\0".join(os.fsencode(o) for o in self.options()))
+                own_fds.append(options_fd)
+                filter_fd = memory_file("filter", syscalls.program())
+                own_fds.append(filter_fd)
                 status_read, status_write = os.pipe()
-                own.append(status_write)
-                bwrap = ["bwrap", "--args", str(options), "--seccomp", str(filtered)]
+                own_fds.append(status_write)
+                bwrap = ["bwrap", "--args", str(options_fd), "--seccomp", str(filter_fd)]
                 command = [*bwrap, "--info-fd", str(status_write), "--", *command]
             child = subprocess.Popen(
                 command,
-                stdin=variables,
+                stdin=variables_fd,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL if quiet else subprocess.STDOUT,
                 bufsize=0,
                 env={"PATH": _HELPER_PATH},
-                pass_fds=[*given, *own],
+                pass_fds=[*pass_fds, *own_fds],
                 start_new_session=True,
             )
         except BaseException as error:
@@ -164,15 +168,19 @@ class Sandbox:
                 raise SandboxUnavailable(f"{error.filename} is not installed on this machine.") from None
             raise
         finally:
-            for descriptor in own:
+            for descriptor in own_fds:
                 os.close(descriptor)
         return Process(child, status_read, self.limits)
 
 
 class Process:
-    """A running sandbox. `output` is the raw descriptor of all that its programs print."""
+    """A running sandbox.
+
+    `output` is the descriptor of everything that its programs print, `pid` the id of the outermost process.
+    """
 
     def __init__(self, child: subprocess.Popen[bytes], status: int | None, limits: Limits) -> None:
+        """`status` is the descriptor of bwrap's --info-fd, closed here; None without bubblewrap."""
         self._child = child
         self._inner: int | None = None
         self._lock = threading.Lock()
@@ -182,67 +190,69 @@ class Process:
         if status is not None:
             self._inner = _inner_pidfd(status)
             if self._inner is None:
-                end_strays()
+                end_orphans()
         self._limits = limits
-        self._watch: UsageMonitor | None = None
+        self._monitor: UsageMonitor | None = None
         if limits.memory_bytes is not None or limits.quotas:
-            self._watch = UsageMonitor(self.pid, limits, self.kill)
+            self._monitor = UsageMonitor(self.pid, limits, self.kill)
 
     @property
     def memory_bytes(self) -> int | None:
-        """The limit of its memory; None: none."""
+        """Limit of the sandbox's memory; None without a limit."""
         return self._limits.memory_bytes
 
     @property
     def peak_memory_bytes(self) -> int:
-        """The most memory that its tree was seen to hold; 0 if nobody looked."""
-        return 0 if self._watch is None else self._watch.peak_bytes
+        """Most memory that the usage monitor has seen in the process tree; 0 without a monitor."""
+        return 0 if self._monitor is None else self._monitor.peak_bytes
 
     @property
     def killed_for(self) -> str | None:
-        """`out_of_memory` or `too_much_written` if it was ended for that; None otherwise."""
-        return None if self._watch is None else self._watch.killed_for
+        """`out_of_memory` or `too_much_written` if the usage monitor killed the sandbox; None otherwise."""
+        return None if self._monitor is None else self._monitor.killed_for
 
     @property
-    def full(self) -> Quota | None:
-        """What it filled, if it was ended for that."""
-        return None if self._watch is None else self._watch.full
+    def exceeded_quota(self) -> Quota | None:
+        """Quota for which the usage monitor killed the sandbox; None otherwise."""
+        return None if self._monitor is None else self._monitor.exceeded_quota
 
     def explain(self, where: str = "") -> str | None:
-        """For the artist, if it was ended for passing a limit; `where` is what it was at."""
+        """Sentence for the artist if the usage monitor killed the sandbox; None otherwise.
+
+        `where` says what the program was doing, for example " in frame 7".
+        """
         if self.killed_for is None:
             return None
-        if self.full is not None:
-            facts = disk_facts(self.full)
+        if self.exceeded_quota is not None:
+            facts = disk_facts(self.exceeded_quota)
         else:
             assert self.memory_bytes is not None
             facts = memory_facts(self.peak_memory_bytes, self.memory_bytes)
         return failure_codes.explain(self.killed_for, facts | {"where": where})
 
     def kill(self) -> None:
-        """End everything inside and wait until it has ended. Harmless if it already has."""
+        """Kill all processes inside and wait for their end. Harmless if they have ended."""
         with self._lock:
             if self._child.returncode is None:
                 self._kill()
                 try:
-                    self._child.wait(OUTER_SECONDS)
-                except (
-                    subprocess.TimeoutExpired
-                ):  # it is stopped, and sees nothing of what became of the rest
-                    _signal(self._child.pid)
+                    self._child.wait(OUTER_EXIT_SECONDS)
+                except subprocess.TimeoutExpired:
+                    # The outer process was stopped (SIGSTOP), so it can't notice the end of the inner ones.
+                    _kill_process(self._child.pid)
                     self._child.wait()
 
     def wait(self, timeout_seconds: float | None = None) -> int:
-        """The exit code; a signal is its negative number. Raises subprocess.TimeoutExpired."""
+        """Wait for the exit code, negative for a signal. Raises subprocess.TimeoutExpired."""
         code = self._child.wait(timeout_seconds)
         if self._inner is not None and code > 128:
-            return 128 - code  # bwrap passes on a signal as the shell does
+            return 128 - code  # bwrap reports a signal as a shell does
         return code
 
     def close(self) -> None:
-        """Give back the descriptors; the output can't be read any more."""
-        if self._watch is not None:
-            self._watch.stop()
+        """Stop the usage monitor and close the descriptors, `output` too."""
+        if self._monitor is not None:
+            self._monitor.stop()
         if self._child.stdout is not None:
             self._child.stdout.close()
         if self._inner is not None:
@@ -252,20 +262,20 @@ class Process:
     def _kill(self) -> None:
         if self._inner is not None:
             try:
-                # Pid 1 of the namespace: the kernel ends all the others before it counts as ended, and
-                # only then does the bwrap that we wait for return.
+                # This is pid 1 of the namespace: the kernel kills all others before it reports its end,
+                # and the outer bwrap, which `kill` waits for, returns after that.
                 signal.pidfd_send_signal(self._inner, signal.SIGKILL)
                 return
             except ProcessLookupError:
                 pass
         else:
-            for pid in _descendants(self._child.pid):
-                _signal(pid)
-        _signal(self._child.pid)
+            for pid in descendants(self._child.pid):
+                _kill_process(pid)
+        _kill_process(self._child.pid)
 
 
 def check(mode: Mode = "bubblewrap") -> str | None:
-    """Why Blender can't be shut in on this machine, in one sentence; None if it can."""
+    """One sentence why Blender can't run in a sandbox on this machine; None if it can."""
     needed = ["setpriv", "prlimit", "taskset"] + (["bwrap"] if mode == "bubblewrap" else [])
     for name in needed:
         if shutil.which(name, path=_HELPER_PATH) is None:
@@ -273,9 +283,9 @@ def check(mode: Mode = "bubblewrap") -> str | None:
             return f"{name} is not installed: install the Debian package {package}."
     if mode == "none":
         return None
-    box = Sandbox("bubblewrap", 65534, (min(os.sched_getaffinity(0)),))
+    sandbox = Sandbox("bubblewrap", 65534, (min(os.sched_getaffinity(0)),))
     try:
-        process = box.start(["/bin/true"], {}, any_thread=True)
+        process = sandbox.start(["/bin/true"], {}, any_thread=True)
     except SandboxUnavailable as error:
         return error.detail
     printed = b"".join(iter(lambda: os.read(process.output, 4096), b"")).decode(errors="replace").strip()
@@ -287,16 +297,16 @@ def check(mode: Mode = "bubblewrap") -> str | None:
     return f"bubblewrap does not work on this machine: {why}."
 
 
-def _parents(targets: Iterable[str]) -> list[str]:
-    # bwrap makes missing parents closed to everyone but root.
-    made: dict[str, None] = {}
+def _parent_options(targets: Iterable[str]) -> list[str]:
+    """Options for the folders above `targets`, which bwrap would otherwise close to all users but root."""
+    parents: dict[str, None] = {}
     for target in targets:
         for parent in reversed(Path(target).parents):
-            made.setdefault(str(parent))
-    return [word for parent in made if parent != "/" for word in ("--perms", "0755", "--dir", parent)]
+            parents.setdefault(str(parent))
+    return [word for parent in parents if parent != "/" for word in ("--perms", "0755", "--dir", parent)]
 
 
-def _system() -> list[str]:
+def _system_options() -> list[str]:
     options = ["--ro-bind", "/usr", "/usr", "--perms", "0755", "--dir", "/etc"]
     for path in _SYSTEM_LINKS:
         if Path(path).is_symlink():
@@ -308,13 +318,13 @@ def _system() -> list[str]:
     return options
 
 
-def _shell(environment: Mapping[str, str]) -> bytes:
+def _shell_script(environment: Mapping[str, str]) -> bytes:
     lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    return os.fsencode("\n".join([*lines, "shift  # our mark", 'exec "$@" </dev/null', ""]))
+    return os.fsencode("\n".join([*lines, "shift  # the marker", 'exec "$@" </dev/null', ""]))
 
 
 def memory_file(name: str, content: bytes) -> int:
-    """A descriptor that reads `content` from its start; for a child to read once."""
+    """Descriptor of a file in memory with `content`, positioned at its start, for a child to read once."""
     descriptor = os.memfd_create(name)
     with os.fdopen(os.dup(descriptor), "wb") as stream:
         stream.write(content)
@@ -323,26 +333,16 @@ def memory_file(name: str, content: bytes) -> int:
 
 
 def _inner_pidfd(status: int) -> int | None:
+    """Pidfd of the sandbox's pid 1, from bwrap's --info-fd; None if bwrap failed and printed why."""
     with os.fdopen(status, "rb") as stream:
-        told = stream.read()
+        info = stream.read()
     try:
-        return os.pidfd_open(json.loads(told)["child-pid"])
+        return os.pidfd_open(json.loads(info)["child-pid"])
     except (ValueError, KeyError, ProcessLookupError):
-        return None  # bwrap gave up; its last words are in the output
+        return None
 
 
-def _descendants(pid: int) -> list[int]:
-    found: list[int] = []
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return found
-    for child in children:
-        found += [*_descendants(int(child)), int(child)]
-    return found
-
-
-def _signal(pid: int) -> None:
+def _kill_process(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What this room raises."""
+"""Exceptions of the `sandboxing` package."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from framefarm.core.errors import FarmError
 
 
 class SandboxUnavailable(FarmError):
-    """Nothing can be shut in on this machine; the sentence says why."""
+    """A program cannot be run in a sandbox on this machine; `detail` is one sentence with the reason."""
 
     title = "No sandbox"
 
 
 class Stopped(Exception):
-    """Whoever asked does not wait for the answer any more."""
+    """The caller's `stopping` became true before the module had answered; the module was killed."""

@@ -1,4 +1,4 @@
-"""How much one sandbox may use."""
+"""Limits of one sandbox: memory, processes, files, processor time, disk."""
 
 from __future__ import annotations
 
@@ -12,45 +12,52 @@ KILLED_FOR_DISK = "too_much_written"
 
 @dataclass(frozen=True)
 class Quota:
-    """A folder of this machine, and what may lie in it (bytes on disk; files and folders together)."""
+    """Limits of one folder of this machine, links not followed."""
 
     path: str
     bytes: int
+    """Bytes occupied on disk; the holes of a sparse file do not count."""
     files: int
+    """Files and folders together."""
     name: str
-    """What the artist calls it: `its /tmp`."""
+    """The folder's name in texts for artists, such as `its /tmp`."""
     depth: int = 64
+    """Levels of nested folders."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one sandbox; None: none.
+    """Limits of one sandbox; None means no limit.
 
-    `memory_bytes` and `quotas` hold for the whole tree and are watched; a tree beyond them is killed.
-    `processes` counts threads too, and holds for all of the sandbox's user.
+    `memory_bytes` and `quotas` apply to the whole process tree: `UsageMonitor` kills a tree beyond them. The
+    others are set in the kernel by `prlimit`.
     """
 
     memory_bytes: int | None = None
     processes: int = 1024
+    """Processes and threads of the sandbox's user."""
     open_files: int = 16384
+    """Open files of each process."""
     file_bytes: int = 256 * GiB
-    """Of each single file."""
+    """Length of each file."""
     cpu_seconds: int | None = None
-    """Of each single process."""
+    """Processor time of each process."""
     address_bytes: int | None = None
+    """Address space of each process."""
     quotas: tuple[Quota, ...] = ()
 
     @classmethod
     def of_blender(cls, cores: int, memory_bytes: int | None, tmp: str, output: str) -> Limits:
-        """Blender and its libraries start a few threads per core and for each of their pools."""
+        """Limits for Blender on `cores` cores, with quotas for the folders `tmp` and `output`."""
+        # Blender and its libraries start a few threads per core and a few for each of their pools.
         quotas = (Quota(tmp, 32 * GiB, 100_000, "its /tmp"), Quota(output, 256 * GiB, 20_000, "its outputs"))
         return cls(memory_bytes=memory_bytes, processes=512 + 32 * cores, quotas=quotas)
 
     def command(self, own_user: bool) -> list[str]:
-        """The program that sets what the kernel itself watches, before what is to be limited.
+        """The `prlimit` command line that sets the kernel's limits, without the program to run.
 
         Args:
-            own_user: the limited processes are the only ones of their user (in their user namespace).
+            own_user: whether the limited processes are the only ones of their user (in their user namespace).
         """
         words = ["prlimit", "--core=0", f"--nofile={self.open_files}", f"--fsize={self.file_bytes}"]
         if own_user:
@@ -63,13 +70,13 @@ class Limits:
 
 
 def memory_facts(peak_bytes: int, limit_bytes: int) -> dict[str, str]:
-    """What `out_of_memory` tells of a tree that passed its limit."""
-    used, has = max(peak_bytes, limit_bytes) / GiB, limit_bytes / GiB
-    return {"memory": f": Blender used {used:.1f} GiB, and this machine has {has:.1f} GiB for it"}
+    """Facts for the failure code `out_of_memory` of a process tree that exceeded its limit."""
+    used_gib, limit_gib = max(peak_bytes, limit_bytes) / GiB, limit_bytes / GiB
+    return {"memory": f": Blender used {used_gib:.1f} GiB, and this machine has {limit_gib:.1f} GiB for it"}
 
 
 def disk_facts(quota: Quota) -> dict[str, str]:
-    """What `too_much_written` tells of a folder that passed its quota."""
+    """Facts for the failure code `too_much_written` of a folder that exceeded its quota."""
     limit = f"{quota.bytes / GiB:.1f} GiB, {quota.files} files and {quota.depth} nested folders"
     return {"name": quota.name, "limit": limit}
 

@@ -1,9 +1,9 @@
-"""The second sandbox: a module of ours that parses foreign bytes, shut in for one question and one answer.
+"""Module call: a Python module of ours that parses foreign bytes, run in a sandbox for one request.
 
-Files go in as open descriptors, the order as JSON, the answer comes out of its standard output, bounded in
-length and time. Inside there is no network, no /proc, no file but the system's and our own programs, and no
-way to write one. Where bubblewrap does not work (`unready`) or is switched off, the module runs as a plain
-child that gives up its rights by itself (`inside.begin`): limited, but seeing the machine's readable files.
+Files go in as open descriptors and the request as JSON; the answer is the module's standard output, limited
+in bytes and seconds. Inside there are no network and no /proc, and the only files are the system's and our
+own programs, read-only. With mode `none` the module runs as a plain child that gives up its rights by itself
+(`module_entry.begin`): limited, but able to read the machine's readable files.
 """
 
 from __future__ import annotations
@@ -25,19 +25,24 @@ import framefarm
 from framefarm.sandboxing.bubblewrap import Bind, Mode, Process, Sandbox, memory_file
 from framefarm.sandboxing.errors import SandboxUnavailable, Stopped
 from framefarm.sandboxing.limits import Limits
-from framefarm.sandboxing.uids import Claim
+from framefarm.sandboxing.uids import UidClaim
 
 NOBODY = 65534
 PROCESSES = 16
-"""Threads too."""
+"""Most processes and threads of one sandboxed module."""
 STOPPING_SECONDS = 0.2
+"""How often `stopping` is called."""
 ENDING_SECONDS = 2.0
+"""How long a module whose output has ended may take to exit before it is killed."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """All that it printed until it ended, the deadline or the limit of bytes. `code` as of
-    `Process.wait`: 0 if it ended well, negative for a signal."""
+class ModuleResult:
+    """Result of one module call.
+
+    `output` is the standard output up to the module's end, the deadline or the limit of bytes. `in_time` is
+    false if the deadline came first. `code` is the exit code, 0 on success and negative for a signal.
+    """
 
     output: bytes
     in_time: bool
@@ -46,7 +51,7 @@ class Answer:
 
 def run_module(
     module: str,
-    order: Mapping[str, Any],
+    request: Mapping[str, Any],
     files: Sequence[int],
     *,
     seconds: float,
@@ -58,22 +63,25 @@ def run_module(
     open_files: int = 0,
     file_bytes: int = 0,
     stopping: Callable[[], bool] = lambda: False,
-) -> Answer:
-    """Run `module` (`framefarm.…`, one that calls `inside.begin`) and wait for its end; blocks.
+) -> ModuleResult:
+    """Run `module` and wait for its end; blocks.
 
     Args:
-        order: what the module gets, as JSON.
+        module: full name of a module of ours that calls `module_entry.begin`.
+        request: returned by `begin`; anything JSON can express.
         files: descriptors, open for reading; they have the same numbers inside.
-        seconds: from now until it is killed.
-        memory_bytes: address space.
-        binds: what else is to be seen inside, in mode `bubblewrap`.
-        open_files: how many the module may open by itself, and `file_bytes` how long a file it may write
-            (below /tmp).
-        stopping: asked several times a second; once it is true, the module is killed.
+        seconds: time until the module is killed.
+        cpu_seconds: processor time until the kernel ends it.
+        memory_bytes: size of its address space.
+        answer_bytes: length at which its output is cut off.
+        binds: further files and folders to show inside, in mode `bubblewrap`.
+        open_files: how many files the module may open by itself.
+        file_bytes: the longest file it may write (below /tmp).
+        stopping: called several times a second; once it returns true, the module is killed.
 
-    Raises SandboxUnavailable in mode `bubblewrap` if `unready` has a reason; Stopped.
+    Raises SandboxUnavailable in mode `bubblewrap` if `unready` has a reason, Stopped after `stopping`.
     """
-    reading = _Reading(time.monotonic() + seconds, answer_bytes, stopping)
+    reader = _LimitedReader(time.monotonic() + seconds, answer_bytes, stopping)
     limits = Limits(
         processes=PROCESSES,
         open_files=max(64, *files) + 64 if files else 128,
@@ -82,50 +90,50 @@ def run_module(
         address_bytes=memory_bytes,
     )
     own_files = max([2, *files]) + 8 + open_files if open_files else 0
-    asked = order_file(order, limits, own_files)
-    # Held open by us alone: its end is the module's end, even if we are killed before bubblewrap has
-    # asked the kernel to be told of that.
-    life, ours = os.pipe()
-    program = [sys.executable, "-I", "-B", "-m", module, str(asked), str(life)]
+    request_fd = request_file(request, limits, own_files)
+    # Only this process holds the other end open, so the module notices our death by itself: bubblewrap may
+    # not yet have asked the kernel to be killed with us.
+    life, our_end = os.pipe()
+    program = [sys.executable, "-I", "-B", "-m", module, str(request_fd), str(life)]
+    descriptors = [request_fd, life, *files]
     try:
         if mode == "none":
-            return _plain(program, [asked, life, *files], reading)
-        seen = (*programs(), *binds)
-        return _shut_in(program, [asked, life, *files], seen, limits, reading)
+            return _run_plain(program, descriptors, reader)
+        return _run_sandboxed(program, descriptors, (*programs(), *binds), limits, reader)
     finally:
-        for descriptor in (asked, life, ours):
+        for descriptor in (request_fd, life, our_end):
             os.close(descriptor)
 
 
-def order_file(order: Mapping[str, Any], limits: Limits, open_files: int) -> int:
-    """A descriptor from which `inside.begin` reads what is asked, and the limits it sets itself."""
-    whole = {
-        "order": dict(order),
+def request_file(request: Mapping[str, Any], limits: Limits, open_files: int) -> int:
+    """Descriptor from which `module_entry.begin` reads the request and the limits that it sets on itself."""
+    document = {
+        "order": dict(request),  # the name stays: a runner may outlive an upgrade of these programs
         "cpu_seconds": limits.cpu_seconds,
         "memory_bytes": limits.address_bytes,
         "uid": NOBODY,
         "file_bytes": limits.file_bytes,
         "open_files": open_files,
     }
-    return memory_file("order", json.dumps(whole).encode())
+    return memory_file("request", json.dumps(document).encode())
 
 
 def unready() -> str | None:
-    """Why our own Python can't run in a sandbox on this machine, in one sentence; None if it can.
+    """One sentence why our own Python can't run in a sandbox on this machine; None if it can.
 
-    Only that it can is remembered: a try that was killed, or starved on a busy machine, says nothing of the
-    next one.
+    Runs a module to find out. Only a success is remembered: a run that was killed, or starved on a busy
+    machine, is repeated at the next call.
     """
     try:
-        _try_once()
+        _check_ready()
     except SandboxUnavailable as error:
         return error.detail
     return None
 
 
 @functools.cache
-def _try_once() -> None:
-    answer = run_module(
+def _check_ready() -> None:
+    result = run_module(
         "framefarm.sandboxing.module_entry",
         {},
         [],
@@ -134,43 +142,44 @@ def _try_once() -> None:
         memory_bytes=1 << 30,
         answer_bytes=4096,
     )
-    if answer.output.strip() != b"ready":
+    if result.output.strip() != b"ready":
         raise SandboxUnavailable(
-            f"{sys.executable} does not run in the sandbox (code {answer.code}): "
+            f"{sys.executable} does not run in the sandbox (code {result.code}): "
             "every user must be able to read its environment and the farm's programs."
         )
 
 
-def _shut_in(
+def _run_sandboxed(
     program: list[str],
     descriptors: list[int],
     binds: tuple[Bind, ...],
     limits: Limits,
-    reading: _Reading,
-) -> Answer:
-    with Claim() as claim:
+    reader: _LimitedReader,
+) -> ModuleResult:
+    with UidClaim() as claim:
         cores = tuple(sorted(os.sched_getaffinity(0)))
-        box = Sandbox("bubblewrap", claim.uid, cores, binds, limits=limits, proc=False)
-        process = box.start(program, {"LANG": "C.UTF-8"}, descriptors, any_thread=True, quiet=True)
+        sandbox = Sandbox("bubblewrap", claim.uid, cores, binds, limits=limits, proc=False)
+        process = sandbox.start(program, {"LANG": "C.UTF-8"}, descriptors, any_thread=True, quiet=True)
         try:
-            output, ended = reading.read(process.output)
+            output, ended = reader.read(process.output)
             if not ended:
                 process.kill()
-            return Answer(output, ended or len(output) >= reading.most_bytes, _code(process))
+            in_time = ended or len(output) >= reader.most_bytes
+            return ModuleResult(output, in_time, _exit_code(process))
         finally:
             process.kill()
             process.close()
 
 
-def _code(process: Process) -> int:
-    """Its output has ended, or it was killed: what does not end now is stopped, and killed."""
+def _exit_code(process: Process) -> int:
+    """Exit code of a sandbox whose output has ended or that was killed; kills it if it does not exit."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(ENDING_SECONDS)
     process.kill()
     return process.wait()
 
 
-def _plain(program: list[str], descriptors: list[int], reading: _Reading) -> Answer:
+def _run_plain(program: list[str], descriptors: list[int], reader: _LimitedReader) -> ModuleResult:
     with subprocess.Popen(
         program,
         stdin=subprocess.DEVNULL,
@@ -182,24 +191,25 @@ def _plain(program: list[str], descriptors: list[int], reading: _Reading) -> Ans
     ) as child:
         assert child.stdout is not None
         try:
-            output, ended = reading.read(child.stdout.fileno())
+            output, ended = reader.read(child.stdout.fileno())
             if not ended:
                 child.kill()
-            return Answer(output, ended or len(output) >= reading.most_bytes, child.wait())
+            in_time = ended or len(output) >= reader.most_bytes
+            return ModuleResult(output, in_time, child.wait())
         finally:
             child.kill()
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """How long, and how much. `deadline` in monotonic seconds."""
+class _LimitedReader:
+    """Reads a module's output up to `most_bytes` and up to `deadline` (monotonic seconds)."""
 
     deadline: float
     most_bytes: int
     stopping: Callable[[], bool]
 
     def read(self, descriptor: int) -> tuple[bytes, bool]:
-        """What came until the end, and whether the end came. Raises Stopped."""
+        """The bytes read, and whether the output has ended. Raises Stopped."""
         output = bytearray()
         with selectors.DefaultSelector() as selector:
             selector.register(descriptor, selectors.EVENT_READ)
@@ -221,10 +231,10 @@ class _Reading:
 
 @functools.cache
 def programs() -> tuple[Bind, ...]:
-    """Our Python, its packages and our own code, where they are, except what /usr has anyway."""
-    places: list[Path] = []
+    """Binds of our Python, its packages and our code at their own paths, except those below /usr."""
+    folders: list[Path] = []
     for name in (sys.base_prefix, sys.prefix, os.path.dirname(framefarm.__file__)):
-        place = Path(name)
-        if not any(place.is_relative_to(p) for p in (Path("/usr"), *places)):
-            places.append(place)
-    return tuple(Bind(str(place), str(place)) for place in places)
+        folder = Path(name)
+        if not any(folder.is_relative_to(f) for f in (Path("/usr"), *folders)):
+            folders.append(folder)
+    return tuple(Bind(str(folder), str(folder)) for folder in folders)

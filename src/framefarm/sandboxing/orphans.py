@@ -1,7 +1,7 @@
-"""Sandboxes that nobody can end any more, ended.
+"""Ending orphans: sandboxes whose runner or farm was killed while it started them.
 
-bubblewrap's inner process waits for its outer one at first, before it has asked the kernel to be ended with
-it. If the outer one is killed in that moment (its farm or runner was), the inner one waits for ever.
+At first bubblewrap's inner process waits for the outer one; only later does it ask the kernel to be killed
+together with it. An outer process killed in between leaves an inner one that waits for ever.
 """
 
 from __future__ import annotations
@@ -11,32 +11,36 @@ import os
 import signal
 from pathlib import Path
 
-NAME = b"bwrap"
-OURS = "framefarm"
-"""In the arguments of each of our sandboxes, whatever runs in it."""
+BWRAP = b"bwrap"
+MARKER = "framefarm"
+"""An argument in the command line of each of the farm's sandboxes, whichever program runs inside."""
 
 
-def end_strays() -> list[int]:
-    """Kill every first process of a sandbox of ours whose outer process is gone; returns their numbers."""
+def end_orphans() -> list[int]:
+    """Kill the first process of every orphaned sandbox on this machine. Returns the process ids killed.
+
+    Processes of other users that may not be signalled are skipped.
+    """
     ended = []
     for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and _is_stray(Path(entry.path)):
+        if entry.name.isdigit() and _is_orphan(Path(entry.path)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(entry.name), signal.SIGKILL)
                 ended.append(int(entry.name))
     return ended
 
 
-def _is_stray(process: Path) -> bool:
+def _is_orphan(process: Path) -> bool:
+    """Whether a folder below /proc is pid 1 of a sandbox of ours, with a parent other than bwrap."""
     try:
-        words = (process / "cmdline").read_bytes()
-        if not words.startswith(NAME + b"\0") or OURS.encode() not in words:
+        arguments = (process / "cmdline").read_bytes()
+        if not arguments.startswith(BWRAP + b"\0") or MARKER.encode() not in arguments:
             return False
         status = dict(line.split(b":\t", 1) for line in (process / "status").read_bytes().splitlines())
-        numbers = status[b"NSpid"].split()
-        if len(numbers) < 2 or numbers[-1] != b"1":
-            return False  # an outer one
+        namespace_pids = status[b"NSpid"].split()
+        if len(namespace_pids) < 2 or namespace_pids[-1] != b"1":
+            return False  # an outer process
         parent = Path("/proc", status[b"PPid"].decode(), "comm").read_bytes().strip()
     except (OSError, KeyError, ValueError):
         return False
-    return parent != NAME
+    return parent != BWRAP

@@ -1,4 +1,4 @@
-"""Taking away a folder that a hostile program could write to."""
+"""Removing a folder that a hostile program could write to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def remove_tree(folder: Path) -> bool:
-    """Whether `folder` is gone with all below it, however deep it is nested (which ends Python's own
-    `rmtree`). No link is followed."""
+    """Remove `folder` with everything below it. Returns whether it no longer exists.
+
+    Follows no link and stays on one file system. Uses `rm`, since Python's own `rmtree` fails on folders
+    nested more deeply than it can recurse.
+    """
     subprocess.run(["rm", "-rf", "--one-file-system", "--", os.fspath(folder)], capture_output=True)
     return not os.path.lexists(folder)

@@ -1,9 +1,9 @@
-"""The system calls that nothing inside a sandbox may use, as a filter for the kernel (seccomp).
+"""Filter of system calls (seccomp) for all processes in a sandbox.
 
-A list of what is refused, not of what is allowed: Blender, Mesa and the libraries of a scene's add-ons use
-most of the kernel's plain calls, and their set changes from version to version. Refused is what makes a new
-namespace or mount (where old kernel bugs live), what looks into other processes, the kernel's keys, its
-programmable parts, and memory that the watcher can't see.
+The filter lists the calls that are refused and allows all others: Blender, Mesa and the libraries of a
+scene's add-ons use most of the kernel's ordinary calls, and the set changes from version to version. It
+refuses calls that make a namespace or a mount (where old kernel bugs were found), read other processes, use
+the kernel's keys or its programmable parts, or allocate memory that the usage monitor can't see.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ REFUSED = (
     "modify_ldt", "vhangup", "nfsservctl", "uselib", "ustat", "sysfs",
 )  # fmt: skip
 ABSENT = ("memfd_create", "memfd_secret", "shmget")
-"""Memory that belongs to no process's address space, and so escapes the watcher. Answered as by a kernel
-that has none: programs know what to do then."""
+"""Calls for memory outside every process's address space, which the usage monitor can't see. They answer
+ENOSYS as in a kernel without the call, for which programs have a fallback."""
 OPEN_TREE_ATTR = 467
-"""Younger than the libseccomp of Debian 12; the number is the same on every 64-bit machine."""
+"""By number, since it is newer than the libseccomp of Debian 12; x86-64 and arm64 use the same number."""
 
 _NEW_NAMESPACES = (
     0x00000080,  # CLONE_NEWTIME
@@ -55,9 +55,10 @@ _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
 @functools.cache
 def program() -> bytes:
-    """The filter as the kernel's bytes (an array of `struct sock_filter`), for this machine's processor.
+    """The filter for this machine's architecture, as an array of `struct sock_filter` (see seccomp(2)).
 
-    A call made through another calling convention (32-bit) ends the process. Raises SandboxUnavailable.
+    A call made through another calling convention (32-bit) kills the process. Raises SandboxUnavailable
+    without pyseccomp or libseccomp.
     """
     try:
         import pyseccomp as seccomp
@@ -70,16 +71,16 @@ def program() -> bytes:
     refuse = seccomp.ERRNO(errno.EPERM)
     for name in (*REFUSED, *ABSENT):
         number = seccomp.resolve_syscall(seccomp.Arch.NATIVE, name)
-        if number >= 0:  # negative: this processor has none of that name
+        if number >= 0:  # negative: this architecture has no such call
             rules.add_rule(seccomp.ERRNO(errno.ENOSYS) if name in ABSENT else refuse, number)
     rules.add_rule(refuse, OPEN_TREE_ATTR)
-    for flag in _NEW_NAMESPACES[1:]:  # the first is one of clone3's alone
+    for flag in _NEW_NAMESPACES[1:]:  # the first flag exists in clone3 only
         rules.add_rule(refuse, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, flag, flag))
-    # Its flags lie in memory, where a filter can't look. Libraries fall back to clone.
+    # clone3 passes its flags in memory, which a filter can't read. Libraries fall back to clone.
     rules.add_rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
     for request in (_TIOCSTI, _TIOCLINUX):
         rules.add_rule(refuse, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFFFFFF, request))
-    # A network namespace holds back IP; a virtual machine's vsock, and others, know of no namespace.
+    # The network namespace isolates IP. Other families, such as a virtual machine's vsock, ignore namespaces.
     unknown = seccomp.ERRNO(errno.EAFNOSUPPORT)
     for family in range(_NETLINK):
         if family not in (_UNIX, _INET, _INET6):

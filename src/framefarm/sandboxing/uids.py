@@ -1,4 +1,4 @@
-"""A user id of its own for each running sandbox, so that a limit of one is no limit of another."""
+"""User ids for running sandboxes, one each, so that the kernel's limits per user apply to one sandbox."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from types import TracebackType
 
 from framefarm.sandboxing.errors import SandboxUnavailable
 
-FIRST = 70_000
-COUNT = 10_000
-LOCKS = "/run/framefarm/uids"
+FIRST_UID = 70_000
+UID_COUNT = 10_000
+LOCK_FOLDER = "/run/framefarm/uids"
 
 
-class Claim:
-    """`uid` is nobody else's on this machine until `release`, or until this process ends.
+class UidClaim:
+    """A user id of this machine (`uid`), held by a file lock until `release` or until this process ends.
 
-    As an ordinary user it is one's own: a sandbox then counts by its own user namespace.
+    If this process is an ordinary user, `uid` is its own: the kernel then counts each sandbox by its user
+    namespace.
     """
 
-    def __init__(self, first: int = FIRST, count: int = COUNT) -> None:
-        """The first free id of `first…first + count - 1`. Raises SandboxUnavailable."""
+    def __init__(self, first: int = FIRST_UID, count: int = UID_COUNT) -> None:
+        """Claim the first free id of `first…first + count - 1`. Raises SandboxUnavailable."""
         self._lock: int | None = None
         if os.geteuid() != 0:
             self.uid = os.geteuid()
             return
         try:
-            os.makedirs(LOCKS, 0o700, exist_ok=True)
+            os.makedirs(LOCK_FOLDER, 0o700, exist_ok=True)
             for uid in range(first, first + count):
-                lock = os.open(f"{LOCKS}/{uid}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                lock = os.open(f"{LOCK_FOLDER}/{uid}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -39,20 +40,26 @@ class Claim:
                 self.uid = uid
                 return
         except OSError as error:
-            raise SandboxUnavailable(f"{LOCKS} can't be used: {error.strerror}.") from None
+            raise SandboxUnavailable(f"{LOCK_FOLDER} can't be used: {error.strerror}.") from None
         raise SandboxUnavailable(f"All {count} user ids from {first} on are in use.")
 
     def release(self) -> None:
-        """Only after the last process of that user has ended. The lock's file stays: it is empty."""
+        """Give the id back. Call it only after the last process of that user has ended.
+
+        The empty lock file stays: removing it could let two claims lock two files of one name.
+        """
         lock, self._lock = self._lock, None
         if lock is not None:
             with contextlib.suppress(OSError):
                 os.close(lock)
 
-    def __enter__(self) -> Claim:
+    def __enter__(self) -> UidClaim:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.release()

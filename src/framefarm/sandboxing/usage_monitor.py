@@ -1,9 +1,9 @@
-"""Watching a running sandbox from outside: how much memory its tree holds, how much disk it fills.
+"""Watching a running sandbox from outside: how much memory its process tree holds and how much disk it fills.
 
-What no kernel limit can bound everywhere: an address-space limit says nothing of memory, and a cgroup can't
-be made in most containers. The tree's resident memory costs some 30 µs to read, so it is read ten times a
-second, and fifty times near the limit. Resident pages that processes share are counted once (PSS) before
-anything is killed.
+No kernel limit bounds these on every machine: an address-space limit is not a limit of memory, and most
+containers can't make a cgroup. Reading the tree's resident memory takes some 30 µs, so it is read ten times a
+second, and fifty times near the limit. Before anything is killed, pages that processes share are counted once
+(PSS, see proc_pid_smaps(5)).
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from framefarm.sandboxing.limits import KILLED_FOR_DISK, KILLED_FOR_MEMORY, Limi
 
 PAUSE_SECONDS = 0.1
 NEAR_PAUSE_SECONDS = 0.02
-NEAR = 0.7
+NEAR_SHARE = 0.7
+"""Share of the memory limit above which memory is read every `NEAR_PAUSE_SECONDS`."""
 DISK_PAUSE_SECONDS = 1.0
-DISK_SHARE = 20
-"""Looking at the disk takes at most one part in so many of the time."""
+DISK_TIME_SHARE = 20
+"""Adding up the disk takes at most one part in this many of the time."""
 TREE_PAUSE_SECONDS = 0.5
-"""Far from the limit the list of processes may be this old."""
+"""How old the list of processes may be while memory is far from its limit."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class UsageMonitor:
-    """Watches the tree below `pid` from a thread of its own until `stop`, or until it has called `kill`.
+    """Watches the processes below `pid` in a thread of its own, until `stop` or until it has called `kill`.
 
-    `killed_for` is then `out_of_memory` or `too_much_written`; `full` is the quota that was passed.
+    `peak_bytes` is the most memory seen. After a kill, `killed_for` is `out_of_memory` or `too_much_written`,
+    and `exceeded_quota` is the quota in the second case.
     """
 
     def __init__(self, pid: int, limits: Limits, kill: Callable[[], None]) -> None:
@@ -42,11 +44,12 @@ class UsageMonitor:
         self._ended = threading.Event()
         self.peak_bytes = 0
         self.killed_for: str | None = None
-        self.full: Quota | None = None
+        self.exceeded_quota: Quota | None = None
         self._thread = threading.Thread(target=self._run, name="sandbox-watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
+        """End the watching thread and wait for its end, except when called by that thread."""
         self._ended.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -61,19 +64,19 @@ class UsageMonitor:
             if pause == NEAR_PAUSE_SECONDS or time.monotonic() >= tree_due:
                 tree = descendants(self._pid)
                 tree_due = time.monotonic() + TREE_PAUSE_SECONDS
-            held = memory(tree, exact_above=limit)
+            held = memory_bytes(tree, exact_above=limit)
             self.peak_bytes = max(self.peak_bytes, held)
             if limit is not None and held > limit:
                 self._end(KILLED_FOR_MEMORY)
                 return
             if time.monotonic() >= disk_due:
                 began = time.monotonic()
-                self.full = next((q for q in self._limits.quotas if not fits(q)), None)
-                if self.full is not None:
+                self.exceeded_quota = next((q for q in self._limits.quotas if not within_quota(q)), None)
+                if self.exceeded_quota is not None:
                     self._end(KILLED_FOR_DISK)
                     return
-                disk_due = began + max(DISK_PAUSE_SECONDS, DISK_SHARE * (time.monotonic() - began))
-            near = limit is not None and held > NEAR * limit
+                disk_due = began + max(DISK_PAUSE_SECONDS, DISK_TIME_SHARE * (time.monotonic() - began))
+            near = limit is not None and held > NEAR_SHARE * limit
             pause = NEAR_PAUSE_SECONDS if near else PAUSE_SECONDS
 
     def _end(self, why: str) -> None:
@@ -82,9 +85,12 @@ class UsageMonitor:
             self._kill()
 
 
-def memory(tree: Sequence[int], exact_above: int | None = None) -> int:
-    """Bytes of memory that these processes hold. Pages that several share count for each, unless the sum
-    is more than `exact_above`: then each counts with its share."""
+def memory_bytes(tree: Sequence[int], exact_above: int | None = None) -> int:
+    """Bytes of memory that these processes hold together.
+
+    Pages that several processes share count for each of them, unless the sum exceeds `exact_above` bytes:
+    then they count once.
+    """
     held = sum(_resident(p) for p in tree)
     if exact_above is not None and held > exact_above and len(tree) > 1:
         held = sum(_proportional(p) for p in tree)
@@ -92,7 +98,7 @@ def memory(tree: Sequence[int], exact_above: int | None = None) -> int:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes below `pid`, each before its parent."""
+    """Ids of all processes below `pid`, each before its parent."""
     found: list[int] = []
     below = [pid]
     while below:
@@ -131,17 +137,20 @@ def _proportional(pid: int) -> int:
     return _resident(pid)
 
 
-def fits(quota: Quota) -> bool:
-    """Whether a hostile, changing folder is within its quota. No link is followed."""
+def within_quota(quota: Quota) -> bool:
+    """Whether a folder that a hostile program keeps changing is within its quota. Follows no link.
+
+    A folder that can't be opened counts as within.
+    """
     try:
         folder = os.open(quota.path, _FOLDER)
     except OSError:
         return True
-    return _use(folder, quota.bytes, quota.files, quota.depth) is not None
+    return _remaining(folder, quota.bytes, quota.files, quota.depth) is not None
 
 
-def _use(folder: int, bytes_left: int, files_left: int, depth: int) -> tuple[int, int] | None:
-    """What is left of both after `folder` (closed here), or None if too little."""
+def _remaining(folder: int, bytes_left: int, files_left: int, depth: int) -> tuple[int, int] | None:
+    """The bytes and files left after `folder`, or None if it exceeds them. Closes the descriptor `folder`."""
     folders: list[str] = []
     try:
         with os.scandir(folder) as entries:
@@ -161,7 +170,7 @@ def _use(folder: int, bytes_left: int, files_left: int, depth: int) -> tuple[int
                 inner = os.open(name, _FOLDER, dir_fd=folder)
             except OSError:
                 continue
-            left = None if depth == 0 else _use(inner, bytes_left, files_left, depth - 1)
+            left = None if depth == 0 else _remaining(inner, bytes_left, files_left, depth - 1)
             if left is None:
                 return None
             bytes_left, files_left = left

@@ -27,6 +27,7 @@ from framefarm.server.events import streams
 from framefarm.server.files import routes as file_routes
 from framefarm.server.http import openapi, request_limits
 from framefarm.server.job_api import routes as job_routes
+from framefarm.server.loops import repeat
 from framefarm.server.mail import sender as mail
 from framefarm.server.operator import control_socket
 from framefarm.server.outputs import publisher, staging_cleanup
@@ -118,20 +119,10 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
 
 async def _for_ever(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """A loop that fails is begun anew: a farm that answers and renders nothing helps nobody."""
-    while True:
-        try:
-            await loop()
-        except Exception:
-            log.exception("loop_failed")
-        await asyncio.sleep(AGAIN_SECONDS)
+    await repeat(loop, seconds=AGAIN_SECONDS, failure="loop_failed")
 
 
 async def _renew_leases(context: AppContext, node_api: NodeApi) -> None:
     """One statement a second for all calls that are held open here."""
     pause = min(1.0, context.settings.lease_seconds / 4)
-    while True:
-        await asyncio.sleep(pause)
-        try:
-            await node_api.renew_held()
-        except Exception:
-            log.exception("leases_not_renewed")
+    await repeat(node_api.renew_held, seconds=pause, failure="leases_not_renewed")

@@ -109,7 +109,7 @@ def _write_secret(path: Path, text: str) -> None:
 
 def local_engine(context: AppContext) -> LocalEngine:
     """The engine of this machine. What a farm that was killed while it started a sandbox left, is ended."""
-    orphans.end_strays()
+    orphans.end_orphans()
     return LocalEngine(
         context.data / SESSIONS,
         context.data / ENDPOINT,

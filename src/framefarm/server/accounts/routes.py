@@ -28,6 +28,7 @@ from framefarm.server.context import Keyring
 from framefarm.server.database import Tx
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
+from framefarm.server.http.openapi import idempotent, may_refuse, throttled
 from framefarm.server.http.paging import Paging
 from framefarm.server.timestamps import iso
 
@@ -52,6 +53,7 @@ def _account(tx: Tx, account_id: str) -> dict[str, Any]:
 
 
 @router.post("/auth/login", response_model=Session, summary="Log in: the answer holds an access_token")
+@throttled
 async def login(request: Request, response: Response, said: Login) -> Any:
     context = context_of(request)
     email = said.email.strip().lower()
@@ -154,6 +156,7 @@ async def revoke_key(request: Request, actor: Writer, key_id: Id) -> Response:
 
 
 @router.get("/users", response_model=UserPage, summary="The account's users")
+@may_refuse
 async def list_users(request: Request, actor: Admin, paging: Paging) -> Any:
     after = paging.after("users", [], actor)
     rows = await context_of(request).db.read(
@@ -169,6 +172,8 @@ def _no_key(actor: Actor) -> None:
 
 
 @router.post("/users", status_code=201, response_model=UserInfo, summary="Add a user to the account")
+@throttled
+@idempotent
 async def add_user(request: Request, actor: Admin, said: NewUser) -> Response:
     _no_key(actor)
     passwords.check_new(said.password)
@@ -184,6 +189,7 @@ async def add_user(request: Request, actor: Admin, said: NewUser) -> Response:
 
 
 @router.patch("/users/{user_id}", response_model=UserInfo, summary="Change a user's role, password, access")
+@throttled
 async def change_user(request: Request, actor: Admin, user_id: Id, said: UserChange) -> Any:
     if said.password is not None or said.role is not None:
         _no_key(actor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +18,7 @@ from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import jobs
+from framefarm.server.loops import repeat
 from framefarm.server.projects.tables import projects
 from framefarm.server.sessions.tables import attempts
 from framefarm.server.tenancy import farmwide, scoped
@@ -143,14 +143,13 @@ def charge_due(tx: Tx) -> int:
 
 
 async def run(context: AppContext) -> None:
-    """Looks for due charges at every hour's turn, and once at the start."""
-    while True:
-        try:
-            while await context.db.write(charge_due):
-                pass
-        except Exception:
-            log.exception("charging_failed")
-        await asyncio.sleep(60)
+    """Post due charges every minute: an hour's attempts are due once the hour is over."""
+
+    async def charge_all() -> None:
+        while await context.db.write(charge_due):
+            pass
+
+    await repeat(charge_all, seconds=60, failure="charging_failed")
 
 
 def balance(tx: Tx, account_id: str) -> int:

@@ -163,7 +163,7 @@ class LocalEngine:
     def forget(self, session_id: str) -> None:
         if not self._alive(session_id):
             self._reap(session_id)
-            orphans.end_strays()  # its runner may have been killed while it started a sandbox
+            orphans.end_orphans()  # its runner may have been killed while it started a sandbox
             shutil.rmtree(self._root / session_id, ignore_errors=True)
 
     def stop_all(self, grace_seconds: float) -> None:

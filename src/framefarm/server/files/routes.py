@@ -12,6 +12,7 @@ from framefarm.server.database import Tx
 from framefarm.server.files import service, uploads
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
+from framefarm.server.http.openapi import idempotent, throttled
 from framefarm.server.http.request_limits import ReadOnce
 
 router = APIRouter(prefix="/api", tags=["files"], route_class=ReadOnce)
@@ -39,6 +40,7 @@ FORM = {
 @router.post(
     "/uploads/md5", response_model=Exists | ExistsMany, summary="Check if a file already exists by MD5 hash"
 )
+@idempotent
 async def check_md5(request: Request, actor: Writer, said: Md5Request) -> Response:
     context = context_of(request)
     many = said.files
@@ -57,5 +59,6 @@ async def check_md5(request: Request, actor: Writer, said: Md5Request) -> Respon
     openapi_extra=FORM,
     summary="Upload a scene file or asset to the farm storage",
 )
+@throttled
 async def upload_file(request: Request, actor: Writer) -> Any:
     return await uploads.receive(request, context_of(request), actor)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import iter_route_contexts
+from starlette.routing import BaseRoute
 
-PROBLEM: dict[str, Any] = {
+from framefarm.server.json_types import Json
+
+PROBLEM: Json = {
     "title": "Problem",
     "description": "RFC 9457. More members say more, as `state` and `allowed` of a 409.",
     "type": "object",
@@ -41,15 +46,6 @@ WORDS = {
     503: "Stopping, or the disk is full: Retry-After says when to try again",
 }
 READ = {"get", "head", "options"}
-SLOWED = {"/api/auth/login", "/api/uploads/file", "/api/users", "/api/users/{user_id}"}
-RESTRICTED_READS = {
-    "/api/users",
-    "/api/files/{file_id}",
-    "/api/jobs/{job_id}/frames/{frame}/thumbnail",
-    "/api/webhooks",
-    "/api/webhooks/{webhook_id}",
-    "/api/webhooks/{webhook_id}/deliveries",
-}
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -57,33 +53,56 @@ IDEMPOTENCY_KEY = {
     "description": "The same key and body within 24 hours answer the first answer again.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
-ONCE = {
-    "/api/jobs",
-    "/api/jobs/{job_id}/retry",
-    "/api/jobs/{job_id}/tasks/{number}/retry",
-    "/api/projects",
-    "/api/uploads/md5",
-    "/api/users",
-    "/api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
-}
+Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
+_PROPERTIES = "openapi_properties"
+
+
+def throttled(endpoint: Endpoint) -> Endpoint:
+    """Mark a route that may answer 429."""
+    return _mark(endpoint, "throttled")
+
+
+def may_refuse(endpoint: Endpoint) -> Endpoint:
+    """Mark a route that may answer 403 though it only reads."""
+    return _mark(endpoint, "may_refuse")
+
+
+def idempotent(endpoint: Endpoint) -> Endpoint:
+    """Mark a route that takes an `Idempotency-Key`."""
+    return _mark(endpoint, "idempotent")
+
+
+def _mark(endpoint: Endpoint, name: str) -> Endpoint:
+    setattr(endpoint, _PROPERTIES, getattr(endpoint, _PROPERTIES, frozenset()) | {name})
+    return endpoint
+
+
+def _marks(routes: Sequence[BaseRoute]) -> dict[tuple[str, str], frozenset[str]]:
+    """(path, method in lower case) → the marks of its endpoint."""
+    return {
+        (route.path or "", method.lower()): getattr(route.endpoint, _PROPERTIES, frozenset())
+        for route in iter_route_contexts(routes)
+        for method in route.methods or ()
+    }
 
 
 def install(app: FastAPI) -> None:
     """Make `app.openapi()` the whole document."""
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> Json:
         if app.openapi_schema is None:
             app.openapi_schema = _with_errors(
                 get_openapi(
                     title=app.title, version=app.version, description=app.description, routes=app.routes
-                )
+                ),
+                _marks(app.routes),
             )
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _with_errors(document: dict[str, Any]) -> dict[str, Any]:
+def _with_errors(document: Json, marks: dict[tuple[str, str], frozenset[str]]) -> Json:
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
@@ -91,19 +110,20 @@ def _with_errors(document: dict[str, Any]) -> dict[str, Any]:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             operation["responses"].pop("422", None)
-            for status in sorted(_statuses(path, method, operation)):
+            marked = marks.get((path, method), frozenset())
+            for status in sorted(_statuses(path, method, operation, marked)):
                 operation["responses"][str(status)] = _response(status)
-            if method == "post" and path in ONCE:
+            if "idempotent" in marked:
                 operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
     return document
 
 
-def _statuses(path: str, method: str, operation: dict[str, Any]) -> set[int]:
+def _statuses(path: str, method: str, operation: Json, marked: frozenset[str]) -> set[int]:
     """The errors of one operation."""
     found = {422}
     if "security" in operation or path == "/api/auth/login":
         found.add(401)
-    if path in RESTRICTED_READS or (method not in READ and "security" in operation):
+    if "may_refuse" in marked or (method not in READ and "security" in operation):
         found.add(403)
     if "{" in path:
         found.add(404)
@@ -113,13 +133,13 @@ def _statuses(path: str, method: str, operation: dict[str, Any]) -> set[int]:
         found.add(409)
     if "requestBody" in operation:
         found |= {413, 415}
-    if path in SLOWED and method not in READ:
+    if "throttled" in marked:
         found.add(429)
     return found
 
 
-def _response(status: int) -> dict[str, Any]:
-    answer: dict[str, Any] = {
+def _response(status: int) -> Json:
+    answer: Json = {
         "description": WORDS[status],
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }

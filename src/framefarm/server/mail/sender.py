@@ -13,6 +13,7 @@ import structlog
 from starlette.concurrency import run_in_threadpool
 
 from framefarm.server.context import AppContext
+from framefarm.server.loops import repeat_when_woken
 from framefarm.server.mail import service
 from framefarm.server.metrics import MAILS
 
@@ -62,13 +63,9 @@ async def run(context: AppContext, position: Callable[[], int | None]) -> None:
     if context.settings.smtp_url is None:
         return
     async with context.hub.listen("mail") as woken:
-        while True:
-            pause = LOOK_SECONDS
-            try:
-                pause = await round_(context, position())
-            except Exception:
-                log.exception("mail_failed")
-            await woken.wait(pause)
+        await repeat_when_woken(
+            woken, lambda: round_(context, position()), seconds=LOOK_SECONDS, failure="mail_failed"
+        )
 
 
 async def round_(context: AppContext, up_to: int | None) -> float:

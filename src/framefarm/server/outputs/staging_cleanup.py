@@ -6,7 +6,6 @@ in between leaves files that no one will ask for.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
+from framefarm.server.loops import repeat
 from framefarm.server.sessions.tables import attempts, files, sessions
 from framefarm.server.storage import keys
 from framefarm.server.tenancy import farmwide
@@ -105,14 +105,13 @@ def remove(context: AppContext, found: dict[str, set[str]]) -> int:
 
 
 async def run(context: AppContext) -> None:
-    """Looks now and then."""
-    while True:
-        try:
-            seen = await run_in_threadpool(folders, context)
-            for start in range(0, len(seen), AT_ONCE):
-                found = await context.db.read(abandoned, seen[start : start + AT_ONCE])
-                if count := await run_in_threadpool(remove, context, found):
-                    log.info("staging_swept", files=count)
-        except Exception:
-            log.exception("staging_not_swept")
-        await asyncio.sleep(LOOK_SECONDS)
+    """Sweep staging every `LOOK_SECONDS`."""
+
+    async def sweep() -> None:
+        seen = await run_in_threadpool(folders, context)
+        for start in range(0, len(seen), AT_ONCE):
+            found = await context.db.read(abandoned, seen[start : start + AT_ONCE])
+            if count := await run_in_threadpool(remove, context, found):
+                log.info("staging_swept", files=count)
+
+    await repeat(sweep, seconds=LOOK_SECONDS, failure="staging_not_swept")

@@ -11,6 +11,7 @@ from framefarm.server.accounts.callers import Caller, Writer
 from framefarm.server.database import Tx
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
+from framefarm.server.http.openapi import idempotent
 from framefarm.server.http.paging import Paging
 from framefarm.server.projects import service
 from framefarm.server.timestamps import iso
@@ -40,6 +41,7 @@ async def list_projects(
 
 
 @router.post("", status_code=201, response_model=Project, summary="Create a new project")
+@idempotent
 async def create_project(request: Request, actor: Writer, said: NewProject) -> Response:
     def work(tx: Tx) -> dict[str, Any]:
         row = service.create(tx, actor.account_id, actor.user_id, said.name, actor.name, actor.request_id)

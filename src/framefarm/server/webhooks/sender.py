@@ -18,6 +18,7 @@ import structlog
 from framefarm import __version__
 from framefarm.server.context import AppContext
 from framefarm.server.events import service as events
+from framefarm.server.loops import repeat_when_woken
 from framefarm.server.metrics import DELIVERIES
 from framefarm.server.tracing import span
 from framefarm.server.webhooks import addresses, service
@@ -76,13 +77,7 @@ class Sender:
     async def run(self) -> None:
         try:
             async with self.context.hub.listen("webhooks") as woken:
-                while True:
-                    pause = LOOK_SECONDS
-                    try:
-                        pause = await self.round()
-                    except Exception:
-                        log.exception("webhooks_failed")
-                    await woken.wait(pause)
+                await repeat_when_woken(woken, self.round, seconds=LOOK_SECONDS, failure="webhooks_failed")
         finally:
             for task in self._tasks:
                 task.cancel()

@@ -3,7 +3,6 @@ in a transaction of its own under the job's lock, after a second look whether it
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs import warnings
 from framefarm.server.jobs.state import JobState, facts
 from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.loops import repeat
 from framefarm.server.rows import JobStateRow, SessionRow
 from framefarm.server.sessions.instructions import instruct
 from framefarm.server.sessions.reports import Reporter
@@ -42,12 +42,7 @@ KINDS: dict[str, type[Any]] = {
 
 async def run(context: AppContext, require_lead: Callable[[Tx], None]) -> None:
     """Looks every five seconds. `require_lead` raises in a transaction of whoever leads no more."""
-    while True:
-        try:
-            await turn(context, require_lead)
-        except Exception:
-            log.exception("wrangling_failed")
-        await asyncio.sleep(LOOK_SECONDS)
+    await repeat(lambda: turn(context, require_lead), seconds=LOOK_SECONDS, failure="wrangling_failed")
 
 
 async def turn(context: AppContext, require_lead: Callable[[Tx], None]) -> int:
