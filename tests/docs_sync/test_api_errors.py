@@ -21,9 +21,8 @@ PAGE = (ROOT / "docs" / "api.md").read_text()
 REQUEST_ID = re.compile(r"req_[0-9a-f]{24}")
 
 
-def job_changed_with_bad_fields(site: ApiClient) -> httpx2.Response:
-    job: str = site.submit()["id"]
-    return site.ask("PATCH", f"/api/jobs/{job}", json={"priority": 101, "colour": "red"})
+def bad_submission(site: ApiClient) -> httpx2.Response:
+    return site.ask("POST", "/api/jobs", json=site.payload(chunk_size=0, blender_version="blender-2-8"))
 
 
 def running_job_deleted(site: ApiClient) -> httpx2.Response:
@@ -34,7 +33,7 @@ def running_job_deleted(site: ApiClient) -> httpx2.Response:
 
 
 REQUESTS: dict[int, Callable[[ApiClient], httpx2.Response]] = {
-    422: job_changed_with_bad_fields,
+    422: bad_submission,
     409: running_job_deleted,
 }
 """Status of an error that the page shows → the request that is answered with it."""
