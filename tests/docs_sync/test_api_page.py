@@ -62,22 +62,22 @@ def test_examples_have_the_models_fields(title: str, models: list[type[BaseModel
         assert set(example) == set(model.model_fields)
 
 
-def test_the_smallest_job_is_one() -> None:
+def test_the_smallest_job_has_exactly_the_required_fields() -> None:
     job = _examples("Submit a job")[1]
     api_jobs.JobSubmission.model_validate(job)
     assert set(job) == {n for n, f in api_jobs.JobSubmission.model_fields.items() if f.is_required()}
 
 
 def test_every_field_of_a_submission_is_in_the_table_with_its_default() -> None:
-    told: dict[str, str] = {}
+    documented: dict[str, str] = {}
     for names, default in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (\S+) ", _section("Submit a job"), re.M):
-        told |= dict.fromkeys(re.findall(r"\w+", names), default)
-    assert set(told) == set(api_jobs.JobSubmission.model_fields)
+        documented |= dict.fromkeys(re.findall(r"\w+", names), default)
+    assert set(documented) == set(api_jobs.JobSubmission.model_fields)
     for name, field in api_jobs.JobSubmission.model_fields.items():
         if field.is_required():
-            assert told[name] == "*required*", name
-        elif name != "scene_path":  # its default is said in words
-            assert json.loads(told[name].strip("`")) == field.default, name
+            assert documented[name] == "*required*", name
+        elif name != "scene_path":  # its default is described in words
+            assert json.loads(documented[name].strip("`")) == field.default, name
 
 
 def test_the_frame_examples_are_right() -> None:
@@ -93,5 +93,5 @@ def test_the_frame_examples_are_right() -> None:
 
 
 def test_every_status_of_the_error_table_is_explained() -> None:
-    told = set(re.findall(r"^\| (\d{3}) \|", _section("Errors"), re.M))
-    assert {str(s) for s in STATUS.values()} <= told
+    explained = set(re.findall(r"^\| (\d{3}) \|", _section("Errors"), re.M))
+    assert {str(s) for s in STATUS.values()} <= explained

@@ -1,4 +1,4 @@
-"""What can be set, typed or called is in the docs."""
+"""Every setting, command, option and route is in the docs."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def _routes() -> set[tuple[str, str]]:
     return {(method, path) for path, methods in app.openapi()["paths"].items() for method in methods}
 
 
-def _words(command: Any, path: str) -> list[tuple[str, str]]:
+def _options(command: Any, path: str) -> list[tuple[str, str]]:
     if hasattr(command, "commands"):
-        return [w for name, sub in command.commands.items() for w in _words(sub, f"{path} {name}")]
+        return [w for name, sub in command.commands.items() for w in _options(sub, f"{path} {name}")]
     options = [o for p in command.params for o in p.opts if o.startswith("--") and o != "--help"]
     return [(path, ""), *((path, option) for option in options)]
 
 
-def _told(name: str, value: Any) -> str:
-    """A setting's default as the page says it."""
+def _default(name: str, value: Any) -> str:
+    """A setting's default in the words of the page."""
     if value is None or value == "":
         return "none"
     if isinstance(value, bool):
@@ -72,23 +72,23 @@ def test_every_setting_is_documented_with_its_meaning_and_default() -> None:
     assert set(rows) == {f"FRAMEFARM_{n.upper()}" for n in Settings.model_fields}
     for name, field in Settings.model_fields.items():
         meaning, default = rows[f"FRAMEFARM_{name.upper()}"]
-        assert default == _told(name, field.default), name
+        assert default == _default(name, field.default), name
         if name.endswith(("_seconds", "_hours", "_days", "_bytes")):
             assert name.rsplit("_", 1)[1] in meaning, f"{name}: the unit"
 
 
 def test_every_command_and_option_is_documented() -> None:
     lines = [x for x in (DOCS / "operator.md").read_text().splitlines() if x.startswith("- `framefarm")]
-    words = _words(typer.main.get_command(build()), "framefarm")
-    assert words
-    lacking = [
+    commands = _options(typer.main.get_command(build()), "framefarm")
+    assert commands
+    missing = [
         (path, option)
-        for path, option in words
+        for path, option in commands
         if not any(
             x.startswith((f"- `{path} ", f"- `{path}`")) and (not option or f"`{option}`" in x) for x in lines
         )
     ]
-    assert lacking == []
+    assert missing == []
 
 
 def test_every_route_is_documented() -> None:

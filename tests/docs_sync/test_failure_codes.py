@@ -1,4 +1,4 @@
-"""Every cause of a failure, and every warning, is in the table, in the docs, and has a test by its name."""
+"""Every failure code, of failures and of warnings, is in the table, in use, in the docs, and names a test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ CALLS = re.compile(
 
 
 def test_every_cause_named_in_the_source_is_in_the_table() -> None:
-    named = {one or two for path in SOURCE for one, two in CALLS.findall(path.read_text())}
+    named = {
+        positional or keyword for path in SOURCE for positional, keyword in CALLS.findall(path.read_text())
+    }
     assert len(named) > 30
     assert sorted(named - set(CAUSES)) == []
 
@@ -37,7 +39,7 @@ def test_every_cause_has_a_test_by_its_name() -> None:
     assert [c for c in CAUSES if not any(n == f"test_{c}" or n.startswith(f"test_{c}_") for n in names)] == []
 
 
-def test_a_sentence_is_whole_with_its_facts() -> None:
+def test_a_sentence_with_its_facts_has_no_gaps_and_ends_with_the_remedy() -> None:
     for cause in CAUSES.values():
-        said = explain(cause.code, dict.fromkeys(re.findall(r"{(\w+)}", cause.sentence), " x"))
-        assert "{" not in said and said.endswith(cause.remedy) and cause.remedy.endswith(".")
+        text = explain(cause.code, dict.fromkeys(re.findall(r"{(\w+)}", cause.sentence), " x"))
+        assert "{" not in text and text.endswith(cause.remedy) and cause.remedy.endswith(".")

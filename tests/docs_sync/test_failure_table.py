@@ -1,4 +1,4 @@
-"""Every row of the operator's table of failures has a test of its name, which nothing leaves out."""
+"""Every row of the operator's table of failures has a test of its name that is always run."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ LEFT_OUT = {"skip", "skipif", "xfail", "importorskip"}
 
 
 def rows() -> dict[str, list[tuple[str, str]]]:
-    """What fails, in bold → the tests of its row, each as (file, name)."""
+    """The failure, in bold → the tests of its row, each as (file, name)."""
     page = (ROOT / "docs" / "operator.md").read_text()
     section = page.split("\n## What happens when something fails\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("| **")]
     return {line.split("**")[1]: TEST.findall(line.split(" | ")[-1]) for line in lines}
 
 
-def test_every_row_says_all_and_names_a_test_by_its_own_name() -> None:
+def test_every_row_has_five_cells_and_a_test_of_its_name() -> None:
     page = (ROOT / "docs" / "operator.md").read_text()
     assert {line.count(" | ") for line in page.splitlines() if line.startswith("| **")} == {4}
-    found = rows()
-    assert len(found) > 25
-    for what, tests in found.items():
-        name = "test_" + re.sub(r"\W+", "_", what.lower())
-        assert any(test == name or test.startswith(f"{name}_") for _, test in tests), what
+    tests_of = rows()
+    assert len(tests_of) > 25
+    for failure, tests in tests_of.items():
+        name = "test_" + re.sub(r"\W+", "_", failure.lower())
+        assert any(test == name or test.startswith(f"{name}_") for _, test in tests), failure
 
 
 def test_every_test_that_a_row_names_is_collected() -> None:
     named = {f"{file}::{test}" for tests in rows().values() for file, test in tests}
     files = sorted({name.partition("::")[0] for name in named})
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    collected = {line.partition("[")[0] for line in said.stdout.splitlines()}
-    assert sorted(named - collected) == [], said.stdout[-2000:] + said.stderr[-2000:]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    collected = {line.partition("[")[0] for line in listing.stdout.splitlines()}
+    assert sorted(named - collected) == [], listing.stdout[-2000:] + listing.stderr[-2000:]
 
 
 def test_no_test_that_a_row_names_can_be_left_out() -> None:
-    """Neither it, nor what its module or a fixture that it asks for says, skips it or lets it fail."""
+    """Neither the test nor its module nor a fixture of it is marked as skipped or expected to fail."""
     for tests in rows().values():
         for file, test in tests:
             functions, shared = _parts(ROOT / file)
@@ -59,10 +59,10 @@ def test_no_test_that_a_row_names_can_be_left_out() -> None:
 
 
 def _parts(path: Path) -> tuple[dict[str, ast.FunctionDef | ast.AsyncFunctionDef], ast.Module]:
-    """The functions of a test file and of the conftests above it by name; and what else the file says."""
+    """(functions of a test file and of the conftests above it, by name; all other statements of the file)."""
     functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
-    for place in (ROOT / "tests/conftest.py", path.parent / "conftest.py", path):
-        body = ast.parse(place.read_text()).body if place.exists() else []
+    for file in (ROOT / "tests/conftest.py", path.parent / "conftest.py", path):
+        body = ast.parse(file.read_text()).body if file.exists() else []
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
         functions |= {node.name: node for node in body if isinstance(node, kinds)}
     rest = [n for n in ast.parse(path.read_text()).body if not isinstance(n, (*kinds, ast.ClassDef))]

@@ -13,9 +13,9 @@ from framefarm.protocol import node as msg
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "node-protocol.md").read_text()
 MESSAGES = {
-    name: kind
-    for name, kind in vars(msg).items()
-    if isinstance(kind, type) and issubclass(kind, msg.Message) and kind is not msg.Message
+    name: message
+    for name, message in vars(msg).items()
+    if isinstance(message, type) and issubclass(message, msg.Message) and message is not msg.Message
 }
 ROW = re.compile(r"^\| `(\w+)` \| (.+?) \| ?(.*?) ?\|$", re.MULTILINE)
 
@@ -26,19 +26,19 @@ def _section(name: str) -> str:
 
 def _rows(name: str) -> list[tuple[str, str, str]]:
     text = _section(name).replace(r" \| ", "/")
-    return [(field, _plain(kind), rest) for field, kind, rest in ROW.findall(text)]
+    return [(field, _plain(type_), rest) for field, type_, rest in ROW.findall(text)]
 
 
-def _plain(kind: str) -> str:
-    """Without links; choices in the order of the alphabet."""
-    bare = re.sub(r"\[(\w+)\]\(#\w+\)", r"\1", kind)
+def _plain(type_: str) -> str:
+    """A type's words without links, with choices in the order of the alphabet."""
+    bare = re.sub(r"\[(\w+)\]\(#\w+\)", r"\1", type_)
     return " / ".join(sorted(bare.split("/")))
 
 
-def _word(kind: msgspec.inspect.Type) -> str:
-    """A type as the page says it."""
+def _word(type_: msgspec.inspect.Type) -> str:
+    """A type in the words of the page."""
     inspect = msgspec.inspect
-    match kind:
+    match type_:
         case inspect.StrType():
             return "string"
         case inspect.IntType():
@@ -56,9 +56,9 @@ def _word(kind: msgspec.inspect.Type) -> str:
         case inspect.ListType(item) | inspect.VarTupleType(item):
             return _many(item)
         case inspect.UnionType(types) if any(isinstance(t, inspect.NoneType) for t in types):
-            (one,) = (t for t in types if not isinstance(t, inspect.NoneType))
-            return f"{_word(one)} or null"
-    raise AssertionError(f"the page has no word for {kind}")
+            (given,) = (t for t in types if not isinstance(t, inspect.NoneType))
+            return f"{_word(given)} or null"
+    raise AssertionError(f"the page has no word for {type_}")
 
 
 def _many(item: msgspec.inspect.Type) -> str:
@@ -90,14 +90,14 @@ def test_a_messages_fields_are_documented_as_they_are(name: str) -> None:
     assert isinstance(info, msgspec.inspect.StructType)
     rows = _rows(name)
     assert rows
-    assert [(field, kind) for field, kind, _ in rows] == [(f.name, _word(f.type)) for f in info.fields]
-    for field, (_, _, said) in zip(info.fields, rows, strict=True):
-        found = re.search(r"\bdefault ([^\s:;]+)", said)
-        assert (found[1] if found else None) == _default(field), field.name
+    assert [(field, type_) for field, type_, _ in rows] == [(f.name, _word(f.type)) for f in info.fields]
+    for field, (_, _, meaning) in zip(info.fields, rows, strict=True):
+        default = re.search(r"\bdefault ([^\s:;]+)", meaning)
+        assert (default[1] if default else None) == _default(field), field.name
 
 
-def test_every_event_says_its_type() -> None:
-    tags = {name: kind.__struct_config__.tag for name, kind in MESSAGES.items()}
+def test_every_event_is_shown_with_its_type() -> None:
+    tags = {name: message.__struct_config__.tag for name, message in MESSAGES.items()}
     assert {n for n, tag in tags.items() if tag is not None} == {t.__name__ for t in msg.Event.__args__}
     assert [n for n, tag in tags.items() if tag is not None and f'"type": "{tag}"' not in _section(n)] == []
 

@@ -13,9 +13,9 @@ SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 
 
 def documented() -> list[str]:
-    found = re.search(r"^Refused names: `([^`]+)`", SECURITY.read_text(), re.MULTILINE)
-    assert found is not None
-    return found[1].split()
+    line = re.search(r"^Refused names: `([^`]+)`", SECURITY.read_text(), re.MULTILINE)
+    assert line is not None
+    return line[1].split()
 
 
 def test_the_documented_names_are_the_refused_ones() -> None:
@@ -24,7 +24,7 @@ def test_the_documented_names_are_the_refused_ones() -> None:
 
 
 @pytest.mark.parametrize("pattern", documented())
-def test_each_is_refused_in_any_case(pattern: str) -> None:
+def test_a_documented_name_is_refused_in_any_case(pattern: str) -> None:
     name = pattern.replace("*", "X")
     assert is_refused(name) and is_refused(name.lower())
     assert not is_refused(f"MY_{pattern.strip('*')}_OWN")

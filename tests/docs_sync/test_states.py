@@ -56,7 +56,7 @@ def test_every_state_of_a_session_is_named() -> None:
     assert [s for s in SessionState if not re.search(rf"\b{s}\b", page)] == []
 
 
-def test_what_artists_see_is_part_of_it(real: tuple[set[Arrow], set[Arrow]]) -> None:
+def test_the_artists_figure_is_part_of_the_jobs_arrows(real: tuple[set[Arrow], set[Arrow]]) -> None:
     drawn = _drawn(ARTIST.split("## What every status means")[1].split("\n## ")[0])
     assert drawn
     assert drawn <= real[0]

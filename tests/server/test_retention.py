@@ -407,7 +407,7 @@ def test_a_unit_of_work_that_took_long_is_smaller_the_next_time(site: ApiClient)
 
 
 def test_the_statement_that_condemns_says_what_the_rule_says(site: ApiClient, clock: FakeClock) -> None:
-    """All of the rule's facts, in every combination, beside `core.collection.content_fate`."""
+    """All of the rule's facts, in every combination, beside `core.retention.content_fate`."""
     from itertools import product
 
     from framefarm.core.retention import Content, content_fate

@@ -1,4 +1,4 @@
-"""Decodes pictures: `python -m framefarm.node.image_decoder_process`, shut in (see `pictures.py`).
+"""Decodes pictures: `python -m framefarm.node.image_decoder_process`, shut in (see `image_decoder.py`).
 
 It works strip by strip, so that its memory does not grow with the picture. Each question is a line of JSON,
 `{"name": file in the folder, "thumbnail": pixels or 0}`; the answer comes as soon as the picture is decoded,

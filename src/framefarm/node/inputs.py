@@ -7,7 +7,7 @@ belongs to the system or to the farm appears below `/inputs` instead, and the sc
 
 Windows' paths lie where Blender on Linux looks for them, also while it loads libraries: `C:/a` at `/c/a`,
 and a UNC path `//server/share/a` at `/server/share/a`, with that folder a second time as `/\\\\server`
-(docs/decisions/0014).
+(docs/decisions/0016-windows-paths-lie-where-blender-looks.md).
 """
 
 from __future__ import annotations

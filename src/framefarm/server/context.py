@@ -1,4 +1,4 @@
-"""What the features share at run time. `opening.py` makes it; nothing else does."""
+"""What the features share at run time. `bootstrap.py` makes it; nothing else does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Budgets as an account's admins make and change them. What they do to jobs is in `turn.py`."""
+"""Budgets as an account's admins make and change them. What they do to jobs is in `enforcement.py`."""
 
 from __future__ import annotations
 

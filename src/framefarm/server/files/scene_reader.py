@@ -1,6 +1,7 @@
 """What .blend files say about themselves, read in a sandbox of their own: scenes are hostile.
 
-`read_scene.py` gets the farm's copies as open descriptors and answers line by line (`sandboxing.python`).
+`scene_reader_process.py` gets the farm's copies as open descriptors and answers line by line
+(`sandboxing.module_call`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The program that looks into .blend files: `python -m framefarm.server.files.scene_reader_process`. Also into colour
 configurations (`.ocio`).
 
-It runs by itself, shut in (see `reader.py`, which starts it, and `sandboxing.inside`). Its order is
-`{"files": [{"path", "descriptor"}], "file_seconds"}`; it answers one line of JSON per file, in order, in the
-shape of `reader.SceneFacts`. It imports little, so that it starts in a blink, and opens nothing but the
-files that it was given: none of the paths that it finds.
+It runs by itself, shut in (see `scene_reader.py`, which starts it, and `sandboxing.module_entry`). Its order
+is `{"files": [{"path", "descriptor"}], "file_seconds"}`; it answers one line of JSON per file, in order, in
+the shape of `scene_reader.SceneFacts`. It imports little, so that it starts in a blink, and opens nothing but
+the files that it was given: none of the paths that it finds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The storage contract: one suite (`tests/server/test_storage.py`) holds every implementation to it."""
+"""The storage contract. `local.py` implements it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What a job's scene wants, held against what was uploaded, before a machine is paid.
 
 What the scene's own file names is certain to be wanted. What its linked libraries name may belong to parts of
-them that the scene does not use: nobody but Blender knows, so this is told apart (docs/decisions/0015).
+them that the scene does not use: nobody but Blender knows, so this is told apart
+(docs/decisions/0017-what-libraries-name-is-doubtful.md).
 """
 
 from __future__ import annotations

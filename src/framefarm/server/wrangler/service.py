@@ -1,4 +1,4 @@
-"""An account's wrangler rules as its admins make them. What they do is in `acting.py`."""
+"""An account's wrangler rules as its admins make them. What they do is in `rule_engine.py`."""
 
 from __future__ import annotations
 
