@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from framefarm.core.schedule import Demand, NodeCapacity, Plan, Session, Slot, count, plan
@@ -181,6 +181,16 @@ class World:
         self.now += TENURE
 
 
+TAKEN_BY_ANOTHER = [
+    job("j0", account="b", user="u", ready=2, created=0),
+    job("j1", account="b", user="u", ready=1, created=1),
+    job("j2", account="a", user="v", ready=1, created=2),
+    job("j3", account="a", user="v", ready=1, created=3, priority=10, preemptible=False),
+]
+"""A session is drained for j1; j2, ranked first until then, must not claim its slot and drain another."""
+
+
+@example(TAKEN_BY_ANOTHER, 3)
 @given(JOBS, st.integers(1, 5))
 def test_no_slot_is_given_twice_and_a_second_look_changes_nothing(jobs: list[Demand], cores: int) -> None:
     world = World([replace(d, slot=ONE) for d in jobs], cores)

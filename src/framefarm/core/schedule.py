@@ -9,7 +9,7 @@ preemptible one is preempted for on-demand work. Described in docs/decisions/001
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -195,15 +195,24 @@ class _Planner:
                 room.change(s.node, s.slot, 1)
                 self.add(s.account, s.user, s.job, -s.slot.cores)
         # First one slot for each job without a session: the leaving sessions were ended for those jobs.
-        seen: set[str] = set()
-        first: list[Demand] = []
-        more: list[Demand] = []
-        for d in unmet:
-            (more if d.sessions or d.job in seen else first).append(d)
-            seen.add(d.job)
-        for d in sorted([*first, *more], key=lambda d: d.preemptible):
-            if not self._claim(d, room):
-                self._make_room(d, room)
+        # Ranked anew after each slot, now without the leaving sessions: as the jobs will start.
+        slots = Counter((d.sessions > 0, d.job) for d in unmet)
+        for later, job in list(slots):
+            if not later and slots[later, job] > 1:
+                slots[True, job] = slots[later, job] - 1
+                slots[later, job] = 1
+        demand = {d.job: d for d in unmet}
+
+        def order(key: tuple[bool, str]) -> tuple[object, ...]:
+            return (demand[key[1]].preemptible, key[0], self.rank(demand[key[1]]))
+
+        while slots:
+            key = min(slots, key=order)
+            d = demand[key[1]]
+            served = self._claim(d, room) or self._make_room(d, room)
+            slots[key] -= 1
+            if not served or not slots[key]:  # one that gets no slot now gets none later in this plan
+                del slots[key]
 
     def _claim(self, d: Demand, room: _Room) -> bool:
         node = next((n for n in room.free if room.fits(n, d)), None)
@@ -212,7 +221,8 @@ class _Planner:
             self.add(d.account, d.user, d.job, d.slot.cores)
         return node is not None
 
-    def _make_room(self, d: Demand, room: _Room) -> None:
+    def _make_room(self, d: Demand, room: _Room) -> bool:
+        """End sessions for one slot of `d` and claim it. False if no sessions may be ended for it."""
         best: list[Session] | None = None
         for node in room.free:
             if node in d.avoid:
@@ -225,8 +235,7 @@ class _Planner:
             (self.drain if gentle else self.preempt).append(s.session)
             room.change(s.node, s.slot, 1)
             self.add(s.account, s.user, s.job, -s.slot.cores)
-        if best:
-            self._claim(d, room)
+        return bool(best) and self._claim(d, room)
 
     def _victims(self, d: Demand, room: _Room, node: str) -> list[Session] | None:
         """Sessions of a node to end for `d`, as few and as gently as possible; None if that frees too
