@@ -1,4 +1,4 @@
-"""Every way a small job can go, one event at a time, by the rules of `core/job.py` and `core/task_outcomes.py`.
+"""Every way a small job can go, one event at a time, by the rules of `core/job.py` and its kin.
 
 The job has a handful of tasks, each with its own status; the facts that `core/job.py` judges are counted from
 them. `arrows` walks all states that can be reached and gathers which status follows on which.
