@@ -500,7 +500,7 @@ def test_ten_thousand_scouts_are_allowed(spec: str) -> None:
     assert len(resolve_scouts(spec, frames("1-1000000"))) == 10_000
 
 
-@pytest.mark.parametrize("spec", ["1-10001", "fml:10001", "auto:500000", "1-1000000"])
+@pytest.mark.parametrize("spec", ["1-10001", "fml:10001", "auto:500000", "auto:700000", "1-1000000"])
 def test_scouts_are_ten_thousand_at_most(spec: str) -> None:
     with pytest.raises(FrameSpecError, match="at most 10000"):
         resolve_scouts(spec, frames("1-1000000"))
