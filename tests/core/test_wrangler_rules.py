@@ -87,9 +87,6 @@ def test_an_action_done_before_is_not_due_again_while_others_are() -> None:
     rules: list[Rule] = [MaxTaskRuntime("r", 60, "notify"), MaxTaskRuntime("s", 60, "notify")]
     left = evaluate(late, rules, NOW, [("r", "j", "att")])
     assert [(a.rule, a.job) for a in left] == [("s", "j"), ("r", "k"), ("s", "k")]
-    # A kill done before leaves the attempt to the next rule.
-    kills = [MaxTaskRuntime("r", 60, "kill"), MaxTaskRuntime("s", 70, "retry")]
-    assert did(evaluate(late[:1], kills, NOW, [("r", "j", "att")])) == [("s", "retry", "att")]
 
 
 @pytest.mark.parametrize(
