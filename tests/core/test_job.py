@@ -42,6 +42,7 @@ NEW = JobFacts(
         ({"next": 10, "success": 9, "failures": 1}, "failed"),
         ({"next": 10, "success": 9, "preempted": 1}, "failed"),
         ({"next": 10, "success": 9, "pending": 1}, "running"),
+        ({"next": 10, "success": 10, "unpublished": 1, "holds": frozenset({"user"})}, "running"),
         ({"next": 10, "success": 9, "running": 1}, "running"),
         ({"next": 10, "success": 9, "failures": 1, "unpublished": 1}, "failed"),
         ({"next": 1, "pending": 1}, "pending"),
@@ -345,6 +346,7 @@ def test_a_hand_out_is_bounded_and_an_empty_session_gets_work(
         (1, 100, 1, 5, 0, 5),
         (0, 100, 1, 0, 1, 0),
         (0, 5000, 1, 4, 2, 2),  # one held ahead while there are plenty
+        (0, 5000, 1, 50, 2, 2),
         (0, 5000, 1, 3, 2, 1),
         (1, 5000, 1, 3, 2, 1),
         (0, 5000, 1, 2, 2, 1),
@@ -425,5 +427,8 @@ def test_a_sessions_next_state_is_in_the_table_or_refused(state: SessionState, e
             rules.session_after(state, event)
 
 
-def test_live_sessions_are_those_that_take_tasks() -> None:
+def test_finished_jobs_live_sessions_and_holds_are_those_of_the_docs() -> None:
+    assert {"success", "failed", "cancelled"} == rules.FINISHED
     assert set(LIVE) == rules.LIVE
+    assert rules.HOLDS == ("budget", "dependency", "rule", "user")
+    assert {"user", "rule", "dependency"} == rules.LIFTED_BY_UNHOLD

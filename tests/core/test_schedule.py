@@ -195,6 +195,8 @@ def test_the_number_of_sessions_is_limited_by_tasks_and_by_max_sessions() -> Non
     assert job("a", ready=5, starting=2, max_sessions=9, sessions=4).wanted == 3
     assert job("a", ready=5, starting=1, max_sessions=6, sessions=4).wanted == 2
     assert starts([job("a", ready=3)], cores=9) == ["a"] * 3
+    assert starts([job("a", ready=1, starting=3)]) == []
+    assert starts([job("a", max_sessions=1, sessions=2)]) == []
 
 
 def test_on_demand_work_starts_first_whatever_the_priorities() -> None:
@@ -251,6 +253,10 @@ def test_a_waiting_job_without_a_session_reserves_the_machine_with_the_most_free
     assert len(served.start) == 5
     starting = planned_on(free(4, 2), [replace(wide, ready=2), small], totals=totals)
     assert nodes(starting) == ["wide on m", "small on m", *["small on n"] * 2, *["small on o"] * 2]
+    # Sessions of other jobs that start now do not count as its own.
+    before = [job(name, priority=90, ready=1) for name in ("a", "z")]
+    found = planned_on(free(2, 2), [*before, wide, small], totals=totals)
+    assert nodes(found) == ["a on m", "z on m", *["small on o"] * 2]
     # Without `totals`, the free machines are taken for empty ones: none could hold it.
     assert len(planned_on(free(1, 2), [wide, small]).start) == 5
 
@@ -267,6 +273,8 @@ def test_the_fewest_sessions_are_preempted_on_one_machine() -> None:
     full = [Machine("m", "", 0, 0), Machine("n", "", 0, 0)]
     urgent = job("od", preemptible=False, ready=1, slot=TWO)
     assert planned_on(full, [urgent], running).preempt == ("c",)
+    assert planned_on(full[::-1], [urgent], running).preempt == ("c",)
+    assert planned_on(full, [replace(urgent, ready=2)], running).preempt == ("c", "a", "b")
     assert planned_on(full, [replace(urgent, avoid=frozenset({"n"}))], running).preempt == ("a", "b")
     assert planned_on(full, [replace(urgent, slot=ONE)], running).preempt == ("a",)
     assert planned_on(full, [replace(urgent, slot=Slot(3, 1))], running).preempt == ()
@@ -299,7 +307,8 @@ def test_on_a_machine_that_may_have_no_more_sessions_one_ends_for_another() -> N
     running = [held("a", "spot")]
     urgent = job("od", preemptible=False, ready=2)
     assert planned_on([Machine("m", "", 0, 0, most=0)], [urgent], running).preempt == ("a",)
-    assert planned_on([Machine("m", "", 0, 0, most=-1)], [urgent], running).preempt == ()
+    for most in (-1, -2):
+        assert planned_on([Machine("m", "", 0, 0, most=most)], [urgent], running).preempt == ()
 
 
 def test_sessions_of_lower_priority_are_preempted_first_then_the_youngest_then_by_name() -> None:
@@ -361,6 +370,8 @@ def test_idle_sessions_end_each_after_its_time_and_the_next_end_is_announced() -
     assert (found.drain, found.next_ms) == ((), IDLE + 1)
     found = planned([], idle, cores=4, now=IDLE + 1)
     assert (found.drain, found.next_ms) == (("t",), IDLE + 2)
+    found = planned([], idle, cores=4, now=IDLE * 2)
+    assert (found.drain, found.next_ms) == (("s", "t"), None)
     # One that makes room for other work is drained once.
     assert planned([job("a", ready=1)], idle[:1], cores=1, now=IDLE * 2).drain == ("s",)
 
@@ -372,6 +383,8 @@ def test_a_session_is_drained_for_others_when_its_tenure_is_over_to_the_millisec
     assert (early.drain, early.next_ms) == ((), TENURE + 7)
     late = planned(demand, running, cores=1, now=TENURE + 7)
     assert (late.drain, late.next_ms) == (("a",), None)
+    later = planned(demand, running, cores=1, now=TENURE * 2)
+    assert (later.drain, later.next_ms) == (("a",), None)
     free = [Machine("m", "", 0, 0)]  # of five minutes, if the caller does not say
     assert planned_on(free, demand, running, now=300_006).drain == ()
     assert planned_on(free, demand, running, now=300_007).drain == ("a",)
@@ -386,30 +399,32 @@ def test_a_running_on_demand_session_is_drained_for_fairness_but_never_for_preem
     assert planned([replace(high, priority=49)], running, cores=1, now=TENURE).drain == ()
 
 
-def drained_for_fairness(by: str, running: dict[str, int], leaving: int = 0, ready: int = 1) -> int:
-    """How many one-core sessions of `big` end for work of `small`; `by` names what these two are."""
-    sessions = [
-        held(f"{name}{n}", f"job of {name}", **{by: name}, leaving=name == "big" and n < leaving)
-        for name, number in running.items()
-        for n in range(number)
-    ]
-    demand = job("job of small", **{by: "small"}, ready=ready, sessions=running.get("small", 0))
+@pytest.mark.parametrize("by", ["account", "user"])
+@pytest.mark.parametrize(("more", "less"), [("a", "b"), ("b", "a")])
+@pytest.mark.parametrize(
+    ("mores", "lesses", "leaving", "ready", "drained"),
+    [
+        (1, 0, 0, 1, 1),
+        (2, 1, 0, 1, 0),
+        (3, 1, 0, 1, 1),
+        (5, 1, 0, 1, 1),
+        (4, 2, 0, 1, 1),
+        (3, 2, 0, 1, 0),
+        (4, 0, 0, 4, 2),
+        (4, 1, 1, 2, 0),
+        (5, 1, 1, 2, 1),
+    ],
+)
+def test_an_account_or_user_with_no_or_clearly_fewer_cores_is_owed_a_slot(
+    by: str, more: str, less: str, mores: int, lesses: int, leaving: int, ready: int, drained: int
+) -> None:
+    sessions = [held(f"s{n}", "large", **{by: more}, leaving=n < leaving) for n in range(mores)]
+    sessions += [held(f"t{n}", "small", **{by: less}) for n in range(lesses)]
+    demand = job("small", **{by: less}, ready=ready, sessions=lesses)
     found = planned([demand], sessions, cores=len(sessions), now=TENURE)
     assert found.preempt == ()
-    assert all(name.startswith("big") for name in found.drain)
-    return len(found.drain)
-
-
-@pytest.mark.parametrize("by", ["account", "user"])
-def test_an_account_or_user_with_none_or_clearly_less_is_owed_a_slot(by: str) -> None:
-    assert drained_for_fairness(by, {"big": 1}) == 1
-    assert drained_for_fairness(by, {"big": 2, "small": 1}) == 0
-    assert drained_for_fairness(by, {"big": 3, "small": 1}) == 1
-    assert drained_for_fairness(by, {"big": 4, "small": 2}) == 1
-    assert drained_for_fairness(by, {"big": 3, "small": 2}) == 0
-    assert drained_for_fairness(by, {"big": 4}, ready=4) == 2
-    assert drained_for_fairness(by, {"big": 4, "small": 1}, leaving=1, ready=2) == 0
-    assert drained_for_fairness(by, {"big": 5, "small": 1}, leaving=1, ready=2) == 1
+    assert len(found.drain) == drained
+    assert all(name.startswith("s") for name in found.drain)
 
 
 def test_a_second_job_of_a_user_is_owed_its_first_session_only() -> None:
