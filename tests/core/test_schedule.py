@@ -207,6 +207,8 @@ def test_equal_jobs_start_by_last_service_then_age_then_name() -> None:
     assert starts([job("a", served_ms=5), job("b", created=9, served_ms=2)], cores=1) == ["b"]
     assert starts([job("a", served_ms=5, created=2), job("b", created=1, served_ms=5)], cores=1) == ["b"]
     assert starts([job("b"), job("a")], cores=1) == ["a"]
+    assert starts([job("b"), job("a", served_ms=0)], cores=1) == ["a"]
+    assert starts([job("a", served_ms=0), job("b")], cores=1) == ["a"]
 
 
 def test_fair_share_counts_running_cores_of_the_account_and_of_its_users() -> None:
@@ -276,6 +278,7 @@ def test_the_fewest_sessions_are_preempted_on_one_machine() -> None:
     assert planned_on(full[::-1], [urgent], running).preempt == ("c",)
     assert planned_on(full, [replace(urgent, ready=2)], running).preempt == ("c", "a", "b")
     assert planned_on(full, [replace(urgent, avoid=frozenset({"n"}))], running).preempt == ("a", "b")
+    assert planned_on(full, [replace(urgent, avoid=frozenset({"m"}))], running).preempt == ("c",)
     assert planned_on(full, [replace(urgent, slot=ONE)], running).preempt == ("a",)
     assert planned_on(full, [replace(urgent, slot=Slot(3, 1))], running).preempt == ()
 
@@ -355,16 +358,16 @@ def test_leaving_slots_are_kept_for_on_demand_work_first() -> None:
 
 def test_an_idle_session_of_a_job_with_work_is_kept() -> None:
     idle = [held("s", "a", idle_since_ms=0)]
-    assert planned([job("a", max_sessions=1, sessions=1)], idle, cores=1, now=IDLE).drain == ()
+    assert planned([job("a", ready=1, max_sessions=1, sessions=1)], idle, cores=1, now=IDLE).drain == ()
     assert planned([job("a", ready=0, sessions=1)], idle, cores=1, now=IDLE).drain == ("s",)
 
 
 def test_idle_sessions_end_each_after_its_time_and_the_next_end_is_announced() -> None:
     idle = [
+        held("busy", "x"),
         held("s", "x", idle_since_ms=2),
         held("t", "x", idle_since_ms=1),
         held("u", "x", idle_since_ms=0, leaving=True),
-        held("v", "x"),
     ]
     found = planned([], idle, cores=4, now=IDLE)
     assert (found.drain, found.next_ms) == ((), IDLE + 1)
@@ -373,7 +376,7 @@ def test_idle_sessions_end_each_after_its_time_and_the_next_end_is_announced() -
     found = planned([], idle, cores=4, now=IDLE * 2)
     assert (found.drain, found.next_ms) == (("s", "t"), None)
     # One that makes room for other work is drained once.
-    assert planned([job("a", ready=1)], idle[:1], cores=1, now=IDLE * 2).drain == ("s",)
+    assert planned([job("a", ready=1)], idle[1:2], cores=1, now=IDLE * 2).drain == ("s",)
 
 
 def test_a_session_is_drained_for_others_when_its_tenure_is_over_to_the_millisecond() -> None:
