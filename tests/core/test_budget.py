@@ -200,7 +200,7 @@ def test_a_held_job_goes_on_without_a_limit_or_a_price() -> None:
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9))
-def test_what_a_cap_affords_never_costs_more_than_the_cap(micros: int, price: int) -> None:
+def test_time_that_a_cap_affords_costs_no_more_than_the_cap(micros: int, price: int) -> None:
     ms = affordable_ms(micros, price)
     assert ms is None if not price else cost_micros(ms or 0, price) <= micros
 

@@ -106,7 +106,7 @@ TRILLION = 10**12
 
 
 @pytest.mark.parametrize(
-    ("runs", "told"),
+    ("runs", "canonical"),
     [
         ([Run(0, TRILLION, 2)], [Run(0, TRILLION, 2)]),
         ([Run(TRILLION, 0, 1), Run(-9, -5, 2)], [Run(-9, -5, 2), Run(0, TRILLION, 1)]),
@@ -117,11 +117,11 @@ TRILLION = 10**12
         ([Run(0, TRILLION, 1), Run(TRILLION + 1, 2 * TRILLION, 1)], [Run(0, 2 * TRILLION, 1)]),
     ],
 )
-def test_building_a_set_costs_its_runs_and_not_its_frames(runs: list[Run], told: list[Run]) -> None:
+def test_building_a_set_costs_its_runs_and_not_its_frames(runs: list[Run], canonical: list[Run]) -> None:
     found = FrameSet(runs)
-    assert list(found.runs) == told
-    assert len(found) == sum(run.size for run in told)
-    assert found.position_of(told[-1].last) == len(found) - 1
+    assert list(found.runs) == canonical
+    assert len(found) == sum(run.size for run in canonical)
+    assert found.position_of(canonical[-1].last) == len(found) - 1
 
 
 def test_difference_and_intersection_cost_runs_and_not_frames() -> None:
@@ -225,7 +225,7 @@ def test_examples_of_picks_from_1_to_100(pick: str, expected: list[int]) -> None
         ("1\x00", 0),
     ],
 )
-def test_what_is_not_a_spec_says_where(spec: str, position: int) -> None:
+def test_text_that_is_no_spec_is_refused_with_the_position(spec: str, position: int) -> None:
     with pytest.raises(FrameSpecError) as refused:
         parse(spec)
     assert refused.value.position == position
@@ -317,7 +317,7 @@ def test_picks_are_the_positions_of_the_formula(n: int, count: int) -> None:
 
 
 @given(specs)
-def test_a_set_is_told_in_one_way_only(spec: list[tuple[int, int, int]]) -> None:
+def test_equal_sets_have_one_text_and_one_hash(spec: list[tuple[int, int, int]]) -> None:
     found, again = frames(text_of(spec)), FrameSet.of(plain(spec))
     assert found == again
     assert hash(found) == hash(again)
@@ -327,7 +327,7 @@ def test_a_set_is_told_in_one_way_only(spec: list[tuple[int, int, int]]) -> None
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "text"),
     [
         ("1-3,4-6", "1-6"),
         ("1,2,3,5,7,9", "1-3,5-9x2"),
@@ -342,8 +342,8 @@ def test_a_set_is_told_in_one_way_only(spec: list[tuple[int, int, int]]) -> None
         ("", ""),
     ],
 )
-def test_sets_are_told_briefly(spec: str, told: str) -> None:
-    assert (frames(spec) if spec else FrameSet()).to_text() == told
+def test_sets_are_written_as_few_runs(spec: str, text: str) -> None:
+    assert (frames(spec) if spec else FrameSet()).to_text() == text
 
 
 def test_positions_and_frames_that_are_not_there_are_errors() -> None:
@@ -391,7 +391,7 @@ def test_a_message_quotes_40_characters_of_a_bad_item() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("1-1000001", "1000001 frames"),
         ("1-600000,600001-1000001", "1000001 frames"),
@@ -407,13 +407,13 @@ def test_a_message_quotes_40_characters_of_a_bad_item() -> None:
         ("1-1000000x2,1-1000000x3", "separate runs"),
     ],
 )
-def test_what_is_over_a_limit_is_told_which(spec: str, said: str) -> None:
-    with pytest.raises(FrameSpecError, match=said):
+def test_a_spec_over_a_limit_is_refused_with_the_limit(spec: str, message: str) -> None:
+    with pytest.raises(FrameSpecError, match=message):
         parse(spec)
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("1-5:2", "colon.*a-bxS.*character 1"),
         ("1, 2-9x0", "'2-9x0' has step 0.*character 4"),
@@ -430,8 +430,8 @@ def test_what_is_over_a_limit_is_told_which(spec: str, said: str) -> None:
         ("\ud800", "is not a frame"),
     ],
 )
-def test_a_refusal_shows_the_item_and_where_it_stands(spec: str, said: str) -> None:
-    with pytest.raises(FrameSpecError, match=said):
+def test_a_refusal_quotes_the_item_and_its_position(spec: str, message: str) -> None:
+    with pytest.raises(FrameSpecError, match=message):
         parse(spec)
 
 

@@ -58,7 +58,7 @@ def test_many_files_are_found_by_their_pattern(path: str, found: dict[str, objec
     assert answer.missing == ()
 
 
-def test_wanted_tiles_are_told_one_by_one() -> None:
+def test_wanted_tiles_are_reported_one_by_one() -> None:
     answer = Uploads(UPLOADS).find("C:/proj/skin.<UDIM>.png", many=True, tiles=[1001, 1003])
     assert answer.files == (("C:/proj/skin.1001.png", "C:/proj/skin.1001.png"),)
     assert answer.missing == ("C:/proj/skin.1003.png",)
@@ -75,7 +75,7 @@ path = st.lists(st.sampled_from(["a", "A", "b", "İ", "x1", "x2", "X3"]), min_si
 
 
 @given(st.lists(path, max_size=8), path, st.booleans())
-def test_what_is_found_differs_from_its_name_in_case_alone(paths: list[str], wanted: str, many: bool) -> None:
+def test_files_found_differ_from_their_names_in_case_alone(paths: list[str], wanted: str, many: bool) -> None:
     found = Uploads(paths).find(wanted, many=many)
     assert bool(found.files) != bool(found.missing)
     assert all(real in paths and fold(name) == fold(real) for name, real in found.files)

@@ -546,7 +546,7 @@ def test_every_job_of_equal_rank_is_served_though_no_task_ever_ends(jobs: list[D
 
 
 @given(JOBS, st.integers(2, 5))
-def test_a_job_of_the_highest_priority_waits_only_for_its_own_kind(jobs: list[Demand], cores: int) -> None:
+def test_a_job_of_the_highest_priority_waits_only_for_its_equals(jobs: list[Demand], cores: int) -> None:
     same = [replace(d, preemptible=False, slot=ONE) for d in jobs]
     found = World(same, cores).planned()
     if found.unmet:
