@@ -61,6 +61,7 @@ def test_text_in_any_order_is_read_as_the_same_set(spec: list[tuple[int, int, in
 def test_text_of_a_set_may_repeat_frames_and_come_unsorted() -> None:
     assert FrameSet.from_text("5,1-3,3,2-4x2").to_text() == "1-5"
     assert FrameSet.from_text("1,1").to_text() == "1"
+    assert FrameSet.from_text("1-3,3-5").to_text() == "1-5"
     assert FrameSet.from_text("") == FrameSet()
 
 

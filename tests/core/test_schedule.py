@@ -90,6 +90,11 @@ def test_a_leaving_sessions_slot_is_waited_for_and_no_other_session_ends() -> No
     assert found.unmet == ("od",)
 
 
+def test_on_demand_work_does_not_wait_for_a_preemptible_task_to_end_whatever_its_priority() -> None:
+    found = planned([job("od", preemptible=False, ready=1, priority=90)], [held("a", "x")], 1, TENURE * 2)
+    assert (found.drain, found.preempt) == ((), ("a",))
+
+
 def test_a_silent_session_is_not_preempted() -> None:
     running = [held("a", "spot", silent=True)]
     assert planned([job("od", preemptible=False, ready=1)], running, cores=1).preempt == ()
@@ -128,6 +133,7 @@ def test_slots_are_counted_by_the_scarcest_resource_of_each_machine() -> None:
     assert count([Machine("m", "", 9, 900, most=2)], ONE) == 2
     assert count([Machine("m", "", 9, 900, most=-1), Machine("n", "", -1, 900)], ONE) == 0
     assert count([Machine("m", "", 3, 900)], Slot(0, 0)) == 3
+    assert count([Machine("m", "", 9, 3)], Slot(1, 1)) == 3
     assert count([], ONE) == 0
 
 
@@ -221,6 +227,9 @@ def test_fair_share_counts_running_cores_of_the_account_and_of_its_users() -> No
     assert starts(demand, 5, running) == ["y", "x"]  # two cores each now: the older job
     users = [replace(s, account="c", user=s.account) for s in running]
     assert starts([replace(d, account="c", user=d.account) for d in demand], 4, users) == ["y"]
+    # The account counts before the user: a new user of the busier account waits.
+    other_user = job("z", account="a", user="new", served_ms=0)
+    assert starts([replace(demand[1], served_ms=9), other_user], 4, running) == ["y"]
 
 
 def test_nothing_preemptible_starts_where_waiting_on_demand_work_could_run() -> None:
