@@ -196,7 +196,7 @@ def test_a_held_job_goes_on_from_exactly_the_money_it_needs(
 
 def test_a_held_job_goes_on_without_a_limit_or_a_price() -> None:
     assert enough_to_go_on(stopping(None), HOUR, changed=False, least_ms=3000)
-    assert enough_to_go_on(stopping(0), 0, changed=False, least_ms=3000)
+    assert enough_to_go_on(stopping(0, spent_micros=5), 0, changed=False, least_ms=3000)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9))

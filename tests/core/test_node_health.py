@@ -219,6 +219,8 @@ def failed(age_ms: int, reason: str = "disk_full", job: str = "a", node: str = "
         ([0] * 7, NOW + 32_000),
         ([0, 119_999], NOW + 2000),
         ([0, 120_000], NOW + 1000),
+        ([0, 120_001], NOW + 1000),
+        ([5000], None),
     ],
 )
 def test_a_job_avoids_a_machine_for_a_second_doubled_by_each_failure_of_two_minutes(
@@ -284,8 +286,14 @@ def test_a_machine_set_aside_remembers_when_and_how_often() -> None:
 
 def test_a_success_counts_only_after_the_failures_counted_before_were_cleared() -> None:
     node = replace(NODE, counted_from_ms=50)
-    assert judged(node, good=50) == node
+    assert judged(node, good=50) == judged(node, good=49) == node
     assert judged(node, good=51).counted_from_ms == 51
+
+
+def test_a_new_node_is_in_use_and_nothing_counts_against_it() -> None:
+    assert NodeHealth("m") == NodeHealth("m", NodeState.IN_USE, 0, 0, None, 0, None)
+    assert BadEnd("m", "one", "a", 1, "crashed").frames == 0
+    assert HealthLimits(jobs=3, window_ms=1, pause_ms=1).accounts == 1
 
 
 def test_the_reason_names_the_four_most_frequent_failures() -> None:
@@ -303,6 +311,8 @@ def test_with_two_accounts_both_must_have_failures_that_scenes_may_cause() -> No
         assert judged(NODE, *crashes, accounts=accounts).standing is NodeState.SET_ASIDE
     assert judged(NODE, *[ended(j) for j in "abc"], accounts=1).standing is NodeState.SET_ASIDE
     assert judged(NODE, *crashes, accounts=2, only=True) == NODE
+    third = [*crashes, ended("d", account="third")]
+    assert judged(NODE, *third, accounts=3).standing is NodeState.SET_ASIDE
 
 
 def test_a_session_drains_until_its_grace_begins_and_is_killed_before_the_deadline() -> None:

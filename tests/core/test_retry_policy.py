@@ -20,6 +20,7 @@ CERTAIN = "and would on every machine"
         ("a crashed", ["a out_of_memory", "b no_progress"], None),
         ("a crashed", ["a out_of_memory", "b crashed"], SCENE),
         ("a out_of_memory", ["b out_of_memory"], SCENE),
+        ("a no_progress", ["b crashed"], None),
         ("a task_timed_out", ["b task_timed_out"], ASKED),
         ("a rule_runtime", ["b rule_runtime"], None),
         ("a disk_full", ["b disk_full", "c disk_full"], None),
