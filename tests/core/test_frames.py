@@ -63,6 +63,9 @@ def test_text_of_a_set_may_repeat_frames_and_come_unsorted() -> None:
     assert FrameSet.from_text("1,1").to_text() == "1"
     assert FrameSet.from_text("1-3,3-5").to_text() == "1-5"
     assert FrameSet.from_text("") == FrameSet()
+    with pytest.raises(FrameSpecError) as refused:
+        FrameSet.from_text("1,a")
+    assert refused.value.position == 0
 
 
 @given(specs, specs)
@@ -337,7 +340,9 @@ def test_equal_sets_have_one_text_and_one_hash(spec: list[tuple[int, int, int]])
         ("-0", "0"),
         ("1-10x99", "1"),
         ("1,4,5,6", "1,4-6"),
+        ("1,3,4,5", "1,3-5"),
         ("1,4", "1,4"),
+        ("1,3", "1,3"),
         ("1,2", "1-2"),
         ("1,4,7", "1-7x3"),
         ("", ""),
