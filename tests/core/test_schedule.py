@@ -439,6 +439,16 @@ def test_an_account_or_user_with_no_or_clearly_fewer_cores_is_owed_a_slot(
     assert all(name.startswith("s") for name in found.drain)
 
 
+@pytest.mark.parametrize(("own", "other"), [("a", "b"), ("b", "a")])
+def test_a_new_user_of_an_account_is_owed_nothing_by_an_account_with_as_many_cores(
+    own: str, other: str
+) -> None:
+    sessions = [held(f"s{n}", "theirs", account=other, user="w") for n in range(3)]
+    sessions += [held(f"t{n}", "ours", account=own, user="v", started_ms=TENURE) for n in range(3)]
+    found = planned([job("new", account=own, user="u", ready=1)], sessions, cores=6, now=TENURE)
+    assert found.drain == ()
+
+
 def test_a_second_job_of_a_user_is_owed_its_first_session_only() -> None:
     running = [held(name, "big") for name in "abc"]
     small = job("small", ready=2)
