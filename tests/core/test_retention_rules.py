@@ -49,6 +49,22 @@ def test_content_is_condemned_after_seven_days_without_a_claim_and_removed_a_day
     assert content_fate(replace(OLD, condemned_ms=NOW - DAY_MS - 1), KEEPING, NOW) == "remove"
 
 
+@given(st.integers(0, 7 * DAY_MS), st.integers(0, DAY_MS), st.integers(0, 30 * DAY_MS))
+def test_nothing_is_due_before_its_time(claimed_ago: int, condemned_ago: int, ended_ago: int) -> None:
+    claimed = replace(OLD, last_claimed_ms=NOW - claimed_ago)
+    assert content_fate(claimed, KEEPING, NOW) == "keep"
+    assert content_fate(replace(OLD, condemned_ms=NOW - condemned_ago), KEEPING, NOW) == "keep"
+    assert not log_is_due(Log(known=False, age_ms=ended_ago), KEEPING, NOW)
+    log = Log(known=True, age_ms=NOW, session_over=True, ended_ms=NOW - ended_ago)
+    assert not log_is_due(log, KEEPING, NOW)
+
+
+@given(st.integers(0, HOUR_MS))
+def test_a_deleted_job_keeps_its_rows_for_an_hour(deleted_ago: int) -> None:
+    job = DeletedJob(NOW - deleted_ago, live_sessions=0, unpublished=0, pending_mails=0)
+    assert not may_be_emptied(job, NOW)
+
+
 @given(times, st.booleans())
 def test_content_that_a_job_refers_to_or_waits_for_is_kept_however_old(claimed: int, referred: bool) -> None:
     content = Content(claimed, None, referred=referred, awaited=not referred)
