@@ -46,7 +46,13 @@ def test_the_newest_release_is_chosen_by_number_not_by_letters(wanted: str, foun
 
 @pytest.mark.parametrize(
     ("number", "series"),
-    [(402, Series(4, 2)), (279, Series(2, 79)), (500, Series(5, 0)), (410, Series(4, 10))],
+    [
+        (402, Series(4, 2)),
+        (279, Series(2, 79)),
+        (500, Series(5, 0)),
+        (410, Series(4, 10)),
+        (299, Series(2, 99)),
+    ],
 )
 def test_a_headers_number_names_a_series(number: int, series: Series) -> None:
     assert packages.series_of_file(number) == series
@@ -65,6 +71,15 @@ def test_a_headers_number_names_a_series(number: int, series: Series) -> None:
 )
 def test_a_blender_is_not_trusted_with_files_of_a_newer_series(file: str, release: str, good: bool) -> None:
     assert packages.opens(file, release) is good
+
+
+def test_a_release_is_ordered_by_its_numbers_and_may_have_words_after_them() -> None:
+    assert packages.release_key("4.2.23 LTS") == (4, 2, 23)
+    assert packages.release_key("4.2") == (4, 2, 0)
+    assert not packages.is_newer("4.2", "4.2.0") and not packages.is_newer("4.2.0", "4.2")
+    for text in ("", "LTS 4.2", "4", "latest"):
+        with pytest.raises(ValueError, match="not a Blender release"):
+            packages.release_key(text)
 
 
 @given(*(st.tuples(*(st.integers(0, 40),) * 3),) * 2)
