@@ -25,6 +25,10 @@ SCENE, BLACK, WHITE = FrameColour(), FrameColour((0.0, 0.0, 0.0)), FrameColour((
         (BLACK, [FrameColour((0.04, 0.04, 0.04))], False),
         (BLACK, [FrameColour((0.0, 0.0, 0.2))], True),
         (BLACK, [FrameColour((0.0,))], True),
+        (FrameColour((0.0,)), [BLACK], True),
+        (WHITE, [WHITE], False),
+        (BLACK, [FrameColour((0.0, 0.1, 0.0))], True),
+        (FrameColour((0.0, 0.1, 0.0)), [BLACK], True),
     ],
 )
 def test_one_colour_stands_out_beside_another_picture(

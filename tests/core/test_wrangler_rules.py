@@ -66,11 +66,11 @@ def test_a_rule_acts_only_after_its_time_to_the_millisecond() -> None:
         return len(evaluate([fact], [rule], NOW))
 
     runtime = MaxTaskRuntime("r", 60, "kill")
-    assert [count(Running("j", 1, "a", NOW - ms), runtime) for ms in (60_000, 60_001)] == [0, 1]
+    assert [count(Running("j", 1, "a", NOW - ms), runtime) for ms in (0, 60_000, 60_001)] == [0, 0, 1]
     spot = SpotToOnDemand("r", 60, 50)
-    assert [count(Waiting("j", 50, NOW - ms), spot) for ms in (59_999, 60_000)] == [0, 1]
+    assert [count(Waiting("j", 50, NOW - ms), spot) for ms in (0, 59_999, 60_000)] == [0, 0, 1]
     for upload in (StalledUpload("r", 60, None), StalledUpload("r", None, 60)):
-        assert [count(Syncing("j", 1, NOW - ms), upload) for ms in (59_999, 60_000)] == [0, 1]
+        assert [count(Syncing("j", 1, NOW - ms), upload) for ms in (0, 59_999, 60_000)] == [0, 0, 1]
     assert count(Syncing("j", 1, 0), StalledUpload("r", None, None)) == 0
 
 
@@ -80,6 +80,15 @@ def test_rules_act_on_facts_of_their_own_sort_only() -> None:
     acted = [(a.rule, a.job) for a in evaluate(facts, rules, NOW)]
     assert acted == [("1", "a"), ("2", "b"), ("3", "c")]
     assert [evaluate(facts, [rule], NOW)[0].job for rule in rules] == ["a", "b", "c"]
+
+
+def test_every_late_attempt_and_every_stalled_job_is_ended() -> None:
+    attempts = [Running("j", task, name, 0) for task, name in enumerate("xyz")]
+    acted = evaluate(attempts, [MaxTaskRuntime("r", 60, "kill")], NOW)
+    assert [(a.job, a.attempt) for a in acted] == [("j", "x"), ("j", "y"), ("j", "z")]
+    uploads = [Syncing(name, 1, 0) for name in "jkl"]
+    acted = evaluate(uploads, [StalledUpload("r", None, 60)], NOW)
+    assert [(a.job, a.do) for a in acted] == [("j", "fail"), ("k", "fail"), ("l", "fail")]
 
 
 def test_an_action_done_before_is_not_due_again_while_others_are() -> None:
