@@ -42,6 +42,35 @@ def test_a_search_path_may_be_written_in_each_form(text: str, folders: list[str]
     assert wanted(text) == (folders, [])
 
 
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ('"film look.cube"', "film look.cube"),
+        ("'film look.cube'", "film look.cube"),
+        ("film look.cube ", "film look.cube"),
+        ("abca", "abca"),
+        ("'a", "'a"),
+        ("a'", "a'"),
+        ("\"a'", "\"a'"),
+        ("'a\"", "'a\""),
+        ("'", "'"),
+    ],
+)
+def test_a_name_is_read_with_or_without_its_quotes(written: str, name: str) -> None:
+    assert wanted(f"to_reference: !<FileTransform> {{src: {written}}}") == ([""], [name])
+
+
+def test_a_name_of_nothing_but_quotes_is_no_name() -> None:
+    assert wanted("search_path: ''\na: !<FileTransform> {src: ''}") == ([""], [])
+    assert wanted('search_path: "') == (['"'], [])
+
+
+def test_at_most_100_folders_and_10000_files_are_read() -> None:
+    text = "search_path: " + ":".join(f"d{n}" for n in range(101)) + "\n"
+    text += "\n".join(f"- !<FileTransform> {{src: f{n}}}" for n in range(10_001))
+    assert wanted(text) == ([f"d{n}" for n in range(100)], [f"f{n}" for n in range(10_000)])
+
+
 @given(st.text())
 def test_any_text_is_read(text: str) -> None:
     folders, files = wanted("search_path: " + text)
