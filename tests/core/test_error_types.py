@@ -24,12 +24,15 @@ def test_a_single_field_error_carries_what_was_given() -> None:
 
 def test_a_conflict_carries_its_facts() -> None:
     error = Conflict("The job is failed.", status="failed")
-    assert (str(error), error.facts) == ("The job is failed.", {"status": "failed"})
+    assert str(error) == error.detail == "The job is failed."
+    assert error.facts == {"status": "failed"}
     assert Conflict("No.").facts == {}
 
 
 def test_errors_that_pass_carry_seconds_to_wait() -> None:
     assert InFlight("Wait.").retry_after_seconds == 1
+    for error in (InFlight("Wait."), TooMany("Wait.", 30), Unavailable("Wait.", 9)):
+        assert str(error) == error.detail == "Wait."
     assert TooMany("Wait.", 30).retry_after_seconds == 30
     assert Unavailable("Wait.").retry_after_seconds == 5
     assert Unavailable("Wait.", 9).retry_after_seconds == 9

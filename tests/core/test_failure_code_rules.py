@@ -23,6 +23,12 @@ CERTAIN = {
     "too_many_files", "unknown_camera", "unknown_engine", "unknown_scene", "unknown_view_layer",
     "unreadable_scene", "wrong_frame", "wrong_resolution",
 }  # fmt: skip
+WARNINGS = {
+    "blocked_scripts", "budget_low", "decoder_died", "input_not_reconfirmed", "library_files_missing",
+    "library_unread", "missing_file", "movie_as_frames", "no_sandbox", "output_shared",
+    "picture_too_large", "place_unwritable", "samples_ignored", "scene_guessed", "script_error",
+    "task_runs_long", "unbaked_simulation", "uniform_picture", "upload_waits",
+}  # fmt: skip
 
 
 def codes(*faults: Fault) -> set[str]:
@@ -43,6 +49,10 @@ def test_a_sentence_has_its_facts_and_then_the_remedy() -> None:
 
 def test_codes_are_listed_under_their_own_name() -> None:
     assert all(code == cause.code for code, cause in CAUSES.items())
+
+
+def test_warnings_are_those_that_end_nothing() -> None:
+    assert {code for code, cause in CAUSES.items() if cause.warning} == WARNINGS
 
 
 def test_certain_codes_end_so_on_every_machine() -> None:
