@@ -10,7 +10,7 @@ SCENE, BLACK, WHITE = FrameColour(), FrameColour((0.0, 0.0, 0.0)), FrameColour((
 
 
 @pytest.mark.parametrize(
-    ("look", "neighbours", "expected"),
+    ("frame", "neighbours", "expected"),
     [
         (BLACK, [SCENE, SCENE], True),
         (BLACK, [SCENE], True),
@@ -25,14 +25,18 @@ SCENE, BLACK, WHITE = FrameColour(), FrameColour((0.0, 0.0, 0.0)), FrameColour((
         (BLACK, [FrameColour((0.04, 0.04, 0.04))], False),
         (BLACK, [FrameColour((0.0, 0.0, 0.2))], True),
         (BLACK, [FrameColour((0.0,))], True),
+        (FrameColour((0.0,)), [BLACK], True),
+        (WHITE, [WHITE], False),
+        (BLACK, [FrameColour((0.0, 0.1, 0.0))], True),
+        (FrameColour((0.0, 0.1, 0.0)), [BLACK], True),
     ],
 )
 def test_one_colour_stands_out_beside_another_picture(
-    look: FrameColour | None, neighbours: list[FrameColour | None], expected: bool
+    frame: FrameColour | None, neighbours: list[FrameColour | None], expected: bool
 ) -> None:
-    assert is_outlier(look, neighbours) is expected
+    assert is_outlier(frame, neighbours) is expected
 
 
-@pytest.mark.parametrize("look", [SCENE, BLACK, FrameColour((0.25, 1e-6, 65504.0)), FrameColour((0.5,))])
-def test_a_look_is_stored_as_text(look: FrameColour) -> None:
-    assert FrameColour.from_text(look.to_text()) == look
+@pytest.mark.parametrize("colour", [SCENE, BLACK, FrameColour((0.25, 1e-6, 65504.0)), FrameColour((0.5,))])
+def test_a_frame_colour_is_stored_as_text(colour: FrameColour) -> None:
+    assert FrameColour.from_text(colour.to_text()) == colour

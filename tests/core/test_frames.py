@@ -11,6 +11,7 @@ from cioseq.sequence import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from framefarm.core import frame_runs
 from framefarm.core.frame_grammar import Pick, parse, resolve_scouts
 from framefarm.core.frame_runs import FrameSpecError, Run
 from framefarm.core.frames import FrameSet
@@ -44,6 +45,111 @@ def test_a_spec_is_the_sorted_set_of_its_items(spec: list[tuple[int, int, int]])
     assert [found.position_of(f) for f in expected] == list(range(len(expected)))
     assert [f for f in range(-70, 70) if f in found] == expected
     assert found.slice(1, 5) == expected[1:5]
+
+
+@given(specs)
+def test_text_in_any_order_is_read_as_the_same_set(spec: list[tuple[int, int, int]]) -> None:
+    assert FrameSet.from_text(text_of(spec)) == frames(text_of(spec))
+
+
+def test_text_of_a_set_may_repeat_frames_and_come_unsorted() -> None:
+    assert FrameSet.from_text("5,1-3,3,2-4x2").to_text() == "1-5"
+    assert FrameSet.from_text("1,1").to_text() == "1"
+    assert FrameSet.from_text("1-3,3-5").to_text() == "1-5"
+    assert FrameSet.from_text("") == FrameSet()
+    with pytest.raises(FrameSpecError) as refused:
+        FrameSet.from_text("1,a")
+    assert refused.value.position == 0
+
+
+@given(specs, specs)
+def test_sets_are_equal_only_with_the_same_frames(
+    one: list[tuple[int, int, int]], other: list[tuple[int, int, int]]
+) -> None:
+    assert (frames(text_of(one)) == frames(text_of(other))) == (plain(one) == plain(other))
+    assert (frames(text_of(one)) == plain(one)) is False
+
+
+@given(specs, st.integers(-3, 60), st.integers(-3, 60))
+def test_a_slice_is_that_of_the_list(spec: list[tuple[int, int, int]], start: int, stop: int) -> None:
+    assert frames(text_of(spec)).slice(start, stop) == plain(spec)[max(0, start) : max(0, stop)]
+
+
+def greedy(numbers: list[int]) -> list[Run]:
+    """The canonical runs of sorted numbers, read from the left."""
+    runs: list[Run] = []
+    while numbers:
+        length = min(2, len(numbers))
+        step = numbers[1] - numbers[0] if length == 2 else 1
+        while length < len(numbers) and numbers[length] - numbers[length - 1] == step:
+            length += 1
+        if length == 2 and step > 1:
+            length, step = 1, 1
+        runs.append(Run(numbers[0], numbers[length - 1], step))
+        numbers = numbers[length:]
+    return runs
+
+
+@given(specs)
+def test_runs_are_as_long_as_possible_from_the_left_and_pairs_with_a_gap_are_single_frames(
+    spec: list[tuple[int, int, int]],
+) -> None:
+    expected = greedy(plain(spec))
+    assert list(frames(text_of(spec)).runs) == expected
+    assert list(FrameSet.of(plain(spec)).runs) == expected
+    assert list(FrameSet(Run(*item) for item in spec).runs) == expected
+
+
+TRILLION = 10**12
+
+
+@pytest.mark.parametrize(
+    ("runs", "canonical"),
+    [
+        ([Run(0, TRILLION, 2)], [Run(0, TRILLION, 2)]),
+        ([Run(TRILLION, 0, 1), Run(-9, -5, 2)], [Run(-9, -5, 2), Run(0, TRILLION, 1)]),
+        ([Run(0, TRILLION, 2), Run(TRILLION, TRILLION + 8, 2)], [Run(0, TRILLION + 8, 2)]),
+        ([Run(0, TRILLION, 2), Run(TRILLION + 2, TRILLION + 8, 2)], [Run(0, TRILLION + 8, 2)]),
+        ([Run(0, TRILLION, 2), Run(8, TRILLION + 8, 2)], [Run(0, TRILLION + 8, 2)]),
+        ([Run(0, TRILLION, 2), Run(8, 88, 2), Run(8, 808, 2)], [Run(0, TRILLION, 2)]),
+        ([Run(0, TRILLION, 1), Run(TRILLION + 1, 2 * TRILLION, 1)], [Run(0, 2 * TRILLION, 1)]),
+    ],
+)
+def test_building_a_set_costs_its_runs_and_not_its_frames(runs: list[Run], canonical: list[Run]) -> None:
+    found = FrameSet(runs)
+    assert list(found.runs) == canonical
+    assert len(found) == sum(run.size for run in canonical)
+    assert found.position_of(canonical[-1].last) == len(found) - 1
+
+
+def test_difference_and_intersection_cost_runs_and_not_frames() -> None:
+    evens, thirds = FrameSet([Run(0, TRILLION, 2)]), FrameSet([Run(0, TRILLION, 3)])
+    assert evens.intersection(thirds) == FrameSet([Run(0, TRILLION, 6)])
+    assert evens.difference(FrameSet([Run(10, TRILLION - 10, 2)])).to_text() == (
+        "0-8x2,999999999992-1000000000000x2"
+    )
+    assert evens.difference(FrameSet([Run(1, TRILLION, 2)])) == evens
+
+
+def test_difference_and_intersection_pass_once_over_the_runs_of_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pairs = 0
+    common = frame_runs._common
+
+    def counted(a: Run, b: Run) -> Run | None:
+        nonlocal pairs
+        pairs += 1
+        return common(a, b)
+
+    monkeypatch.setattr(frame_runs, "_common", counted)
+    a = FrameSet.of(10 * n + k for n in range(300) for k in (0, 2))
+    b = FrameSet.of(10 * n + k for n in range(300) for k in (0, 3))
+    assert list(a.intersection(b)) == list(range(0, 3000, 10))
+    assert pairs <= len(a.runs) + len(b.runs)
+    pairs = 0
+    assert list(a.difference(b)) == list(range(2, 3000, 10))
+    assert pairs <= len(a.runs) + len(b.runs)
 
 
 @given(specs, specs)
@@ -117,7 +223,7 @@ def test_examples_of_picks_from_1_to_100(pick: str, expected: list[int]) -> None
         ("1\x00", 0),
     ],
 )
-def test_what_is_not_a_spec_says_where(spec: str, position: int) -> None:
+def test_text_that_is_no_spec_is_refused_with_the_position(spec: str, position: int) -> None:
     with pytest.raises(FrameSpecError) as refused:
         parse(spec)
     assert refused.value.position == position
@@ -209,7 +315,7 @@ def test_picks_are_the_positions_of_the_formula(n: int, count: int) -> None:
 
 
 @given(specs)
-def test_a_set_is_told_in_one_way_only(spec: list[tuple[int, int, int]]) -> None:
+def test_equal_sets_have_one_text_and_one_hash(spec: list[tuple[int, int, int]]) -> None:
     found, again = frames(text_of(spec)), FrameSet.of(plain(spec))
     assert found == again
     assert hash(found) == hash(again)
@@ -219,7 +325,7 @@ def test_a_set_is_told_in_one_way_only(spec: list[tuple[int, int, int]]) -> None
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "text"),
     [
         ("1-3,4-6", "1-6"),
         ("1,2,3,5,7,9", "1-3,5-9x2"),
@@ -227,11 +333,17 @@ def test_a_set_is_told_in_one_way_only(spec: list[tuple[int, int, int]]) -> None
         ("7-7x9", "7"),
         ("-0", "0"),
         ("1-10x99", "1"),
+        ("1,4,5,6", "1,4-6"),
+        ("1,3,4,5", "1,3-5"),
+        ("1,4", "1,4"),
+        ("1,3", "1,3"),
+        ("1,2", "1-2"),
+        ("1,4,7", "1-7x3"),
         ("", ""),
     ],
 )
-def test_sets_are_told_briefly(spec: str, told: str) -> None:
-    assert (frames(spec) if spec else FrameSet()).to_text() == told
+def test_sets_are_written_as_few_runs(spec: str, text: str) -> None:
+    assert (frames(spec) if spec else FrameSet()).to_text() == text
 
 
 def test_positions_and_frames_that_are_not_there_are_errors() -> None:
@@ -243,36 +355,65 @@ def test_positions_and_frames_that_are_not_there_are_errors() -> None:
         with pytest.raises(ValueError):
             found.position_of(frame)
     assert found.slice(3, 99) == [7, 9]
+    assert found.slice(-2, 2) == [1, 3]
+    assert "1" not in found and None not in found
+    assert repr(found) == "FrameSet('1-9x2')"
     assert found.slice(5, 9) == []
     assert FrameSet().slice(0, 3) == []
 
 
-@pytest.mark.parametrize("spec", ["-1048574-1048574x3", "1-1000000", "1 " * 10_000, "-1048574,1048574"])
-def test_the_limits_themselves_are_allowed(spec: str) -> None:
-    assert len(frames(spec)) <= 1_000_000
+TEN_THOUSAND_RUNS = [5 * n + k for n in range(5000) for k in (0, 2)]
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "count"),
+    [
+        ("-1048574-1048574x3", 699_050),
+        ("1-1000000", 1_000_000),
+        ("1-500000,500001-1000000", 1_000_000),
+        ("1 " * 10_000, 1),
+        (" ".join(map(str, TEN_THOUSAND_RUNS)), 10_000),
+        ("-1048574,1048574", 2),
+        ("1" + " " * 65_535, 1),
+        ("0" * 63 + "1", 1),
+    ],
+    ids=["span", "frames", "frames in two items", "items", "runs", "first and last", "bytes", "item"],
+)
+def test_the_limits_themselves_are_allowed(spec: str, count: int) -> None:
+    assert len(frames(spec)) == count
+
+
+def test_a_message_quotes_40_characters_of_a_bad_item() -> None:
+    with pytest.raises(FrameSpecError, match=f"^'{'a' * 40}' is not a frame"):
+        parse("a" * 64)
+    with pytest.raises(FrameSpecError, match=f"^'{'a' * 40}' begins an item longer than 64 characters"):
+        parse("a" * 65)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
     [
         ("1-1000001", "1000001 frames"),
         ("1-600000,600001-1000001", "1000001 frames"),
         ("1 " * 10_001, "10000 items"),
-        ("1 " * 32_769, "65536 bytes"),
-        ("1048575", "not within"),
+        ("1" + " " * 65_536, "65536 bytes"),
+        ("0" * 64 + "1", "longer than 64 characters"),
+        ("1048575", "frame 1048575 is not within -1048574 to 1048574"),
+        ("1048575-1", "frame 1048575 is not within"),
+        ("1-1048575", "frame 1048575 is not within"),
         ("-1048575", "not within"),
         ("9" * 30, "not within"),
         ("9" * 5_000, "longer than 64 characters"),
         ("1-1000000x2,1-1000000x3", "separate runs"),
     ],
 )
-def test_what_is_over_a_limit_is_told_which(spec: str, said: str) -> None:
-    with pytest.raises(FrameSpecError, match=said):
+def test_a_spec_over_a_limit_is_refused_with_the_limit(spec: str, message: str) -> None:
+    with pytest.raises(FrameSpecError, match=message):
         parse(spec)
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("1-5:2", "colon.*a-bxS.*character 1"),
         ("1, 2-9x0", "'2-9x0' has step 0.*character 4"),
@@ -280,16 +421,17 @@ def test_what_is_over_a_limit_is_told_which(spec: str, said: str) -> None:
         ("4,fml:3", "alone.*character 3"),
         ("fml:", "alone"),
         ("auto:-1", "alone"),
-        ("auto:0", "at least 1.*character 6"),
+        ("auto:0", "^auto:N needs N of at least 1.*character 6"),
         ("1 - 5", "'-' is not.*character 3"),
+        ("1 + 2", r"'\+' is not.*character 3"),
         ("1x3", "'1x3'"),
         ("1-5X2", "'1-5X2'"),
         ("1\n2", "is not a frame"),
         ("\ud800", "is not a frame"),
     ],
 )
-def test_a_refusal_shows_the_item_and_where_it_stands(spec: str, said: str) -> None:
-    with pytest.raises(FrameSpecError, match=said):
+def test_a_refusal_quotes_the_item_and_its_position(spec: str, message: str) -> None:
+    with pytest.raises(FrameSpecError, match=message):
         parse(spec)
 
 
@@ -332,7 +474,7 @@ def test_tasks_are_numbered_with_three_digits_or_as_many_as_needed() -> None:
 
 def test_there_is_no_task_beyond_the_last_nor_one_for_a_frame_not_asked_for() -> None:
     plan = TaskPlan(frames("1-9x2"), FrameSet(), 2)
-    for number in (-1, 3):
+    for number in (-1, 3, 4, 99):
         with pytest.raises(IndexError):
             plan.frames_of(number)
     with pytest.raises(ValueError):
@@ -352,13 +494,19 @@ def test_the_stepped_chunks_of_the_rules_hold_nothing_else() -> None:
         ("auto:1", [5]),
         ("3-100x2", [3, 5, 7, 9]),
         ("fml:99", list(range(1, 10))),
+        ("fml:99999", list(range(1, 10))),
     ],
 )
 def test_scouts_are_picked_from_or_cut_down_to_the_jobs_frames(spec: str, expected: list[int]) -> None:
     assert list(resolve_scouts(spec, frames("1-9"))) == expected
 
 
-@pytest.mark.parametrize("spec", ["1-10001", "fml:10001", "auto:500000", "1-1000000"])
+@pytest.mark.parametrize("spec", ["1-10000", "fml:10000", "auto:10000"])
+def test_ten_thousand_scouts_are_allowed(spec: str) -> None:
+    assert len(resolve_scouts(spec, frames("1-1000000"))) == 10_000
+
+
+@pytest.mark.parametrize("spec", ["1-10001", "fml:10001", "auto:500000", "auto:700000", "1-1000000"])
 def test_scouts_are_ten_thousand_at_most(spec: str) -> None:
     with pytest.raises(FrameSpecError, match="at most 10000"):
         resolve_scouts(spec, frames("1-1000000"))

@@ -1,4 +1,4 @@
-"""Money is exact."""
+"""Costs, bills and amounts: exact to the micro-dollar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.core.money import balanced, billed_ms, cost_micros, format_amount, money, parse_amount
+from framefarm.core.money import (
+    MS_PER_HOUR,
+    affordable_ms,
+    balanced,
+    billed_ms,
+    cost_micros,
+    format_amount,
+    money,
+    parse_amount,
+)
 
 
 @given(st.integers(0, 10**10), st.integers(0, 10**10))
@@ -17,15 +26,65 @@ def test_cost_is_rounded_half_to_even_exactly(ms: int, price: int) -> None:
     assert cost_micros(ms, price) == int(exact.quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
 
 
+@given(st.integers(-(10**9), 10**15), st.integers(1, 10**12))
+def test_affordable_time_is_the_longest_whose_exact_cost_is_within_the_money(micros: int, price: int) -> None:
+    ms = affordable_ms(micros, price)
+    assert ms is not None
+    assert ms * price <= max(0, micros) * MS_PER_HOUR < (ms + 1) * price
+
+
+def test_an_hour_of_money_affords_an_hour_and_debts_afford_no_time() -> None:
+    assert affordable_ms(7, 7) == 3_600_000
+    assert [affordable_ms(micros, 1) for micros in (0, -1, -2)] == [0, 0, 0]
+
+
+@given(st.integers(-5, 5))
+def test_affordable_time_has_no_limit_where_time_is_free(micros: int) -> None:
+    assert affordable_ms(micros, 0) is None
+
+
 @given(st.integers(-(10**15), 10**15))
 def test_amounts_survive_being_written_and_read(micros: int) -> None:
     assert parse_amount(format_amount(micros).removesuffix(" USD")) == micros
 
 
-@pytest.mark.parametrize("text", ["", "1.2345678", "1e3", "1,5", "$5", "--1", "NaN", "99999999999"])
-def test_what_is_not_an_amount_is_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "micros"),
+    [
+        ("12", 12_000_000),
+        ("12.50", 12_500_000),
+        ("-0.001234", -1234),
+        (" 0.000001 ", 1),
+        ("9999999999.999999", 10**16 - 1),
+    ],
+)
+def test_amounts_are_read_as_micro_dollars(text: str, micros: int) -> None:
+    assert parse_amount(text) == micros
+
+
+@pytest.mark.parametrize(
+    ("micros", "text"),
+    [
+        (0, "0.00 USD"),
+        (1, "0.000001 USD"),
+        (-1, "-0.000001 USD"),
+        (12_500_000, "12.50 USD"),
+        (-1234, "-0.001234 USD"),
+    ],
+)
+def test_amounts_are_written_with_two_decimals_or_as_many_as_needed(micros: int, text: str) -> None:
+    assert format_amount(micros) == text
+
+
+@pytest.mark.parametrize("text", ["", "1.2345678", "1e3", "1,5", "$5", "--1", "NaN", "99999999999", "1."])
+def test_text_that_is_not_an_amount_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_amount(text)
+
+
+def test_a_refused_amount_is_quoted_up_to_40_characters() -> None:
+    with pytest.raises(ValueError, match=r"^'x{40}' is not an amount"):
+        parse_amount("x" * 41)
 
 
 @pytest.mark.parametrize(
@@ -44,13 +103,14 @@ def test_each_outcome_is_billed_as_the_rules_say(outcome: str, expected: int) ->
     assert billed == expected
 
 
-def test_nobody_is_billed_more_than_the_server_saw() -> None:
+def test_a_bill_is_limited_to_the_time_that_the_server_measured() -> None:
     assert billed_ms("success", started_ms=0, ended_ms=10_000, last_commit_ms=None, limit_ms=300) == 300
 
 
 @given(st.integers())
-def test_two_sides_balance(amount: int) -> None:
+def test_postings_balance_only_if_they_sum_to_zero(amount: int) -> None:
     assert balanced([amount, -amount])
+    assert balanced([amount]) == (amount == 0)
 
 
 @given(
@@ -83,15 +143,16 @@ def test_a_half_goes_to_the_even_neighbour(ms: int, price: int, cost: int) -> No
 
 
 @pytest.mark.parametrize(("ms", "price"), [(-1, 1), (1, -1)])
-def test_neither_time_nor_price_is_negative(ms: int, price: int) -> None:
+def test_a_negative_time_or_price_is_refused(ms: int, price: int) -> None:
     with pytest.raises(ValueError):
         cost_micros(ms, price)
 
 
 def test_one_posting_alone_does_not_balance() -> None:
     assert not balanced([1])
+    assert not balanced([-1])
     assert balanced([])
 
 
-def test_money_says_its_currency() -> None:
+def test_money_names_its_currency() -> None:
     assert money(1_250_000) == {"amount_micros": 1_250_000, "currency": "USD"}

@@ -56,5 +56,9 @@ def test_a_blender_is_not_trusted_with_files_of_a_newer_series(file: str, releas
     assert packages.can_open(file, release) is good
 
 
-def test_a_release_belongs_to_the_package_of_its_series() -> None:
-    assert packages.package_id("4.2.23 LTS") == "blender-4-2"
+def test_a_release_is_ordered_by_its_numbers_and_may_have_words_after_them() -> None:
+    assert packages.release_key("4.2.23 LTS") == (4, 2, 23)
+    assert packages.release_key("4.2") == (4, 2, 0)
+    for text in ("", "LTS 4.2", "4", "latest"):
+        with pytest.raises(ValueError, match="not a Blender release"):
+            packages.release_key(text)

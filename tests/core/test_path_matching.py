@@ -58,10 +58,44 @@ def test_many_files_are_found_by_their_pattern(path: str, found: dict[str, objec
     assert answer.missing == ()
 
 
-def test_wanted_tiles_are_told_one_by_one() -> None:
+def test_wanted_tiles_are_reported_one_by_one() -> None:
     answer = Uploads(UPLOADS).find("C:/proj/skin.<UDIM>.png", many=True, tiles=[1001, 1003])
     assert answer.files == (("C:/proj/skin.1001.png", "C:/proj/skin.1001.png"),)
     assert answer.missing == ("C:/proj/skin.1003.png",)
+
+
+def test_wanted_tiles_are_found_without_case_and_count_for_udim_alone() -> None:
+    uploads = Uploads(UPLOADS)
+    assert uploads.find("C:/proj/skin.<UDIM>.png", tiles=[1002]).aliases == (
+        ("C:/proj/skin.1002.png", "C:/proj/Skin.1002.png"),
+    )
+    none = uploads.find("/q/<UDIM>.png", tiles=range(1020, 1000, -1))
+    assert (none.files, none.missing) == ((), tuple(f"/q/{tile}.png" for tile in range(1001, 1021)))
+    assert uploads.find("C:/proj/uv.<UVTILE>.png", tiles=[1001]).missing == ()
+
+
+def test_a_folder_or_a_sequence_is_found_only_where_a_path_may_stand_for_many() -> None:
+    uploads = Uploads([*UPLOADS, "/p/seq_02", "/p/seq_03"])
+    assert uploads.find("/p/cache").missing == ("/p/cache",)
+    assert uploads.find("/p/seq_01").missing == ("/p/seq_01",)
+    assert [real for _, real in uploads.find("/p/seq_01", many=True).files] == ["/p/seq_02", "/p/seq_03"]
+
+
+def test_aliases_are_the_files_whose_names_differ() -> None:
+    uploads = Uploads(UPLOADS)
+    assert "/p/a/x" in uploads and "/p/a/X" not in uploads
+    assert uploads.find("C:/proj/row/sea_0001.exr", many=True).aliases == (
+        ("C:/proj/row/sea_0003.exr", "C:/proj/row/SEA_0003.exr"),
+    )
+    assert uploads.find("/P/A/X").aliases == ()
+    assert uploads.find("C:/PROJ/Tex/Wood.PNG").aliases == (("C:/PROJ/Tex/Wood.PNG", "C:/proj/Tex/Wood.PNG"),)
+
+
+def test_of_several_files_that_fit_a_pattern_alike_only_an_exact_one_is_taken() -> None:
+    both = ["/p/X_1.png", "/p/x_1.PNG"]
+    assert Uploads(both).find("/p/x_*.png", many=True).missing == ("/p/x_*.png",)
+    exact = Uploads([*both, "/p/x_1.png"]).find("/p/x_*.png", many=True)
+    assert exact.files == (("/p/x_1.png", "/p/x_1.png"),)
 
 
 def test_a_pattern_without_a_file_is_missing_itself() -> None:
@@ -75,7 +109,7 @@ path = st.lists(st.sampled_from(["a", "A", "b", "İ", "x1", "x2", "X3"]), min_si
 
 
 @given(st.lists(path, max_size=8), path, st.booleans())
-def test_what_is_found_differs_from_its_name_in_case_alone(paths: list[str], wanted: str, many: bool) -> None:
+def test_files_found_differ_from_their_names_in_case_alone(paths: list[str], wanted: str, many: bool) -> None:
     found = Uploads(paths).find(wanted, many=many)
     assert bool(found.files) != bool(found.missing)
     assert all(real in paths and fold(name) == fold(real) for name, real in found.files)
@@ -101,3 +135,8 @@ def test_an_alias_that_is_no_plain_path_is_left_out() -> None:
 @given(st.text(max_size=20))
 def test_folding_keeps_the_length(text: str) -> None:
     assert len(fold(text)) == len(text)
+
+
+def test_folding_leaves_letters_whose_small_form_is_longer() -> None:
+    assert fold("İA/ß") == "İa/ß"
+    assert fold("ÄB_c") == "äb_c"

@@ -1,4 +1,4 @@
-"""A task that fails alike is not tried for ever."""
+"""When a task that fails alike gets no further attempt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CERTAIN = "and would on every machine"
 
 
 @pytest.mark.parametrize(
-    ("now", "before", "said"),
+    ("now", "before", "reason"),
     [
         ("a crashed", [], None),
         ("a crashed", ["a crashed", "a crashed"], None),
@@ -20,6 +20,7 @@ CERTAIN = "and would on every machine"
         ("a crashed", ["a out_of_memory", "b no_progress"], None),
         ("a crashed", ["a out_of_memory", "b crashed"], SCENE),
         ("a out_of_memory", ["b out_of_memory"], SCENE),
+        ("a no_progress", ["b crashed"], None),
         ("a task_timed_out", ["b task_timed_out"], ASKED),
         ("a rule_runtime", ["b rule_runtime"], None),
         ("a disk_full", ["b disk_full", "c disk_full"], None),
@@ -32,12 +33,22 @@ CERTAIN = "and would on every machine"
         ("a fake", ["b fake"], None),
     ],
 )
-def test_when_a_task_is_not_tried_again(now: str, before: list[str], said: str | None) -> None:
+def test_when_a_task_is_not_tried_again(now: str, before: list[str], reason: str | None) -> None:
     why = reason_not_to_retry(Failure(*now.split()), [Failure(*b.split()) for b in before])
-    assert why is None if said is None else why is not None and said in why
+    assert why is None if reason is None else why is not None and reason in why
 
 
-def test_what_is_certain_is_of_the_scene_or_of_what_was_asked_for() -> None:
+def test_the_sentence_counts_nodes_or_attempts_that_failed_alike() -> None:
+    failures = [Failure("b", "crashed"), Failure("c", "crashed"), Failure("d", "no_progress")]
+    assert reason_not_to_retry(Failure("a", "crashed"), failures) == (
+        "It failed alike on 3 machines, so the fault is with the scene: it is not tried again."
+    )
+    assert reason_not_to_retry(Failure("a", "no_camera"), [Failure("a", "no_camera")] * 2) == (
+        "It failed alike 3 times, and would on every machine: it is not tried again."
+    )
+
+
+def test_certain_failures_are_of_the_scene_or_of_what_was_asked_for() -> None:
     certain = [c for c in CAUSES if fails_everywhere(c)]
     assert certain
     assert {CAUSES[c].fault for c in certain} == {Fault.SCENE, Fault.PERSON}

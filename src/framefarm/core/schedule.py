@@ -195,7 +195,7 @@ class _Planner:
                 room.change(s.node, s.slot, 1)
                 self.add(s.account, s.user, s.job, -s.slot.cores)
         # First one slot for each job without a session: the leaving sessions were ended for those jobs.
-        # Ranked anew after each slot, now without the leaving sessions: as the jobs will start.
+        # Ranked anew after each slot, without sessions that leave: in the order in which the jobs will start.
         slots = Counter((d.sessions > 0, d.job) for d in unmet)
         for later, job in list(slots):
             if not later and slots[later, job] > 1:
@@ -206,13 +206,18 @@ class _Planner:
         def order(key: tuple[bool, str]) -> tuple[object, ...]:
             return (demand[key[1]].preemptible, key[0], self.rank(demand[key[1]]))
 
-        while slots:
-            key = min(slots, key=order)
+        blocked: set[tuple[bool, str]] = set()
+        while waiting := slots.keys() - blocked:
+            key = min(waiting, key=order)
             d = demand[key[1]]
-            served = self._claim(d, room) or self._make_room(d, room)
-            slots[key] -= 1
-            if not served or not slots[key]:  # one that gets no slot now gets none later in this plan
-                del slots[key]
+            if self._claim(d, room):
+                slots[key] -= 1
+                if not slots[key]:
+                    del slots[key]
+            elif self._make_room(d, room):
+                blocked.clear()  # the ended sessions count no more: another job may rank first now
+            else:
+                blocked.add(key)
 
     def _claim(self, d: Demand, room: _Room) -> bool:
         node = next((n for n in room.free if room.fits(n, d)), None)
@@ -222,7 +227,7 @@ class _Planner:
         return node is not None
 
     def _make_room(self, d: Demand, room: _Room) -> bool:
-        """End sessions for one slot of `d` and claim it. False if no sessions may be ended for it."""
+        """End sessions to free one slot for `d`. False if no sessions may be ended for it."""
         best: list[Session] | None = None
         for node in room.free:
             if node in d.avoid:
@@ -235,7 +240,7 @@ class _Planner:
             (self.drain if gentle else self.preempt).append(s.session)
             room.change(s.node, s.slot, 1)
             self.add(s.account, s.user, s.job, -s.slot.cores)
-        return bool(best) and self._claim(d, room)
+        return bool(best)
 
     def _victims(self, d: Demand, room: _Room, node: str) -> list[Session] | None:
         """Sessions of a node to end for `d`, as few and as gently as possible; None if that frees too
