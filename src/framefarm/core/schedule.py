@@ -207,17 +207,30 @@ class _Planner:
             return (demand[key[1]].preemptible, key[0], self.rank(demand[key[1]]))
 
         blocked: set[tuple[bool, str]] = set()
-        while waiting := slots.keys() - blocked:
-            key = min(waiting, key=order)
+        while self._relieve_next(sorted(slots.keys() - blocked, key=order), demand, slots, blocked, room):
+            pass
+
+    def _relieve_next(
+        self,
+        ranked: list[tuple[bool, str]],
+        demand: dict[str, Demand],
+        slots: Counter[tuple[bool, str]],
+        blocked: set[tuple[bool, str]],
+        room: _Room,
+    ) -> bool:
+        """Claim a free slot for the first job that can, or end sessions for it. False if there is none."""
+        for key in ranked:
             d = demand[key[1]]
             if self._claim(d, room):
                 slots[key] -= 1
                 if not slots[key]:
                     del slots[key]
-            elif self._make_room(d, room):
+                return True
+            if self._make_room(d, room):
                 blocked.clear()  # the ended sessions count no more: another job may rank first now
-            else:
-                blocked.add(key)
+                return True
+            blocked.add(key)
+        return False
 
     def _claim(self, d: Demand, room: _Room) -> bool:
         node = next((n for n in room.free if room.fits(n, d)), None)
