@@ -35,11 +35,11 @@ class BlenderHarness:
     scenes: Path
     events: queue.SimpleQueue[Event] = field(default_factory=queue.SimpleQueue)
     printed: bytearray = field(default_factory=bytearray)
-    open_ones: list[Blender] = field(default_factory=list)
+    blenders: list[Blender] = field(default_factory=list)
 
     def work(self) -> Path:
         """The folder of the Blender that is started next."""
-        return self.folder / f"work{len(self.open_ones)}"
+        return self.folder / f"work{len(self.blenders)}"
 
     def layout(self, at: str = "/projects/film", sandbox: Mode = "bubblewrap") -> Layout:
         return lay_out(inputs_of(self.scenes, at), self.folder / "tree", sandbox)
@@ -64,12 +64,12 @@ class BlenderHarness:
         order = SceneOrder(
             f"{at}/{scene}.blend", settings, environment or {}, allow_scripts, play_history, addons
         )
-        seat = BlenderLimits((min(os.sched_getaffinity(0)),), UID, sandbox, gpus=gpus)
+        limits = BlenderLimits((min(os.sched_getaffinity(0)),), UID, sandbox, gpus=gpus)
         layout = layout or self.layout(at, sandbox)
         blender = Blender(
-            seat, package or self.package, order, layout, work, self.events, self.printed.extend
+            limits, package or self.package, order, layout, work, self.events, self.printed.extend
         )
-        self.open_ones.append(blender)
+        self.blenders.append(blender)
         return blender
 
     def next(self, kind: type[Event]) -> Event:

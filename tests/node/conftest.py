@@ -58,8 +58,8 @@ def output_scenes(bpy_python: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def desk(tmp_path: Path, package: Package, scenes: Path) -> Iterator[BlenderHarness]:
-    desk = BlenderHarness(tmp_path, package, scenes)
-    yield desk
-    for blender in desk.open_ones:
+def harness(tmp_path: Path, package: Package, scenes: Path) -> Iterator[BlenderHarness]:
+    harness = BlenderHarness(tmp_path, package, scenes)
+    yield harness
+    for blender in harness.blenders:
         blender.kill()

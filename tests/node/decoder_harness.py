@@ -6,7 +6,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from framefarm.node.image_decoder import SECONDS, Decoder, Picture, Undecodable
+from framefarm.node.image_decoder import SECONDS, ImageDecoder, Picture, Undecodable
 from framefarm.sandboxing.bubblewrap import Mode
 
 
@@ -16,7 +16,7 @@ class DecoderHarness:
     def __init__(self, folder: Path, mode: Mode = "bubblewrap", seconds: float = SECONDS) -> None:
         self.drawn: dict[object, bytes] = {}
         self._there = threading.Condition()
-        self.decoder = Decoder(folder, self._keep, mode=mode, seconds=seconds)
+        self.decoder = ImageDecoder(folder, self._keep, mode=mode, seconds=seconds)
 
     def _keep(self, key: object, webp: bytes) -> None:
         with self._there:
@@ -37,8 +37,8 @@ def inspect(
         Path(folder).chmod(0o755)
         looking = DecoderHarness(Path(folder) / "decoder", mode, seconds)
         try:
-            name = looking.decoder.ask("it", path, thumbnail=True)
-            found = looking.decoder.answer(name)
+            name = looking.decoder.request("it", path, thumbnail=True)
+            found = looking.decoder.result(name)
         finally:
             looking.decoder.finish(60)
         return found, looking.drawn.get("it")

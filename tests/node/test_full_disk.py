@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from framefarm.node.blender_log import BlenderLog
-from framefarm.node.output_stager import Frame, OutputStager, Refused, StagingFolders
+from framefarm.node.output_stager import FrameRefused, OutputStager, SavedFrame, StagingFolders
 from framefarm.protocol import node as msg
 
 
@@ -31,10 +31,10 @@ def collector(staging: Path) -> tuple[OutputStager, queue.SimpleQueue[Any], list
     return made, heard, told
 
 
-def saved(folder: Path) -> Frame:
+def saved(folder: Path) -> SavedFrame:
     folder.mkdir()
     (folder / "picture_0007.png").write_bytes(b"picture")
-    return Frame("att_1", 7, folder, 100, 0.1, 0, ())
+    return SavedFrame("att_1", 7, folder, 100, 0.1, 0, ())
 
 
 def test_a_staging_folder_that_cannot_be_made_refuses_the_frame(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_staging_folder_that_cannot_be_made_refuses_the_frame(tmp_path: Path) 
     made.add(saved(tmp_path / "1"))
     made.finish(hurry=True)
     refused = heard.get_nowait()
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, FrameRefused)
     assert (refused.cause, refused.frame) == ("staging_failed", 7)
     assert told == []
 
@@ -60,6 +60,6 @@ def test_a_staging_folder_that_cannot_be_synced_refuses_the_frames_in_it(
     made.add(msg.TaskEnded(attempt="att_1", outcome="success", started_ms=0, ended_ms=1))
     made.finish(hurry=True)
     refused = heard.get_nowait()
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, FrameRefused)
     assert refused.cause == "disk_full"
     assert told == []

@@ -186,17 +186,17 @@ def test_decoder_killed_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
     looking = DecoderHarness(tmp_path / "decoder")
     decoder = looking.decoder
     try:
-        names = [decoder.ask(n, picture, thumbnail=True) for n in range(6)]
-        assert isinstance(decoder.answer(names[0]), Picture)
+        names = [decoder.request(n, picture, thumbnail=True) for n in range(6)]
+        assert isinstance(decoder.result(names[0]), Picture)
         killed = decoder.pid
         assert killed is not None
         os.kill(killed, signal.SIGKILL)
-        assert all(isinstance(decoder.answer(name), Picture) for name in names[1:])
+        assert all(isinstance(decoder.result(name), Picture) for name in names[1:])
         looking.wait(5)  # at most the thumbnail of the first waits for the next picture
         assert decoder.pid not in {None, killed}
         psutil.Process(decoder.pid).kill()
-        last = decoder.ask(6, picture, thumbnail=True)
-        assert isinstance(decoder.answer(last), Picture)
+        last = decoder.request(6, picture, thumbnail=True)
+        assert isinstance(decoder.result(last), Picture)
     finally:
         decoder.finish(60)
     assert sorted(looking.drawn) == list(range(7))
@@ -211,14 +211,14 @@ def test_decoder_died_of_a_picture_twice_and_the_next_is_looked_at(
     looking = DecoderHarness(tmp_path / "decoder", seconds=0.5)
     decoder = looking.decoder
     try:
-        assert isinstance(decoder.answer(decoder.ask(1, whole)), Picture | Undecodable)
+        assert isinstance(decoder.result(decoder.request(1, whole)), Picture | Undecodable)
         assert decoder.pid is not None
         inner = psutil.Process(decoder.pid).children(recursive=True)[-1]
         inner.suspend()
-        found = decoder.answer(decoder.ask(2, whole))
+        found = decoder.result(decoder.request(2, whole))
         assert isinstance(found, Undecodable) and found.cause == "decoder_died"
         decoder._seconds = 60
-        assert isinstance(decoder.answer(decoder.ask(3, whole)), Picture)
+        assert isinstance(decoder.result(decoder.request(3, whole)), Picture)
         assert not inner.is_running()
     finally:
         decoder.finish(0)

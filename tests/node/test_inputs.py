@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framefarm.core.paths import normalise_all
-from framefarm.node.inputs import SYSTEM_PLACES, BadInputs, Layout, lay_out
+from framefarm.node.inputs import SYSTEM_FOLDERS, BadInputs, Layout, lay_out
 from framefarm.node.sandbox import Bind
 from framefarm.protocol.node import Input
 
@@ -43,7 +43,7 @@ def test_files_are_links_below_folders_that_anyone_may_read(tmp_path: Path) -> N
 )  # fmt: skip
 def test_a_place_of_the_systems_is_remapped(tmp_path: Path, path: str) -> None:
     layout = lay_out([stored(tmp_path / "store", path)], tmp_path / "tree")
-    assert layout.inside(path) == "/inputs" + path
+    assert layout.in_sandbox(path) == "/inputs" + path
     [bind] = layout.binds
     assert (bind.source, bind.target) == (f"{tmp_path}/tree", "/inputs")
 
@@ -51,15 +51,15 @@ def test_a_place_of_the_systems_is_remapped(tmp_path: Path, path: str) -> None:
 def test_a_reserved_place_is_remapped_whole(tmp_path: Path) -> None:
     item = stored(tmp_path / "store", "/opt/textures/a")
     assert (
-        lay_out([item], tmp_path / "tree", reserved=["/opt/python"]).inside(item.path)
+        lay_out([item], tmp_path / "tree", reserved=["/opt/python"]).in_sandbox(item.path)
         == "/inputs" + item.path
     )
 
 
 def test_without_bubblewrap_everything_is_in_the_tree(tmp_path: Path) -> None:
     layout = lay_out([stored(tmp_path / "store", "/projects/a")], tmp_path / "tree", "none")
-    assert layout.inside("/projects/a") == f"{tmp_path}/tree/projects/a"
-    assert layout.inside("/projectsother/a") == "/projectsother/a"
+    assert layout.in_sandbox("/projects/a") == f"{tmp_path}/tree/projects/a"
+    assert layout.in_sandbox("/projectsother/a") == "/projectsother/a"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_many_top_folders_do_not_become_many_binds(tmp_path: Path) -> None:
     items = [stored(tmp_path / "store", f"/top{n}/a") for n in range(500)]
     layout = lay_out(items, tmp_path / "tree")
     assert len(layout.binds) <= 201
-    assert layout.inside("/top499/a") == "/inputs/top499/a"
+    assert layout.in_sandbox("/top499/a") == "/inputs/top499/a"
 
 
 @given(st.lists(st.text("ab/.", min_size=1, max_size=12), max_size=8))
@@ -139,7 +139,7 @@ def test_nothing_is_ever_laid_outside_the_tree(
 def test_windows_paths_lie_where_blender_looks_for_them(tmp_path: Path) -> None:
     paths = ["C:/proj/a.blend", "D:/tex/b.png", "//srv/share/c.png", "//usr/share/d.png"]
     layout = lay_out([stored(tmp_path / "store", path) for path in paths], tmp_path / "tree")
-    assert [layout.inside(path) for path in paths] == [
+    assert [layout.in_sandbox(path) for path in paths] == [
         "/c/proj/a.blend", "/d/tex/b.png", "/srv/share/c.png", "/inputs/usr/share/d.png",
     ]  # fmt: skip
     targets = {bind.target: bind.source.removeprefix(str(tmp_path)) for bind in layout.binds}
@@ -148,8 +148,8 @@ def test_windows_paths_lie_where_blender_looks_for_them(tmp_path: Path) -> None:
         "/\\\\usr": "/tree/usr", "/inputs": "/tree",
     }  # fmt: skip
     bare = lay_out([stored(tmp_path / "more", path) for path in paths], tmp_path / "bare", "none")
-    assert bare.inside("C:/proj/a.blend") == f"{tmp_path}/bare/c/proj/a.blend"
-    assert bare.inside("//usr/share/d.png") == f"{tmp_path}/bare/usr/share/d.png"
+    assert bare.in_sandbox("C:/proj/a.blend") == f"{tmp_path}/bare/c/proj/a.blend"
+    assert bare.in_sandbox("//usr/share/d.png") == f"{tmp_path}/bare/usr/share/d.png"
 
 
 names = st.sampled_from(
@@ -168,13 +168,13 @@ def test_every_accepted_input_has_a_place_of_its_own_and_no_system_place_is_cove
     folder = tmp_path_factory.mktemp("layout")
     items = [stored(folder / "store", path, path.encode()) for path in paths]
     layout = lay_out(items, folder / "tree", reserved=["/opt/python"])
-    inside = [layout.inside(path) for path in paths]
+    inside = [layout.in_sandbox(path) for path in paths]
     assert len(set(inside)) == len(inside)
     for place in inside:
         assert place.startswith("/inputs/") or not place.startswith(
             ("/usr/", "/etc/", "/run/", "/tmp/", "/output/", "/lib", "/proc/", "/opt/")
         )
-    assert not {b.target for b in layout.binds} & {"/", *SYSTEM_PLACES} - {"/inputs"}
+    assert not {b.target for b in layout.binds} & {"/", *SYSTEM_FOLDERS} - {"/inputs"}
     seen = sorted(layout.binds, key=lambda bind: len(bind.target), reverse=True)
     for path, place in zip(paths, inside, strict=True):
         bind = next(b for b in seen if place.startswith(b.target + "/"))

@@ -10,7 +10,7 @@ import pytest
 from blender_harness import BlenderHarness
 from PIL import Image
 
-from framefarm.node.output_stager import Frame, OutputStager, Refused, Staged, StagingFolders
+from framefarm.node.output_stager import FrameRefused, FramesStaged, OutputStager, SavedFrame, StagingFolders
 from framefarm.protocol import node as msg
 
 
@@ -32,7 +32,7 @@ class Collected:
         self.collector.start()
 
     def frame(self, number: int, *sizes: tuple[str, str], attempt: str = "a", width: int = 64) -> Path:
-        """Frame `number` with a picture for each (ending, colour)."""
+        """SavedFrame `number` with a picture for each (ending, colour)."""
         directory = self.folder / f"{attempt}-{number}"
         directory.mkdir()
         for ending, colour in sizes:
@@ -44,7 +44,7 @@ class Collected:
 
     def add(self, directory: Path) -> None:
         attempt, number, width = self.frames
-        frame = Frame(attempt, number, directory, 0, 0.1, 0, (), width, 36 if width else 0)
+        frame = SavedFrame(attempt, number, directory, 0, 0.1, 0, (), width, 36 if width else 0)
         self.collector.add(frame)
 
     def end(self, attempt: str = "a", *, hurry: bool = False) -> None:
@@ -81,7 +81,7 @@ def test_frames_are_told_before_their_tasks_end_and_each_is_drawn(collected: Col
     told = [e for e in collected.sent if not isinstance(e, msg.FrameDrawn)]
     assert isinstance(told[-1], msg.TaskEnded)
     assert sorted(collected.drawn()) == list(range(1, 41))
-    assert sum(p.count for p in collected.put if isinstance(p, Staged)) == 40
+    assert sum(p.count for p in collected.put if isinstance(p, FramesStaged)) == 40
     assert {e.look.colour for e in collected.sent if isinstance(e, msg.FrameSaved) and e.look} == {None}
 
 
@@ -95,7 +95,7 @@ def test_picture_damaged_fails_the_attempt_and_keeps_its_earlier_frames(collecte
     collected.end()
     assert collected.saved() == [1]
     assert not any(isinstance(e, msg.TaskEnded) for e in collected.sent), "the runner tells of the failure"
-    (refused,) = [p for p in collected.put if isinstance(p, Refused)]
+    (refused,) = [p for p in collected.put if isinstance(p, FrameRefused)]
     assert (refused.attempt, refused.frame, refused.cause) == ("a", 2, "picture_damaged")
     assert "shot_0002.png" in refused.message
     assert [p.name for p in (collected.folder / "staging" / "a").iterdir()] == ["1.0"]
@@ -107,7 +107,7 @@ def test_a_frame_of_another_size_fails_its_attempt_alone(collected: Collected) -
     collected.add(collected.frame(2, (".png", "red"), attempt="b"))
     collected.end("b")
     assert collected.saved() == [2]
-    assert [p.cause for p in collected.put if isinstance(p, Refused)] == ["wrong_resolution"]
+    assert [p.cause for p in collected.put if isinstance(p, FrameRefused)] == ["wrong_resolution"]
 
 
 def test_of_two_eyes_the_left_one_is_drawn(collected: Collected) -> None:
@@ -141,18 +141,20 @@ def test_a_deleted_jobs_folder_is_not_made_again(collected: Collected) -> None:
     "scene", ["png", "jpeg", "webp", "tiff", "exr", "multilayer", "eyes", "eyes_in_one_exr", "side_by_side"]
 )
 def test_what_blender_writes_passes_and_is_drawn(
-    desk: BlenderHarness, output_scenes: Path, collected: Collected, scene: str
+    harness: BlenderHarness, output_scenes: Path, collected: Collected, scene: str
 ) -> None:
-    desk.scenes = output_scenes
-    blender = desk.start("outputs", msg.RenderSettings(scene=scene))
+    harness.scenes = output_scenes
+    blender = harness.start("outputs", msg.RenderSettings(scene=scene))
     blender.open_scene()
     blender.render(7)
-    saved = desk.saved()
+    saved = harness.saved()
     assert saved.width and saved.height
-    frame = Frame("a", 7, saved.directory, 0, saved.seconds, 0, saved.notes, saved.width, saved.height)
+    frame = SavedFrame(
+        "a", 7, saved.directory, 0, saved.seconds, 0, saved.warnings, saved.width, saved.height
+    )
     collected.collector.add(frame)
     collected.end()
-    assert [p for p in collected.put if isinstance(p, Refused)] == []
+    assert [p for p in collected.put if isinstance(p, FrameRefused)] == []
     (event,) = [e for e in collected.sent if isinstance(e, msg.FrameSaved)]
     assert (event.warnings, event.look) == ([], msg.FrameColour())
     small = collected.drawn()[7].convert("RGB")

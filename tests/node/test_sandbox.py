@@ -142,7 +142,7 @@ def test_without_bubblewrap_a_closed_folder_is_named(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(SandboxUnavailable, match="chmod o\\+x"):
-        sandbox.passable(closed / "output")
+        sandbox.check_passable(closed / "output")
 
 
 @pytest.mark.parametrize("mode", ["bubblewrap", "none"])

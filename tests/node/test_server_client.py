@@ -23,7 +23,7 @@ def test_a_farm_that_takes_calls_and_never_answers_is_given_up_within_the_budget
         )  # fmt: skip
         link = ServerClient(slot, lambda: 1.5)
         waited: list[float] = []
-        once = ServerClient._once
+        once = ServerClient._request_once
 
         def noted(
             self: ServerClient, method: str, name: str, body: bytes | None, seconds: float
@@ -31,7 +31,7 @@ def test_a_farm_that_takes_calls_and_never_answers_is_given_up_within_the_budget
             waited.append(seconds)
             return once(self, method, name, body, seconds)
 
-        monkeypatch.setattr(ServerClient, "_once", noted)
+        monkeypatch.setattr(ServerClient, "_request_once", noted)
         with pytest.raises(ServerUnreachable):
             link.sync(msg.Sync(seen=0, wait_seconds=20.0))
         assert max(waited) <= 1.5
@@ -52,6 +52,6 @@ def test_an_answer_that_waited_in_a_frozen_machine_is_as_old_as_its_question(
         now[0] += 5
         return 200, msgspec.json.encode(msg.DesiredState(version=1, tasks=[]))
 
-    monkeypatch.setattr(link, "_once", frozen_for_five_seconds)
+    monkeypatch.setattr(link, "_request_once", frozen_for_five_seconds)
     link.sync(msg.Sync(seen=0, wait_seconds=1.0))
     assert link.silent_seconds == 5

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from framefarm.node.output_stager import Frame, OutputStager, Refused, StagingFolders
-from framefarm.node.runner import end_with_threads
+from framefarm.node.output_stager import FrameRefused, OutputStager, SavedFrame, StagingFolders
+from framefarm.node.runner import abort_on_thread_failure
 from framefarm.node.server_threads import ReportSender
 from framefarm.protocol import node as msg
 
@@ -19,7 +19,7 @@ from framefarm.protocol import node as msg
 def inbox() -> Iterator[queue.SimpleQueue[object]]:
     before = threading.excepthook
     put: queue.SimpleQueue[object] = queue.SimpleQueue()
-    end_with_threads(put.put)
+    abort_on_thread_failure(put.put)
     yield put
     threading.excepthook = before
 
@@ -31,9 +31,9 @@ def test_a_staging_without_folder_is_refused(tmp_path: Path, inbox: queue.Simple
     places = StagingFolders(staging, None, tmp_path / "decoder", "shot")
     collector = OutputStager(inbox.put, lambda event: None, places, "bubblewrap")
     collector.start()
-    collector.add(Frame("a", 1, tmp_path, 0, 0.0, 0, ()))
+    collector.add(SavedFrame("a", 1, tmp_path, 0, 0.0, 0, ()))
     refused = inbox.get(timeout=60)
-    assert isinstance(refused, Refused) and refused.cause == "staging_failed"
+    assert isinstance(refused, FrameRefused) and refused.cause == "staging_failed"
     collector.finish(hurry=True)
 
 
