@@ -1,4 +1,4 @@
-"""What the tests of the node share: inputs out of a folder, and a desk that opens Blenders."""
+"""Helpers of the node's tests: inputs from a folder, and a harness that starts Blenders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def inputs_of(folder: Path, at: str) -> list[Input]:
 
 @dataclass
 class BlenderHarness:
-    """Opens Blenders for a test and ends them after it."""
+    """Starts Blenders for a test; the fixture kills them after it. `printed` is what all of them printed."""
 
     folder: Path
     package: Package
@@ -38,7 +38,7 @@ class BlenderHarness:
     blenders: list[Blender] = field(default_factory=list)
 
     def work(self) -> Path:
-        """The folder of the Blender that is started next."""
+        """The work folder of the next Blender."""
         return self.folder / f"work{len(self.blenders)}"
 
     def layout(self, at: str = "/projects/film", sandbox: Mode = "bubblewrap") -> Layout:
@@ -72,12 +72,12 @@ class BlenderHarness:
         self.blenders.append(blender)
         return blender
 
-    def next(self, kind: type[Event]) -> Event:
-        """The next event of this kind; any other but progress and earlier stages fails the test."""
+    def next(self, event_type: type[Event]) -> Event:
+        """The next event of this type; a Failed or Exited before it fails the test. Waits 90 s at most."""
         deadline = time.monotonic() + 90
         while True:
             event = self.events.get(timeout=max(0.1, deadline - time.monotonic()))
-            if isinstance(event, kind):
+            if isinstance(event, event_type):
                 return event
             assert not isinstance(event, Failed | Exited), f"{event}\n{self.printed.decode()[-3000:]}"
 

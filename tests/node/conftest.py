@@ -1,4 +1,4 @@
-"""A real Blender, small scenes, and a seat in the sandbox."""
+"""A real Blender, small scenes, and the harness that starts Blenders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from framefarm.protocol.node import Package
 
 @pytest.fixture(scope="session")
 def bpy_python() -> Path:
-    """The Python of an environment with bpy 4.2: FRAMEFARM_TEST_BPY, else an installed runtime."""
+    """The Python of an environment with bpy 4.2: FRAMEFARM_TEST_BPY, else an install."""
     given = os.environ.get("FRAMEFARM_TEST_BPY")
     if given:
         return Path(given)

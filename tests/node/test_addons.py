@@ -30,17 +30,17 @@ CODE = """
 bl_info = {"name": "Tint", "blender": (2, 80, 0), "category": "Render"}
 import bpy
 
-def said(*_):
+def on_load(*_):
     print("tint sees", bpy.data.filepath, flush=True)
 
-said = bpy.app.handlers.persistent(said)
+on_load = bpy.app.handlers.persistent(on_load)
 
 def register():
     print("tint registers before", repr(bpy.data.filepath), flush=True)
-    bpy.app.handlers.load_post.append(said)
+    bpy.app.handlers.load_post.append(on_load)
 
 def unregister():
-    bpy.app.handlers.load_post.remove(said)
+    bpy.app.handlers.load_post.remove(on_load)
 """
 
 
@@ -69,7 +69,7 @@ def layout(harness: BlenderHarness, addon: bytes) -> Layout:
     ],
     ids=["folder", "one file", "extension", "extension in a folder"],
 )
-def test_an_addon_is_enabled_before_the_scene_opens_and_lives_on(
+def test_an_addon_is_enabled_before_the_scene_opens_and_stays_enabled(
     harness: BlenderHarness, files: dict[str, str]
 ) -> None:
     blender = harness.start("plain", layout=layout(harness, packed(files)), addons=["/addons/tint.zip"])
@@ -97,7 +97,7 @@ def a_link() -> bytes:
 
 
 def a_bomb() -> bytes:
-    """A few bytes that say they are 3 GiB."""
+    """A zip of a few bytes whose directory declares 3 GiB."""
     data = bytearray(packed({"tint/__init__.py": CODE, "tint/big": "x"}))
     at = data.rindex(b"PK\x01\x02")
     data[at + 24 : at + 28] = (3 << 30).to_bytes(4, "little")

@@ -109,20 +109,20 @@ def test_file_output_nodes_write_below_their_own_name_with_the_frames_number(har
         ]
 
 
-def test_movie_as_frames_is_a_note(harness: BlenderHarness) -> None:
+def test_movie_as_frames_is_a_warning(harness: BlenderHarness) -> None:
     blender = harness.start("movie")
     blender.open_scene()
     blender.render(1)
-    assert [note.code for note in harness.opened().warnings] == ["movie_as_frames"]
+    assert [warning.code for warning in harness.opened().warnings] == ["movie_as_frames"]
     assert [f.path for f in collected(harness, harness.saved(), "film")] == ["film_0001.png"]
 
 
-def test_the_jobs_wishes_override_the_scene(harness: BlenderHarness) -> None:
-    wishes = RenderSettings(
+def test_the_jobs_settings_override_the_scene(harness: BlenderHarness) -> None:
+    settings = RenderSettings(
         engine="cycles", scene="Scene", camera="Other", view_layers=("ViewLayer",), resolution_percentage=50,
         samples=1,
     )  # fmt: skip
-    blender = harness.start("plain", wishes)
+    blender = harness.start("plain", settings)
     blender.open_scene()
     blender.render(1)
     [file] = collected(harness, harness.saved(), "film")
@@ -130,9 +130,9 @@ def test_the_jobs_wishes_override_the_scene(harness: BlenderHarness) -> None:
     assert b"Sample 1/1" in harness.printed
 
 
-def refused(harness: BlenderHarness, wishes: RenderSettings, cause: str, words: str) -> None:
-    """A wrong name fails, and says what there is."""
-    blender = harness.start("plain", wishes)
+def assert_refused(harness: BlenderHarness, settings: RenderSettings, cause: str, words: str) -> None:
+    """An unknown name fails, with a message that lists the existing ones."""
+    blender = harness.start("plain", settings)
     blender.open_scene()
     failed = harness.failed()
     assert failed.cause == cause
@@ -140,19 +140,19 @@ def refused(harness: BlenderHarness, wishes: RenderSettings, cause: str, words: 
 
 
 def test_unknown_scene(harness: BlenderHarness) -> None:
-    refused(harness, RenderSettings(scene="Nope"), "unknown_scene", "it has: Scene")
+    assert_refused(harness, RenderSettings(scene="Nope"), "unknown_scene", "it has: Scene")
 
 
 def test_unknown_camera(harness: BlenderHarness) -> None:
-    refused(harness, RenderSettings(camera="Nope"), "unknown_camera", "Camera, Other")
+    assert_refused(harness, RenderSettings(camera="Nope"), "unknown_camera", "Camera, Other")
 
 
 def test_unknown_view_layer(harness: BlenderHarness) -> None:
-    refused(harness, RenderSettings(view_layers=("Nope",)), "unknown_view_layer", "it has: ViewLayer")
+    assert_refused(harness, RenderSettings(view_layers=("Nope",)), "unknown_view_layer", "it has: ViewLayer")
 
 
 def test_unknown_engine(harness: BlenderHarness) -> None:
-    refused(harness, RenderSettings(engine="luxcore"), "unknown_engine", "'luxcore'")
+    assert_refused(harness, RenderSettings(engine="luxcore"), "unknown_engine", "'luxcore'")
 
 
 def test_no_camera_fails_before_the_render(harness: BlenderHarness) -> None:
@@ -161,19 +161,19 @@ def test_no_camera_fails_before_the_render(harness: BlenderHarness) -> None:
     assert harness.failed().cause == "no_camera"
 
 
-def test_missing_file_is_a_note_with_its_path(harness: BlenderHarness) -> None:
+def test_missing_file_is_a_warning_with_its_path(harness: BlenderHarness) -> None:
     inputs = [i for i in inputs_of(harness.scenes, "/projects/film") if not i.path.endswith("stripes.png")]
     blender = harness.start("plain", layout=lay_out(inputs, harness.folder / "tree"))
     blender.open_scene()
-    assert [(n.code, n.subject) for n in harness.opened().warnings] == [
+    assert [(w.code, w.subject) for w in harness.opened().warnings] == [
         ("missing_file", "/projects/film/textures/stripes.png")
     ]
 
 
-def test_blocked_scripts_are_a_note(harness: BlenderHarness) -> None:
+def test_blocked_scripts_are_a_warning(harness: BlenderHarness) -> None:
     blender = harness.start("scripted")
     blender.open_scene()
-    assert [n.code for n in harness.opened().warnings] == ["blocked_scripts"]
+    assert [w.code for w in harness.opened().warnings] == ["blocked_scripts"]
 
 
 def test_a_file_that_is_no_scene_fails_and_never_renders_the_default_one(harness: BlenderHarness) -> None:
@@ -191,7 +191,7 @@ def test_a_file_that_is_no_scene_fails_and_never_renders_the_default_one(harness
     assert isinstance(ended, Exited) and ended.cause == "failed"
 
 
-def test_inputs_in_a_place_of_the_systems_are_found_elsewhere(harness: BlenderHarness) -> None:
+def test_inputs_in_a_system_folder_are_found_in_another_folder(harness: BlenderHarness) -> None:
     blender = harness.start("plain", at="/etc/film")
     blender.open_scene()
     assert harness.opened().warnings == ()
@@ -203,7 +203,7 @@ def test_a_texture_missing_from_a_moved_scene_is_named_as_the_artist_knows_it(
     inputs = [i for i in inputs_of(harness.scenes, "/etc/film") if not i.path.endswith("stripes.png")]
     blender = harness.start("plain", layout=lay_out(inputs, harness.folder / "tree"), at="/etc/film")
     blender.open_scene()
-    assert [n.subject for n in harness.opened().warnings] == ["/etc/film/textures/stripes.png"]
+    assert [w.subject for w in harness.opened().warnings] == ["/etc/film/textures/stripes.png"]
 
 
 def test_without_bubblewrap_blender_is_still_the_slots_user(harness: BlenderHarness) -> None:
@@ -218,7 +218,7 @@ def test_without_bubblewrap_blender_is_still_the_slots_user(harness: BlenderHarn
         assert saved.directory.stat().st_uid == (UID if os.geteuid() == 0 else os.geteuid())
         assert [f.path for f in collected(harness, saved, "film")] == ["film_0001.png"]
         blender.kill()
-        assert left_running() == []
+        assert leftover_processes() == []
 
 
 def test_ocio_fallback_fails(harness: BlenderHarness) -> None:
@@ -264,7 +264,7 @@ for line in pipe.makefile("rb"):
 
 
 def fake_blender(harness: BlenderHarness, when_asked: str = "", **more: str) -> Blender:
-    """A program that speaks Blender's side of the pipe, to look around inside and to misbehave."""
+    """A program in Blender's place: it prints what it can see in the sandbox, or runs `when_asked`."""
     program = harness.folder / "program" / "fake-blender"
     program.parent.mkdir(exist_ok=True)
     program.write_text(PROBE)
@@ -274,7 +274,7 @@ def fake_blender(harness: BlenderHarness, when_asked: str = "", **more: str) -> 
     return harness.start("plain", environment=environment, package=package)
 
 
-def test_inside_there_is_nothing_of_the_machine(harness: BlenderHarness, tmp_path: Path) -> None:
+def test_the_sandbox_hides_the_node(harness: BlenderHarness, tmp_path: Path) -> None:
     host = Path("/projects/film")
     made = not host.exists()
     secret = tmp_path / "secret"
@@ -300,13 +300,13 @@ def test_inside_there_is_nothing_of_the_machine(harness: BlenderHarness, tmp_pat
     assert seen["tmp"] == []
     assert len(seen["pids"]) <= 2
     assert "mem" not in seen["devices"] and "kmsg" not in seen["devices"]
-    assert made == (not host.exists()), "the host's own place was touched"
+    assert made == (not host.exists()), "the host's own folder was touched"
     status = Path(f"/proc/{inner_pid(blender.pid)}/status").read_text()
     expected = str(UID if os.geteuid() == 0 else os.geteuid())
     assert next(line for line in status.splitlines() if line.startswith("Uid")).split()[1:] == [expected] * 4
 
 
-def test_the_jobs_variables_stand_nowhere_outside(harness: BlenderHarness) -> None:
+def test_the_jobs_environment_is_invisible_outside_the_sandbox(harness: BlenderHarness) -> None:
     blender = fake_blender(harness, TOKEN="very-private-words")
     blender.open_scene()
     harness.opened()
@@ -322,7 +322,7 @@ def test_the_jobs_variables_stand_nowhere_outside(harness: BlenderHarness) -> No
 
 
 @pytest.mark.parametrize(
-    "said",
+    "code",
     [
         'pipe.sendall(b\'{"is": "saved", "frame": 99}\\n\')',
         'pipe.sendall(b\'{"is": "saved", "frame": 1, "surprise": 1}\\n\')',
@@ -331,8 +331,8 @@ def test_the_jobs_variables_stand_nowhere_outside(harness: BlenderHarness) -> No
         'pipe.sendall(b\'{"is": "opened", "blender": "again"}\\n\')',
     ],
 )
-def test_bad_report_ends_the_program(harness: BlenderHarness, said: str) -> None:
-    blender = fake_blender(harness, said + "; __import__('time').sleep(60)")
+def test_bad_report_ends_the_program(harness: BlenderHarness, code: str) -> None:
+    blender = fake_blender(harness, code + "; __import__('time').sleep(60)")
     blender.open_scene()
     harness.opened()
     blender.render(1)
@@ -351,7 +351,7 @@ def test_blender_crashed_names_the_signal_and_the_frame(harness: BlenderHarness)
     assert "frame 12" in ended.message and "SIGSEGV" in ended.message and "oh dear" in ended.message
 
 
-def test_killing_ends_what_was_forked_away_too(harness: BlenderHarness) -> None:
+def test_killing_blender_ends_daemonised_children_too(harness: BlenderHarness) -> None:
     away = "os.fork() or (os.setsid(), os.fork() and os._exit(0), print('away', flush=True), "
     blender = fake_blender(harness, away + "__import__('time').sleep(600))")
     blender.open_scene()
@@ -360,20 +360,20 @@ def test_killing_ends_what_was_forked_away_too(harness: BlenderHarness) -> None:
     while b"away" not in harness.printed and time.monotonic() < deadline:
         time.sleep(0.01)
     blender.kill()
-    assert left_running() == []
+    assert leftover_processes() == []
     ended = harness.next(Exited)
     assert isinstance(ended, Exited) and ended.cause == "killed"
 
 
-def left_running() -> list[str]:
-    left = []
+def leftover_processes() -> list[str]:
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if f"Uid:\t{UID}\t" in (process / "status").read_text():
-                left.append(process.name)
+                pids.append(process.name)
         except OSError:
             continue
-    return left
+    return pids
 
 
 def test_a_log_without_end_is_cut_at_the_bound_exactly(tmp_path: Path, harness: BlenderHarness) -> None:

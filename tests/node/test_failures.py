@@ -50,8 +50,8 @@ def warned(harness: BlenderHarness, scene: str, settings: RenderSettings | None 
     return list(harness.opened().warnings)
 
 
-def changed(harness: BlenderHarness, name: str, content: bytes) -> Layout:
-    """The scene `name` as `content`."""
+def layout_with(harness: BlenderHarness, name: str, content: bytes) -> Layout:
+    """A layout with one scene `name` of this content."""
     folder = harness.folder / "changed"
     folder.mkdir()
     (folder / f"{name}.blend").write_bytes(content)
@@ -64,7 +64,9 @@ def changed(harness: BlenderHarness, name: str, content: bytes) -> Layout:
 @pytest.mark.parametrize("part", [0.001, 0.5, 0.999])
 def test_cannot_open_a_file_that_was_cut_off(harness: BlenderHarness, part: float) -> None:
     content = (harness.scenes / "noisy.blend").read_bytes()
-    blender = harness.start("noisy", layout=changed(harness, "noisy", content[: int(len(content) * part)]))
+    blender = harness.start(
+        "noisy", layout=layout_with(harness, "noisy", content[: int(len(content) * part)])
+    )
     blender.open_scene()
     blender.render(1)
     failed = harness.failed()
@@ -82,7 +84,7 @@ def test_newer_file_is_refused_before_it_is_opened(
     content = header + (harness.scenes / "noisy.blend").read_bytes()[len(header) :]
     if saved == "5.0" and not harness.package.release.startswith("4."):
         content = content.replace(b"v500", b"v999", 1)
-    blender = harness.start("noisy", layout=changed(harness, "noisy", content))
+    blender = harness.start("noisy", layout=layout_with(harness, "noisy", content))
     blender.open_scene()
     failed = harness.failed()
     assert failed.cause == "newer_file"
@@ -95,7 +97,7 @@ def test_newer_file_is_refused_before_it_is_opened(
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """What is started meanwhile may have 2 GB of addresses; a Blender at rest has 1.4 GB (4.2)."""
+    """Limits programs that are started to 2 GB of addresses; an idle Blender 4.2 needs 1.4 GB."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (2_000 << 20, before[1]))
     yield
@@ -222,7 +224,7 @@ def tiny_disk(harness: BlenderHarness) -> Iterator[Path]:
 @pytest.mark.usefixtures("tiny_disk")
 @pytest.mark.parametrize("scene", ["large_png", "large_exr"])
 def test_disk_full_is_no_picture_cut_short(harness: BlenderHarness, scene: str) -> None:
-    """Blender itself says FINISHED and leaves half a picture."""
+    """Blender itself returns FINISHED and leaves half a picture."""
     blender = harness.start(scene)
     blender.open_scene()
     blender.render(1)
@@ -266,7 +268,7 @@ def test_file_missing_names_the_eye(harness: BlenderHarness) -> None:
 
 
 def test_script_error_while_the_scene_opens_is_a_warning(harness: BlenderHarness) -> None:
-    assert [(n.code, n.subject) for n in warned(harness, "raises")] == [
+    assert [(w.code, w.subject) for w in warned(harness, "raises")] == [
         ("script_error", "ValueError: the rig is broken")
     ]
 
@@ -276,14 +278,14 @@ def test_script_error_in_a_handler_is_a_warning_of_the_frame(harness: BlenderHar
     blender.open_scene()
     assert harness.opened().warnings == ()
     blender.render(1)
-    assert [(n.code, n.subject) for n in harness.saved().warnings] == [
+    assert [(w.code, w.subject) for w in harness.saved().warnings] == [
         ("script_error", "KeyError: 'in a handler'")
     ]
 
 
 def test_samples_ignored_by_workbench(harness: BlenderHarness) -> None:
-    notes = warned(harness, "noisy", RenderSettings(engine="workbench", samples=4))
-    assert [n.code for n in notes] == ["samples_ignored"]
+    warnings = warned(harness, "noisy", RenderSettings(engine="workbench", samples=4))
+    assert [w.code for w in warnings] == ["samples_ignored"]
 
 
 # ---------------------------------------------------------------------------------------- hostile

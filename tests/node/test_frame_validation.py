@@ -1,4 +1,4 @@
-"""The rules that a frame's pictures are checked by, with real pictures and the real decoder."""
+"""The rules for a frame's pictures, with real pictures and the real decoder."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_all_nan_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("colour", "value"), [("black", 0.0), ("white", 1.0)])
-def test_one_colour_is_told_and_judged_elsewhere(tmp_path: Path, colour: str, value: float) -> None:
+def test_a_picture_of_one_colour_passes_with_its_colour(tmp_path: Path, colour: str, value: float) -> None:
     Image.new("RGB", (4, 2), colour).save(tmp_path / "a.png")
     assert checked(tmp_path, "a.png") == FrameCheck(colour=FrameColour(colour=[value] * 3))
 
 
-def test_a_text_beside_the_pictures_is_not_looked_into(tmp_path: Path) -> None:
+def test_an_extra_text_file_is_not_checked(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     assert checked(tmp_path, "notes.txt", "extra") == FrameCheck()
 
@@ -74,17 +74,17 @@ def test_picture_too_large_is_a_warning_only(tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(tmp_path / "a.png")
     found = checked(tmp_path, "a.png")
     assert found.cause is None
-    assert [n.code for n in found.warnings] == ["picture_too_large"]
+    assert [w.code for w in found.warnings] == ["picture_too_large"]
 
 
 def test_decoder_died_is_a_warning_only(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     found = checked(tmp_path, "a.png", seconds=0.001)
     assert found.cause is None
-    assert [n.code for n in found.warnings] == ["decoder_died"]
+    assert [w.code for w in found.warnings] == ["decoder_died"]
 
 
-def test_of_two_eyes_the_first_is_the_frames_look(tmp_path: Path) -> None:
+def test_of_two_eyes_the_first_gives_the_frames_colour(tmp_path: Path) -> None:
     picture(tmp_path / "a_L.png")
     Image.new("RGB", (4, 2)).save(tmp_path / "a_R.png")
     files = [

@@ -1,4 +1,4 @@
-"""Outputs as a hostile program in a real sandbox leaves them, and as it goes on changing them."""
+"""Outputs that a hostile program in a real sandbox has left, or still changes."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Folder:
 
     def leave(self, code: str) -> None:
         process = self.start(code)
-        said = b"".join(iter(lambda: os.read(process.output, 65536), b""))
-        assert (process.wait(60), said) == (0, b"")
+        printed = b"".join(iter(lambda: os.read(process.output, 65536), b""))
+        assert (process.wait(60), printed) == (0, b"")
 
     def collect(self, limits: FrameLimits | None = None) -> list[StagedFile]:
         return collect(self.frame, self.staging, "film", 7, limits or FrameLimits())
@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
             process.close()
 
 
-def test_what_is_harmless_is_taken(folder: Folder) -> None:
+def test_harmless_files_are_staged(folder: Folder) -> None:
     folder.leave("os.mkdir('Depth'); open('Depth/Image0007.exr', 'w').write('x')")
     assert [f.path for f in folder.collect()] == ["film_0007.png", "Depth/Image0007.exr"]
 
@@ -141,7 +141,7 @@ while True:
 
 
 def test_links_swapped_in_while_it_is_collected_lead_nowhere(folder: Folder) -> None:
-    """Whatever comes of a try, nothing but what the program itself wrote is ever staged."""
+    """Each attempt may succeed or be refused, but only the program's own bytes are ever staged."""
     process = folder.start(RACE)
     os.read(process.output, 1)
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""The hostile output folder: what may leave it, and what may not."""
+"""The hostile output folder: which files are staged, and which are refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_large_file_is_hashed_whole(frame: Path, tmp_path: Path) -> None:
     assert (file.size, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
-def test_what_an_earlier_try_staged_is_replaced(frame: Path, tmp_path: Path) -> None:
+def test_files_of_an_earlier_attempt_are_replaced(frame: Path, tmp_path: Path) -> None:
     (tmp_path / "staging").mkdir()
     (tmp_path / "staging" / "7.0").write_bytes(b"half of a much longer picture")
     [file] = collect(frame, tmp_path / "staging", "film", 7)

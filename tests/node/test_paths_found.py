@@ -1,4 +1,4 @@
-"""The right texture is found, wherever its artist's machine kept it: the pixels prove it."""
+"""The right texture is found under each artist's path: proved by the rendered pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALIASES = {
     "LIB/CASED_inner.blend": "lib/cased_inner.blend",
     "Tex/green.png": "tex/green.png",
 }
-"""What tests/server/test_missing_files.py sees the farm give for cased_nested.blend."""
+"""The aliases of cased_nested.blend; tests/server/test_missing_files.py checks that the farm gives them."""
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def colour(harness: BlenderHarness, frame: int) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(
-    ("scene", "at", "frame", "wanted"),
+    ("scene", "at", "frame", "expected"),
     [
         ("drive_absolute", DRIVE, 1, RED),
         ("unc_absolute", UNC, 1, RED),
@@ -64,18 +64,23 @@ def colour(harness: BlenderHarness, frame: int) -> tuple[int, ...]:
     ],
 )
 def test_the_picture_has_the_colour_of_the_texture(
-    harness: BlenderHarness, path_scenes: Path, scene: str, at: str, frame: int, wanted: tuple[int, int, int]
+    harness: BlenderHarness,
+    path_scenes: Path,
+    scene: str,
+    at: str,
+    frame: int,
+    expected: tuple[int, int, int],
 ) -> None:
     layout = lay_out(inputs_of(path_scenes, at), harness.folder / "tree")
     blender = harness.start(scene, layout=layout, at=at)
     blender.open_scene()
     blender.render(frame)
-    assert [(n.code, n.subject) for n in harness.opened().warnings] == []
-    assert colour(harness, frame) == wanted
+    assert [(w.code, w.subject) for w in harness.opened().warnings] == []
+    assert colour(harness, frame) == expected
 
 
 @pytest.mark.parametrize("at", [DRIVE, UNC, POSIX])
-def test_libraries_that_are_named_in_other_cases_are_found_by_the_aliases_that_the_farm_gives(
+def test_libraries_named_in_other_cases_are_found_by_their_aliases(
     harness: BlenderHarness, path_scenes: Path, at: str
 ) -> None:
     inputs = inputs_of(path_scenes, at)
@@ -105,5 +110,5 @@ def test_a_missing_texture_is_named_as_the_artist_knows_it(
     blender = harness.start(scene, layout=lay_out(inputs, harness.folder / "tree"), at=at)
     blender.open_scene()
     blender.render(1)
-    assert [(n.code, n.subject) for n in harness.opened().warnings] == [("missing_file", known_as)]
+    assert [(w.code, w.subject) for w in harness.opened().warnings] == [("missing_file", known_as)]
     assert colour(harness, 1) == NONE

@@ -1,4 +1,4 @@
-"""What each kind of output leaves, and under which names: a real Blender for each scene."""
+"""The files of each kind of output, and their names: a real Blender for each scene."""
 
 from __future__ import annotations
 

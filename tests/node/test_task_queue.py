@@ -1,4 +1,4 @@
-"""What a session has in hand: lists of events, races among them."""
+"""The task queue: sequences of events, races included."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def order(name: str, *frames: int) -> msg.TaskOrder:
     return msg.TaskOrder(attempt=name, number=0, frames=list(frames))
 
 
-def wanted(
+def desired(
     version: int, *orders: msg.TaskOrder, drain: bool = False, cancel: bool = False
 ) -> msg.DesiredState:
     return msg.DesiredState(version=version, tasks=list(orders), drain=drain, cancel=cancel)
@@ -23,7 +23,7 @@ def wanted(
 
 def test_frames_are_rendered_in_order_and_the_last_ends_the_task() -> None:
     queue = TaskQueue()
-    queue.take(wanted(1, order("a", 1, 2)), 0)
+    queue.take(desired(1, order("a", 1, 2)), 0)
     first = queue.next(5)
     assert first is not None
     assert (first.frame, first.first) == (1, True)
@@ -38,17 +38,17 @@ def test_frames_are_rendered_in_order_and_the_last_ends_the_task() -> None:
 
 def test_an_unbegun_task_that_is_withdrawn_is_released_at_once() -> None:
     queue = TaskQueue()
-    queue.take(wanted(1, order("a", 1), order("b", 2)), 0)
+    queue.take(desired(1, order("a", 1), order("b", 2)), 0)
     queue.next(1)
-    assert queue.take(wanted(2), 2) == [msg.TaskReleased(attempt="b")]
+    assert queue.take(desired(2), 2) == [msg.TaskReleased(attempt="b")]
     assert queue.current is not None
 
 
 def test_a_begun_task_that_is_withdrawn_ends_after_its_frame_in_work() -> None:
     queue = TaskQueue()
-    queue.take(wanted(1, order("a", 1, 2, 3)), 0)
+    queue.take(desired(1, order("a", 1, 2, 3)), 0)
     queue.next(1)
-    assert queue.take(wanted(2), 2) == []
+    assert queue.take(desired(2), 2) == []
     _, ends = queue.saved(1, 0, 9) or ("", [])
     assert [e.outcome for e in ends] == ["cancelled"]  # type: ignore[union-attr]
     assert queue.next(10) is None
@@ -56,32 +56,32 @@ def test_a_begun_task_that_is_withdrawn_ends_after_its_frame_in_work() -> None:
 
 def test_a_task_given_up_does_not_come_back_by_being_listed_again() -> None:
     queue = TaskQueue()
-    queue.take(wanted(1, order("a", 1)), 0)
-    assert queue.take(wanted(2), 1) == [msg.TaskReleased(attempt="a")]
-    queue.take(wanted(3, order("a", 1)), 2)
+    queue.take(desired(1, order("a", 1)), 0)
+    assert queue.take(desired(2), 1) == [msg.TaskReleased(attempt="a")]
+    queue.take(desired(3, order("a", 1)), 2)
     assert queue.next(3) is None
 
 
-def test_an_older_wish_is_ignored() -> None:
+def test_an_older_desired_state_is_ignored() -> None:
     queue = TaskQueue()
-    queue.take(wanted(5, order("a", 1)), 0)
-    assert queue.take(wanted(4), 1) == []
+    queue.take(desired(5, order("a", 1)), 0)
+    assert queue.take(desired(4), 1) == []
     assert queue.next(2) is not None
 
 
 def test_cancel_ends_what_was_begun_and_releases_the_rest() -> None:
     queue = TaskQueue()
-    queue.take(wanted(1, order("a", 1), order("b", 2)), 0)
+    queue.take(desired(1, order("a", 1), order("b", 2)), 0)
     queue.next(1)
-    said = queue.take(wanted(2, order("a", 1), order("b", 2), cancel=True), 4)
-    assert sorted(type(e).__name__ for e in said) == ["TaskEnded", "TaskReleased"]
+    events = queue.take(desired(2, order("a", 1), order("b", 2), cancel=True), 4)
+    assert sorted(type(e).__name__ for e in events) == ["TaskEnded", "TaskReleased"]
     assert queue.done
 
 
 def test_drain_ends_only_when_nothing_is_left() -> None:
     queue = TaskQueue()
-    queue.take(wanted(1, order("a", 1)), 0)
-    queue.take(wanted(2, order("a", 1), drain=True), 1)
+    queue.take(desired(1, order("a", 1)), 0)
+    queue.take(desired(2, order("a", 1), drain=True), 1)
     assert not queue.done
     queue.next(2)
     queue.saved(1, 0, 3)
@@ -90,7 +90,7 @@ def test_drain_ends_only_when_nothing_is_left() -> None:
 
 def test_rendering_pauses_while_two_frames_wait_for_staging() -> None:
     queue = TaskQueue()
-    queue.take(wanted(1, order("a", 1, 2, 3)), 0)
+    queue.take(desired(1, order("a", 1, 2, 3)), 0)
     for frame in (1, 2):
         assert queue.next(1) is not None
         queue.saved(frame, 0, 2)
@@ -101,7 +101,7 @@ def test_rendering_pauses_while_two_frames_wait_for_staging() -> None:
 
 def test_a_failure_while_the_scene_opens_fails_the_task_in_hand() -> None:
     queue = TaskQueue()
-    queue.take(wanted(1, order("a", 1)), 0)
+    queue.take(desired(1, order("a", 1)), 0)
     queue.begin_without_frame(1)
     (end,) = queue.failed("no_camera", "There is no camera.", None, 9)
     assert isinstance(end, msg.TaskEnded)
@@ -113,7 +113,7 @@ steps = st.lists(st.sampled_from(["give", "drop", "next", "save", "fail", "cance
 
 @given(steps)
 def test_every_task_ends_exactly_once_and_attempts_never_overlap(script: list[str]) -> None:
-    queue, said, listed = TaskQueue(), [], []  # type: ignore[var-annotated]
+    queue, events, listed = TaskQueue(), [], []  # type: ignore[var-annotated]
     version = now = count = 0
     in_work: int | None = None
     for step in script:
@@ -125,29 +125,29 @@ def test_every_task_ends_exactly_once_and_attempts_never_overlap(script: list[st
             listed.pop(0)
         if step in {"give", "drop", "cancel"}:
             version += 1
-            said += queue.take(wanted(version, *listed, cancel=step == "cancel"), now)
+            events += queue.take(desired(version, *listed, cancel=step == "cancel"), now)
         if step == "next" and (due := queue.next(now)):
             assert due.attempt in {o.attempt for o in listed}
             in_work = due.frame
         if step == "save" and in_work is not None and (result := queue.saved(in_work, 0, now)):
-            said += result[1]
+            events += result[1]
             in_work = None
         if step == "stage" and queue.waiting:
             queue.staged()
         if step == "fail":
-            said += queue.failed("crashed", "It crashed.", None, now)
+            events += queue.failed("crashed", "It crashed.", None, now)
             in_work = None
-    said += queue.stop(now + 1)
-    names = [e.attempt for e in said]
+    events += queue.stop(now + 1)
+    names = [e.attempt for e in events]
     taken = queue.known
     assert sorted(names) == sorted(taken)
-    spans = sorted((e.started_ms, e.ended_ms) for e in said if isinstance(e, msg.TaskEnded))
+    spans = sorted((e.started_ms, e.ended_ms) for e in events if isinstance(e, msg.TaskEnded))
     assert all(a[1] <= b[0] for a, b in pairwise(spans))
 
 
 def test_rendering_pauses_while_too_much_is_not_acknowledged_and_goes_on_after() -> None:
     queue = TaskQueue(max_unacknowledged_bytes=100)
-    queue.take(wanted(1, order("a", 1, 2, 3)), 0)
+    queue.take(desired(1, order("a", 1, 2, 3)), 0)
     queue.next(1)
     queue.saved(1, 0, 2)
     queue.staged(1, 99)
@@ -162,7 +162,7 @@ def test_rendering_pauses_while_too_much_is_not_acknowledged_and_goes_on_after()
 
 def test_an_acknowledgement_may_come_before_the_frame_counts_as_staged() -> None:
     queue = TaskQueue(max_unacknowledged_bytes=100)
-    queue.take(wanted(1, order("a", 1, 2)), 0)
+    queue.take(desired(1, order("a", 1, 2)), 0)
     queue.next(1)
     queue.saved(1, 0, 2)
     queue.acknowledged(100)
