@@ -10,7 +10,7 @@ from framefarm.core.failure_codes import CAUSES, explain
 ROOT = Path(__file__).parents[2]
 SOURCE = [p for p in (ROOT / "src").rglob("*.py") if p.name != "failure_codes.py"]
 CALLS = re.compile(
-    r'(?:Failure|OutputRejected|Unrenderable|explain|opened\.note|self\._fail|_failed)\(\s*"([a-z_]+)"'
+    r'(?:Failure|OutputRejected|Unrenderable|explain|opened\.warn|self\._fail|_failed)\(\s*"([a-z_]+)"'
     r'|(?:cause=|"code": |"cause": )"([a-z_]+)"'
 )
 

@@ -1,4 +1,4 @@
-"""What the tests of the node share: inputs out of a folder, and a desk that opens Blenders."""
+"""Helpers of the node's tests: inputs from a folder, and a harness that starts Blenders."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def inputs_of(folder: Path, at: str) -> list[Input]:
 
 @dataclass
 class BlenderHarness:
-    """Opens Blenders for a test and ends them after it."""
+    """Starts Blenders for a test; the fixture kills them after it. `printed` is what all of them printed."""
 
     folder: Path
     package: Package
     scenes: Path
     events: queue.SimpleQueue[Event] = field(default_factory=queue.SimpleQueue)
     printed: bytearray = field(default_factory=bytearray)
-    open_ones: list[Blender] = field(default_factory=list)
+    blenders: list[Blender] = field(default_factory=list)
 
     def work(self) -> Path:
-        """The folder of the Blender that is started next."""
-        return self.folder / f"work{len(self.open_ones)}"
+        """The work folder of the next Blender."""
+        return self.folder / f"work{len(self.blenders)}"
 
     def layout(self, at: str = "/projects/film", sandbox: Mode = "bubblewrap") -> Layout:
         return lay_out(inputs_of(self.scenes, at), self.folder / "tree", sandbox)
@@ -64,20 +64,20 @@ class BlenderHarness:
         order = SceneOrder(
             f"{at}/{scene}.blend", settings, environment or {}, allow_scripts, play_history, addons
         )
-        seat = BlenderLimits((min(os.sched_getaffinity(0)),), UID, sandbox, gpus=gpus)
+        limits = BlenderLimits((min(os.sched_getaffinity(0)),), UID, sandbox, gpus=gpus)
         layout = layout or self.layout(at, sandbox)
         blender = Blender(
-            seat, package or self.package, order, layout, work, self.events, self.printed.extend
+            limits, package or self.package, order, layout, work, self.events, self.printed.extend
         )
-        self.open_ones.append(blender)
+        self.blenders.append(blender)
         return blender
 
-    def next(self, kind: type[Event]) -> Event:
-        """The next event of this kind; any other but progress and earlier stages fails the test."""
+    def next(self, event_type: type[Event]) -> Event:
+        """The next event of this type; a Failed or Exited before it fails the test. Waits 90 s at most."""
         deadline = time.monotonic() + 90
         while True:
             event = self.events.get(timeout=max(0.1, deadline - time.monotonic()))
-            if isinstance(event, kind):
+            if isinstance(event, event_type):
                 return event
             assert not isinstance(event, Failed | Exited), f"{event}\n{self.printed.decode()[-3000:]}"
 

@@ -1,4 +1,4 @@
-"""A real Blender, small scenes, and a seat in the sandbox."""
+"""A real Blender, small scenes, and the harness that starts Blenders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from framefarm.protocol.node import Package
 
 @pytest.fixture(scope="session")
 def bpy_python() -> Path:
-    """The Python of an environment with bpy 4.2: FRAMEFARM_TEST_BPY, else an installed runtime."""
+    """The Python of an environment with bpy 4.2: FRAMEFARM_TEST_BPY, else an install."""
     given = os.environ.get("FRAMEFARM_TEST_BPY")
     if given:
         return Path(given)
@@ -58,8 +58,8 @@ def output_scenes(bpy_python: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def desk(tmp_path: Path, package: Package, scenes: Path) -> Iterator[BlenderHarness]:
-    desk = BlenderHarness(tmp_path, package, scenes)
-    yield desk
-    for blender in desk.open_ones:
+def harness(tmp_path: Path, package: Package, scenes: Path) -> Iterator[BlenderHarness]:
+    harness = BlenderHarness(tmp_path, package, scenes)
+    yield harness
+    for blender in harness.blenders:
         blender.kill()

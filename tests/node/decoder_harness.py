@@ -1,4 +1,4 @@
-"""One picture, one decoder: for tests of what is said of pictures."""
+"""Image decoders for tests: a harness that keeps thumbnails, and a decoder for a single picture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from framefarm.node.image_decoder import SECONDS, Decoder, Picture, Undecodable
+from framefarm.node.image_decoder import SECONDS, ImageDecoder, Picture, Undecodable
 from framefarm.sandboxing.bubblewrap import Mode
 
 
@@ -15,30 +15,30 @@ class DecoderHarness:
 
     def __init__(self, folder: Path, mode: Mode = "bubblewrap", seconds: float = SECONDS) -> None:
         self.drawn: dict[object, bytes] = {}
-        self._there = threading.Condition()
-        self.decoder = Decoder(folder, self._keep, mode=mode, seconds=seconds)
+        self._changed = threading.Condition()
+        self.decoder = ImageDecoder(folder, self._keep, mode=mode, seconds=seconds)
 
     def _keep(self, key: object, webp: bytes) -> None:
-        with self._there:
+        with self._changed:
             self.drawn[key] = webp
-            self._there.notify_all()
+            self._changed.notify_all()
 
     def wait(self, count: int) -> None:
-        """Until so many thumbnails are there."""
-        with self._there:
-            assert self._there.wait_for(lambda: len(self.drawn) >= count, 60), self.drawn.keys()
+        """Wait until so many thumbnails are done."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.drawn) >= count, 60), self.drawn.keys()
 
 
 def inspect(
     path: Path, *, mode: Mode = "bubblewrap", seconds: float = SECONDS
 ) -> tuple[Picture | Undecodable, bytes | None]:
-    """What is on the picture, and its thumbnail."""
+    """Decode one picture: (result, thumbnail as WebP or None)."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        looking = DecoderHarness(Path(folder) / "decoder", mode, seconds)
+        harness = DecoderHarness(Path(folder) / "decoder", mode, seconds)
         try:
-            name = looking.decoder.ask("it", path, thumbnail=True)
-            found = looking.decoder.answer(name)
+            name = harness.decoder.request("it", path, thumbnail=True)
+            result = harness.decoder.result(name)
         finally:
-            looking.decoder.finish(60)
-        return found, looking.drawn.get("it")
+            harness.decoder.finish(60)
+        return result, harness.drawn.get("it")

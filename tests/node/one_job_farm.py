@@ -1,4 +1,4 @@
-"""The farm's side of the node protocol for one session, in memory, with a real runner at the other end."""
+"""The farm's side of the node protocol for one session, in memory, with a real runner."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from framefarm.protocol import node as msg
 E = TypeVar("E")
 
 
-class Deaf(Exception):
-    """Answered with a 503."""
+class Unavailable(Exception):
+    """The call is answered with a 503."""
 
 
 @dataclass
 class OneJobFarm:
-    """Hands out `tasks`, keeps all that it is told. `wait` returns when a condition holds."""
+    """Assigns `tasks` to one runner, and keeps the events of its reports."""
 
     folder: Path
-    order: msg.SessionConfig
+    config: msg.SessionConfig
     inputs: list[msg.Input]
     uid: int
     gpus: int = 0
     tasks: list[msg.TaskOrder] = field(default_factory=list)
     cancel: bool = False
     drain: bool = True
-    deaf: bool = False
-    """Reports get no answer: they are asked again."""
-    refused: int = 0
+    unavailable: bool = False
+    """Reports are answered with a 503."""
+    refused_reports: int = 0
     events: list[Any] = field(default_factory=list)
     progress: list[msg.Progress] = field(default_factory=list)
     version: int = 1
@@ -76,25 +76,26 @@ class OneJobFarm:
             self.version += 1
 
     def wait(self, condition: Callable[[], object]) -> None:
+        """Wait until the condition holds, 90 s at most."""
         with self.changed:
             assert self.changed.wait_for(condition, timeout=90), self.events
 
-    def heard(self, kind: type[E]) -> list[E]:
-        return [event for event in self.events if isinstance(event, kind)]
+    def events_of(self, event_type: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, event_type)]
 
     def ended(self, attempt: str) -> msg.TaskEnded:
-        """Waits for the end of the attempt."""
-        found: list[msg.TaskEnded] = []
+        """Wait for the attempt's end; returns its event."""
+        ends: list[msg.TaskEnded] = []
 
-        def there() -> bool:
-            found[:] = [e for e in self.heard(msg.TaskEnded) if e.attempt == attempt]
-            return bool(found)
+        def has_ended() -> bool:
+            ends[:] = [e for e in self.events_of(msg.TaskEnded) if e.attempt == attempt]
+            return bool(ends)
 
-        self.wait(there)
-        return found[0]
+        self.wait(has_ended)
+        return ends[0]
 
-    def over(self) -> str:
-        """Waits for the session's end; its reason."""
+    def reason_of_end(self) -> str:
+        """Wait for the session's end; returns its reason."""
         assert self.runner is not None
         self.runner.wait(60)
         return str(json.loads((self.folder / "session" / "ended.json").read_text())["reason"])
@@ -103,21 +104,21 @@ class OneJobFarm:
 
     def answer(self, name: str, body: bytes) -> msgspec.Struct:
         if name == "hello":
-            return self.order
+            return self.config
         if name == "inputs":
             return msg.Inputs(inputs=self.inputs)
         with self.changed:
             if name == "sync":
-                said = msgspec.json.decode(body, type=msg.Sync)
-                if said.progress is not None:
-                    self.progress.append(said.progress)
+                sync = msgspec.json.decode(body, type=msg.Sync)
+                if sync.progress is not None:
+                    self.progress.append(sync.progress)
                     self.changed.notify_all()
-                self.changed.wait_for(lambda: self.version > said.seen, timeout=0.1)
+                self.changed.wait_for(lambda: self.version > sync.seen, timeout=0.1)
                 return self._desired()
-            if self.deaf:
-                self.refused += 1
+            if self.unavailable:
+                self.refused_reports += 1
                 self.changed.notify_all()
-                raise Deaf
+                raise Unavailable
             report = msgspec.json.decode(body, type=msg.Report)
             self.events += report.events
             self.changed.notify_all()
@@ -125,8 +126,8 @@ class OneJobFarm:
             return msg.ReportReply(last_seq=report.seq, verdicts=verdicts, desired=self._desired())
 
     def _desired(self) -> msg.DesiredState:
-        over = {e.attempt for e in self.heard(msg.TaskEnded)}
-        tasks = [t for t in self.tasks if t.attempt not in over]
+        ended = {e.attempt for e in self.events_of(msg.TaskEnded)}
+        tasks = [t for t in self.tasks if t.attempt not in ended]
         return msg.DesiredState(version=self.version, tasks=tasks, drain=self.drain, cancel=self.cancel)
 
 
@@ -138,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
             status, answer = 200, msgspec.json.encode(self.farm.answer(self.path.rpartition("/")[2], body))
-        except Deaf:
+        except Unavailable:
             status, answer = 503, b"{}"
         self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))

@@ -30,17 +30,17 @@ CODE = """
 bl_info = {"name": "Tint", "blender": (2, 80, 0), "category": "Render"}
 import bpy
 
-def said(*_):
+def on_load(*_):
     print("tint sees", bpy.data.filepath, flush=True)
 
-said = bpy.app.handlers.persistent(said)
+on_load = bpy.app.handlers.persistent(on_load)
 
 def register():
     print("tint registers before", repr(bpy.data.filepath), flush=True)
-    bpy.app.handlers.load_post.append(said)
+    bpy.app.handlers.load_post.append(on_load)
 
 def unregister():
-    bpy.app.handlers.load_post.remove(said)
+    bpy.app.handlers.load_post.remove(on_load)
 """
 
 
@@ -52,11 +52,11 @@ def packed(files: Mapping[str, str]) -> bytes:
     return out.getvalue()
 
 
-def layout(desk: BlenderHarness, addon: bytes) -> Layout:
-    (desk.folder / "tint.zip").write_bytes(addon)
-    inputs = [i for i in inputs_of(desk.scenes, AT) if i.path.endswith((".png", "/plain.blend"))]
-    [item] = [i for i in inputs_of(desk.folder, "/addons") if i.path == "/addons/tint.zip"]
-    return lay_out([*inputs, msgspec.structs.replace(item)], desk.folder / "tree")
+def layout(harness: BlenderHarness, addon: bytes) -> Layout:
+    (harness.folder / "tint.zip").write_bytes(addon)
+    inputs = [i for i in inputs_of(harness.scenes, AT) if i.path.endswith((".png", "/plain.blend"))]
+    [item] = [i for i in inputs_of(harness.folder, "/addons") if i.path == "/addons/tint.zip"]
+    return lay_out([*inputs, msgspec.structs.replace(item)], harness.folder / "tree")
 
 
 @pytest.mark.parametrize(
@@ -69,19 +69,19 @@ def layout(desk: BlenderHarness, addon: bytes) -> Layout:
     ],
     ids=["folder", "one file", "extension", "extension in a folder"],
 )
-def test_an_addon_is_enabled_before_the_scene_opens_and_lives_on(
-    desk: BlenderHarness, files: dict[str, str]
+def test_an_addon_is_enabled_before_the_scene_opens_and_stays_enabled(
+    harness: BlenderHarness, files: dict[str, str]
 ) -> None:
-    blender = desk.start("plain", layout=layout(desk, packed(files)), addons=["/addons/tint.zip"])
+    blender = harness.start("plain", layout=layout(harness, packed(files)), addons=["/addons/tint.zip"])
     blender.open_scene()
-    desk.opened()
+    harness.opened()
     blender.open_scene()
     blender.render(1)
-    desk.opened()
-    desk.saved()
+    harness.opened()
+    harness.saved()
     blender.close()
-    assert desk.exited().cause == "closed"
-    printed = desk.printed.decode()
+    assert harness.exited().cause == "closed"
+    printed = harness.printed.decode()
     assert printed.count("tint registers before ''") == 1
     assert printed.count(f"tint sees {AT}/plain.blend") == 2
 
@@ -97,7 +97,7 @@ def a_link() -> bytes:
 
 
 def a_bomb() -> bytes:
-    """A few bytes that say they are 3 GiB."""
+    """A zip of a few bytes whose directory declares 3 GiB."""
     data = bytearray(packed({"tint/__init__.py": CODE, "tint/big": "x"}))
     at = data.rindex(b"PK\x01\x02")
     data[at + 24 : at + 28] = (3 << 30).to_bytes(4, "little")
@@ -120,11 +120,11 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_bad_addon_fails_and_says_what_is_wrong_with_it(desk: BlenderHarness, kind: str) -> None:
+def test_bad_addon_fails_and_says_what_is_wrong_with_it(harness: BlenderHarness, kind: str) -> None:
     data, words = HOSTILE[kind]
-    blender = desk.start("plain", layout=layout(desk, data), addons=["/addons/tint.zip"])
+    blender = harness.start("plain", layout=layout(harness, data), addons=["/addons/tint.zip"])
     blender.open_scene()
-    failed = desk.failed()
+    failed = harness.failed()
     assert failed.cause == "bad_addon"
     assert "tint.zip" in failed.message and words in failed.message
 
@@ -143,23 +143,23 @@ def test_bad_addon_fails_and_says_what_is_wrong_with_it(desk: BlenderHarness, ki
         ),
     ],
 )
-def test_addon_failed_says_what_it_raised(desk: BlenderHarness, files: dict[str, str], words: str) -> None:
-    blender = desk.start("plain", layout=layout(desk, packed(files)), addons=["/addons/tint.zip"])
+def test_addon_failed_says_what_it_raised(harness: BlenderHarness, files: dict[str, str], words: str) -> None:
+    blender = harness.start("plain", layout=layout(harness, packed(files)), addons=["/addons/tint.zip"])
     blender.open_scene()
-    failed = desk.failed()
+    failed = harness.failed()
     assert failed.cause == "addon_failed"
     assert words in failed.message
 
 
-def test_an_addon_leaves_nothing_for_the_next_blender(desk: BlenderHarness) -> None:
-    files = layout(desk, packed({"tint.py": CODE}))
-    first = desk.start("plain", layout=files, addons=["/addons/tint.zip"])
+def test_an_addon_leaves_nothing_for_the_next_blender(harness: BlenderHarness) -> None:
+    files = layout(harness, packed({"tint.py": CODE}))
+    first = harness.start("plain", layout=files, addons=["/addons/tint.zip"])
     first.open_scene()
-    desk.opened()
+    harness.opened()
     first.close()
-    desk.exited()
-    desk.printed.clear()
-    second = desk.start("plain", layout=files)
+    harness.exited()
+    harness.printed.clear()
+    second = harness.start("plain", layout=files)
     second.open_scene()
-    desk.opened()
-    assert b"tint" not in desk.printed
+    harness.opened()
+    assert b"tint" not in harness.printed

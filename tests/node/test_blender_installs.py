@@ -143,11 +143,11 @@ def test_the_index_is_asked_and_its_answer_sorted(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("told", "release", "package"),
+    ("printed", "release", "package"),
     [("Blender 4.2.1 LTS", "4.2.1", "blender-4-2"), ("Blender 2.93", "2.93.0", "blender-2-93")],
 )
-def test_a_program_tells_what_blender_it_is(tmp_path: Path, told: str, release: str, package: str) -> None:
-    path = program(tmp_path / "blender", f"echo 'noise'; echo '{told}'; echo '\tbuild date: …'\n")
+def test_a_program_tells_what_blender_it_is(tmp_path: Path, printed: str, release: str, package: str) -> None:
+    path = program(tmp_path / "blender", f"echo 'noise'; echo '{printed}'; echo '\tbuild date: …'\n")
     assert blender_installs.describe_executable(path) == Installed("executable", package, release, str(path))
 
 

@@ -32,7 +32,7 @@ bpy.ops.wm.save_as_mainfile(filepath=sys.argv[-1])
 
 @pytest.mark.blender
 def test_a_scene_that_needs_more_memory_than_the_slot_has_says_peak_and_limit(
-    desk: BlenderHarness, tmp_path: Path, bpy_python: Path
+    harness: BlenderHarness, tmp_path: Path, bpy_python: Path
 ) -> None:
     folder = tmp_path / "heavy"
     folder.mkdir()
@@ -40,15 +40,15 @@ def test_a_scene_that_needs_more_memory_than_the_slot_has_says_peak_and_limit(
     layout = lay_out(inputs_of(folder, "/film"), tmp_path / "tree", "bubblewrap")
     work = tmp_path / "work"
     work.mkdir(mode=0o755)
-    seat = BlenderLimits(tuple(sorted(os.sched_getaffinity(0))), UID, "bubblewrap", 700 * MiB)
+    limits = BlenderLimits(tuple(sorted(os.sched_getaffinity(0))), UID, "bubblewrap", 700 * MiB)
     order = SceneOrder("/film/heavy.blend", RenderSettings(), {})
-    blender = Blender(seat, desk.package, order, layout, work, desk.events, desk.printed.extend)
-    desk.open_ones.append(blender)
+    blender = Blender(limits, harness.package, order, layout, work, harness.events, harness.printed.extend)
+    harness.blenders.append(blender)
     blender.open_scene()
-    event: Event = desk.events.get(timeout=60)
+    event: Event = harness.events.get(timeout=60)
     while not isinstance(event, Exited):
         if isinstance(event, Opened):
             blender.render(1)
-        event = desk.events.get(timeout=60)
-    assert event.cause == "out_of_memory", (event, desk.printed.decode()[-2000:])
+        event = harness.events.get(timeout=60)
+    assert event.cause == "out_of_memory", (event, harness.printed.decode()[-2000:])
     assert "Blender used 0.7 GiB, and this machine has 0.7 GiB for it" in event.message

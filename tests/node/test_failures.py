@@ -1,4 +1,4 @@
-"""Each way a render ends badly, by its real cause, in a real Blender. Names are those of core/failure_codes.py."""
+"""Each failure of a render by its real cause, in a real Blender; names as in core/failure_codes.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blender_harness import BlenderHarness, inner_pid, inputs_of
 
 from framefarm.core.failure_codes import CAUSES
 from framefarm.node.blender import Exited, Failed, Opened
-from framefarm.node.blender_events import Stage, judge_exit
+from framefarm.node.blender_exit import Stage, judge_exit
 from framefarm.node.inputs import Layout, lay_out
 from framefarm.protocol.node import NodeWarning, Package, RenderSettings
 
@@ -22,70 +22,74 @@ pytestmark = pytest.mark.blender
 
 
 @pytest.fixture
-def desk(desk: BlenderHarness, failing_scenes: Path) -> BlenderHarness:
-    desk.scenes = failing_scenes
-    return desk
+def harness(harness: BlenderHarness, failing_scenes: Path) -> BlenderHarness:
+    harness.scenes = failing_scenes
+    return harness
 
 
-def failed_at_frame(desk: BlenderHarness, scene: str, frame: int = 1) -> Failed:
-    blender = desk.start(scene, allow_scripts=True)
+def failed_at_frame(harness: BlenderHarness, scene: str, frame: int = 1) -> Failed:
+    blender = harness.start(scene, allow_scripts=True)
     blender.open_scene()
     blender.render(frame)
-    failed = desk.failed()
+    failed = harness.failed()
     assert failed.message.endswith(CAUSES[failed.cause].remedy)
-    ended = desk.exited()
+    ended = harness.exited()
     assert ended.cause == "failed"
     return failed
 
 
-def ended(desk: BlenderHarness) -> Exited:
-    event = desk.exited()
+def ended(harness: BlenderHarness) -> Exited:
+    event = harness.exited()
     assert event.message.endswith(CAUSES[event.cause].remedy)
     return event
 
 
-def warned(desk: BlenderHarness, scene: str, settings: RenderSettings | None = None) -> list[NodeWarning]:
-    blender = desk.start(scene, settings, allow_scripts=True)
+def warned(harness: BlenderHarness, scene: str, settings: RenderSettings | None = None) -> list[NodeWarning]:
+    blender = harness.start(scene, settings, allow_scripts=True)
     blender.open_scene()
-    return list(desk.opened().notes)
+    return list(harness.opened().warnings)
 
 
-def changed(desk: BlenderHarness, name: str, content: bytes) -> Layout:
-    """The scene `name` as `content`."""
-    folder = desk.folder / "changed"
+def layout_with(harness: BlenderHarness, name: str, content: bytes) -> Layout:
+    """A layout with one scene `name` of this content."""
+    folder = harness.folder / "changed"
     folder.mkdir()
     (folder / f"{name}.blend").write_bytes(content)
-    return lay_out(inputs_of(folder, "/projects/film"), desk.folder / "tree")
+    return lay_out(inputs_of(folder, "/projects/film"), harness.folder / "tree")
 
 
 # -------------------------------------------------------------------------------------- the file
 
 
 @pytest.mark.parametrize("part", [0.001, 0.5, 0.999])
-def test_cannot_open_a_file_that_was_cut_off(desk: BlenderHarness, part: float) -> None:
-    content = (desk.scenes / "noisy.blend").read_bytes()
-    blender = desk.start("noisy", layout=changed(desk, "noisy", content[: int(len(content) * part)]))
+def test_cannot_open_a_file_that_was_cut_off(harness: BlenderHarness, part: float) -> None:
+    content = (harness.scenes / "noisy.blend").read_bytes()
+    blender = harness.start(
+        "noisy", layout=layout_with(harness, "noisy", content[: int(len(content) * part)])
+    )
     blender.open_scene()
     blender.render(1)
-    failed = desk.failed()
+    failed = harness.failed()
     assert failed.cause == "cannot_open"
     assert "noisy.blend" in failed.message and failed.message.endswith(CAUSES["cannot_open"].remedy)
-    assert desk.exited().cause == "failed"
+    assert harness.exited().cause == "failed"
 
 
 @pytest.mark.parametrize(
     ("header", "saved"), [(b"BLENDER-v909", "9.9"), (b"BLENDER17-01v0909", "9.9"), (b"BLENDER_v500", "5.0")]
 )
-def test_newer_file_is_refused_before_it_is_opened(desk: BlenderHarness, header: bytes, saved: str) -> None:
-    content = header + (desk.scenes / "noisy.blend").read_bytes()[len(header) :]
-    if saved == "5.0" and not desk.package.release.startswith("4."):
+def test_newer_file_is_refused_before_it_is_opened(
+    harness: BlenderHarness, header: bytes, saved: str
+) -> None:
+    content = header + (harness.scenes / "noisy.blend").read_bytes()[len(header) :]
+    if saved == "5.0" and not harness.package.release.startswith("4."):
         content = content.replace(b"v500", b"v999", 1)
-    blender = desk.start("noisy", layout=changed(desk, "noisy", content))
+    blender = harness.start("noisy", layout=layout_with(harness, "noisy", content))
     blender.open_scene()
-    failed = desk.failed()
+    failed = harness.failed()
     assert failed.cause == "newer_file"
     assert saved in failed.message
-    assert b"Read blend" not in desk.printed
+    assert b"Read blend" not in harness.printed
 
 
 # ------------------------------------------------------------------------------ how Blender ends
@@ -93,7 +97,7 @@ def test_newer_file_is_refused_before_it_is_opened(desk: BlenderHarness, header:
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """What is started meanwhile may have 2 GB of addresses; a Blender at rest has 1.4 GB (4.2)."""
+    """Limits programs that are started to 2 GB of addresses; an idle Blender 4.2 needs 1.4 GB."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (2_000 << 20, before[1]))
     yield
@@ -101,11 +105,11 @@ def little_memory() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("little_memory")
-def test_out_of_memory_names_the_frame(desk: BlenderHarness) -> None:
-    blender = desk.start("huge")
+def test_out_of_memory_names_the_frame(harness: BlenderHarness) -> None:
+    blender = harness.start("huge")
     blender.open_scene()
     blender.render(3)
-    event = ended(desk)
+    event = ended(harness)
     assert (event.cause, event.signal) == ("out_of_memory", signal.SIGABRT)
     assert "in frame 3" in event.message
 
@@ -117,74 +121,74 @@ def test_out_of_memory_is_also_a_kill_of_the_kernels_and_its_code_127() -> None:
     assert judge_exit(127, None, at, b"").cause == "out_of_memory"
 
 
-def test_killed_outside_by_hand_is_not_blamed_on_memory(desk: BlenderHarness) -> None:
-    blender = desk.start("slow")
+def test_killed_outside_by_hand_is_not_blamed_on_memory(harness: BlenderHarness) -> None:
+    blender = harness.start("slow")
     blender.open_scene()
-    desk.opened()
+    harness.opened()
     blender.render(2)
     os.kill(inner_pid(blender.pid), signal.SIGKILL)
-    event = ended(desk)
+    event = ended(harness)
     assert (event.cause, event.signal) == ("killed_outside", signal.SIGKILL)
     assert "in frame 2" in event.message
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
-def test_crashed_by_a_signal_names_it(desk: BlenderHarness, number: signal.Signals) -> None:
-    blender = desk.start("slow")
+def test_crashed_by_a_signal_names_it(harness: BlenderHarness, number: signal.Signals) -> None:
+    blender = harness.start("slow")
     blender.open_scene()
-    desk.opened()
+    harness.opened()
     blender.render(4)
     os.kill(inner_pid(blender.pid), number)
-    event = ended(desk)
+    event = ended(harness)
     assert (event.cause, event.signal) == ("crashed", number)
     assert number.name in event.message and "in frame 4" in event.message
 
 
-def test_crashed_by_the_scenes_script(desk: BlenderHarness) -> None:
-    desk.start("segfaults", allow_scripts=True).open_scene()
-    event = ended(desk)
+def test_crashed_by_the_scenes_script(harness: BlenderHarness) -> None:
+    harness.start("segfaults", allow_scripts=True).open_scene()
+    event = ended(harness)
     assert (event.cause, event.signal) == ("crashed", signal.SIGSEGV)
     assert "while it opened the scene" in event.message
 
 
-def test_ended_early_by_the_scenes_script(desk: BlenderHarness) -> None:
-    desk.start("exits", allow_scripts=True).open_scene()
-    event = ended(desk)
+def test_ended_early_by_the_scenes_script(harness: BlenderHarness) -> None:
+    harness.start("exits", allow_scripts=True).open_scene()
+    event = ended(harness)
     assert (event.cause, event.code) == ("ended_early", 3)
     assert "“that was all”" in event.message
 
 
-def test_hung_at_exit_is_ended_by_the_farm_and_not_blamed_on_memory(desk: BlenderHarness) -> None:
-    desk.start("hangs", allow_scripts=True).open_scene()
-    assert ended(desk).cause == "hung_at_exit"
+def test_hung_at_exit_is_ended_by_the_farm_and_not_blamed_on_memory(harness: BlenderHarness) -> None:
+    harness.start("hangs", allow_scripts=True).open_scene()
+    assert ended(harness).cause == "hung_at_exit"
 
 
-def test_hung_at_exit_also_when_it_was_asked_to_end(desk: BlenderHarness) -> None:
-    blender = desk.start("noisy")
+def test_hung_at_exit_also_when_it_was_asked_to_end(harness: BlenderHarness) -> None:
+    blender = harness.start("noisy")
     blender.open_scene()
-    desk.opened()
+    harness.opened()
     inner = inner_pid(blender.pid)
     os.kill(inner, signal.SIGSTOP)
     blender.close(timeout_seconds=0.2)
-    assert desk.exited().cause == "closed"
+    assert harness.exited().cause == "closed"
     assert not Path(f"/proc/{inner}").exists()
 
 
 @pytest.mark.parametrize("program", ["exit 1", "exit 127", "no-such-program-anywhere"])
-def test_not_started(desk: BlenderHarness, program: str) -> None:
-    path = desk.folder / "program" / "blender"
+def test_not_started(harness: BlenderHarness, program: str) -> None:
+    path = harness.folder / "program" / "blender"
     path.parent.mkdir()
     path.write_text(f"#!/bin/sh\n{program}\n")
     path.chmod(0o755)
     package = Package(id="broken", kind="executable", path=str(path), release="0")
-    desk.start("noisy", package=package).open_scene()
-    assert ended(desk).cause == "not_started"
+    harness.start("noisy", package=package).open_scene()
+    assert ended(harness).cause == "not_started"
 
 
-def test_blender_broken_without_its_library(desk: BlenderHarness) -> None:
+def test_blender_broken_without_its_library(harness: BlenderHarness) -> None:
     python = Package(id="bare", kind="bpy", path="/usr/bin/python3", release="0")
-    desk.start("noisy", package=python).open_scene()
-    failed = desk.failed()
+    harness.start("noisy", package=python).open_scene()
+    failed = harness.failed()
     assert failed.cause == "blender_broken"
     assert "bpy" in failed.message
 
@@ -192,49 +196,49 @@ def test_blender_broken_without_its_library(desk: BlenderHarness) -> None:
 # ------------------------------------------------------------------------------------ the machine
 
 
-def test_gpu_absent_fails_instead_of_rendering_on_the_processor(desk: BlenderHarness) -> None:
-    blender = desk.start("noisy", gpus=1)
+def test_gpu_absent_fails_instead_of_rendering_on_the_processor(harness: BlenderHarness) -> None:
+    blender = harness.start("noisy", gpus=1)
     blender.open_scene()
     blender.render(1)
-    assert desk.failed().cause == "gpu_absent"
+    assert harness.failed().cause == "gpu_absent"
 
 
-def test_no_gl_for_eevee(desk: BlenderHarness) -> None:
-    blender = desk.start("eevee", environment={"__EGL_VENDOR_LIBRARY_FILENAMES": "/nonexistent"})
+def test_no_gl_for_eevee(harness: BlenderHarness) -> None:
+    blender = harness.start("eevee", environment={"__EGL_VENDOR_LIBRARY_FILENAMES": "/nonexistent"})
     blender.open_scene()
     blender.render(1)
-    assert ended(desk).cause == "no_gl"
+    assert ended(harness).cause == "no_gl"
 
 
 @pytest.fixture
-def tiny_disk(desk: BlenderHarness) -> Iterator[Path]:
-    work = desk.work()
+def tiny_disk(harness: BlenderHarness) -> Iterator[Path]:
+    work = harness.work()
     work.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=0755", "tmpfs", work], check=True)
     yield work
-    for blender in desk.open_ones:
+    for blender in harness.blenders:
         blender.kill()
     subprocess.run(["umount", work], check=True)
 
 
 @pytest.mark.usefixtures("tiny_disk")
 @pytest.mark.parametrize("scene", ["large_png", "large_exr"])
-def test_disk_full_is_no_picture_cut_short(desk: BlenderHarness, scene: str) -> None:
-    """Blender itself says FINISHED and leaves half a picture."""
-    blender = desk.start(scene)
+def test_disk_full_is_no_picture_cut_short(harness: BlenderHarness, scene: str) -> None:
+    """Blender itself returns FINISHED and leaves half a picture."""
+    blender = harness.start(scene)
     blender.open_scene()
     blender.render(1)
-    assert desk.failed().cause == "disk_full"
+    assert harness.failed().cause == "disk_full"
 
 
-def test_output_unwritable_is_seen_before_the_render(desk: BlenderHarness) -> None:
-    blender = desk.start("noisy")
-    output = desk.folder / "work0" / "output"
+def test_output_unwritable_is_seen_before_the_render(harness: BlenderHarness) -> None:
+    blender = harness.start("noisy")
+    output = harness.folder / "work0" / "output"
     if os.geteuid() == 0:
         os.chown(output, 0, 0)
     output.chmod(0o555)
     blender.open_scene()
-    failed = desk.failed()
+    failed = harness.failed()
     assert failed.cause == "output_unwritable"
     assert "Permission denied" in failed.message
 
@@ -242,52 +246,54 @@ def test_output_unwritable_is_seen_before_the_render(desk: BlenderHarness) -> No
 # --------------------------------------------------------------------------- what the scene does
 
 
-def test_render_failed_says_what_blender_said(desk: BlenderHarness) -> None:
-    failed = failed_at_frame(desk, "no_pixels")
+def test_render_failed_says_what_blender_said(harness: BlenderHarness) -> None:
+    failed = failed_at_frame(harness, "no_pixels")
     assert failed.cause == "render_failed"
     assert failed.message.startswith("Blender could not render frame 1: ")
 
 
-def test_wrong_frame_set_by_a_handler(desk: BlenderHarness) -> None:
-    failed = failed_at_frame(desk, "other_frame", 5)
+def test_wrong_frame_set_by_a_handler(harness: BlenderHarness) -> None:
+    failed = failed_at_frame(harness, "other_frame", 5)
     assert (failed.cause, failed.frame) == ("wrong_frame", 5)
 
 
-def test_no_picture_left_by_a_handler(desk: BlenderHarness) -> None:
-    assert failed_at_frame(desk, "deletes").cause == "no_picture"
+def test_no_picture_left_by_a_handler(harness: BlenderHarness) -> None:
+    assert failed_at_frame(harness, "deletes").cause == "no_picture"
 
 
-def test_file_missing_names_the_eye(desk: BlenderHarness) -> None:
-    failed = failed_at_frame(desk, "deletes_an_eye", 12)
+def test_file_missing_names_the_eye(harness: BlenderHarness) -> None:
+    failed = failed_at_frame(harness, "deletes_an_eye", 12)
     assert failed.cause == "file_missing"
     assert "picture_0012_R" in failed.message and "_L" not in failed.message
 
 
-def test_script_error_while_the_scene_opens_is_a_warning(desk: BlenderHarness) -> None:
-    assert [(n.code, n.subject) for n in warned(desk, "raises")] == [
+def test_script_error_while_the_scene_opens_is_a_warning(harness: BlenderHarness) -> None:
+    assert [(w.code, w.subject) for w in warned(harness, "raises")] == [
         ("script_error", "ValueError: the rig is broken")
     ]
 
 
-def test_script_error_in_a_handler_is_a_warning_of_the_frame(desk: BlenderHarness) -> None:
-    blender = desk.start("handler", allow_scripts=True)
+def test_script_error_in_a_handler_is_a_warning_of_the_frame(harness: BlenderHarness) -> None:
+    blender = harness.start("handler", allow_scripts=True)
     blender.open_scene()
-    assert desk.opened().notes == ()
+    assert harness.opened().warnings == ()
     blender.render(1)
-    assert [(n.code, n.subject) for n in desk.saved().notes] == [("script_error", "KeyError: 'in a handler'")]
+    assert [(w.code, w.subject) for w in harness.saved().warnings] == [
+        ("script_error", "KeyError: 'in a handler'")
+    ]
 
 
-def test_samples_ignored_by_workbench(desk: BlenderHarness) -> None:
-    notes = warned(desk, "noisy", RenderSettings(engine="workbench", samples=4))
-    assert [n.code for n in notes] == ["samples_ignored"]
+def test_samples_ignored_by_workbench(harness: BlenderHarness) -> None:
+    warnings = warned(harness, "noisy", RenderSettings(engine="workbench", samples=4))
+    assert [w.code for w in warnings] == ["samples_ignored"]
 
 
 # ---------------------------------------------------------------------------------------- hostile
 
 
 @pytest.mark.parametrize("cause", ["disk_full", "gpu_absent", "machine_unfit"])
-def test_a_scene_cannot_accuse_the_machine(desk: BlenderHarness, cause: str) -> None:
-    program = desk.folder / "program" / "liar"
+def test_a_scene_cannot_accuse_the_machine(harness: BlenderHarness, cause: str) -> None:
+    program = harness.folder / "program" / "liar"
     program.parent.mkdir()
     program.write_text(
         "#!/usr/bin/python3 -I\nimport socket, sys\npipe = socket.socket(fileno=int(sys.argv[-1]))\n"
@@ -295,16 +301,16 @@ def test_a_scene_cannot_accuse_the_machine(desk: BlenderHarness, cause: str) -> 
     )
     program.chmod(0o755)
     package = Package(id="liar", kind="executable", path=str(program), release="0")
-    desk.start("noisy", package=package).open_scene()
-    assert desk.failed().cause == "render_failed"
+    harness.start("noisy", package=package).open_scene()
+    assert harness.failed().cause == "render_failed"
 
 
-def test_peak_memory_is_of_the_frame_and_not_of_all_before(desk: BlenderHarness) -> None:
-    blender = desk.start("heavy_first", allow_scripts=True)
+def test_peak_memory_is_of_the_frame_and_not_of_all_before(harness: BlenderHarness) -> None:
+    blender = harness.start("heavy_first", allow_scripts=True)
     blender.open_scene()
     blender.render(1)
     blender.render(2)
-    desk.next(Opened)
-    big, small = desk.saved(), desk.saved()
+    harness.next(Opened)
+    big, small = harness.saved(), harness.saved()
     assert small.peak_memory_bytes < big.peak_memory_bytes - (200 << 20)
     assert (big.width, big.height) == (64, 36)

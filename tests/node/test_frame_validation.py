@@ -1,4 +1,4 @@
-"""The rules that a frame's pictures are checked by, with real pictures and the real decoder."""
+"""The rules for a frame's pictures, with real pictures and the real decoder."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from decoder_harness import inspect
 from PIL import Image
 
-from framefarm.node.frame_validation import Checked, check_frame
+from framefarm.node.frame_validation import FrameCheck, check_frame
 from framefarm.node.image_decoder import SECONDS
 from framefarm.protocol.node import FrameColour, StagedFile
 
 
 def checked(
     tmp_path: Path, path: str, kind: str = "frame", width: int = 4, height: int = 2, seconds: float = SECONDS
-) -> Checked:
+) -> FrameCheck:
     file = StagedFile(path=path, staged=path, kind=kind, size=1, md5="", sha256="")  # type: ignore[arg-type]
     return check_frame([file], width, height, lambda f: inspect(tmp_path / f.staged, seconds=seconds)[0])
 
@@ -30,7 +30,7 @@ def picture(path: Path, size: tuple[int, int] = (4, 2)) -> Path:
 
 def test_a_whole_picture_passes(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
-    assert checked(tmp_path, "a.png") == Checked(look=FrameColour(colour=None))
+    assert checked(tmp_path, "a.png") == FrameCheck(colour=FrameColour(colour=None))
 
 
 def test_picture_damaged_where_it_is_cut_off(tmp_path: Path) -> None:
@@ -55,14 +55,14 @@ def test_all_nan_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("colour", "value"), [("black", 0.0), ("white", 1.0)])
-def test_one_colour_is_told_and_judged_elsewhere(tmp_path: Path, colour: str, value: float) -> None:
+def test_a_picture_of_one_colour_passes_with_its_colour(tmp_path: Path, colour: str, value: float) -> None:
     Image.new("RGB", (4, 2), colour).save(tmp_path / "a.png")
-    assert checked(tmp_path, "a.png") == Checked(look=FrameColour(colour=[value] * 3))
+    assert checked(tmp_path, "a.png") == FrameCheck(colour=FrameColour(colour=[value] * 3))
 
 
-def test_a_text_beside_the_pictures_is_not_looked_into(tmp_path: Path) -> None:
+def test_an_extra_text_file_is_not_checked(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
-    assert checked(tmp_path, "notes.txt", "extra") == Checked()
+    assert checked(tmp_path, "notes.txt", "extra") == FrameCheck()
 
 
 def test_not_a_picture_where_the_frame_should_be(tmp_path: Path) -> None:
@@ -74,17 +74,17 @@ def test_picture_too_large_is_a_warning_only(tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(tmp_path / "a.png")
     found = checked(tmp_path, "a.png")
     assert found.cause is None
-    assert [n.code for n in found.notes] == ["picture_too_large"]
+    assert [w.code for w in found.warnings] == ["picture_too_large"]
 
 
 def test_decoder_died_is_a_warning_only(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     found = checked(tmp_path, "a.png", seconds=0.001)
     assert found.cause is None
-    assert [n.code for n in found.notes] == ["decoder_died"]
+    assert [w.code for w in found.warnings] == ["decoder_died"]
 
 
-def test_of_two_eyes_the_first_is_the_frames_look(tmp_path: Path) -> None:
+def test_of_two_eyes_the_first_gives_the_frames_colour(tmp_path: Path) -> None:
     picture(tmp_path / "a_L.png")
     Image.new("RGB", (4, 2)).save(tmp_path / "a_R.png")
     files = [
@@ -92,4 +92,4 @@ def test_of_two_eyes_the_first_is_the_frames_look(tmp_path: Path) -> None:
         for name in ("a_L.png", "a_R.png")
     ]
     found = check_frame(files, 4, 2, lambda f: inspect(tmp_path / f.staged)[0])
-    assert found == Checked(look=FrameColour(colour=None))
+    assert found == FrameCheck(colour=FrameColour(colour=None))

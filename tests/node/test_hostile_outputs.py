@@ -1,4 +1,4 @@
-"""Outputs as a hostile program in a real sandbox leaves them, and as it goes on changing them."""
+"""Outputs that a hostile program in a real sandbox has left, or still changes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from framefarm.node.output_files import Limits, OutputRejected, collect
-from framefarm.node.sandbox import OUTPUT, Bind, Process, Sandbox
+from framefarm.node.output_files import FrameLimits, OutputRejected, collect
+from framefarm.node.sandbox import OUTPUT_FOLDER, Bind, Process, Sandbox
 from framefarm.protocol.node import StagedFile
 from framefarm.sandboxing.uids import UidClaim
 
@@ -30,21 +30,22 @@ class Folder:
         self.processes: list[Process] = []
 
     def start(self, code: str) -> Process:
-        bind = Bind(str(self.frame.parent), OUTPUT, writable=True)
+        bind = Bind(str(self.frame.parent), OUTPUT_FOLDER, writable=True)
         box = Sandbox("bubblewrap", self.uid, CORES, (bind,))
-        code = f"import os\nos.chdir('{OUTPUT}/1')\nopen('picture_0007.png', 'wb').write(b'picture')\n{code}"
+        picture = "open('picture_0007.png', 'wb').write(b'picture')"
+        code = f"import os\nos.chdir('{OUTPUT_FOLDER}/1')\n{picture}\n{code}"
         self.processes.append(box.start(["/usr/bin/python3.11", "-I", "-c", code], {}))
         return self.processes[-1]
 
     def leave(self, code: str) -> None:
         process = self.start(code)
-        said = b"".join(iter(lambda: os.read(process.output, 65536), b""))
-        assert (process.wait(60), said) == (0, b"")
+        printed = b"".join(iter(lambda: os.read(process.output, 65536), b""))
+        assert (process.wait(60), printed) == (0, b"")
 
-    def collect(self, limits: Limits | None = None) -> list[StagedFile]:
-        return collect(self.frame, self.staging, "film", 7, limits or Limits())
+    def collect(self, limits: FrameLimits | None = None) -> list[StagedFile]:
+        return collect(self.frame, self.staging, "film", 7, limits or FrameLimits())
 
-    def refused(self, limits: Limits | None = None) -> OutputRejected:
+    def refused(self, limits: FrameLimits | None = None) -> OutputRejected:
         with pytest.raises(OutputRejected) as refusal:
             self.collect(limits)
         assert refusal.value.detail.endswith(".") and "\n" not in refusal.value.detail
@@ -61,7 +62,7 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
             process.close()
 
 
-def test_what_is_harmless_is_taken(folder: Folder) -> None:
+def test_harmless_files_are_staged(folder: Folder) -> None:
     folder.leave("os.mkdir('Depth'); open('Depth/Image0007.exr', 'w').write('x')")
     assert [f.path for f in folder.collect()] == ["film_0007.png", "Depth/Image0007.exr"]
 
@@ -114,7 +115,7 @@ def test_a_sparse_file_is_refused_by_its_length_before_a_byte_is_copied(folder: 
 
 def test_the_bytes_of_a_frame_are_bounded_together(folder: Folder) -> None:
     folder.leave("for n in range(5): open(f'{n}.exr', 'wb').write(bytes(1000))")
-    assert folder.refused(Limits(bytes=4000)).cause == "output_too_large"
+    assert folder.refused(FrameLimits(bytes=4000)).cause == "output_too_large"
 
 
 @pytest.mark.long
@@ -140,12 +141,12 @@ while True:
 
 
 def test_links_swapped_in_while_it_is_collected_lead_nowhere(folder: Folder) -> None:
-    """Whatever comes of a try, nothing but what the program itself wrote is ever staged."""
+    """Each attempt may succeed or be refused, but only the program's own bytes are ever staged."""
     process = folder.start(RACE)
     os.read(process.output, 1)
     for _ in range(200):
         try:
-            files = folder.collect(Limits(files=100))
+            files = folder.collect(FrameLimits(files=100))
         except OutputRejected as refusal:
             assert refusal.cause in {"bad_output", "no_picture", "staging_failed"}
         else:
@@ -169,7 +170,7 @@ for n in itertools.count():
 def test_of_a_file_that_changes_while_it_is_read_the_copy_counts(folder: Folder) -> None:
     process = folder.start(CHANGING)
     os.read(process.output, 1)
-    [file] = folder.collect(Limits(bytes=64 << 20))
+    [file] = folder.collect(FrameLimits(bytes=64 << 20))
     copy = (folder.staging / file.staged).read_bytes()
     assert len(copy) == file.size
     assert hashlib.sha256(copy).hexdigest() == file.sha256
@@ -182,7 +183,7 @@ def test_a_file_that_grows_without_end_is_not_followed_to_it(folder: Folder) -> 
     )
     os.read(process.output, 1)
     try:
-        [file] = folder.collect(Limits(bytes=8 << 20))
+        [file] = folder.collect(FrameLimits(bytes=8 << 20))
         assert file.size <= 8 << 20
     except OutputRejected as refusal:
         assert refusal.cause == "output_too_large"

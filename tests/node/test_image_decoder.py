@@ -39,7 +39,7 @@ def gradient(width: int = 64, height: int = 36, channels: int = 3) -> np.ndarray
     return np.broadcast_to(across * 0.7 + down * 0.3, (height, width, channels)).copy()
 
 
-def looked_at(path: Path) -> Picture:
+def decoded(path: Path) -> Picture:
     return drawn(path)[0]
 
 
@@ -108,21 +108,21 @@ def test_a_multilayer_exr_is_judged_by_its_combined_pass(tmp_path: Path) -> None
     names = tuple(f"ViewLayer.{layer}.{c}" for layer in ("Combined", "Normal") for c in "RGBA")
     values = np.zeros((20, 30, 8))
     values[:, :, 4:] = gradient(30, 20, 4)
-    found = looked_at(write(tmp_path / "a.exr", values, names, "half"))
+    found = decoded(write(tmp_path / "a.exr", values, names, "half"))
     assert (found.channels, found.colour) == (8, (0, 0, 0))
 
 
-def test_a_picture_of_nothing_says_so(tmp_path: Path) -> None:
-    nan = looked_at(write(tmp_path / "nan.exr", np.full((9, 9, 3), np.nan), kind="float"))
+def test_nan_and_single_colours_are_reported(tmp_path: Path) -> None:
+    nan = decoded(write(tmp_path / "nan.exr", np.full((9, 9, 3), np.nan), kind="float"))
     assert (nan.all_nan, nan.some_nan, nan.colour) == (True, True, None)
     one = gradient()
     one[3, 3, 1] = np.nan
-    assert looked_at(write(tmp_path / "one.exr", one, kind="float")).some_nan
-    grey = looked_at(write(tmp_path / "grey.png", np.full((9, 9, 3), 0.5)))
+    assert decoded(write(tmp_path / "one.exr", one, kind="float")).some_nan
+    grey = decoded(write(tmp_path / "grey.png", np.full((9, 9, 3), 0.5)))
     assert grey.colour == pytest.approx((0.5, 0.5, 0.5), abs=0.01)
-    black = looked_at(write(tmp_path / "black.png", np.zeros((9, 9, 3))))
+    black = decoded(write(tmp_path / "black.png", np.zeros((9, 9, 3))))
     assert (black.colour, black.some_nan) == ((0, 0, 0), False)
-    endless = looked_at(write(tmp_path / "inf.exr", np.full((9, 9, 3), np.inf), kind="float"))
+    endless = decoded(write(tmp_path / "inf.exr", np.full((9, 9, 3), np.inf), kind="float"))
     assert endless.colour == (65504, 65504, 65504)
 
 
@@ -136,7 +136,7 @@ def test_a_truncated_picture_is_a_result_with_a_sentence(tmp_path: Path, name: s
         assert refused(whole).cause in {"picture_damaged", "not_a_picture"}
 
 
-def test_what_is_no_picture_is_not_one(tmp_path: Path) -> None:
+def test_other_files_are_not_pictures(tmp_path: Path) -> None:
     for content in (b"", b"no picture", b"BLENDER-v402" + bytes(4096), os.urandom(100_000)):
         (tmp_path / "x").write_bytes(content)
         assert refused(tmp_path / "x").cause == "not_a_picture"
@@ -166,7 +166,7 @@ def test_a_bomb_within_the_pixels_is_decoded_in_bounded_memory(tmp_path: Path) -
     packer = zlib.compressobj(9)
     data = b"".join(packer.compress(bytes(1 + 3 * 8192)) for _ in range(8192)) + packer.flush()
     (tmp_path / "bomb").write_bytes(png(8192, 8192, data))
-    assert looked_at(tmp_path / "bomb").colour == (0, 0, 0)
+    assert decoded(tmp_path / "bomb").colour == (0, 0, 0)
 
 
 def test_a_decoder_that_runs_out_of_memory_or_time_is_a_result(
@@ -183,42 +183,42 @@ def test_a_decoder_that_runs_out_of_memory_or_time_is_a_result(
 
 def test_decoder_killed_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
     picture = write(tmp_path / "a.png", gradient(2000, 1500))
-    looking = DecoderHarness(tmp_path / "decoder")
-    decoder = looking.decoder
+    harness = DecoderHarness(tmp_path / "decoder")
+    decoder = harness.decoder
     try:
-        names = [decoder.ask(n, picture, thumbnail=True) for n in range(6)]
-        assert isinstance(decoder.answer(names[0]), Picture)
+        names = [decoder.request(n, picture, thumbnail=True) for n in range(6)]
+        assert isinstance(decoder.result(names[0]), Picture)
         killed = decoder.pid
         assert killed is not None
         os.kill(killed, signal.SIGKILL)
-        assert all(isinstance(decoder.answer(name), Picture) for name in names[1:])
-        looking.wait(5)  # at most the thumbnail of the first waits for the next picture
+        assert all(isinstance(decoder.result(name), Picture) for name in names[1:])
+        harness.wait(5)  # at most the thumbnail of the first waits for the next picture
         assert decoder.pid not in {None, killed}
         psutil.Process(decoder.pid).kill()
-        last = decoder.ask(6, picture, thumbnail=True)
-        assert isinstance(decoder.answer(last), Picture)
+        last = decoder.request(6, picture, thumbnail=True)
+        assert isinstance(decoder.result(last), Picture)
     finally:
         decoder.finish(60)
-    assert sorted(looking.drawn) == list(range(7))
+    assert sorted(harness.drawn) == list(range(7))
     assert not (tmp_path / "decoder").exists()
 
 
-def test_decoder_died_of_a_picture_twice_and_the_next_is_looked_at(
+def test_decoder_died_of_a_picture_twice_and_the_next_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Frozen and not crashed: no library that we ship crashes on demand."""
+    """The process is frozen, since no shipped library crashes on demand."""
     whole = write(tmp_path / "a.png", gradient())
-    looking = DecoderHarness(tmp_path / "decoder", seconds=0.5)
-    decoder = looking.decoder
+    harness = DecoderHarness(tmp_path / "decoder", seconds=0.5)
+    decoder = harness.decoder
     try:
-        assert isinstance(decoder.answer(decoder.ask(1, whole)), Picture | Undecodable)
+        assert isinstance(decoder.result(decoder.request(1, whole)), Picture | Undecodable)
         assert decoder.pid is not None
         inner = psutil.Process(decoder.pid).children(recursive=True)[-1]
         inner.suspend()
-        found = decoder.answer(decoder.ask(2, whole))
+        found = decoder.result(decoder.request(2, whole))
         assert isinstance(found, Undecodable) and found.cause == "decoder_died"
         decoder._seconds = 60
-        assert isinstance(decoder.answer(decoder.ask(3, whole)), Picture)
+        assert isinstance(decoder.result(decoder.request(3, whole)), Picture)
         assert not inner.is_running()
     finally:
         decoder.finish(0)
@@ -239,7 +239,7 @@ def test_damaged_bytes_never_raise(tmp_path: Path) -> None:
 def test_a_dithered_picture_of_one_colour_has_one_colour(tmp_path: Path) -> None:
     """As Blender writes it by default; a float picture is not dithered, and told apart to the last bit."""
     dither = np.random.default_rng(1).integers(0, 3, (36, 64, 3)) / 255
-    black = looked_at(write(tmp_path / "black.png", dither))
+    black = decoded(write(tmp_path / "black.png", dither))
     assert black.colour == pytest.approx((1 / 255,) * 3, abs=1e-5)
-    assert looked_at(write(tmp_path / "dark.png", dither * 2)).colour is None
-    assert looked_at(write(tmp_path / "dark.exr", dither, kind="half")).colour is None
+    assert decoded(write(tmp_path / "dark.png", dither * 2)).colour is None
+    assert decoded(write(tmp_path / "dark.exr", dither, kind="half")).colour is None

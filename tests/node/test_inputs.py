@@ -1,4 +1,4 @@
-"""A session's input tree."""
+"""A session's inputs as a tree of links."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framefarm.core.paths import normalise_all
-from framefarm.node.inputs import SYSTEM_PLACES, BadInputs, Layout, lay_out
+from framefarm.node.inputs import SYSTEM_FOLDERS, BadInputs, Layout, lay_out
 from framefarm.node.sandbox import Bind
 from framefarm.protocol.node import Input
 
@@ -41,25 +41,25 @@ def test_files_are_links_below_folders_that_anyone_may_read(tmp_path: Path) -> N
     "path",
     ["/etc/x/a", "/usr/a", "/tmp/a", "/output/a", "/inputs/a", "/lib64/a", "/proc/a", "/run/a/b", "/a"],
 )  # fmt: skip
-def test_a_place_of_the_systems_is_remapped(tmp_path: Path, path: str) -> None:
+def test_a_system_folder_is_remapped(tmp_path: Path, path: str) -> None:
     layout = lay_out([stored(tmp_path / "store", path)], tmp_path / "tree")
-    assert layout.inside(path) == "/inputs" + path
+    assert layout.in_sandbox(path) == "/inputs" + path
     [bind] = layout.binds
     assert (bind.source, bind.target) == (f"{tmp_path}/tree", "/inputs")
 
 
-def test_a_reserved_place_is_remapped_whole(tmp_path: Path) -> None:
+def test_a_reserved_folder_is_remapped_whole(tmp_path: Path) -> None:
     item = stored(tmp_path / "store", "/opt/textures/a")
     assert (
-        lay_out([item], tmp_path / "tree", reserved=["/opt/python"]).inside(item.path)
+        lay_out([item], tmp_path / "tree", reserved=["/opt/python"]).in_sandbox(item.path)
         == "/inputs" + item.path
     )
 
 
 def test_without_bubblewrap_everything_is_in_the_tree(tmp_path: Path) -> None:
     layout = lay_out([stored(tmp_path / "store", "/projects/a")], tmp_path / "tree", "none")
-    assert layout.inside("/projects/a") == f"{tmp_path}/tree/projects/a"
-    assert layout.inside("/projectsother/a") == "/projectsother/a"
+    assert layout.in_sandbox("/projects/a") == f"{tmp_path}/tree/projects/a"
+    assert layout.in_sandbox("/projectsother/a") == "/projectsother/a"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_file_that_blenders_user_cannot_read_is_copied_and_stays_as_it_was(tmp
     assert Path(item.source).stat().st_mode & 0o777 == 0o600
 
 
-def test_another_disk_is_copied_from(tmp_path: Path) -> None:
+def test_a_file_on_another_disk_is_copied(tmp_path: Path) -> None:
     other = Path("/dev/shm") / f"framefarm-test-{os.getpid()}"
     other.write_bytes(b"far away")
     try:
@@ -118,11 +118,11 @@ def test_many_top_folders_do_not_become_many_binds(tmp_path: Path) -> None:
     items = [stored(tmp_path / "store", f"/top{n}/a") for n in range(500)]
     layout = lay_out(items, tmp_path / "tree")
     assert len(layout.binds) <= 201
-    assert layout.inside("/top499/a") == "/inputs/top499/a"
+    assert layout.in_sandbox("/top499/a") == "/inputs/top499/a"
 
 
 @given(st.lists(st.text("ab/.", min_size=1, max_size=12), max_size=8))
-def test_nothing_is_ever_laid_outside_the_tree(
+def test_no_input_is_linked_outside_the_tree(
     tmp_path_factory: pytest.TempPathFactory, paths: list[str]
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
@@ -136,10 +136,10 @@ def test_nothing_is_ever_laid_outside_the_tree(
     assert all(Path(b.source).is_relative_to(folder / "tree") for b in layout.binds)
 
 
-def test_windows_paths_lie_where_blender_looks_for_them(tmp_path: Path) -> None:
+def test_windows_paths_are_where_blender_looks_for_them(tmp_path: Path) -> None:
     paths = ["C:/proj/a.blend", "D:/tex/b.png", "//srv/share/c.png", "//usr/share/d.png"]
     layout = lay_out([stored(tmp_path / "store", path) for path in paths], tmp_path / "tree")
-    assert [layout.inside(path) for path in paths] == [
+    assert [layout.in_sandbox(path) for path in paths] == [
         "/c/proj/a.blend", "/d/tex/b.png", "/srv/share/c.png", "/inputs/usr/share/d.png",
     ]  # fmt: skip
     targets = {bind.target: bind.source.removeprefix(str(tmp_path)) for bind in layout.binds}
@@ -148,8 +148,8 @@ def test_windows_paths_lie_where_blender_looks_for_them(tmp_path: Path) -> None:
         "/\\\\usr": "/tree/usr", "/inputs": "/tree",
     }  # fmt: skip
     bare = lay_out([stored(tmp_path / "more", path) for path in paths], tmp_path / "bare", "none")
-    assert bare.inside("C:/proj/a.blend") == f"{tmp_path}/bare/c/proj/a.blend"
-    assert bare.inside("//usr/share/d.png") == f"{tmp_path}/bare/usr/share/d.png"
+    assert bare.in_sandbox("C:/proj/a.blend") == f"{tmp_path}/bare/c/proj/a.blend"
+    assert bare.in_sandbox("//usr/share/d.png") == f"{tmp_path}/bare/usr/share/d.png"
 
 
 names = st.sampled_from(
@@ -159,7 +159,7 @@ starts = st.sampled_from(["/", "C:/", "//"])
 
 
 @given(st.lists(st.tuples(starts, st.lists(names, min_size=3, max_size=5)), min_size=1, max_size=8))
-def test_every_accepted_input_has_a_place_of_its_own_and_no_system_place_is_covered(
+def test_every_accepted_input_has_its_own_path_and_no_system_folder_is_covered(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, list[str]]]
 ) -> None:
     paths, errors = normalise_all([start + "/".join(parts) for start, parts in drawn])
@@ -168,15 +168,15 @@ def test_every_accepted_input_has_a_place_of_its_own_and_no_system_place_is_cove
     folder = tmp_path_factory.mktemp("layout")
     items = [stored(folder / "store", path, path.encode()) for path in paths]
     layout = lay_out(items, folder / "tree", reserved=["/opt/python"])
-    inside = [layout.inside(path) for path in paths]
-    assert len(set(inside)) == len(inside)
-    for place in inside:
+    in_sandbox = [layout.in_sandbox(path) for path in paths]
+    assert len(set(in_sandbox)) == len(in_sandbox)
+    for place in in_sandbox:
         assert place.startswith("/inputs/") or not place.startswith(
             ("/usr/", "/etc/", "/run/", "/tmp/", "/output/", "/lib", "/proc/", "/opt/")
         )
-    assert not {b.target for b in layout.binds} & {"/", *SYSTEM_PLACES} - {"/inputs"}
+    assert not {b.target for b in layout.binds} & {"/", *SYSTEM_FOLDERS} - {"/inputs"}
     seen = sorted(layout.binds, key=lambda bind: len(bind.target), reverse=True)
-    for path, place in zip(paths, inside, strict=True):
+    for path, place in zip(paths, in_sandbox, strict=True):
         bind = next(b for b in seen if place.startswith(b.target + "/"))
         real = Path(bind.source + place.removeprefix(bind.target))
         assert real.read_text() == path

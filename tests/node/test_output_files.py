@@ -1,4 +1,4 @@
-"""The hostile output folder: what may leave it, and what may not."""
+"""The hostile output folder: which files are staged, and which are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from framefarm.node.output_files import Limits, OutputRejected, collect, sync_directory
+from framefarm.node.output_files import FrameLimits, OutputRejected, collect, sync_directory
 
 
 @pytest.fixture
@@ -19,9 +19,9 @@ def frame(tmp_path: Path) -> Path:
     return folder
 
 
-def refused(frame: Path, limits: Limits | None = None) -> OutputRejected:
+def refused(frame: Path, limits: FrameLimits | None = None) -> OutputRejected:
     with pytest.raises(OutputRejected) as refusal:
-        collect(frame, frame.parent.parent / "staging", "film", 7, limits or Limits())
+        collect(frame, frame.parent.parent / "staging", "film", 7, limits or FrameLimits())
     return refusal.value
 
 
@@ -51,7 +51,7 @@ def test_a_large_file_is_hashed_whole(frame: Path, tmp_path: Path) -> None:
     assert (file.size, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
-def test_what_an_earlier_try_staged_is_replaced(frame: Path, tmp_path: Path) -> None:
+def test_files_of_an_earlier_attempt_are_replaced(frame: Path, tmp_path: Path) -> None:
     (tmp_path / "staging").mkdir()
     (tmp_path / "staging" / "7.0").write_bytes(b"half of a much longer picture")
     [file] = collect(frame, tmp_path / "staging", "film", 7)
@@ -102,12 +102,12 @@ def test_names_that_differ_in_case_only_are_refused(frame: Path) -> None:
 def test_too_many_files_are_refused(frame: Path) -> None:
     for number in range(5):
         (frame / str(number)).write_bytes(b"")
-    assert refused(frame, Limits(files=5)).cause == "too_many_files"
+    assert refused(frame, FrameLimits(files=5)).cause == "too_many_files"
 
 
 def test_output_too_large_is_refused(frame: Path) -> None:
     (frame / "z").write_bytes(b"four")
-    assert refused(frame, Limits(bytes=10)).cause == "output_too_large"
+    assert refused(frame, FrameLimits(bytes=10)).cause == "output_too_large"
 
 
 def test_too_deep_a_nest_is_refused(frame: Path) -> None:

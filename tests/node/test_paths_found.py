@@ -1,4 +1,4 @@
-"""The right texture is found, wherever its artist's machine kept it: the pixels prove it."""
+"""The right texture is found under each artist's path: proved by the rendered pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALIASES = {
     "LIB/CASED_inner.blend": "lib/cased_inner.blend",
     "Tex/green.png": "tex/green.png",
 }
-"""What tests/server/test_missing_files.py sees the farm give for cased_nested.blend."""
+"""The aliases of cased_nested.blend; tests/server/test_missing_files.py checks that the farm gives them."""
 
 
 @pytest.fixture(scope="session")
@@ -33,17 +33,17 @@ def path_scenes(bpy_python: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def colour(desk: BlenderHarness, frame: int) -> tuple[int, ...]:
-    saved = desk.saved()
-    [file] = output_files.collect(saved.directory, desk.folder / "staging", "x", frame)
-    picture = Image.open(desk.folder / "staging" / file.staged).convert("RGB")
+def colour(harness: BlenderHarness, frame: int) -> tuple[int, ...]:
+    saved = harness.saved()
+    [file] = output_files.collect(saved.directory, harness.folder / "staging", "x", frame)
+    picture = Image.open(harness.folder / "staging" / file.staged).convert("RGB")
     seen = {picture.getpixel((x, y)) for x in range(16) for y in range(16)}
     assert len(seen) == 1
     return seen.pop()  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(
-    ("scene", "at", "frame", "wanted"),
+    ("scene", "at", "frame", "expected"),
     [
         ("drive_absolute", DRIVE, 1, RED),
         ("unc_absolute", UNC, 1, RED),
@@ -64,29 +64,34 @@ def colour(desk: BlenderHarness, frame: int) -> tuple[int, ...]:
     ],
 )
 def test_the_picture_has_the_colour_of_the_texture(
-    desk: BlenderHarness, path_scenes: Path, scene: str, at: str, frame: int, wanted: tuple[int, int, int]
+    harness: BlenderHarness,
+    path_scenes: Path,
+    scene: str,
+    at: str,
+    frame: int,
+    expected: tuple[int, int, int],
 ) -> None:
-    layout = lay_out(inputs_of(path_scenes, at), desk.folder / "tree")
-    blender = desk.start(scene, layout=layout, at=at)
+    layout = lay_out(inputs_of(path_scenes, at), harness.folder / "tree")
+    blender = harness.start(scene, layout=layout, at=at)
     blender.open_scene()
     blender.render(frame)
-    assert [(n.code, n.subject) for n in desk.opened().notes] == []
-    assert colour(desk, frame) == wanted
+    assert [(w.code, w.subject) for w in harness.opened().warnings] == []
+    assert colour(harness, frame) == expected
 
 
 @pytest.mark.parametrize("at", [DRIVE, UNC, POSIX])
-def test_libraries_that_are_named_in_other_cases_are_found_by_the_aliases_that_the_farm_gives(
-    desk: BlenderHarness, path_scenes: Path, at: str
+def test_libraries_named_in_other_cases_are_found_by_their_aliases(
+    harness: BlenderHarness, path_scenes: Path, at: str
 ) -> None:
     inputs = inputs_of(path_scenes, at)
     for alias, real in ALIASES.items():
         [item] = [i for i in inputs if i.path == f"{at}/{real}"]
         inputs.append(msgspec.structs.replace(item, path=f"{at}/{alias}"))
-    blender = desk.start("cased_nested", layout=lay_out(inputs, desk.folder / "tree"), at=at)
+    blender = harness.start("cased_nested", layout=lay_out(inputs, harness.folder / "tree"), at=at)
     blender.open_scene()
     blender.render(1)
-    assert desk.opened().notes == ()
-    assert colour(desk, 1) == GREEN
+    assert harness.opened().warnings == ()
+    assert colour(harness, 1) == GREEN
 
 
 @pytest.mark.parametrize(
@@ -99,11 +104,11 @@ def test_libraries_that_are_named_in_other_cases_are_found_by_the_aliases_that_t
     ],
 )
 def test_a_missing_texture_is_named_as_the_artist_knows_it(
-    desk: BlenderHarness, path_scenes: Path, scene: str, at: str, known_as: str
+    harness: BlenderHarness, path_scenes: Path, scene: str, at: str, known_as: str
 ) -> None:
     inputs = [i for i in inputs_of(path_scenes, at) if not i.path.endswith("red.png")]
-    blender = desk.start(scene, layout=lay_out(inputs, desk.folder / "tree"), at=at)
+    blender = harness.start(scene, layout=lay_out(inputs, harness.folder / "tree"), at=at)
     blender.open_scene()
     blender.render(1)
-    assert [(n.code, n.subject) for n in desk.opened().notes] == [("missing_file", known_as)]
-    assert colour(desk, 1) == NONE
+    assert [(w.code, w.subject) for w in harness.opened().warnings] == [("missing_file", known_as)]
+    assert colour(harness, 1) == NONE

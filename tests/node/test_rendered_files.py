@@ -1,4 +1,4 @@
-"""What each kind of output leaves, and under which names: a real Blender for each scene."""
+"""The files of each kind of output, and their names: a real Blender for each scene."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ pytestmark = pytest.mark.blender
 
 
 @pytest.fixture
-def desk(desk: BlenderHarness, output_scenes: Path) -> BlenderHarness:
-    desk.scenes = output_scenes
-    return desk
+def harness(harness: BlenderHarness, output_scenes: Path) -> BlenderHarness:
+    harness.scenes = output_scenes
+    return harness
 
 
-def rendered(desk: BlenderHarness, settings: RenderSettings, *frames: int) -> list[list[StagedFile]]:
+def rendered(harness: BlenderHarness, settings: RenderSettings, *frames: int) -> list[list[StagedFile]]:
     """The files of each frame, all from one Blender."""
-    blender = desk.start("outputs", settings)
+    blender = harness.start("outputs", settings)
     blender.open_scene()
     for frame in frames:
         blender.render(frame)
     found = []
     for frame in frames:
-        saved = desk.saved()
+        saved = harness.saved()
         assert saved.frame == frame
-        found.append(output_files.collect(saved.directory, desk.folder / "staging", "shot", frame))
+        found.append(output_files.collect(saved.directory, harness.folder / "staging", "shot", frame))
         for file in found[-1]:
             if file.kind == "frame" and not file.path.endswith(".exr"):
-                assert Image.open(staged(desk, file)).size == (saved.width, saved.height)
+                assert Image.open(staged(harness, file)).size == (saved.width, saved.height)
     return found
 
 
-def staged(desk: BlenderHarness, file: StagedFile) -> Path:
-    return desk.folder / "staging" / file.staged
+def staged(harness: BlenderHarness, file: StagedFile) -> Path:
+    return harness.folder / "staging" / file.staged
 
 
 @pytest.mark.parametrize(
@@ -56,26 +56,28 @@ def staged(desk: BlenderHarness, file: StagedFile) -> Path:
         ("three_views", ["shot_0007_L.png", "shot_0007_R.png", "shot_0007_top.png"], b"\x89PNG"),
     ],
 )
-def test_each_format_has_its_names(desk: BlenderHarness, scene: str, names: list[str], start: bytes) -> None:
-    [files] = rendered(desk, RenderSettings(scene=scene), 7)
+def test_each_format_has_its_names(
+    harness: BlenderHarness, scene: str, names: list[str], start: bytes
+) -> None:
+    [files] = rendered(harness, RenderSettings(scene=scene), 7)
     assert [(f.path, f.kind) for f in files] == [(name, "frame") for name in names]
     for file in files:
-        assert staged(desk, file).read_bytes()[:4].startswith(start)
+        assert staged(harness, file).read_bytes()[:4].startswith(start)
 
 
-def test_two_eyes_side_by_side_are_twice_as_wide(desk: BlenderHarness) -> None:
-    [[file]] = rendered(desk, RenderSettings(scene="side_by_side"), 7)
-    assert Image.open(staged(desk, file)).size == (128, 36)
+def test_two_eyes_side_by_side_are_twice_as_wide(harness: BlenderHarness) -> None:
+    [[file]] = rendered(harness, RenderSettings(scene="side_by_side"), 7)
+    assert Image.open(staged(harness, file)).size == (128, 36)
 
 
-def test_a_multilayer_picture_holds_the_passes_of_the_layers_asked_for(desk: BlenderHarness) -> None:
-    [[file]] = rendered(desk, RenderSettings(scene="multilayer", view_layers=("Second",)), 7)
-    header = staged(desk, file).read_bytes()[:4096]
+def test_a_multilayer_picture_holds_the_passes_of_the_layers_asked_for(harness: BlenderHarness) -> None:
+    [[file]] = rendered(harness, RenderSettings(scene="multilayer", view_layers=("Second",)), 7)
+    header = staged(harness, file).read_bytes()[:4096]
     assert b"Second.Combined.R" in header and b"ViewLayer.Combined.R" not in header
 
 
-def test_file_output_nodes_never_meet_and_keep_their_own_names(desk: BlenderHarness) -> None:
-    both = rendered(desk, RenderSettings(scene="passes"), 7, 12345)
+def test_file_output_nodes_never_meet_and_keep_their_own_names(harness: BlenderHarness) -> None:
+    both = rendered(harness, RenderSettings(scene="passes"), 7, 12345)
     for files, number, short in zip(both, ("0007", "12345"), ("007", "12345"), strict=True):
         paths = {f.path for f in files}
         assert len(paths) == len(files)
@@ -91,30 +93,30 @@ def test_file_output_nodes_never_meet_and_keep_their_own_names(desk: BlenderHarn
         assert len(paths) == 8
 
 
-def test_negative_frames_number_everything_alike(desk: BlenderHarness) -> None:
-    [files] = rendered(desk, RenderSettings(scene="passes"), -7)
+def test_negative_frames_number_everything_alike(harness: BlenderHarness) -> None:
+    [files] = rendered(harness, RenderSettings(scene="passes"), -7)
     paths = {f.path for f in files}
     assert {"shot_-0007.png", "File Output/Image-0007.png", "_Deep_er/sub/x_-007_y.png"} <= paths
 
 
-def test_without_compositing_the_nodes_write_nothing_and_nothing_is_missed(desk: BlenderHarness) -> None:
-    [files] = rendered(desk, RenderSettings(scene="passes_off"), 7)
+def test_without_compositing_the_nodes_write_nothing_and_nothing_is_missed(harness: BlenderHarness) -> None:
+    [files] = rendered(harness, RenderSettings(scene="passes_off"), 7)
     assert [f.path for f in files] == ["shot_0007.png"]
 
 
-def test_a_node_writes_both_eyes(desk: BlenderHarness) -> None:
-    [files] = rendered(desk, RenderSettings(scene="passes_of_both_eyes"), 7)
+def test_a_node_writes_both_eyes(harness: BlenderHarness) -> None:
+    [files] = rendered(harness, RenderSettings(scene="passes_of_both_eyes"), 7)
     assert {f.path for f in files} == {
         "shot_0007_L.png", "shot_0007_R.png", "Depth/Image0007_L.png", "Depth/Image0007_R.png",
     }  # fmt: skip
 
 
 def test_a_stepped_chunk_renders_these_frames_in_this_order_at_the_size_asked_for(
-    desk: BlenderHarness,
+    harness: BlenderHarness,
 ) -> None:
     settings = RenderSettings(scene="png", resolution_percentage=50, view_layers=("ViewLayer",))
-    found = rendered(desk, settings, 9, 1, 5, 100)
+    found = rendered(harness, settings, 9, 1, 5, 100)
     assert [[f.path for f in files] for files in found] == [
         ["shot_0009.png"], ["shot_0001.png"], ["shot_0005.png"], ["shot_0100.png"],
     ]  # fmt: skip
-    assert Image.open(staged(desk, found[0][0])).size == (32, 18)
+    assert Image.open(staged(harness, found[0][0])).size == (32, 18)

@@ -91,9 +91,11 @@ def test_an_ordinary_users_sandbox_cannot_become_root() -> None:
 
 @pytest.mark.parametrize("mode", ["bubblewrap", "none"])
 def test_the_program_is_the_slots_user_on_the_slots_cores(mode: Mode) -> None:
-    look = "import os; print(os.getuid(), os.getgroups(), sorted(os.sched_getaffinity(0)), os.environ['A'])"
+    code_of_program = (
+        "import os; print(os.getuid(), os.getgroups(), sorted(os.sched_getaffinity(0)), os.environ['A'])"
+    )
     code, printed = run(
-        Sandbox(mode, UID, (CORE,)), ["/usr/bin/python3.11", "-I", "-c", look], {"A": "b'c d"}
+        Sandbox(mode, UID, (CORE,)), ["/usr/bin/python3.11", "-I", "-c", code_of_program], {"A": "b'c d"}
     )
     user, groups = (UID, "[]") if os.geteuid() == 0 else (os.getuid(), str(os.getgroups()))
     assert (code, printed.strip()) == (0, f"{user} {groups} [{CORE}] b'c d")
@@ -126,13 +128,13 @@ def test_a_signal_is_told_apart_from_an_exit_code(mode: Mode) -> None:
 def test_only_the_main_thread_may_start_one() -> None:
     refused: list[RuntimeError] = []
 
-    def try_it() -> None:
+    def start() -> None:
         try:
             Sandbox("bubblewrap", UID, (CORE,)).start(["/bin/true"], {})
         except RuntimeError as error:
             refused.append(error)
 
-    thread = threading.Thread(target=try_it)
+    thread = threading.Thread(target=start)
     thread.start()
     thread.join()
     assert len(refused) == 1
@@ -142,7 +144,7 @@ def test_without_bubblewrap_a_closed_folder_is_named(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     with pytest.raises(SandboxUnavailable, match="chmod o\\+x"):
-        sandbox.passable(closed / "output")
+        sandbox.check_passable(closed / "output")
 
 
 @pytest.mark.parametrize("mode", ["bubblewrap", "none"])

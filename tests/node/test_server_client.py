@@ -1,4 +1,4 @@
-"""The way to the farm, when the farm says nothing at all."""
+"""Calls to a farm that does not answer, or late."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def test_a_farm_that_takes_calls_and_never_answers_is_given_up_within_the_budget
             session="s", token="t", endpoint_file=str(tmp_path / "endpoint"), directory=str(tmp_path),
             node="here", cores=(0,), memory_bytes=1 << 30, uid=70_000,
         )  # fmt: skip
-        link = ServerClient(slot, lambda: 1.5)
+        client = ServerClient(slot, lambda: 1.5)
         waited: list[float] = []
-        once = ServerClient._once
+        once = ServerClient._request_once
 
-        def noted(
+        def recording(
             self: ServerClient, method: str, name: str, body: bytes | None, seconds: float
         ) -> tuple[int, bytes]:
             waited.append(seconds)
             return once(self, method, name, body, seconds)
 
-        monkeypatch.setattr(ServerClient, "_once", noted)
+        monkeypatch.setattr(ServerClient, "_request_once", recording)
         with pytest.raises(ServerUnreachable):
-            link.sync(msg.Sync(seen=0, wait_seconds=20.0))
+            client.sync(msg.Sync(seen=0, wait_seconds=20.0))
         assert max(waited) <= 1.5
 
 
@@ -46,12 +46,12 @@ def test_an_answer_that_waited_in_a_frozen_machine_is_as_old_as_its_question(
         session="s", token="t", endpoint_file=str(tmp_path / "endpoint"), directory=str(tmp_path),
         node="here", cores=(0,), memory_bytes=1 << 30, uid=70_000,
     )  # fmt: skip
-    link = ServerClient(slot, lambda: 60.0)
+    client = ServerClient(slot, lambda: 60.0)
 
     def frozen_for_five_seconds(*_: object) -> tuple[int, bytes]:
         now[0] += 5
         return 200, msgspec.json.encode(msg.DesiredState(version=1, tasks=[]))
 
-    monkeypatch.setattr(link, "_once", frozen_for_five_seconds)
-    link.sync(msg.Sync(seen=0, wait_seconds=1.0))
-    assert link.silent_seconds == 5
+    monkeypatch.setattr(client, "_request_once", frozen_for_five_seconds)
+    client.sync(msg.Sync(seen=0, wait_seconds=1.0))
+    assert client.silent_seconds == 5

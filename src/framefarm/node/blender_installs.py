@@ -1,8 +1,9 @@
-"""The Blenders of this machine, shared by all data directories on it.
+"""The Blender installs of this node, shared by all data folders on it.
 
-Below `runtimes_root()` each `bpy` release has an environment of its own, `bpy-4.2.23/` (their numpy pins
-differ). An environment is made where it will stay, since it holds absolute paths; it counts only once it
-has started and its marker was written. A lock file beside it keeps a second installer waiting.
+Below `runtimes_root()`, each `bpy` release has its own Python environment, as `bpy-4.2.23/`, since releases
+pin different numpy versions. An environment is created in its final folder, since it holds absolute paths. It
+counts after Blender has started in it and its marker file was written. A lock file beside it excludes a
+second installer.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ FIRST_BPY = Series(4, 2)
 FIRST_BPY_OF_LATER_PYTHON = Series(5, 1)  # needs Python 3.13
 START_SECONDS = 120.0
 INSTALL_SECONDS = 3600.0
-NEEDED_BYTES = 2 << 30  # wheel 370 MB, unpacked 950 MB, and room to move
+NEEDED_BYTES = 2 << 30  # wheel 370 MB, unpacked 950 MB, and a margin
 MARKER = "framefarm-complete"
 SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -60,15 +61,15 @@ _DEBIAN_PACKAGE_OF = {
 
 
 class RuntimeProblem(FarmError):
-    """A Blender can't be installed or started here; one sentence with the remedy."""
+    """A Blender cannot be installed or started on this node. The text is one sentence with the remedy."""
 
     title = "Blender can't be used"
 
 
 @dataclass(frozen=True)
 class Installed:
-    """A Blender that has been started here. `path`: for `bpy` the Python of its environment, else the
-    program. `release`: `4.2.23`."""
+    """A Blender that has started on this node. `release`: as `4.2.23`. `path`: for `bpy` the Python of its
+    environment, else the program."""
 
     kind: PackageKind
     id: str
@@ -80,7 +81,7 @@ class Installed:
 
 
 def runtimes_root() -> Path:
-    """`FRAMEFARM_RUNTIMES`; else a place for the whole machine if root asks, else the user's own."""
+    """The folder for installs: `FRAMEFARM_RUNTIMES`, else one for the whole node (root) or for the user."""
     if given := os.environ.get("FRAMEFARM_RUNTIMES"):
         return Path(os.path.abspath(given))
     if os.geteuid() == 0:
@@ -89,49 +90,50 @@ def runtimes_root() -> Path:
 
 
 def installed() -> list[Installed]:
-    """The whole `bpy` environments below `runtimes_root()`, oldest release first. Starts nothing."""
+    """The complete `bpy` environments below `runtimes_root()`, oldest release first; starts none of them."""
     try:
         names = os.listdir(runtimes_root())
     except FileNotFoundError:
         return []
-    found = []
+    installs = []
     for name in names:
         match = _FOLDER.fullmatch(name)
         folder = runtimes_root() / name
         if match and (folder / MARKER).is_file():
-            found.append(_bpy(folder, match[1]))
-    return sorted(found, key=lambda i: release_key(i.release))
+            installs.append(_bpy(folder, match[1]))
+    return sorted(installs, key=lambda i: release_key(i.release))
 
 
 def install_bpy(version: str, *, upgrade: bool = False, say: Say = lambda _: None) -> Installed:
-    """Make a `bpy` of this version (`4.2`, `4.2.23`, `blender-4-2`) ready, and start it once.
+    """Install a `bpy` of this version (`4.2`, `4.2.23`, `blender-4-2`) if it is missing, and start it once.
 
-    A series that is there is left as it is, whatever newer releases exist, unless `upgrade`. `say` gets a
-    line for people at each slow step.
+    An installed release of the series is used as it is, unless `upgrade`. `say` gets a line of text before
+    each slow step.
 
     Raises:
-        InvalidInput: no such version, with those there are.
-        RuntimeProblem: it can't be installed or started here.
+        InvalidInput: there is no such version; the text names the existing ones.
+        RuntimeProblem: it cannot be installed or started on this node.
     """
     wanted = parse_version(version, "version")
     _refuse_other_pythons(wanted)
-    have = newest(wanted, [i.release for i in installed()])
-    if have is None or (upgrade and wanted.patch is None):
-        have = _newest_on_index(wanted)
+    release = newest(wanted, [i.release for i in installed()])
+    if release is None or (upgrade and wanted.patch is None):
+        release = _newest_on_index(wanted)
     root = _make_root()
-    folder = root / f"bpy-{have}"
-    lock = FileLock(root / f"bpy-{have}.lock", mode=0o644)
+    folder = root / f"bpy-{release}"
+    lock = FileLock(root / f"bpy-{release}.lock", mode=0o644)
     if lock_is_taken(lock):
-        say(f"Another installation of Blender {have} is at work: waiting for it.")
+        say(f"Another installation of Blender {release} is at work: waiting for it.")
     with lock:
         if not (folder / MARKER).is_file():
-            _build(folder, have, say)
+            _build(folder, release, say)
         else:
-            _start_bpy(folder, have)
-    return _bpy(folder, have)
+            _start_bpy(folder, release)
+    return _bpy(folder, release)
 
 
 def lock_is_taken(lock: FileLock) -> bool:
+    """Whether another process holds the lock at this moment."""
     try:
         with lock.acquire(timeout=0):
             return False
@@ -140,11 +142,11 @@ def lock_is_taken(lock: FileLock) -> bool:
 
 
 def describe_executable(path: str | os.PathLike[str]) -> Installed:
-    """What Blender a program is; starts it to ask.
+    """The release of a Blender program, found by starting it.
 
     Raises:
         InvalidInput: there is no such program, or it is not a Blender.
-        RuntimeProblem: it does not start here.
+        RuntimeProblem: it does not start on this node.
     """
     program = os.path.abspath(path)
     if not os.path.isfile(program) or not os.access(program, os.X_OK):
@@ -152,7 +154,7 @@ def describe_executable(path: str | os.PathLike[str]) -> Installed:
     output = _start([program, "--background", "--version"], f"The program {program}")
     match = re.search(r"^Blender (\d+\.\d+(?:\.\d+)?)", output, re.MULTILINE)
     if match is None:
-        raise InvalidInput.of("executable", "is not a Blender: it does not tell its version", program)
+        raise InvalidInput.of("executable", "is not a Blender: it does not print its version", program)
     release = ".".join(str(n) for n in release_key(match[1]))
     return Installed("executable", package_id(release), release, program)
 
@@ -192,7 +194,7 @@ def available_releases() -> list[str]:
     """The `bpy` releases for Python 3.11 that the package index has, oldest first.
 
     Raises:
-        RuntimeProblem: the index does not answer, or no pip is here to ask it.
+        RuntimeProblem: the index does not answer, or pip is not installed.
     """
     output = _run(
         [_python_with_pip(), "-m", "pip", "index", "versions", "bpy", "--python-version", "3.11"],
@@ -232,13 +234,13 @@ def _build(folder: Path, release: str, say: Say) -> None:
     else:
         _run([base, "-m", "venv", str(folder)], failure)
         _run([python, "-m", "pip", "install", "--quiet", f"bpy=={release}"], failure)
-    _start_bpy(folder, release)  # leaves compiled modules behind, which the sandbox can't
+    _start_bpy(folder, release)  # also compiles its modules, which the sandbox cannot do
     _let_everyone_read(folder)
     _write_marker(folder, release)
 
 
 def _write_marker(folder: Path, release: str) -> None:
-    os.sync()  # a marker must not outlive, in a power cut, the files that it vouches for
+    os.sync()  # after a power cut, a marker without all the files would be wrong
     fd = os.open(folder / MARKER, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     with os.fdopen(fd, "w") as file:
         file.write(release + "\n")
@@ -248,20 +250,20 @@ def _write_marker(folder: Path, release: str) -> None:
 
 
 def _let_everyone_read(folder: Path) -> None:
-    """The sandbox's user is nobody in particular, and an installer's cache may date from under umask 077."""
+    """Let all users read: the sandbox has its own user, and an installer's cache may be from umask 077."""
     for directory, _, names in os.walk(folder):
         for path in (directory, *(os.path.join(directory, name) for name in names)):
             if os.path.islink(path):
                 continue
             mode = os.stat(path).st_mode & 0o777
-            # What the owner may read or run, everyone may; nobody else may write.
+            # Others may read and run what the owner may; only the owner may write.
             readable = (mode | (mode & 0o500) >> 3 | (mode & 0o500) >> 6) & 0o755
             if readable != mode:
                 os.chmod(path, readable)
 
 
 def _make_root() -> Path:
-    """Makes the folder, and what is missing above it, readable for all whatever the umask."""
+    """Create the folder and its missing parents, readable for all users under any umask."""
     root = runtimes_root()
     missing = [p for p in (root, *root.parents) if not p.exists()]
     for path in reversed(missing):
@@ -278,13 +280,13 @@ def _make_root() -> Path:
 
 
 def _uv() -> str | None:
-    """The clone's own pinned uv, else one on the PATH."""
+    """The repository's own pinned uv, else the one on PATH; None if there is none."""
     own = Path(__file__).parents[3] / ".uv" / "bin" / "uv"
     return str(own) if own.is_file() else shutil.which("uv")
 
 
 def _base_python() -> str:
-    """The Python to make environments from: the system's first, since the sandbox's user can read it."""
+    """The Python 3.11 for new environments: preferably the system's, which the sandbox's user can read."""
     candidates = ["/usr/bin/python3.11", shutil.which("python3.11")]
     if sys.version_info[:2] == (3, 11):
         candidates.append(os.path.realpath(sys.executable))
@@ -299,13 +301,13 @@ def _python_with_pip() -> str:
     for candidate in (own, sys.executable, _base_python()):
         if not os.access(candidate, os.X_OK):
             continue
-        asked = subprocess.run(
+        result = subprocess.run(
             [candidate, "-m", "pip", "--version"], capture_output=True, stdin=subprocess.DEVNULL, check=False
         )
-        if asked.returncode == 0:
+        if result.returncode == 0:
             return candidate
     raise RuntimeProblem(
-        "No pip is here to ask for Blender's newest release: name an exact one, as 4.2.23, or install pip."
+        "Finding Blender's newest release needs pip: name an exact release, as 4.2.23, or install pip."
     )
 
 
@@ -316,13 +318,13 @@ def _bpy(folder: Path, release: str) -> Installed:
     return Installed("bpy", package_id(release), release, str(folder / "bin" / "python"))
 
 
-_TELL_VERSION = (
+_PRINT_VERSION = (
     "import bpy, os, sys; print('Blender', bpy.app.version_string); sys.stdout.flush(); os._exit(0)"
 )
 
 
 def _start_bpy(folder: Path, release: str) -> None:
-    output = _start([str(folder / "bin" / "python"), "-I", "-c", _TELL_VERSION], f"Blender {release}")
+    output = _start([str(folder / "bin" / "python"), "-I", "-c", _PRINT_VERSION], f"Blender {release}")
     if not re.search(rf"^Blender {re.escape(release)}\b", output, re.MULTILINE):
         raise RuntimeProblem(
             f"The folder {folder} holds another Blender than {release}: remove it and install again."
@@ -358,11 +360,11 @@ def _start(command: list[str], what: str) -> str:
 def _run(
     command: list[str], failure: str, *, cwd: Path | None = None, timeout_seconds: float = INSTALL_SECONDS
 ) -> str:
-    """An installer's program; `cwd` outside any project, whose settings it would follow."""
+    """Run an installer's program; returns its output. `cwd` must be outside of any project with settings."""
     unset = ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP")
     environment = {k: v for k, v in os.environ.items() if k not in unset}
     environment |= {"UV_PYTHON_DOWNLOADS": "never", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    if os.path.exists(SYSTEM_CERTIFICATES):  # so that a mirror with a private one works too
+    if os.path.exists(SYSTEM_CERTIFICATES):  # includes the certificate of a private mirror
         environment.setdefault("SSL_CERT_FILE", SYSTEM_CERTIFICATES)
         environment.setdefault("REQUESTS_CA_BUNDLE", SYSTEM_CERTIFICATES)
     try:
@@ -388,7 +390,7 @@ def _run(
 
 
 def _last_line(text: str) -> str:
-    """What a failed program has to say: its last line that is not just advice."""
+    """The last line of a failed program's output that is not a hint."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith("hint:")] or lines
-    return told[-1][:500] if told else "it said nothing"
+    messages = [line for line in lines if not line.startswith("hint:")] or lines
+    return messages[-1][:500] if messages else "it printed nothing"

@@ -1,4 +1,4 @@
-"""What Blender prints, kept per attempt up to a bound."""
+"""Blender's printed output: kept in one log file per attempt, and parsed for what it reports only there."""
 
 from __future__ import annotations
 
@@ -7,23 +7,43 @@ import os
 import threading
 from pathlib import Path
 
+from framefarm.node.blender_protocol import clean
+
+OPENED_MARK = b"framefarm: the scene is open\n"
+"""Printed by in_blender/main.py: all that Blender printed while it opened the scene comes before it."""
+OCIO_TROUBLE = (b"OpenColorIO Error", b"fallback mode for management", b"could not load OCIO", b"OCIO Error")
+NO_MEMORY = (
+    b"bad_alloc",
+    b"Out of memory",
+    b"out of memory",
+    b"Malloc returns null",
+    b"Cannot allocate memory",
+)
+NO_GRAPHICS = (
+    b"Couldn't find current GLX or EGL context", b"No OpenGL vendor detected", b"EGL_BAD", b"EGL_NOT",
+    b"eglInitialize", b"Unable to open a display", b"GPU backend",
+)  # fmt: skip
+NOISE = ("could not get a list of mounted file-systems", OPENED_MARK.decode().strip())
+"""Lines that do not explain an end."""
+TAIL_BYTES = 4096
+
 
 class BlenderLog:
-    """A sink that writes to one file at a time and no more than `limit_bytes` to each.
+    """Writes to one log file at a time, at most `limit_bytes` (more than 100) to each.
 
-    Beyond the bound one line says so, and the rest is read and dropped. Without a file everything is
-    dropped, and what a full disk does not take, too: nobody may stop reading, or Blender would wait for ever.
-    `limit_bytes` is more than 100. Safe to switch while another thread writes.
+    A last line in a full file says so; all further output is dropped. Output is also dropped while there is
+    no file, and when the disk is full: reading must continue, or Blender would block. `switch` may be called
+    while another thread writes.
     """
 
     def __init__(self, limit_bytes: int = 16 << 20) -> None:
         self._limit = limit_bytes
         self._lock = threading.Lock()
         self._file: int | None = None
-        self._left = 0
+        self._remaining = 0
 
     def switch(self, path: Path | None) -> None:
-        """From now on write to `path`, after what it may already hold."""
+        """Append to `path` from now on; None: drop the output."""
         with self._lock:
             if self._file is not None:
                 os.close(self._file)
@@ -33,24 +53,67 @@ class BlenderLog:
             with contextlib.suppress(OSError):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._file = os.open(path, flags, 0o644)
-                self._left = self._limit - len(_NOTICE) - os.fstat(self._file).st_size
+                self._remaining = self._limit - len(_FULL_NOTICE) - os.fstat(self._file).st_size
 
     def write(self, printed: bytes) -> None:
+        """Append what the limit allows. Never raises."""
         with self._lock:
-            if self._file is None or self._left < 0:
+            if self._file is None or self._remaining < 0:
                 return
             kept = printed
-            if len(printed) > self._left:
-                kept = printed[: self._left] + _NOTICE  # its room was kept free: the bound is exact
-            self._left -= len(printed)
+            if len(printed) > self._remaining:
+                kept = printed[: self._remaining] + _FULL_NOTICE  # within the limit: see `switch`
+            self._remaining -= len(printed)
             with contextlib.suppress(OSError):
                 _write_all(self._file, kept)
 
 
-_NOTICE = b"\n[The log is full; what follows was left out.]\n"
+_FULL_NOTICE = b"\n[The log is full; what follows was left out.]\n"
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+class LogParser:
+    """Parses one Blender's output as it comes. `parse` is for one thread; the others may read and wait."""
+
+    def __init__(self) -> None:
+        self.tail = b""
+        """The last 4 KiB printed."""
+        self.ocio_trouble = False
+        """Blender could not use the OCIO configuration."""
+        self._opened = threading.Event()
+
+    def parse(self, printed: bytes) -> None:
+        text = self.tail + printed
+        self.ocio_trouble = self.ocio_trouble or any(words in text for words in OCIO_TROUBLE)
+        if OPENED_MARK in text:
+            self._opened.set()
+        self.tail = text[-TAIL_BYTES:]
+
+    def expect_opening(self) -> None:
+        """Blender is asked to open a scene: `wait_until_opened` waits for the mark of this opening."""
+        self._opened.clear()
+
+    def wait_until_opened(self, timeout_seconds: float) -> None:
+        """Wait until all output of the opening is parsed, at most for the time-out."""
+        self._opened.wait(timeout_seconds)
+
+
+def ran_out_of_memory(printed: bytes) -> bool:
+    """Whether the output names a failed allocation."""
+    return any(words in printed for words in NO_MEMORY)
+
+
+def lacked_graphics(printed: bytes) -> bool:
+    """Whether the output names missing OpenGL or EGL."""
+    return any(words in printed for words in NO_GRAPHICS)
+
+
+def last_line(printed: bytes) -> str:
+    """The last line that may explain an end: printable, at most 300 characters; empty if there is none."""
+    lines = [clean(line) for line in printed[-1500:].decode(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line and line not in NOISE), "")[:300]

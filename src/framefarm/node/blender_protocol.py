@@ -1,29 +1,29 @@
-"""What the runner and the program inside the sandbox say to each other: one JSON object a line.
+"""Messages between the runner and the program in the sandbox (in_blender/main.py): one JSON object per line.
 
-The program gets the number of a connected stream socket as its last argument (`… -- --pipe 7`); but for
-`ready` it speaks only when asked. All paths are those inside the sandbox.
+The last argument of the program is the number of a connected stream socket (`… -- --pipe 7`). Apart from
+`ready`, the program only answers requests. All paths are paths in the sandbox.
 
     runner → Blender
     {"do": "open", "scene": PATH, "remap": [[OLD, NEW], …], "render": {RenderSettings}, "threads": N,
      "allow_scripts": false, "play_history": false, "output": "/output", "gpus": 0,
      "addons": []}
-                                                                             first, and to open afresh
+                                                                             first; again to reopen it
     {"do": "render", "frame": 7, "directory": "/output/12", "picture": "picture_0007"}
-    {"do": "close"}                                                          end, politely
+    {"do": "close"}                                                          end by itself
 
     Blender → runner
-    {"is": "ready"}                                                          bpy is there; unasked, once
+    {"is": "ready"}                                                          `bpy` is imported; once
     {"is": "opened", "blender": "4.2.23", "notes": [[CODE, SUBJECT, {FACTS}], …]}
     {"is": "progress", "frame": 7, "fraction": 0.25}                         at most one a second
     {"is": "saved", "frame": 7, "peak_memory_bytes": N, "notes": [...],
      "width": 64, "height": 36}                                              all its files are closed
-    {"is": "failed", "cause": CODE, "facts": {…}, "frame": 7 | null}         its last word; it ends
+    {"is": "failed", "cause": CODE, "facts": {…}, "frame": 7 | null}         the last message; it ends
 
-The codes and what their facts are for: core/failure_codes.py. A size of 0 is one that is not known.
+CODE and FACTS: core/failure_codes.py; `notes` are warnings. A `width` or `height` of 0 is not known.
 
-The program makes `directory` itself and writes `<directory>/<picture><suffix of the view>.<ext>`; whatever
-else lies there is an extra file under its own relative path. Several renders may be asked for ahead; they
-are done in order. The runner believes nothing: see `read_reply` and `blender.py`.
+The program creates `directory` and writes `<directory>/<picture><suffix of the view>.<ext>`; any other file
+in it is an extra file with its own relative path. The runner may send several requests ahead; they are done
+in order. Replies are hostile input: see `read_reply` and `blender.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from framefarm.core.failure_codes import CAUSES, explain
 from framefarm.protocol.node import NodeWarning, RenderSettings
 
 MAX_LINE_BYTES = 1 << 20
-MAX_NOTES = 200
+MAX_WARNINGS = 200
 MAX_TEXT = 2000
 
 
@@ -60,7 +60,8 @@ class Close(msgspec.Struct, tag_field="do", tag="close", frozen=True):
     pass
 
 
-NoteTriple = tuple[str, str, dict[str, str]]
+WarningTriple = tuple[str, str, dict[str, str]]
+"""(code, subject, facts)"""
 
 
 class ReadyReply(msgspec.Struct, tag_field="is", tag="ready", frozen=True, forbid_unknown_fields=True):
@@ -69,7 +70,7 @@ class ReadyReply(msgspec.Struct, tag_field="is", tag="ready", frozen=True, forbi
 
 class OpenedReply(msgspec.Struct, tag_field="is", tag="opened", frozen=True, forbid_unknown_fields=True):
     blender: str
-    notes: list[NoteTriple] = []
+    notes: list[WarningTriple] = []
 
 
 class ProgressReply(msgspec.Struct, tag_field="is", tag="progress", frozen=True, forbid_unknown_fields=True):
@@ -80,7 +81,7 @@ class ProgressReply(msgspec.Struct, tag_field="is", tag="progress", frozen=True,
 class SavedReply(msgspec.Struct, tag_field="is", tag="saved", frozen=True, forbid_unknown_fields=True):
     frame: int
     peak_memory_bytes: int = 0
-    notes: list[NoteTriple] = []
+    notes: list[WarningTriple] = []
     width: int = 0
     height: int = 0
 
@@ -103,12 +104,12 @@ def request_line(request: Request) -> bytes:
 
 
 def read_reply(line: bytes) -> Reply:
-    """Raises ValueError (msgspec's errors are some) for anything that is not a known message."""
+    """Decode one line from the program. Raises ValueError (msgspec's errors are subclasses) for any other."""
     return _decoder.decode(line)
 
 
 def clean(text: str) -> str:
-    """`text` from inside as it may be shown: bounded, one line, printable."""
+    """Text from the sandbox as it may be shown: one line, printable, at most 2000 characters."""
     return _printable(text).strip()
 
 
@@ -116,16 +117,16 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text[:MAX_TEXT])
 
 
-def told(code: str, facts: dict[str, str]) -> str:
-    """The sentence of a code from inside. Raises ValueError for one that is not in the table."""
+def sentence_of(code: str, facts: dict[str, str]) -> str:
+    """The sentence of a code from the sandbox. Raises ValueError for an unknown code."""
     if code not in CAUSES:
         raise ValueError(f"an unknown code, {clean(code)[:64]}")
     return clean(explain(code, {name: _printable(fact) for name, fact in facts.items()}))
 
 
-def notes_of(triples: list[NoteTriple]) -> tuple[NodeWarning, ...]:
-    """Raises ValueError for a code that is not in the table."""
+def warnings_of(triples: list[WarningTriple]) -> tuple[NodeWarning, ...]:
+    """The first 200 warnings. Raises ValueError for an unknown code."""
     return tuple(
-        NodeWarning(code=code, message=told(code, facts), subject=clean(subject))
-        for code, subject, facts in triples[:MAX_NOTES]
+        NodeWarning(code=code, message=sentence_of(code, facts), subject=clean(subject))
+        for code, subject, facts in triples[:MAX_WARNINGS]
     )

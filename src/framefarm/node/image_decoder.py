@@ -1,7 +1,7 @@
-"""Is this a picture, and what is on it? Decoded in the second sandbox: the bytes are hostile.
+"""The image decoder: decodes pictures in the second sandbox, since their bytes are hostile.
 
-One decoder stays for a session, since starting it costs more than most pictures do. What is in a file never
-raises: a decoder that dies is a result, and another one takes its place.
+One decoder process serves a session, since its start costs more than most pictures do. The content of a file
+never raises: a decoder process that dies is a result, and a new one replaces it.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ MAX_PIXELS = 1 << 28
 MAX_CHANNELS = 1024
 MAX_PARTS = 256
 MAX_SAMPLES = 1 << 33
-"""Pixels times channels, all parts together."""
+"""Pixels times channels, of all parts together."""
 MEMORY_BYTES = 4 << 30
 THUMBNAIL_PIXELS = 480
 THUMBNAIL_BYTES = 1 << 20
 SECONDS = 120.0
-"""For one picture."""
-PICTURES_EACH = 5000
-"""Then a new decoder takes over: what a library leaks stays small."""
+"""Time limit for one picture."""
+PICTURES_PER_PROCESS = 5000
+"""Then a new process takes over, so that memory leaks of a library stay small."""
 CPU_SECONDS = 7200
-TRIES = 2
-"""A picture that a decoder died of gets one more: it may have been ended for another reason."""
-DEATHS = 6
-"""So many one after the other, and no picture between: this machine can't decode."""
+MAX_ATTEMPTS = 2
+"""A picture that a process died of is tried once more: the process may have ended for another reason."""
+MAX_DEATHS = 6
+"""After so many deaths in a row, without a decoded picture between, no process is started any more."""
 DIED = "The program that decodes pictures died of it."
 
 
 class Picture(msgspec.Struct, frozen=True):
-    """A picture that was decoded whole. What is said of its values is said of the colours (red, green, blue)
-    of its first part; of a multilayer EXR, of the first combined pass.
+    """A picture that was decoded whole.
 
-    `format` is OpenImageIO's name (`png`, `jpeg`, `webp`, `tiff`, `openexr`, …), `kind` that of its samples
-    (`uint8`, `uint16`, `half`, `float`, …).
+    `format` is OpenImageIO's name (`png`, `jpeg`, `webp`, `tiff`, `openexr`, …), `kind` its sample type
+    (`uint8`, `uint16`, `half`, `float`, …). `all_nan`, `some_nan` and `colour` describe the red, green and
+    blue channels of the first part; in a multilayer EXR, those of its first combined pass.
     """
 
     format: str
@@ -62,18 +62,23 @@ class Picture(msgspec.Struct, frozen=True):
     all_nan: bool
     some_nan: bool
     colour: tuple[float, ...] | None
-    """The one that every pixel has, black is 0; None if there are several."""
+    """The one colour of all pixels (black is 0); None if there are several."""
 
 
 @dataclass(frozen=True)
 class Undecodable:
-    """`cause`: `not_a_picture`, `picture_damaged`, `picture_too_large` or `decoder_died`; one sentence."""
+    """Why a picture was not decoded: a code, and one sentence.
+
+    `cause`: `not_a_picture`, `picture_damaged`, `picture_too_large` or `decoder_died`.
+    """
 
     cause: str
     message: str
 
 
-class _Answer(msgspec.Struct):
+class _Reply(msgspec.Struct):
+    """A line from the process: a picture, a cause with its message, or a thumbnail (base64)."""
+
     name: str
     cause: str = ""
     message: str = ""
@@ -82,117 +87,118 @@ class _Answer(msgspec.Struct):
 
 
 @dataclass
-class _Asked:
-    """A picture in the decoder's folder, until its answer was taken and nothing more is to come."""
+class _Request:
+    """A picture in the decoder's folder, kept until its result was fetched and its thumbnail is done."""
 
     key: object
     draw: bool
-    """Its thumbnail is still to come."""
-    tries: int = 0
-    seen: Picture | Undecodable | None = None
-    taken: bool = False
+    """Its thumbnail is wanted and not done."""
+    attempts: int = 0
+    result: Picture | Undecodable | None = None
+    fetched: bool = False
 
     @property
     def open(self) -> bool:
-        return self.seen is None or (self.draw and isinstance(self.seen, Picture))
+        return self.result is None or (self.draw and isinstance(self.result, Picture))
 
 
-Drawn = Callable[[object, bytes], None]
+OnThumbnail = Callable[[object, bytes], None]
 
 
-class Decoder:
-    """Looks at pictures, in the order in which they are asked for; `folder` is its own, made here.
+class ImageDecoder:
+    """Decodes pictures in the order of the requests. Creates `folder`, which is for the decoder alone.
 
-    All methods are for one thread, which must live as long as the decoder. `drawn(key, webp)` is called from
-    another thread when a thumbnail is done: WebP, at most 480 pixels wide and high; high dynamic range is
-    tone-mapped. The process starts with the first picture, or with `warm`.
+    All methods must be called from one thread, which must live as long as the decoder. For each finished
+    thumbnail, `on_thumbnail(key, webp)` is called from another thread: WebP, at most 480 pixels wide and
+    high, high dynamic range tone-mapped. `seconds` is the time limit for one picture.
     """
 
     def __init__(
-        self, folder: Path, drawn: Drawn, *, mode: Mode = "bubblewrap", seconds: float = SECONDS
+        self, folder: Path, on_thumbnail: OnThumbnail, *, mode: Mode = "bubblewrap", seconds: float = SECONDS
     ) -> None:
         folder.mkdir(mode=0o755, exist_ok=True)
-        self._folder, self._drawn, self._wanted, self._seconds = folder, drawn, mode, seconds
-        self._servant: SandboxedWorker | None = None
+        self._folder, self._on_thumbnail, self._mode, self._seconds = folder, on_thumbnail, mode, seconds
+        self._worker: SandboxedWorker | None = None
         self._reader: threading.Thread | None = None
-        self._asked: dict[str, _Asked] = {}
+        self._requests: dict[str, _Request] = {}
         self._lock = threading.Lock()
-        self._heard: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        """None: an answer came. A number: the servant of that number has ended."""
-        self._number = 0
-        self._count = self._young = 0
+        self._signals: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        """None: a reply came. A number: the process of that number has ended."""
+        self._process_number = 0
+        self._pictures = self._pictures_of_process = 0
         self._deaths = 0
-        self._why = ""
+        self._last_death = ""
 
     @property
     def pid(self) -> int | None:
-        """Of the decoder's outermost process, while there is one."""
-        return None if self._servant is None else self._servant.pid
+        """The decoder's outermost process; None while there is none."""
+        return None if self._worker is None else self._worker.pid
 
-    def warm(self) -> None:
-        """Start the process now, if it is not there: a picture is to come."""
-        if self._servant is None and self._deaths < DEATHS:
+    def start_early(self) -> None:
+        """Start the process before the first picture, if it is not running."""
+        if self._worker is None and self._deaths < MAX_DEATHS:
             self._start()
 
-    def ask(self, key: object, path: Path, *, ending: str = "", thumbnail: bool = False) -> str:
-        """Look at `path`, a file of the runner's own. The answer goes to `answer`. Raises OSError.
+    def request(self, key: object, path: Path, *, ending: str = "", thumbnail: bool = False) -> str:
+        """Request the decoding of `path`, a file of the runner's own. Returns the name for `result`.
 
-        Args:
-            ending: what the file's name says it is, as `.png`; it only saves time.
+        `ending` is the ending of the file's name, as `.png`: it only saves time. Raises OSError.
         """
-        self._take_over()
-        name = str(self._count) + (ending if ending in ENDINGS else "")
-        self._count += 1
-        self._young += 1
+        self._replace_process_if_needed()
+        name = str(self._pictures) + (ending if ending in ENDINGS else "")
+        self._pictures += 1
+        self._pictures_of_process += 1
         _link(path, self._folder / name)
-        self.warm()
+        self.start_early()
         with self._lock:
-            self._asked[name] = _Asked(key, thumbnail)
-        self._pass_on(name)
+            self._requests[name] = _Request(key, thumbnail)
+        self._send(name)
         return name
 
-    def answer(self, name: str) -> Picture | Undecodable:
-        """What is on the picture that `ask` called `name`; blocks. To be called once."""
-        asked = self._asked[name]
+    def result(self, name: str) -> Picture | Undecodable:
+        """Wait for the result of the request `name`. May be called once per request."""
+        request = self._requests[name]
         deadline = time.monotonic() + self._seconds
-        while asked.seen is None:
-            if self._servant is None:
-                asked.seen = Undecodable("decoder_died", self._why)
+        while request.result is None:
+            if self._worker is None:
+                request.result = Undecodable("decoder_died", self._last_death)
                 break
             try:
-                ended = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
+                ended = self._signals.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                asked.tries = TRIES
-                self._died(f"The picture was not decoded within {self._seconds:.0f} s.", named=True)
+                request.attempts = MAX_ATTEMPTS
+                self._on_death(
+                    f"The picture was not decoded within {self._seconds:.0f} s.", culprit_known=True
+                )
                 continue
-            if ended == self._number:
-                self._died(DIED)
-        asked.taken = True
-        self._forget(name)
-        return asked.seen
+            if ended == self._process_number:
+                self._on_death(DIED)
+        request.fetched = True
+        self._remove_if_complete(name)
+        return request.result
 
     def finish(self, seconds: float) -> None:
-        """Wait for the thumbnails that are not done, at most so long; then end the process."""
+        """Wait for unfinished thumbnails, at most `seconds`; then end the process and remove the folder."""
         deadline = time.monotonic() + seconds
-        while self._open() and time.monotonic() < deadline:
-            self.warm()
-            if self._servant is None:
+        while self._open_requests() and time.monotonic() < deadline:
+            self.start_early()
+            if self._worker is None:
                 break
             with contextlib.suppress(queue.Empty):
-                ended = self._heard.get(timeout=max(0.0, deadline - time.monotonic()))
-                if ended == self._number:
-                    self._died(DIED)
+                ended = self._signals.get(timeout=max(0.0, deadline - time.monotonic()))
+                if ended == self._process_number:
+                    self._on_death(DIED)
         self._end()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    # -- the process
+    # ---------------------------------------------------------------------------- the process
 
     def _start(self) -> None:
-        self._number += 1
-        self._young = 0
-        mode = self._wanted
+        self._process_number += 1
+        self._pictures_of_process = 0
+        mode = self._mode
         if mode == "bubblewrap" and module_call.unready() is not None:
-            mode = "none"  # as the scene reader: a limited child only
+            mode = "none"  # a limited child process, as for the scene reader
         order = {
             "in_tmp": mode == "bubblewrap",
             "max_pixels": MAX_PIXELS,
@@ -201,7 +207,7 @@ class Decoder:
             "max_samples": MAX_SAMPLES,
         }
         try:
-            servant = SandboxedWorker(
+            worker = SandboxedWorker(
                 "framefarm.node.image_decoder_process",
                 order,
                 self._folder,
@@ -211,103 +217,107 @@ class Decoder:
                 mode=mode,
             )
         except SandboxUnavailable as error:
-            self._deaths, self._why = DEATHS, error.detail
+            self._deaths, self._last_death = MAX_DEATHS, error.detail
             return
-        self._servant = servant
+        self._worker = worker
         self._reader = threading.Thread(
-            target=self._listen, args=(servant, self._number), name="decoder", daemon=True
+            target=self._read_replies, args=(worker, self._process_number), name="decoder", daemon=True
         )
         self._reader.start()
 
     def _end(self) -> None:
-        servant, self._servant = self._servant, None
-        if servant is not None:
-            servant.kill()
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.kill()
             assert self._reader is not None
             self._reader.join()
-            servant.close()
+            worker.close()
 
-    def _take_over(self) -> None:
-        """A new decoder for one that has ended while nobody waited for it, or that is old."""
+    def _replace_process_if_needed(self) -> None:
+        """Replace a process that ended between two requests, or that has decoded many pictures."""
         with contextlib.suppress(queue.Empty):
             while True:
-                if self._heard.get_nowait() == self._number and self._servant is not None:
-                    self._died(DIED)
-        if self._young >= PICTURES_EACH and not self._open():
+                if self._signals.get_nowait() == self._process_number and self._worker is not None:
+                    self._on_death(DIED)
+        if self._pictures_of_process >= PICTURES_PER_PROCESS and not self._open_requests():
             self._end()
 
-    def _open(self) -> list[tuple[str, _Asked]]:
+    def _open_requests(self) -> list[tuple[str, _Request]]:
         with self._lock:
-            return [(name, asked) for name, asked in self._asked.items() if asked.open]
+            return [(name, request) for name, request in self._requests.items() if request.open]
 
-    def _died(self, why: str, named: bool = False) -> None:
-        """Replace the decoder. What was asked is asked again, but for what two decoders have died of: the
-        first that is not answered, or else drawn; with `named` that is known already."""
+    def _on_death(self, why: str, culprit_known: bool = False) -> None:
+        """Replace the process and repeat its open requests, except those that two processes died of.
+
+        The death counts against the first request without a result, or else without its thumbnail; with
+        `culprit_known` the caller has counted it already.
+        """
         self._end()
         self._deaths += 1
-        left = self._open()
-        first = next((a for _, a in left if a.seen is None), left[0][1] if left else None)
-        if first is not None and not named:
-            first.tries += 1
-        for name, asked in left:
-            if asked.tries >= TRIES or (self._deaths >= DEATHS and asked.seen is None):
-                asked.seen = asked.seen or Undecodable("decoder_died", why)
-                asked.draw = False
-                self._forget(name)
-        self._why = why
-        if self._deaths < DEATHS:
+        remaining = self._open_requests()
+        culprit = next((r for _, r in remaining if r.result is None), remaining[0][1] if remaining else None)
+        if culprit is not None and not culprit_known:
+            culprit.attempts += 1
+        for name, request in remaining:
+            gives_up = self._deaths >= MAX_DEATHS and request.result is None
+            if request.attempts >= MAX_ATTEMPTS or gives_up:
+                request.result = request.result or Undecodable("decoder_died", why)
+                request.draw = False
+                self._remove_if_complete(name)
+        self._last_death = why
+        if self._deaths < MAX_DEATHS:
             self._start()
-        for name, _ in self._open():
-            self._pass_on(name)
+        for name, _ in self._open_requests():
+            self._send(name)
 
-    def _pass_on(self, name: str) -> None:
-        asked = self._asked.get(name)
-        if self._servant is not None and asked is not None:
-            pixels = THUMBNAIL_PIXELS if asked.draw else 0
-            self._servant.ask(msgspec.json.encode({"name": name, "thumbnail": pixels}))
+    def _send(self, name: str) -> None:
+        request = self._requests.get(name)
+        if self._worker is not None and request is not None:
+            pixels = THUMBNAIL_PIXELS if request.draw else 0
+            self._worker.ask(msgspec.json.encode({"name": name, "thumbnail": pixels}))
 
-    def _forget(self, name: str) -> None:
-        """If nothing more is to come."""
+    def _remove_if_complete(self, name: str) -> None:
+        """Remove the link of a request that has all its results, and the request once they are fetched."""
         with self._lock:
-            asked = self._asked.get(name)
-            if asked is None or asked.open:
+            request = self._requests.get(name)
+            if request is None or request.open:
                 return
-            if asked.taken:
-                del self._asked[name]
+            if request.fetched:
+                del self._requests[name]
         (self._folder / name).unlink(missing_ok=True)
 
-    # -- its answers, in a thread of their own
+    # ---------------------------------------------------------- its replies, in the reader thread
 
-    def _listen(self, servant: SandboxedWorker, number: int) -> None:
+    def _read_replies(self, worker: SandboxedWorker, process_number: int) -> None:
         try:
-            for line in servant.answers(2 * THUMBNAIL_BYTES):
-                self._hear(msgspec.json.decode(line, type=_Answer))
-                self._heard.put(None)
+            for line in worker.answers(2 * THUMBNAIL_BYTES):
+                self._on_reply(msgspec.json.decode(line, type=_Reply))
+                self._signals.put(None)
         except (msgspec.DecodeError, ValueError, OSError):
-            pass  # nothing that our own program says
-        self._heard.put(number)
+            pass  # not from image_decoder_process: treated as the process's end
+        self._signals.put(process_number)
 
-    def _hear(self, said: _Answer) -> None:
+    def _on_reply(self, reply: _Reply) -> None:
         with self._lock:
-            asked = self._asked.get(said.name)
-        if asked is None:
+            request = self._requests.get(reply.name)
+        if request is None:
             return
-        if said.thumbnail is None:
+        if reply.thumbnail is None:
             self._deaths = 0
-            if asked.seen is None:
-                undecodable = Undecodable(said.cause[:64] or "decoder_died", said.message[:500])
-                asked.seen = said.picture or undecodable
+            if request.result is None:
+                undecodable = Undecodable(reply.cause[:64] or "decoder_died", reply.message[:500])
+                request.result = reply.picture or undecodable
             return
-        webp = base64.b64decode(said.thumbnail, validate=True)
-        wanted, asked.draw = asked.draw, False
-        self._forget(said.name)
+        webp = base64.b64decode(reply.thumbnail, validate=True)
+        wanted, request.draw = request.draw, False
+        self._remove_if_complete(reply.name)
         if wanted and webp[:4] == b"RIFF" and webp[8:12] == b"WEBP" and len(webp) <= THUMBNAIL_BYTES:
-            self._drawn(asked.key, webp)
+            self._on_thumbnail(request.key, webp)
 
 
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or one without links
+    except OSError:  # another disk, or a disk without links
         shutil.copyfile(source, target)
         target.chmod(0o644)

@@ -1,8 +1,8 @@
-"""Decodes pictures: `python -m framefarm.node.image_decoder_process`, shut in (see `image_decoder.py`).
+"""The image decoder's process: `python -m framefarm.node.image_decoder_process`, run by `image_decoder.py`.
 
-It works strip by strip, so that its memory does not grow with the picture. Each question is a line of JSON,
-`{"name": file in the folder, "thumbnail": pixels or 0}`; the answer comes as soon as the picture is decoded,
-its thumbnail on a line of its own when there is time for it.
+It decodes strip by strip, so that its memory does not grow with the picture. Each request is a line of JSON,
+`{"name": file in the folder, "thumbnail": pixels or 0}`. The reply comes as soon as the picture is decoded;
+its thumbnail follows later, in a line of its own.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"II*\0", b"MM\0*", b"v/1\x0
 LINEAR = frozenset(("openexr", "hdr"))
 FLOATING = frozenset(("half", "float", "double"))
 DITHER = 2.5 / 255
-"""Of 0–1. Blender's dither moves a value by at most one step of 8 bits to either side."""
+"""On a scale of 0 to 1. Blender's dither moves a value by at most one 8-bit step to either side."""
 SHOULDER = 0.8
+"""Linear values above it are compressed in thumbnails."""
 NICE = 10
-WAITING = 32
-"""Thumbnails that may wait; decoding waits when there are more."""
-ANSWERING = threading.Lock()
+MAX_WAITING_THUMBNAILS = 32
+"""Decoding pauses while so many thumbnails wait."""
+REPLY_LOCK = threading.Lock()
 
 
-class Refused(Exception):
-    """`cause` as in `pictures.Undecodable`."""
+class NotDecoded(Exception):
+    """`cause` as in `image_decoder.Undecodable`; the text is its message."""
 
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)
@@ -52,103 +53,104 @@ def main() -> None:
     oiio.attribute("exr_threads", -1)
     oiio.attribute("limits:imagesize_MB", 0)
     oiio.attribute("limits:channels", order["max_channels"])
-    looks: queue.Queue[tuple[str, PictureScan]] = queue.Queue(WAITING)
-    threading.Thread(target=_draw, args=(looks, order["in_tmp"]), daemon=True).start()
-    with os.fdopen(order["questions"], "rb") as questions:
-        for line in questions:
-            asked = json.loads(line)
-            look = None
+    to_draw: queue.Queue[tuple[str, PictureScan]] = queue.Queue(MAX_WAITING_THUMBNAILS)
+    threading.Thread(target=_draw_thumbnails, args=(to_draw, order["in_tmp"]), daemon=True).start()
+    with os.fdopen(order["questions"], "rb") as requests:
+        for line in requests:
+            request = json.loads(line)
+            scan = None
             try:
-                answer, look = decode(order, asked)
-            except Refused as error:
-                answer = {"cause": error.cause, "message": str(error)}
+                reply, scan = decode(order, request)
+            except NotDecoded as error:
+                reply = {"cause": error.cause, "message": str(error)}
             except MemoryError:
-                answer = {"cause": "picture_too_large", "message": "Decoding it needs too much memory."}
-            _answer({"name": asked["name"]} | answer)
-            if look is not None and look.most:
-                looks.put((asked["name"], look))
+                reply = {"cause": "picture_too_large", "message": "Decoding it needs too much memory."}
+            _reply({"name": request["name"]} | reply)
+            if scan is not None and scan.thumbnail_pixels:
+                to_draw.put((request["name"], scan))
     os._exit(0)
 
 
-def _draw(looks: queue.Queue[tuple[str, PictureScan]], in_tmp: bool) -> None:
-    """Thumbnails: behind everything else that this machine does."""
+def _draw_thumbnails(to_draw: queue.Queue[tuple[str, PictureScan]], in_tmp: bool) -> None:
+    """Draw at the lowest priority of the node."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
     while True:
-        name, look = looks.get()
+        name, scan = to_draw.get()
         try:
-            drawn = base64.b64encode(_webp(look.small(), in_tmp)).decode()
+            webp = base64.b64encode(_webp(scan.thumbnail(), in_tmp)).decode()
         except MemoryError:
-            drawn = ""
-        _answer({"name": name, "thumbnail": drawn})
+            webp = ""
+        _reply({"name": name, "thumbnail": webp})
 
 
-def _answer(said: dict[str, Any]) -> None:
-    with ANSWERING:
-        module_entry.answer(json.dumps(said))
+def _reply(reply: dict[str, Any]) -> None:
+    with REPLY_LOCK:
+        module_entry.answer(json.dumps(reply))
 
 
-def decode(order: dict[str, Any], asked: dict[str, Any]) -> tuple[dict[str, Any], PictureScan]:
-    path = f"{order['folder']}/{asked['name']}"
+def decode(order: dict[str, Any], request: dict[str, Any]) -> tuple[dict[str, Any], PictureScan]:
+    """(the reply, the scan to draw a thumbnail from). Raises NotDecoded or MemoryError."""
+    path = f"{order['folder']}/{request['name']}"
     source = oiio.ImageInput.open(path)
     with open(path, "rb") as stream:
         head = stream.read(16)
         stream.seek(max(0, os.fstat(stream.fileno()).st_size - 2))
         tail = stream.read(2)
     if source is None and head.startswith(SIGNATURES):
-        raise Refused("picture_damaged", f"The picture can't be opened: {_words(oiio.geterror())}.")
+        raise NotDecoded("picture_damaged", f"The picture can't be opened: {_words(oiio.geterror())}.")
     if source is None or source.format_name() not in FORMATS:
-        raise Refused("not_a_picture", "The file is none of the kinds of picture that Blender writes.")
-    if source.format_name() == "jpeg" and tail != b"\xff\xd9":  # the decoder would make up what is missing
-        raise Refused("picture_damaged", "The picture is damaged: it ends too early.")
+        raise NotDecoded("not_a_picture", "The file has none of the picture formats that Blender writes.")
+    if source.format_name() == "jpeg" and tail != b"\xff\xd9":  # the library would invent the missing part
+        raise NotDecoded("picture_damaged", "The picture is damaged: it ends too early.")
     first = source.spec()
     linear = source.format_name() in LINEAR
-    look = PictureScan(first.width, first.height, asked["thumbnail"], linear)
+    scan = PictureScan(first.width, first.height, request["thumbnail"], linear)
     samples = 0
     part = 0
     while source.seek_subimage(part, 0):
         spec = source.spec()
-        samples += _check(spec, part, order)
+        samples += _check_size(spec, part, order)
         if samples > order["max_samples"]:
-            raise Refused("picture_too_large", "The picture's layers are too large together.")
+            raise NotDecoded("picture_too_large", "The picture's layers are too large together.")
         colours = _colours(spec.channelnames) if part == 0 else []
         for top, strip in _strips(source, spec, part):
             if part == 0:
-                look.take(top, _only(strip, colours), str(spec.format) in FLOATING)
+                scan.add(top, _select(strip, colours), str(spec.format) in FLOATING)
         part += 1
     if part < max(1, first.get_int_attribute("oiio:subimages", 1)):
-        raise Refused("picture_damaged", f"The picture is damaged: {_words(source.geterror())}.")
-    source.geterror()  # some kinds only know that there is no further part by failing to find it
-    found = {
+        raise NotDecoded("picture_damaged", f"The picture is damaged: {_words(source.geterror())}.")
+    source.geterror()  # clears the error that some formats leave at the end of the parts
+    picture = {
         "format": source.format_name(),
         "width": first.width,
         "height": first.height,
         "channels": first.nchannels,
         "parts": part,
         "kind": str(first.format),
-        "all_nan": look.all_nan,
-        "some_nan": look.some_nan,
-        "colour": look.colour,
+        "all_nan": scan.all_nan,
+        "some_nan": scan.some_nan,
+        "colour": scan.colour,
     }
     source.close()
-    return {"picture": found}, look
+    return {"picture": picture}, scan
 
 
-def _check(spec: Any, part: int, order: dict[str, Any]) -> int:
-    """How many samples the part has."""
+def _check_size(spec: Any, part: int, order: dict[str, Any]) -> int:
+    """The number of samples of the part. Raises NotDecoded."""
     if part >= order["max_parts"]:
-        raise Refused("picture_too_large", f"The picture has more than {order['max_parts']} parts.")
+        raise NotDecoded("picture_too_large", f"The picture has more than {order['max_parts']} parts.")
     if spec.nchannels > order["max_channels"]:
-        raise Refused("picture_too_large", f"The picture has {spec.nchannels} channels.")
+        raise NotDecoded("picture_too_large", f"The picture has {spec.nchannels} channels.")
     if spec.deep or spec.depth > 1:
-        raise Refused("not_a_picture", "Deep and volumetric pictures are not looked into.")
+        raise NotDecoded("not_a_picture", "Deep and volumetric pictures cannot be checked.")
     pixels = spec.width * spec.height
     if not 0 < pixels <= order["max_pixels"]:
-        raise Refused("picture_too_large", f"The picture has {spec.width} × {spec.height} pixels.")
+        raise NotDecoded("picture_too_large", f"The picture has {spec.width} × {spec.height} pixels.")
     return int(pixels * spec.nchannels)
 
 
 def _strips(source: Any, spec: Any, part: int) -> Iterator[tuple[int, Any]]:
-    """Every sample of the part: the number of the first row (from 0), and rows × columns × channels."""
+    """All samples of the part, as (number of the first row, from 0; floats of rows × columns × channels)."""
     row_bytes = spec.width * spec.nchannels * 4
     rows = max(1, STRIP_BYTES // row_bytes)
     if spec.tile_width:
@@ -156,7 +158,7 @@ def _strips(source: Any, spec: Any, part: int) -> Iterator[tuple[int, Any]]:
     elif source.format_name() == "openexr":
         rows = -(-rows // 256) * 256 if rows > 256 else rows
     if rows * row_bytes > 16 * STRIP_BYTES:
-        raise Refused("picture_too_large", "A row of the picture's tiles is too large.")
+        raise NotDecoded("picture_too_large", "A row of the picture's tiles is too large.")
     end = spec.y + spec.height
     for top in range(spec.y, end, rows):
         bottom = min(end, top + rows)
@@ -168,27 +170,27 @@ def _strips(source: Any, spec: Any, part: int) -> Iterator[tuple[int, Any]]:
         else:
             strip = source.read_scanlines(part, 0, top, bottom, spec.z, 0, spec.nchannels, "float")
         if strip is None:
-            raise Refused("picture_damaged", f"The picture is damaged: {_words(source.geterror())}.")
+            raise NotDecoded("picture_damaged", f"The picture is damaged: {_words(source.geterror())}.")
         yield top - spec.y, strip.reshape(bottom - top, spec.width, spec.nchannels)
 
 
 def _colours(names: tuple[str, ...]) -> list[int]:
-    """Which channels are the colours: R, G and B, of a combined pass, else of any; else the first ones."""
-    for stem in dict.fromkeys(n[:-1] for n in sorted(names, key=lambda n: "Combined." not in n)):
-        if all(stem + colour in names for colour in "RGB"):
-            return [names.index(stem + colour) for colour in "RGB"]
+    """The channels to scan: R, G and B of a combined pass, else of any pass, else the first channels."""
+    for prefix in dict.fromkeys(n[:-1] for n in sorted(names, key=lambda n: "Combined." not in n)):
+        if all(prefix + colour in names for colour in "RGB"):
+            return [names.index(prefix + colour) for colour in "RGB"]
     return [0, 1, 2] if len(names) >= 3 else [0]
 
 
-def _only(strip: Any, channels: list[int]) -> Any:
-    """These channels, without a copy where they come first."""
+def _select(strip: Any, channels: list[int]) -> Any:
+    """These channels of the strip, without a copy if they are the first ones."""
     if channels == list(range(len(channels))):
         return strip[:, :, : len(channels)]
     return strip[:, :, channels]
 
 
-def _within(size: int, factor: int) -> tuple[int, ...]:
-    """Which pixels of a square are looked at, in one direction of a picture that has `size`."""
+def _sampled(size: int, factor: int) -> tuple[int, ...]:
+    """Offsets of the sampled pixels within `factor` pixels, along a side of `size` pixels."""
     if factor < 4 or size < factor:
         return tuple(range(min(size, factor)))
     return factor // 4, 3 * factor // 4
@@ -196,13 +198,14 @@ def _within(size: int, factor: int) -> tuple[int, ...]:
 
 @dataclass
 class PictureScan:
-    """What the colours of a picture are like, strip by strip."""
+    """Colours of a picture, gathered strip by strip: whether they are NaN, all alike, and the thumbnail."""
 
     width: int
     height: int
-    most: int
-    """Pixels of the thumbnail's longer side; 0: none is wanted."""
+    thumbnail_pixels: int
+    """Maximum width and height of the thumbnail; 0: no thumbnail."""
     linear: bool
+    """The values are scene-linear, and have to be tone-mapped for the thumbnail."""
     all_nan: bool = True
     some_nan: bool = False
     _equal: bool = True
@@ -211,21 +214,22 @@ class PictureScan:
     _sums: Any = None
     _counts: Any = field(default=None)
 
-    def take(self, top: int, colours: Any, floating: bool) -> None:
+    def add(self, top: int, colours: Any, floating: bool) -> None:
+        """Add the rows from `top` on (rows × columns × channels); `floating`: the file stores floats."""
         if floating and not np.isfinite(colours.sum()):
             nan = np.isnan(colours)
             self.all_nan = self.all_nan and bool(nan.all())
             self.some_nan = self.some_nan or bool(nan.any())
         else:
             self.all_nan = False
-        # One row first: it tells most pictures.
-        self._compare(colours[:1], floating)
-        self._compare(colours, floating)
-        if self.most:
+        # One row first: enough to find several colours in most pictures.
+        self._compare_colours(colours[:1], floating)
+        self._compare_colours(colours, floating)
+        if self.thumbnail_pixels:
             self._shrink(top, colours, floating)
 
-    def _compare(self, colours: Any, floating: bool) -> None:
-        """Blender dithers what it writes in 8 or 16 bits: such a picture of one colour has a few close by."""
+    def _compare_colours(self, colours: Any, floating: bool) -> None:
+        """Values within the dither count as equal, except in float files: Blender dithers 8 and 16 bits."""
         if not self._equal:
             return
         low, high = colours.min(axis=(0, 1)), colours.max(axis=(0, 1))
@@ -236,26 +240,26 @@ class PictureScan:
 
     @property
     def colour(self) -> list[float] | None:
-        """The one that every pixel has; None if there are several."""
+        """The one colour of all pixels; None if there are several."""
         if not self._equal:
             return None
         return [round(float(v), 6) for v in np.clip((self._low + self._high) / 2, -65504.0, 65504.0)]
 
     def _shrink(self, top: int, colours: Any, floating: bool) -> None:
-        """The mean of each square of `factor` pixels, of large ones of four within; what is left at the right
-        and the bottom is dropped where there is a whole square beside it."""
-        factor = -(-max(self.width, self.height) // self.most)
+        """Add the mean of each square of `factor` pixels, of four samples in a large square. Incomplete
+        squares at the right and the bottom are dropped where there is a complete one beside them."""
+        factor = -(-max(self.width, self.height) // self.thumbnail_pixels)
         across, down = max(1, self.width // factor), max(1, self.height // factor)
         rows = top + np.arange(colours.shape[0])
-        rows = rows[np.isin(rows % factor, _within(self.height, factor)) & (rows < down * factor)]
+        rows = rows[np.isin(rows % factor, _sampled(self.height, factor)) & (rows < down * factor)]
         if not rows.size:
             return
-        within = np.array(_within(self.width, factor))
-        columns = (np.arange(across)[:, None] * factor + within).ravel()
+        offsets = np.array(_sampled(self.width, factor))
+        columns = (np.arange(across)[:, None] * factor + offsets).ravel()
         values = colours[rows - top][:, columns]
         if floating:
             values = np.nan_to_num(values, nan=0.0, posinf=65504.0, neginf=0.0)
-        values = values.reshape(rows.size, across, within.size, -1).mean(axis=2)
+        values = values.reshape(rows.size, across, offsets.size, -1).mean(axis=2)
         targets, starts, counts = np.unique(rows // factor, return_index=True, return_counts=True)
         if self._sums is None:
             self._sums = np.zeros((down, across, values.shape[2]))
@@ -263,8 +267,8 @@ class PictureScan:
         self._sums[targets] += np.add.reduceat(values, starts, axis=0)
         self._counts[targets] += counts[:, None, None]
 
-    def small(self) -> Any:
-        """Rows × columns × 3, 8 bits, for a screen."""
+    def thumbnail(self) -> Any:
+        """The thumbnail in sRGB: rows × columns × 3, 8 bits."""
         picture = self._sums / self._counts
         if picture.shape[2] == 1:
             picture = np.repeat(picture, 3, axis=2)
@@ -289,14 +293,14 @@ def _webp(pixels: Any, in_tmp: bool) -> bytes:
         return b""
     output.close()
     with open(path, "rb") as stream:
-        drawn = stream.read()
+        webp = stream.read()
     if descriptor >= 0:
         os.close(descriptor)
-    return drawn
+    return webp
 
 
 def _words(error: str) -> str:
-    """The library's own sentence, for a person: one line, printable, short."""
+    """The library's own message: one line, printable, at most 200 characters."""
     line = " ".join(error.split())
     return "".join(c for c in line if c.isprintable())[:200].rstrip(".") or "it ends too early"
 

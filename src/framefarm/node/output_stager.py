@@ -1,4 +1,4 @@
-"""The thread that takes saved frames over: into staging, checked, and told in order."""
+"""The thread that moves saved frames into staging, checks them, and passes their events on in order."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from framefarm.node.frame_validation import check_frame, to_look_at
-from framefarm.node.image_decoder import Decoder, Picture, Undecodable
+from framefarm.node.frame_validation import check_frame, pictures_to_check
+from framefarm.node.image_decoder import ImageDecoder, Picture, Undecodable
 from framefarm.node.output_files import OutputRejected, collect, not_stored, sync_directory
-from framefarm.node.server_threads import Put, thumbnail
+from framefarm.node.server_threads import Put, thumbnail_path
 from framefarm.protocol import node as msg
 from framefarm.sandboxing.bubblewrap import Mode
 
-ITEMS_AT_ONCE = 32
-DRAWN_PAUSE_SECONDS = 0.25
-"""Thumbnails are told along with what comes next; if nothing does, after so long."""
-THUMBNAILS_SECONDS = 5.0
+ITEMS_PER_BATCH = 32
+THUMBNAIL_POLL_SECONDS = 0.25
+"""Finished thumbnails are reported with the next batch, or after this time without one."""
+LAST_THUMBNAILS_SECONDS = 5.0
 """How long the end of a session waits for its last thumbnails."""
 
 
 @dataclass(frozen=True)
-class Staged:
-    """Frames that are durable in staging, or refused; and the bytes of those that the farm is told of."""
+class FramesStaged:
+    """`count` frames are durable in staging, or refused; `bytes` is the size of the reported ones' files."""
 
     count: int
     bytes: int = 0
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A frame's output could not be taken."""
+class FrameRefused:
+    """A frame's output was refused, which fails its attempt."""
 
     attempt: str
     frame: int
@@ -44,8 +44,11 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A saved frame on its way to staging. `width` and `height` are what was asked for, 0 if not known."""
+class SavedFrame:
+    """A frame that Blender saved in `directory`, to be staged.
+
+    `width` and `height` are the size in pixels that the scene asks for, 0 if not known.
+    """
 
     attempt: str
     frame: int
@@ -53,27 +56,30 @@ class Frame:
     at_ms: int
     seconds: float
     peak_memory_bytes: int
-    notes: tuple[msg.NodeWarning, ...]
+    warnings: tuple[msg.NodeWarning, ...]
     width: int = 0
     height: int = 0
 
 
 @dataclass
-class _Taken:
-    """A frame whose files are in staging; `asked`: each picture of it by its name in staging."""
+class _StagedFrame:
+    """A frame whose files are in staging. `decodings`: the decoder's request for each picture, by its staged
+    name."""
 
-    frame: Frame
+    frame: SavedFrame
     files: list[msg.StagedFile]
-    asked: dict[str, str | Undecodable]
+    decodings: dict[str, str | Undecodable]
 
 
-_Item = Frame | msg.Event
+_Item = SavedFrame | msg.Event
 
 
 @dataclass(frozen=True)
 class StagingFolders:
-    """The session's folders: for its files, for its thumbnails (None: none are wanted), and for the decoder
-    alone. `stem` starts every picture's name."""
+    """A session's folders for staged files, for thumbnails (None: no thumbnails), and for the decoder alone.
+
+    `stem` is the start of every picture's name.
+    """
 
     staging: Path
     thumbnails: Path | None
@@ -82,54 +88,56 @@ class StagingFolders:
 
 
 class OutputStager(threading.Thread):
-    """Takes saved frames into staging, looks at each, and passes on events, in order.
+    """Stages and checks saved frames while Blender renders the next one, and passes events on in order.
 
-    Blender renders the next frame meanwhile. What must be known before a frame counts is: that its pictures
-    can be decoded, and have their size. Thumbnails come later and hold up nothing.
+    A frame is reported only after its pictures were decoded and measured. Thumbnails come later. `put` gets
+    FramesStaged and FrameRefused; `send` gets the events for the farm.
     """
 
     def __init__(
-        self, put: Put, send: Callable[[msg.Event], None], places: StagingFolders, mode: Mode
+        self, put: Put, send: Callable[[msg.Event], None], folders: StagingFolders, mode: Mode
     ) -> None:
-        super().__init__(name="collector", daemon=True)
-        self._put, self._send, self._places, self._mode = put, send, places, mode
+        super().__init__(name="stager", daemon=True)
+        self._put, self._send, self._folders = put, send, folders
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._broken: set[str] = set()
-        self._told: set[tuple[str, int]] = set()
-        """Frames whose thumbnails are still to come."""
-        self._drawings: deque[tuple[tuple[str, int], bytes]] = deque()
+        self._failed_attempts: set[str] = set()
+        self._awaiting_thumbnail: set[tuple[str, int]] = set()
+        """(attempt, frame) of reported frames."""
+        self._drawn: deque[tuple[tuple[str, int], bytes]] = deque()
+        """Thumbnails that are not written yet."""
         self._hurry = False
-        self._told_bytes = 0
-        self._decoder = Decoder(places.decoder, self._drawn, mode=mode)
+        self._reported_bytes = 0
+        self._decoder = ImageDecoder(folders.decoder, self._on_thumbnail, mode=mode)
 
-    def add(self, item: Frame | msg.Event) -> None:
+    def add(self, item: SavedFrame | msg.Event) -> None:
+        """Queue a frame to be staged, or an event to be sent after all that was added before."""
         self._queue.put(item)
 
     def finish(self, *, hurry: bool) -> None:
-        """Take what is left; with `hurry`, thumbnails that are not done are given up."""
+        """Process the remaining items and wait for the end; with `hurry`, drop unfinished thumbnails."""
         self._hurry = hurry
         self._queue.put(None)
         self.join()
 
     def run(self) -> None:
-        self._decoder.warm()  # while Blender starts: the first frame need not wait for it
-        last = False
-        while not last:
-            items, last = self._gather()
-            self._take(items)
-        self._decoder.finish(0 if self._hurry else THUMBNAILS_SECONDS)
-        self._keep_drawings()
+        self._decoder.start_early()  # while Blender starts
+        is_last = False
+        while not is_last:
+            items, is_last = self._gather()
+            self._process(items)
+        self._decoder.finish(0 if self._hurry else LAST_THUMBNAILS_SECONDS)
+        self._report_thumbnails()
 
     def _gather(self) -> tuple[list[_Item], bool]:
-        """What is there, nothing only if there may be thumbnails; and whether that was the last."""
+        """(queued items, whether they are the last). No items: thumbnails may be finished."""
         items: list[_Item] = []
         try:
-            item = self._queue.get(timeout=DRAWN_PAUSE_SECONDS if self._told else None)
+            item = self._queue.get(timeout=THUMBNAIL_POLL_SECONDS if self._awaiting_thumbnail else None)
         except queue.Empty:
             return [], False
         while item is not None:
             items.append(item)
-            if len(items) == ITEMS_AT_ONCE:
+            if len(items) == ITEMS_PER_BATCH:
                 return items, False
             try:
                 item = self._queue.get_nowait()
@@ -137,34 +145,36 @@ class OutputStager(threading.Thread):
                 return items, False
         return items, True
 
-    def _take(self, items: list[_Item]) -> None:
-        """Stage the frames, sync each folder once, look at them, then tell of all of them in order."""
-        taken = [self._stage(item) if isinstance(item, Frame) else item for item in items]
-        folders = {self._places.staging / t.frame.attempt for t in taken if isinstance(t, _Taken)}
-        why = self._sync(folders) if folders else None
-        for item in taken:
-            match item:
-                case _Taken() if why is not None:
-                    self._refuse(Refused(item.frame.attempt, item.frame.frame, why.cause, why.detail))
-                case _Taken():
-                    self._tell(item)
-                case Refused():
-                    self._refuse(item)
-                case msg.TaskEnded() if item.attempt in self._broken:
+    def _process(self, items: list[_Item]) -> None:
+        """Stage the batch's frames, sync each folder once, check the frames, then send all in order."""
+        results = [self._stage(item) if isinstance(item, SavedFrame) else item for item in items]
+        folders = {self._folders.staging / r.frame.attempt for r in results if isinstance(r, _StagedFrame)}
+        sync_error = self._sync(folders) if folders else None
+        for result in results:
+            match result:
+                case _StagedFrame(frame) if sync_error is not None:
+                    self._refuse(
+                        FrameRefused(frame.attempt, frame.frame, sync_error.cause, sync_error.detail)
+                    )
+                case _StagedFrame():
+                    self._check_and_report(result)
+                case FrameRefused():
+                    self._refuse(result)
+                case msg.TaskEnded() if result.attempt in self._failed_attempts:
                     pass
                 case None:
                     pass
                 case _:
-                    self._send(item)
-        self._keep_drawings()
-        if count := sum(isinstance(item, Frame) for item in items):
-            told, self._told_bytes = self._told_bytes, 0
-            self._put(Staged(count, told))
+                    self._send(result)
+        self._report_thumbnails()
+        if count := sum(isinstance(item, SavedFrame) for item in items):
+            reported_bytes, self._reported_bytes = self._reported_bytes, 0
+            self._put(FramesStaged(count, reported_bytes))
 
     def _sync(self, folders: set[Path]) -> OutputRejected | None:
-        """Make what was staged durable; why it is not."""
+        """Make the staged files durable. Returns the error, if any."""
         try:
-            for folder in (*folders, self._places.staging):
+            for folder in (*folders, self._folders.staging):
                 sync_directory(folder)
         except OutputRejected as error:
             return error
@@ -172,81 +182,84 @@ class OutputStager(threading.Thread):
             return not_stored(error, "a frame's folder")
         return None
 
-    def _stage(self, frame: Frame) -> _Taken | Refused | None:
-        """None: its attempt has ended. The decoder looks at the pictures while the disk is busy."""
-        if frame.attempt in self._broken:
+    def _stage(self, frame: SavedFrame) -> _StagedFrame | FrameRefused | None:
+        """Copy the frame's files and ask for their decoding. None: its attempt has failed before."""
+        if frame.attempt in self._failed_attempts:
             return None
-        folder = self._places.staging / frame.attempt
+        folder = self._folders.staging / frame.attempt
         try:
-            files = collect(frame.directory, folder, self._places.stem, frame.frame)
+            files = collect(frame.directory, folder, self._folders.stem, frame.frame)
         except OutputRejected as error:
-            return Refused(frame.attempt, frame.frame, error.cause, error.detail)
-        taken = _Taken(frame, files, {})
-        for file in to_look_at(files):
-            taken.asked[file.staged] = self._ask(frame, file, draw=file is files[0])
-        return taken
+            return FrameRefused(frame.attempt, frame.frame, error.cause, error.detail)
+        decodings = {
+            file.staged: self._request_decoding(frame, file, draw=file is files[0])
+            for file in pictures_to_check(files)
+        }
+        return _StagedFrame(frame, files, decodings)
 
-    def _ask(self, frame: Frame, file: msg.StagedFile, *, draw: bool) -> str | Undecodable:
+    def _request_decoding(self, frame: SavedFrame, file: msg.StagedFile, *, draw: bool) -> str | Undecodable:
         try:
-            return self._decoder.ask(
+            return self._decoder.request(
                 (frame.attempt, frame.frame),
-                self._places.staging / frame.attempt / file.staged,
+                self._folders.staging / frame.attempt / file.staged,
                 ending=os.path.splitext(file.path)[1].lower(),
-                thumbnail=draw and self._places.thumbnails is not None,
+                thumbnail=draw and self._folders.thumbnails is not None,
             )
         except OSError as error:
             return Undecodable("decoder_died", f"It could not be opened: {error.strerror}.")
 
-    def _look(self, asked: str | Undecodable) -> Picture | Undecodable:
-        return self._decoder.answer(asked) if isinstance(asked, str) else asked
+    def _decoded(self, decoding: str | Undecodable) -> Picture | Undecodable:
+        return self._decoder.result(decoding) if isinstance(decoding, str) else decoding
 
-    def _tell(self, taken: _Taken) -> None:
-        frame = taken.frame
-        seen = {staged: self._look(asked) for staged, asked in taken.asked.items()}
-        checked = check_frame(taken.files, frame.width, frame.height, lambda f: seen[f.staged])
-        if frame.attempt in self._broken or checked.cause is not None:
-            for file in taken.files:
-                (self._places.staging / frame.attempt / file.staged).unlink(missing_ok=True)
-        if checked.cause is not None:
-            self._refuse(Refused(frame.attempt, frame.frame, checked.cause, checked.message or ""))
-        if frame.attempt in self._broken:
+    def _check_and_report(self, staged: _StagedFrame) -> None:
+        frame = staged.frame
+        pictures = {name: self._decoded(decoding) for name, decoding in staged.decodings.items()}
+        check = check_frame(staged.files, frame.width, frame.height, lambda f: pictures[f.staged])
+        if frame.attempt in self._failed_attempts or check.cause is not None:
+            for file in staged.files:
+                (self._folders.staging / frame.attempt / file.staged).unlink(missing_ok=True)
+        if check.cause is not None:
+            self._refuse(FrameRefused(frame.attempt, frame.frame, check.cause, check.message or ""))
+        if frame.attempt in self._failed_attempts:
             return
-        first = seen.get(taken.files[0].staged)
-        if self._places.thumbnails is not None and isinstance(first, Picture):
-            self._told.add((frame.attempt, frame.frame))
-        self._told_bytes += sum(file.size for file in taken.files)
+        first = pictures.get(staged.files[0].staged)
+        if self._folders.thumbnails is not None and isinstance(first, Picture):
+            self._awaiting_thumbnail.add((frame.attempt, frame.frame))
+        self._reported_bytes += sum(file.size for file in staged.files)
         self._send(
             msg.FrameSaved(
                 attempt=frame.attempt,
                 frame=frame.frame,
                 at_ms=frame.at_ms,
                 seconds=frame.seconds,
-                files=taken.files,
+                files=staged.files,
                 peak_memory_bytes=frame.peak_memory_bytes,
-                warnings=[*frame.notes, *checked.notes],
-                look=checked.look,
+                warnings=[*frame.warnings, *check.warnings],
+                look=check.colour,
             )
         )
 
-    def _refuse(self, refused: Refused) -> None:
-        if refused.attempt not in self._broken:
-            self._broken.add(refused.attempt)
+    def _refuse(self, refused: FrameRefused) -> None:
+        if refused.attempt not in self._failed_attempts:
+            self._failed_attempts.add(refused.attempt)
             self._put(refused)
 
-    def _drawn(self, key: object, webp: bytes) -> None:
-        """From the decoder's thread."""
-        self._drawings.append((cast("tuple[str, int]", key), webp))
+    def _on_thumbnail(self, key: object, webp: bytes) -> None:
+        """Called in the decoder's thread."""
+        self._drawn.append((cast("tuple[str, int]", key), webp))
 
-    def _keep_drawings(self) -> None:
-        """All that was asked for is told by now, or refused. Not synced: a thumbnail that is lost with the
-        machine is none."""
-        folder = self._places.thumbnails
-        while folder is not None and self._drawings:
-            (attempt, frame), webp = self._drawings.popleft()
-            if (attempt, frame) not in self._told:
+    def _report_thumbnails(self) -> None:
+        """Write and report the finished thumbnails; call it when every decoded frame is reported or refused.
+
+        They are not synced: a thumbnail may be lost with its node.
+        """
+        folder = self._folders.thumbnails
+        while folder is not None and self._drawn:
+            (attempt, frame), webp = self._drawn.popleft()
+            if (attempt, frame) not in self._awaiting_thumbnail:
                 continue
-            self._told.remove((attempt, frame))
-            path = thumbnail(folder, attempt, frame)
+            self._awaiting_thumbnail.remove((attempt, frame))
+            path = thumbnail_path(folder, attempt, frame)
             try:
                 path.write_bytes(webp)
             except OSError:  # the disk is full, or the job is deleted

@@ -1,4 +1,4 @@
-"""Blender's sandbox: the places inside that are the farm's own, and what the node needs of `sandboxing`."""
+"""Blender's sandbox: the farm's own folders in it, and the parts of `sandboxing` that the node uses."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from framefarm.sandboxing.bubblewrap import Bind, Mode, Process, Sandbox, check
 from framefarm.sandboxing.errors import SandboxUnavailable
 
-INSIDE = "/run/framefarm"
-"""The farm's own place inside the sandbox: the code that drives Blender, and Blender itself."""
-OUTPUT = "/output"
-"""Where Blender writes, inside the sandbox."""
+FARM_FOLDER = "/run/framefarm"
+"""Path in the sandbox of the farm's own folder: the code that drives Blender, and Blender itself."""
+OUTPUT_FOLDER = "/output"
+"""Path in the sandbox of the folder that Blender writes to."""
 
 
-def passable(path: Path) -> None:
-    """Raise SandboxUnavailable unless any user may pass through every folder above `path`.
+def check_passable(path: Path) -> None:
+    """Check that any user may pass through every folder above `path`. Raises SandboxUnavailable.
 
-    Without bubblewrap the slot's user reaches its files by their real paths.
+    Needed without bubblewrap, where the slot's user reaches its files by their real paths.
     """
     for folder in path.absolute().parents:
         if not folder.stat().st_mode & stat.S_IXOTH:
@@ -28,13 +28,13 @@ def passable(path: Path) -> None:
 
 
 __all__ = [
-    "INSIDE",
-    "OUTPUT",
+    "FARM_FOLDER",
+    "OUTPUT_FOLDER",
     "Bind",
     "Mode",
     "Process",
     "Sandbox",
     "SandboxUnavailable",
     "check",
-    "passable",
+    "check_passable",
 ]

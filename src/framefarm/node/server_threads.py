@@ -1,4 +1,4 @@
-"""The runner's two lanes to the farm, each a thread beside its main loop."""
+"""The runner's two threads that talk to the farm: one polls the desired state, one sends reports."""
 
 from __future__ import annotations
 
@@ -14,97 +14,105 @@ from framefarm.protocol import node as msg
 
 EVENTS_PER_REPORT = 64
 FILES_PER_REPORT = 2000
-"""Of its frames; the event that reaches it is the report's last. One frame's bound is as much again, and the
-farm takes both."""
+"""Files of a report's frames. The event that reaches this number is the report's last. As one frame may have
+as many files again, a report has fewer than twice this number, which the farm accepts."""
 REPORT_PACE_SECONDS = 0.02
-"""Reports follow one another no faster: what happens meanwhile goes in one. The first is sent at once."""
+"""Least time between two reports; events of the meantime share the next one. The first is sent at once."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A desired state from either lane."""
+class NewDesiredState:
+    """A desired state from the farm, in the answer of either thread's call."""
 
     desired: msg.DesiredState
 
 
 @dataclass(frozen=True)
-class Over:
-    """There is no farm to work for any more."""
+class SessionAborted:
+    """The session cannot go on: the farm has ended it or is unreachable, or a thread of the runner failed."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Acknowledged:
-    """The farm has answered for frames of so many bytes."""
+class FramesAcknowledged:
+    """Frames whose files have `bytes` bytes together have got their verdicts from the farm."""
 
     bytes: int
 
 
 Put = Callable[[object], None]
+"""Puts an event into the session's inbox. Safe to call from any thread."""
 
 
-def thumbnail(folder: Path, attempt: str, frame: int) -> Path:
-    """Where it lies."""
+def thumbnail_path(folder: Path, attempt: str, frame: int) -> Path:
+    """Path of a frame's thumbnail in the session's folder for thumbnails."""
     return folder / f"{attempt}-{frame}.webp"
 
 
 class StatePoller(threading.Thread):
-    """Holds one `sync` open; each answer goes to the main loop."""
+    """Keeps one `sync` call open and puts each answer into the inbox, as NewDesiredState.
 
-    def __init__(self, link: ServerClient, put: Put, wait_seconds: float) -> None:
+    Ends with SessionAborted in the inbox when the farm ended the session or is unreachable.
+    """
+
+    def __init__(self, client: ServerClient, put: Put, wait_seconds: float) -> None:
         super().__init__(name="sync", daemon=True)
-        self._link, self._put, self._wait = link, put, wait_seconds
-        self.seen = 0
+        self._client, self._put, self._wait_seconds = client, put, wait_seconds
+        self.seen_version = 0
         self.progress: msg.Progress | None = None
+        """The latest progress of the frame in work, sent with the next call."""
 
     def run(self) -> None:
         try:
-            while not self._link.closing:
-                said = msg.Sync(seen=self.seen, wait_seconds=self._wait, progress=self.progress)
-                wanted = self._link.sync(said)
-                self.seen = max(self.seen, wanted.version)
-                self._put(Wanted(wanted))
+            while not self._client.closing:
+                request = msg.Sync(
+                    seen=self.seen_version, wait_seconds=self._wait_seconds, progress=self.progress
+                )
+                desired = self._client.sync(request)
+                self.seen_version = max(self.seen_version, desired.version)
+                self._put(NewDesiredState(desired))
         except (SessionOver, ServerUnreachable) as error:
-            self._put(Over(str(error)))
+            self._put(SessionAborted(str(error)))
 
 
 class ReportSender(threading.Thread):
-    """Sends events in order, those that gather meanwhile in the next report.
+    """Sends events to the farm in order; those that arrive during a call share the next report.
 
-    The journal is the report in flight and the queue behind it, in memory: nobody could send it after this
-    process, which alone knows the token and holds the session's lock.
+    Unsent events are kept in memory only. Writing them to disk would not help: only this process knows the
+    session's token and holds its lock, so no other process could send them.
     """
 
-    def __init__(self, link: ServerClient, put: Put, staging: Path, thumbnails: Path) -> None:
+    def __init__(self, client: ServerClient, put: Put, staging: Path, thumbnails: Path) -> None:
         super().__init__(name="reports", daemon=True)
-        self._link, self._put, self._staging, self._thumbnails = link, put, staging, thumbnails
+        self._client, self._put, self._staging, self._thumbnails = client, put, staging, thumbnails
         self._queue: queue.SimpleQueue[msg.Event | None] = queue.SimpleQueue()
 
     def send(self, *events: msg.Event) -> None:
+        """Queue events for the next report."""
         for event in events:
             self._queue.put(event)
 
     def finish(self, timeout_seconds: float) -> None:
-        """Send what is left; returns when it is acknowledged, or after the time-out."""
+        """Send the remaining events and wait for their verdicts, at most for the time-out."""
         self._queue.put(None)
         self.join(timeout_seconds)
 
     def run(self) -> None:
-        seq, sent = 0, 0.0
+        seq, sent_at = 0, 0.0
         try:
             while True:
-                events, last = self._gather(sent + REPORT_PACE_SECONDS)
+                events, is_last = self._gather(sent_at + REPORT_PACE_SECONDS)
                 if events:
-                    seq, sent = seq + 1, time.monotonic()
+                    seq, sent_at = seq + 1, time.monotonic()
                     self._deliver(msg.Report(seq=seq, events=events))
-                if last:
+                if is_last:
                     return
         except (SessionOver, ServerUnreachable, ReportOutOfOrder) as error:
-            self._put(Over(str(error)))
+            self._put(SessionAborted(str(error)))
 
     def _gather(self, until: float) -> tuple[list[msg.Event], bool]:
-        """What is there by `until` (monotonic seconds), at least one; and whether that was the last."""
+        """(events queued by `until`, monotonic seconds; whether they are the last). Waits for the first."""
         events: list[msg.Event] = []
         files = 0
         event = self._queue.get()
@@ -120,16 +128,16 @@ class ReportSender(threading.Thread):
         return events, True
 
     def _deliver(self, report: msg.Report) -> None:
-        receipt = self._link.report(report)
-        for event, verdict in zip(report.events, receipt.verdicts, strict=False):
+        reply = self._client.report(report)
+        for event, verdict in zip(report.events, reply.verdicts, strict=False):
             if verdict == "applied":
                 continue
             if isinstance(event, msg.FrameSaved):
                 for file in event.files:
                     (self._staging / event.attempt / file.staged).unlink(missing_ok=True)
             if isinstance(event, msg.FrameDrawn):
-                thumbnail(self._thumbnails, event.attempt, event.frame).unlink(missing_ok=True)
+                thumbnail_path(self._thumbnails, event.attempt, event.frame).unlink(missing_ok=True)
         saved = [e for e in report.events if isinstance(e, msg.FrameSaved)]
         if saved:
-            self._put(Acknowledged(sum(file.size for e in saved for file in e.files)))
-        self._put(Wanted(receipt.desired))
+            self._put(FramesAcknowledged(sum(file.size for e in saved for file in e.files)))
+        self._put(NewDesiredState(reply.desired))

@@ -1,7 +1,7 @@
-"""What a session has in hand: a state machine without I/O. Events go in, things to do come out.
+"""The tasks of a session as a state machine without I/O: events go in, actions and reports come out.
 
-The runner carries them out: it starts Blender, renders a frame, sends an event. Attempts never overlap; each
-task that was taken in ends exactly once, by TaskEnded or TaskReleased.
+The session loop carries them out: it starts Blender, renders frames, sends events. Attempts never overlap,
+and each accepted task ends exactly once, with TaskEnded or TaskReleased.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from framefarm.protocol import node as msg
 
 @dataclass
 class HeldTask:
-    """A task in hand. `left`: frames not yet begun."""
+    """A task that the farm assigned and that has not ended. `remaining`: its frames not yet begun."""
 
     order: msg.TaskOrder
-    left: deque[int]
+    remaining: deque[int]
     started_ms: int | None = None
-    in_work: int | None = None
+    """When its attempt began; None: not begun."""
+    frame_in_work: int | None = None
     """The frame that Blender renders now."""
     peak_memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
-class Render:
-    """Render this frame now. `first`: the attempt begins with it."""
+class FrameToRender:
+    """The frame that Blender has to render now. `first`: the attempt begins with it."""
 
     attempt: str
     frame: int
@@ -36,28 +37,35 @@ class Render:
 
 @dataclass
 class TaskQueue:
-    """`now_ms` everywhere: the runner's monotonic clock. What is to be told the farm comes in `msg`."""
+    """All tasks that the session holds. Times `_ms` are milliseconds of the runner's monotonic clock.
+
+    Returned `msg` events are to be reported to the farm, in order.
+    """
 
     tasks: dict[str, HeldTask] = field(default_factory=dict)
+    """By attempt, in the order of the assignment."""
     known: set[str] = field(default_factory=set)
-    """All attempts ever taken in: what was ended once does not begin again."""
+    """Every attempt ever accepted: an ended one does not begin again."""
     version: int = 0
+    """Version of the newest desired state."""
     drain: bool = False
+    """End when all tasks in hand have ended."""
     cancelled: bool = False
     preempted: bool = False
-    """The slot goes to other work."""
+    """The slot is needed for other work."""
     waiting: int = 0
-    """Saved frames that are not staged yet."""
+    """Number of saved frames that are not staged yet."""
     most_waiting: int = 2
-    gathered_bytes: int = 0
-    """Staged and told, and not acknowledged: the farm does not answer, or not yet."""
-    most_gathered_bytes: int | None = None
+    unacknowledged_bytes: int = 0
+    """Size of the staged files that were reported and have no verdict yet."""
+    max_unacknowledged_bytes: int | None = None
+    """Rendering pauses from here on; None: no limit."""
     runtime_ms: int | None = None
-    """A task may run for so long."""
-    silence_ms: int | None = None
-    """Blender may give no sign of life for so long, if something was asked of it."""
-    heard_ms: int | None = None
-    """Its last one, or when it was asked; None while nothing is asked of it."""
+    """Longest time for a task; None: no limit."""
+    no_progress_ms: int | None = None
+    """Longest time without a sign of life from a Blender that has a request; None: no limit."""
+    last_sign_ms: int | None = None
+    """Blender's last sign of life, or the request; None while Blender has no request."""
 
     @property
     def current(self) -> HeldTask | None:
@@ -66,152 +74,159 @@ class TaskQueue:
 
     @property
     def done(self) -> bool:
-        """Nothing in hand, and nothing will come."""
+        """No task in hand, and none will come."""
         return not self.tasks and (self.drain or self.cancelled)
 
-    def take(self, wanted: msg.DesiredState, now_ms: int) -> list[msg.Event]:
-        """The farm's wishes, newest version only. What it no longer lists is given up: unbegun tasks at
-        once, a begun one after its frame in work."""
-        if wanted.version < self.version or self.cancelled:
+    def take(self, desired: msg.DesiredState, now_ms: int) -> list[msg.Event]:
+        """Apply a desired state, unless a newer one was applied. Tasks that it does not list are given up:
+        unbegun ones at once, a begun one after its frame in work."""
+        if desired.version < self.version or self.cancelled:
             return []
-        self.version = wanted.version
-        self.preempted = self.preempted or wanted.preempt_seconds is not None
-        self.drain = self.drain or wanted.drain or self.preempted
-        said: list[msg.Event] = []
-        listed = {t.attempt for t in wanted.tasks}
+        self.version = desired.version
+        self.preempted = self.preempted or desired.preempt_seconds is not None
+        self.drain = self.drain or desired.drain or self.preempted
+        events: list[msg.Event] = []
+        listed = {t.attempt for t in desired.tasks}
         for attempt in [a for a in self.tasks if a not in listed]:
-            said += self._give_up(attempt, now_ms)
-        if wanted.cancel:
-            return said + self.stop(now_ms)
-        for order in wanted.tasks:
+            events += self._give_up(attempt, now_ms)
+        if desired.cancel:
+            return events + self.stop(now_ms)
+        for order in desired.tasks:
             if order.attempt not in self.known:
                 self.known.add(order.attempt)
                 self.tasks[order.attempt] = HeldTask(order, deque(order.frames))
-        return said
+        return events
 
     def _give_up(self, attempt: str, now_ms: int) -> list[msg.Event]:
         task = self.tasks[attempt]
         if task.started_ms is None:
             del self.tasks[attempt]
             return [msg.TaskReleased(attempt=attempt)]
-        task.left.clear()
-        if task.in_work is None:
-            return [self._end(task, self._given_up, now_ms)]
+        task.remaining.clear()
+        if task.frame_in_work is None:
+            return [self._end(task, self._outcome_when_given_up, now_ms)]
         return []
 
     @property
-    def _given_up(self) -> msg.TaskEnd:
+    def _outcome_when_given_up(self) -> msg.TaskEnd:
         return "preempted" if self.preempted else "cancelled"
 
-    def next(self, now_ms: int) -> Render | None:
-        """The next frame to render, if Blender is free, the collector keeps up and little has gathered."""
+    def next(self, now_ms: int) -> FrameToRender | None:
+        """Begin the next frame, if Blender is free and neither staging nor the farm's verdicts lag behind."""
         if self.cancelled or self.waiting >= self.most_waiting or not self.tasks:
             return None
-        if self.most_gathered_bytes is not None and self.gathered_bytes >= self.most_gathered_bytes:
+        limit = self.max_unacknowledged_bytes
+        if limit is not None and self.unacknowledged_bytes >= limit:
             return None  # until the farm answers again
         task = self.current or next(iter(self.tasks.values()))
-        if task.in_work is not None or not task.left:
+        if task.frame_in_work is not None or not task.remaining:
             return None
         first = task.started_ms is None
         if first:
             task.started_ms = now_ms
-        task.in_work = task.left.popleft()
-        self.heard_ms = now_ms
-        return Render(task.order.attempt, task.in_work, first)
+        task.frame_in_work = task.remaining.popleft()
+        self.last_sign_ms = now_ms
+        return FrameToRender(task.order.attempt, task.frame_in_work, first)
 
     def saved(self, frame: int, peak_memory_bytes: int, now_ms: int) -> tuple[str, list[msg.Event]] | None:
-        """Blender saved the frame in work: (its attempt, what follows once it is staged)."""
+        """Blender saved the frame in work: (its attempt, events to report once the frame is staged).
+
+        None if the frame is not in work.
+        """
         task = self.current
-        if task is None or task.in_work != frame:
+        if task is None or task.frame_in_work != frame:
             return None
-        task.in_work = self.heard_ms = None
+        task.frame_in_work = self.last_sign_ms = None
         task.peak_memory_bytes = max(task.peak_memory_bytes, peak_memory_bytes)
         self.waiting += 1
         attempt = task.order.attempt
-        if task.left:
+        if task.remaining:
             return attempt, []
-        whole = frame == task.order.frames[-1]
-        return attempt, [self._end(task, "success" if whole else self._given_up, now_ms)]
+        complete = frame == task.order.frames[-1]
+        outcome: msg.TaskEnd = "success" if complete else self._outcome_when_given_up
+        return attempt, [self._end(task, outcome, now_ms)]
 
-    def staged(self, count: int = 1, gathered_bytes: int = 0) -> None:
-        """Frames are durable; their files wait for the farm."""
+    def staged(self, count: int = 1, size_bytes: int = 0) -> None:
+        """`count` saved frames are staged or refused; `size_bytes` of their files were reported."""
         self.waiting -= count
-        self.gathered_bytes += gathered_bytes
+        self.unacknowledged_bytes += size_bytes
 
-    def acknowledged(self, gathered_bytes: int) -> None:
-        """The farm has them, or does not want them. It may say so before `staged` does."""
-        self.gathered_bytes -= gathered_bytes
+    def acknowledged(self, size_bytes: int) -> None:
+        """Reported files of `size_bytes` have got their verdicts. May be called before `staged` for them."""
+        self.unacknowledged_bytes -= size_bytes
 
     def begin_without_frame(self, now_ms: int) -> None:
-        """Blender starts: the first task's attempt begins now, loading the scene counts."""
+        """Begin the first task's attempt before its first frame: its time includes loading the scene."""
         if self.current is None and self.tasks:
             next(iter(self.tasks.values())).started_ms = now_ms
 
     def opening(self, now_ms: int) -> None:
-        """Blender was asked to open the scene; `opened` answers."""
-        self.heard_ms = now_ms
+        """Blender was asked to open the scene; `opened` follows."""
+        self.last_sign_ms = now_ms
 
     def opened(self) -> None:
-        self.heard_ms = None
+        """Blender has opened the scene and has no request."""
+        self.last_sign_ms = None
 
-    def heard(self, now_ms: int) -> None:
-        """A sign of life."""
-        if self.heard_ms is not None:
-            self.heard_ms = now_ms
+    def sign_of_life(self, now_ms: int) -> None:
+        """Blender reported progress."""
+        if self.last_sign_ms is not None:
+            self.last_sign_ms = now_ms
 
     @property
-    def due_ms(self) -> int | None:
-        """When `overdue` is to be asked next; None while nothing can be late."""
-        return min((at for at, _ in self._limits()), default=None)
+    def next_deadline_ms(self) -> int | None:
+        """When `overdue` has to be called next; None while no limit applies."""
+        return min((at for at, _ in self._deadlines()), default=None)
 
     def overdue(self, now_ms: int) -> list[msg.Event]:
-        """The end of the task in work if its time, or the patience with Blender, is over; else nothing."""
+        """The end of the task in work if it ran too long or Blender gave no sign of life; else no event."""
         task = self.current
-        for at, cause in sorted(self._limits()):
+        for at, cause in sorted(self._deadlines()):
             if task is not None and now_ms >= at:
-                limit = self.runtime_ms if cause == "task_timed_out" else self.silence_ms
-                where = "" if task.in_work is None else f" in frame {task.in_work}"
+                limit = self.runtime_ms if cause == "task_timed_out" else self.no_progress_ms
+                where = "" if task.frame_in_work is None else f" in frame {task.frame_in_work}"
                 message = explain(cause, {"limit": f"{(limit or 0) / 1000:g}", "where": where})
-                return [self._end(task, "timed_out", now_ms, cause, message, task.in_work)]
+                return [self._end(task, "timed_out", now_ms, cause, message, task.frame_in_work)]
         return []
 
-    def _limits(self) -> list[tuple[int, str]]:
+    def _deadlines(self) -> list[tuple[int, str]]:
+        """(time in ms, failure code) of each limit on the task in work."""
         task = self.current
         if task is None or task.started_ms is None:
             return []
-        found: list[tuple[int, str]] = []
+        deadlines: list[tuple[int, str]] = []
         if self.runtime_ms is not None:
-            found.append((task.started_ms + self.runtime_ms, "task_timed_out"))
-        if self.silence_ms is not None and self.heard_ms is not None:
-            found.append((self.heard_ms + self.silence_ms, "no_progress"))
-        return found
+            deadlines.append((task.started_ms + self.runtime_ms, "task_timed_out"))
+        if self.no_progress_ms is not None and self.last_sign_ms is not None:
+            deadlines.append((self.last_sign_ms + self.no_progress_ms, "no_progress"))
+        return deadlines
 
     def failed(self, cause: str, message: str, frame: int | None, now_ms: int) -> list[msg.Event]:
         """Blender failed on the task in work, or while it opened the scene for it."""
         task = self.current
         if task is None:
             return []
-        at = task.in_work if frame is None else frame
-        return [self._end(task, "failed", now_ms, cause, message, at)]
+        failed_frame = task.frame_in_work if frame is None else frame
+        return [self._end(task, "failed", now_ms, cause, message, failed_frame)]
 
     def refused(
         self, attempt: str, cause: str, message: str, frame: int, now_ms: int
     ) -> msg.TaskEnded | None:
-        """A frame's output can't be taken: its attempt failed; None if it had ended before."""
+        """A frame's output was refused, which fails its attempt; None if the attempt had ended before."""
         task = self.tasks.get(attempt)
         return None if task is None else self._end(task, "failed", now_ms, cause, message, frame)
 
     def stop(self, now_ms: int) -> list[msg.Event]:
-        """Stop now: Blender is killed, what was begun ends as cancelled, the rest is released."""
+        """End at once: the begun task ends as cancelled or preempted, the others are released."""
         self.cancelled = True
-        said: list[msg.Event] = []
+        events: list[msg.Event] = []
         for task in list(self.tasks.values()):
             if task.started_ms is None:
                 del self.tasks[task.order.attempt]
-                said.append(msg.TaskReleased(attempt=task.order.attempt))
+                events.append(msg.TaskReleased(attempt=task.order.attempt))
             else:
-                said.append(self._end(task, self._given_up, now_ms))
-        return said
+                events.append(self._end(task, self._outcome_when_given_up, now_ms))
+        return events
 
     def _end(
         self,
@@ -224,7 +239,7 @@ class TaskQueue:
     ) -> msg.TaskEnded:
         del self.tasks[task.order.attempt]
         if outcome != "success":
-            self.heard_ms = None  # what is asked next is asked of another Blender
+            self.last_sign_ms = None  # the next request is for another Blender
         assert task.started_ms is not None
         return msg.TaskEnded(
             attempt=task.order.attempt,

@@ -1,7 +1,7 @@
-"""Inside the sandbox: unpack the job's add-ons into Blender's user folder, and enable them.
+"""Unpack the job's add-ons into Blender's user folder, and enable them.
 
-The zips are hostile, and so is their code: the sandbox is the boundary. What is refused here would else break
-off later and say less.
+The zips and their code are hostile; the boundary is the sandbox. The checks here only give clear messages for
+zips that would fail later.
 """
 
 import os
@@ -22,7 +22,7 @@ _enabled = set()
 
 
 def enable(zips):
-    """Install and enable the add-ons, each once in this Blender's life. Raises Failure."""
+    """Install and enable the add-ons, each once per Blender process. Raises Failure."""
     for path in zips:
         if path not in _enabled:
             _enable(os.path.basename(path), _install(path))
@@ -30,7 +30,7 @@ def enable(zips):
 
 
 def _install(path):
-    """Unpack one; returns the module to enable."""
+    """Unpack one add-on; returns the name of the module to enable."""
     file = os.path.basename(path)
     try:
         with zipfile.ZipFile(path) as zipped:
@@ -42,36 +42,38 @@ def _install(path):
 
 
 def _unpack(file, zipped):
-    entries = [entry for entry in zipped.infolist() if not entry.is_dir() and not _noise(entry.filename)]
-    _check(file, entries)
+    entries = [
+        entry for entry in zipped.infolist() if not entry.is_dir() and not _is_system_file(entry.filename)
+    ]
+    _check_entries(file, entries)
     names = {entry.filename for entry in entries}
-    base = _base(names)
+    base = _common_folder(names)
     if base + MANIFEST in names:
         module, folder = _extension(file, zipped, base)
     elif base + "__init__.py" in names and base:
-        module, base, folder = base.rstrip("/"), "", _user("SCRIPTS", "addons")
+        module, base, folder = base.rstrip("/"), "", _user_folder("SCRIPTS", "addons")
     else:
         loose = [name for name in names if "/" not in name and name.endswith(".py")]
         if len(loose) != 1:
             raise _bad(file, f"it has neither a {MANIFEST} nor a folder with an __init__.py")
-        module, base, folder = loose[0][:-3], "", _user("SCRIPTS", "addons")
+        module, base, folder = loose[0][:-3], "", _user_folder("SCRIPTS", "addons")
     if not re.fullmatch(r"[A-Za-z_][\w.]*", module):
         raise _bad(file, f"{module!r} is no name that can be imported")
     if folder not in sys.path and not module.startswith("bl_ext."):
         sys.path.append(folder)
-    left = MAX_BYTES
+    remaining_bytes = MAX_BYTES
     for entry in entries:
         target = os.path.join(folder, entry.filename[len(base) :])
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with zipped.open(entry) as source, open(target, "wb") as out:
             shutil.copyfileobj(source, out, 1 << 20)
-            left -= out.tell()
-        if left < 0:
+            remaining_bytes -= out.tell()
+        if remaining_bytes < 0:
             raise _bad(file, "it is larger unpacked than it says")
     return module
 
 
-def _check(file, entries):
+def _check_entries(file, entries):
     if len(entries) > MAX_FILES:
         raise _bad(file, f"it has more than {MAX_FILES} files")
     if sum(entry.file_size for entry in entries) > MAX_BYTES:
@@ -84,12 +86,12 @@ def _check(file, entries):
             raise _bad(file, f"it holds {entry.filename[:100]!r}, which is a link")
 
 
-def _noise(name):
+def _is_system_file(name):
     return name.startswith("__MACOSX/") or name.endswith(".DS_Store")
 
 
-def _base(names):
-    """The one folder that holds everything, with its slash; else empty."""
+def _common_folder(names):
+    """The one folder that holds all entries, with a slash at its end; empty if there is none."""
     tops = {name.partition("/")[0] + "/" for name in names}
     return tops.pop() if len(tops) == 1 and all("/" in name for name in names) else ""
 
@@ -108,10 +110,10 @@ def _extension(file, zipped, base):
         raise _bad(file, f"its {MANIFEST} has no id that can be imported")
     if manifest.get("type", "add-on") != "add-on":
         raise _bad(file, f"it is a {manifest['type']!s:.40}, not an add-on")
-    return f"bl_ext.{REPOSITORY}.{name}", os.path.join(_user("EXTENSIONS", REPOSITORY), name)
+    return f"bl_ext.{REPOSITORY}.{name}", os.path.join(_user_folder("EXTENSIONS", REPOSITORY), name)
 
 
-def _user(kind, path):
+def _user_folder(kind, path):
     folder = bpy.utils.user_resource(kind, path=path, create=True)
     if not folder:
         raise Failure("blender_broken", what="it has no user folder for add-ons")
@@ -121,15 +123,15 @@ def _user(kind, path):
 def _enable(file, module):
     import addon_utils
 
-    told = []
+    errors = []
     if module.startswith("bl_ext."):
         repos = bpy.context.preferences.extensions.repos
         if not any(repo.module == REPOSITORY for repo in repos):
             repos.new(name="User Default", module=REPOSITORY)
     addon_utils.modules_refresh()
-    loaded = addon_utils.enable(module, default_set=True, persistent=True, handle_error=told.append)
-    if loaded is None or told:
-        why = f"{type(told[0]).__name__}: {told[0]}" if told else "Blender does not say why"
+    loaded = addon_utils.enable(module, default_set=True, persistent=True, handle_error=errors.append)
+    if loaded is None or errors:
+        why = f"{type(errors[0]).__name__}: {errors[0]}" if errors else "Blender does not say why"
         raise Failure("addon_failed", file=file, what=" ".join(why.split())[:500].rstrip("."))
 
 

@@ -1,8 +1,8 @@
-"""A render that cannot be done, as the runner is told of it."""
+"""The exception that is reported to the runner as a failed render."""
 
 
 class Failure(Exception):
-    """The render can't be done: a code of core/failure_codes.py, and the facts of its sentence."""
+    """The render cannot be done. `cause`: a code of core/failure_codes.py; `facts`: those of its sentence."""
 
     def __init__(self, cause, **facts):
         super().__init__(cause)

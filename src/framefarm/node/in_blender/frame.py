@@ -1,4 +1,4 @@
-"""Inside the sandbox: render one frame into a folder of its own."""
+"""Render one frame into a folder of its own."""
 
 import os
 import re
@@ -7,15 +7,17 @@ import resource
 import bpy
 from in_blender.failure import Failure
 from in_blender.outputs import missing_files, point_file_outputs, size
-from in_blender.scene import check_output, script_notes
+from in_blender.scene import check_output, script_warnings
 
 _state = {"frame": None, "seen": [], "progress": None, "done": 0.0}
+"""The frame in work, for the handlers. `seen`: the frame numbers rendered; `done`: the finished part."""
 
 
 def render(opened, request, progress):
-    """Render the frame of `request`; returns what goes into the `saved` reply.
+    """Render the frame of `request`; returns the fields of the `saved` reply.
 
-    Raises Failure, or what Blender raises."""
+    `opened` is the OpenedScene; `progress(frame, fraction)` reports a sign of life. Raises Failure, or any
+    exception of Blender's."""
     if opened is None:
         raise Failure("blender_broken", what="no scene is open")
     frame, directory = request["frame"], request["directory"]
@@ -25,10 +27,10 @@ def render(opened, request, progress):
     os.mkdir(directory)
     point_file_outputs(scene, directory)
     _state.update(frame=frame, seen=[], progress=progress, done=0.0)
-    since_frame = _forget_peak()
+    reset = _reset_peak_memory()
     if opened.play_history:
-        _play(opened, frame)
-    _handlers()
+        _play_history(opened, frame)
+    _add_handlers()
     try:
         result = _render(scene, frame, os.path.join(directory, picture))
     except RuntimeError as error:
@@ -47,8 +49,8 @@ def render(opened, request, progress):
         raise Failure("file_missing", frame=frame, files=", ".join(missing[:20]))
     width, height = size(scene)
     return {
-        "peak_memory_bytes": _peak_memory_bytes(since_frame),
-        "notes": script_notes(),
+        "peak_memory_bytes": _peak_memory_bytes(reset),
+        "notes": script_warnings(),
         "width": width,
         "height": height,
     }
@@ -67,8 +69,8 @@ def _failure(scene, frame, error):
 # -------------------------------------------------------------------------------------- memory
 
 
-def _forget_peak():
-    """Let the kernel count the peak afresh; False where it does not."""
+def _reset_peak_memory():
+    """Reset the kernel's count of peak memory; False where that is not possible."""
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
@@ -77,17 +79,17 @@ def _forget_peak():
     return True
 
 
-def _peak_memory_bytes(since_frame):
-    """The most memory that Blender held during the frame, with what its living children ever held.
+def _peak_memory_bytes(reset):
+    """Peak memory of Blender during the frame, plus the peaks of its living child processes, in bytes.
 
-    Where the kernel can't count afresh: the most since Blender started.
+    If the count was not reset: the peak since Blender started.
     """
-    if not since_frame:
+    if not reset:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return _high_water("self") + sum(_high_water(child) for child in _children("self"))
+    return _peak_of("self") + sum(_peak_of(child) for child in _children("self"))
 
 
-def _high_water(process):
+def _peak_of(process):
     try:
         with open(f"/proc/{process}/status") as file:
             found = re.search(r"VmHWM:\s+(\d+) kB", file.read())
@@ -97,7 +99,7 @@ def _high_water(process):
 
 
 def _children(process):
-    """Of all its threads, and theirs."""
+    """Process numbers of all descendants."""
     found = []
     try:
         for thread in os.listdir(f"/proc/{process}/task"):
@@ -127,7 +129,7 @@ def _render(scene, frame, picture):
     return bpy.ops.render.render(write_still=True, scene=scene.name)
 
 
-def _play(opened, frame):
+def _play_history(opened, frame):
     start = opened.first_frame if opened.played_until is None else opened.played_until + 1
     for earlier in range(start, frame):
         opened.scene.frame_set(earlier)
@@ -138,23 +140,24 @@ def _play(opened, frame):
 # ------------------------------------------------------------------------------------ handlers
 
 
-def _handlers():
-    _once(bpy.app.handlers.render_pre, _before)
-    _once(bpy.app.handlers.render_stats, _stats)
+def _add_handlers():
+    _add_once(bpy.app.handlers.render_pre, _on_render_pre)
+    _add_once(bpy.app.handlers.render_stats, _on_render_stats)
 
 
-def _once(handlers, function):
+def _add_once(handlers, function):
     if function not in handlers:  # opening a scene removes them
         handlers.append(function)
 
 
-def _before(scene, *_):
+def _on_render_pre(scene, *_):
     _state["seen"].append(scene.frame_current)
 
 
-def _stats(*arguments):
+def _on_render_stats(*arguments):
     text = next((a for a in arguments if isinstance(a, str)), "")
     found = re.search(r"Sample (\d+)/(\d+)", text)
     if found and int(found[2]):
         _state["done"] = min(1.0, int(found[1]) / int(found[2]))
-    _state["progress"](_state["frame"], _state["done"])  # also while it only builds: a sign of life
+    # Also without a sample, while Blender prepares the frame: a sign of life.
+    _state["progress"](_state["frame"], _state["done"])

@@ -1,7 +1,7 @@
-"""Runs inside the sandbox, in Blender's Python (3.10 and later): the standard library and bpy only.
+"""The program in the sandbox: opens scenes and renders frames as the runner requests.
 
-Started as `python main.py -- --pipe N` or `blender -b --python main.py -- --pipe N`.
-What is said over descriptor N is described in `node/blender_protocol.py`.
+Started as `python main.py -- --pipe N` or `blender -b --python main.py -- --pipe N`. The messages over the
+socket N are described in `node/blender_protocol.py`.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ OPENED_MARK = "framefarm: the scene is open"
 
 
 class Pipe:
-    """The line to the runner."""
+    """The connection to the runner."""
 
     def __init__(self, descriptor):
         self._socket = socket.socket(fileno=descriptor)
@@ -27,42 +27,42 @@ class Pipe:
         for line in self._lines:
             yield json.loads(line)
 
-    def say(self, **reply):
+    def send(self, **reply):
         self._socket.sendall(json.dumps(reply).encode() + b"\n")
 
     def progress(self, frame, fraction):
-        """A sign of life, and how much of the frame is done."""
+        """Report the finished part of the frame, at most once a second."""
         now = time.monotonic()
         if now - self._progress_at >= 1.0:
             self._progress_at = now
-            self.say(**{"is": "progress", "frame": frame, "fraction": fraction})
+            self.send(**{"is": "progress", "frame": frame, "fraction": fraction})
 
 
 def serve(pipe):
-    """Do what the runner asks until it says `close` or hangs up."""
+    """Answer the runner's requests until `close`, the connection's end, or the first failure."""
     from in_blender import frame as frames
     from in_blender import scene as scenes
 
-    pipe.say(**{"is": "ready"})
+    pipe.send(**{"is": "ready"})
     opened = None
     for request in pipe.requests():
         frame = request.get("frame")
         try:
             if request["do"] == "open":
                 opened = scenes.open_scene(request)
-                print(OPENED_MARK, flush=True)  # noqa: T201 - the log is read for it
-                pipe.say(**{"is": "opened", "blender": scenes.version(), "notes": opened.notes})
+                print(OPENED_MARK, flush=True)  # noqa: T201 - parsed by node/blender_log.py
+                pipe.send(**{"is": "opened", "blender": scenes.version(), "notes": opened.warnings})
             elif request["do"] == "render":
                 result = frames.render(opened, request, pipe.progress)
-                pipe.say(**{"is": "saved", "frame": frame, **result})
+                pipe.send(**{"is": "saved", "frame": frame, **result})
             else:
                 return
         except Exception as error:
-            pipe.say(**{"is": "failed", "frame": frame, **_why(error, frame)})
+            pipe.send(**{"is": "failed", "frame": frame, **_failed_reply(error, frame)})
             return
 
 
-def _why(error, frame):
+def _failed_reply(error, frame):
     from in_blender.failure import Failure
 
     if isinstance(error, Failure):
@@ -74,8 +74,8 @@ def _why(error, frame):
     return {"cause": "render_failed", "facts": {"where": where, "what": what}}
 
 
-def leave():
-    """End without Blender's own clean-up, which crashes or hangs once handlers were registered."""
+def exit_now():
+    """Exit without Blender's own clean-up, which crashes or hangs once handlers were registered."""
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -92,8 +92,8 @@ def main():
     except Exception as error:
         with contextlib.suppress(OSError):
             facts = {"what": f"{type(error).__name__}: {str(error)[:1500]}"}
-            pipe.say(**{"is": "failed", "cause": "blender_broken", "facts": facts, "frame": None})
-    leave()
+            pipe.send(**{"is": "failed", "cause": "blender_broken", "facts": facts, "frame": None})
+    exit_now()
 
 
 if __name__ == "__main__":

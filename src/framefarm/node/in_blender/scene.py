@@ -1,4 +1,4 @@
-"""Inside the sandbox: open the scene, find its files, make it what the job asks for, check it."""
+"""Open the scene, correct its file paths, apply the job's settings, check it."""
 
 import errno
 import gzip
@@ -10,58 +10,59 @@ import bpy
 from in_blender import addons, files
 from in_blender.failure import Failure
 
-GPU_KINDS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")
-PROBE_BYTES = 64 << 10
+GPU_APIS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")
+PROBE_BYTES = 64 << 10  # the same number as in node/blender.py
 
 
 class OpenedScene:
-    """The open scene, what it is to be rendered with, and what the artist should know."""
+    """The open scene, the request that opened it, and the warnings about it."""
 
     def __init__(self, request):
         self.request = request
-        self.notes = []
+        self.warnings = []
+        """(code, subject, facts)"""
         self.scene = None
         self.play_history = request["play_history"]
         self.first_frame = 0
         self.played_until = None
 
-    def note(self, code, subject="", **facts):
-        self.notes.append((code, subject, {name: str(fact)[:1500] for name, fact in facts.items()}))
+    def warn(self, code, subject="", **facts):
+        self.warnings.append((code, subject, {name: str(fact)[:1500] for name, fact in facts.items()}))
 
 
-class ErrorEar:
-    """Standard error, listened to: Blender prints what a scene's scripts raise, and goes on."""
+class StderrRecorder:
+    """Standard error that also records: Blender only prints what a scene's scripts raise, and continues."""
 
-    def __init__(self, under):
-        self._under = under
-        self._heard = ""
+    def __init__(self, stream):
+        self._stream = stream
+        self._recorded = ""
 
     def write(self, text):
-        self._heard = (self._heard + text)[-20000:]
-        return self._under.write(text)
+        self._recorded = (self._recorded + text)[-20000:]
+        return self._stream.write(text)
 
     def __getattr__(self, name):
-        return getattr(self._under, name)
+        return getattr(self._stream, name)
 
     def take(self):
-        """The last lines of the tracebacks since the last call, each once."""
-        lines, self._heard = self._heard.splitlines(), ""
-        found, inside = {}, False
+        """The last lines of the tracebacks since the last call, without repetitions, at most 10."""
+        lines, self._recorded = self._recorded.splitlines(), ""
+        errors, in_traceback = {}, False
         for line in lines:
             if line.startswith("Traceback (most recent call last)"):
-                inside = True
-            elif inside and line and not line.startswith(" "):
-                found[line[:300]] = None
-                inside = False
-        return list(found)[:10]
+                in_traceback = True
+            elif in_traceback and line and not line.startswith(" "):
+                errors[line[:300]] = None
+                in_traceback = False
+        return list(errors)[:10]
 
 
-ear = ErrorEar(sys.stderr)
+recorder = StderrRecorder(sys.stderr)
 
 
-def listen():
-    if sys.stderr is not ear:
-        sys.stderr = ear
+def record_stderr():
+    if sys.stderr is not recorder:
+        sys.stderr = recorder
 
 
 def version():
@@ -69,31 +70,37 @@ def version():
 
 
 def open_scene(request):
-    """Open and prepare the scene. Raises Failure."""
+    """Open and prepare the scene; returns an OpenedScene. `request` is OpenScene of node/blender_protocol.py.
+
+    Raises Failure."""
     opened = OpenedScene(request)
     check_output(request["output"])
-    listen()
+    record_stderr()
     addons.enable(request["addons"])
     _load(opened, request["scene"], request["allow_scripts"])
     files.remap(request["remap"])
     _choose_scene(opened, request["render"]["scene"])
-    _override(opened, request["render"])
-    _processors(opened.scene, request["threads"])
-    _graphics(opened.scene, request["gpus"])
-    _picture_format(opened)
+    _apply_settings(opened, request["render"])
+    _use_processors(opened.scene, request["threads"])
+    _use_gpus(opened.scene, request["gpus"])
+    _set_picture_format(opened)
     _check_camera(opened.scene)
-    files.note_missing(opened, request["remap"])
-    opened.notes += script_notes()
+    files.warn_missing(opened, request["remap"])
+    opened.warnings += script_warnings()
     opened.first_frame = opened.scene.frame_start
     return opened
 
 
-def script_notes():
-    return [("script_error", what, {"what": what}) for what in ear.take()]
+def script_warnings():
+    """A warning for each error of the scene's scripts since the last call."""
+    return [("script_error", what, {"what": what}) for what in recorder.take()]
 
 
 def check_output(folder):
-    """A full disk is no error to Blender: it writes half a PNG or EXR and says FINISHED (4.2)."""
+    """Check that 64 KiB can be written. Raises Failure.
+
+    Blender does not report a full disk: it writes half a PNG or EXR and returns FINISHED (4.2).
+    """
     probe = os.path.join(folder, ".probe")
     try:
         with open(probe, "wb", buffering=0) as file:
@@ -120,29 +127,29 @@ def _load(opened, path, allow_scripts):
         raise Failure("cannot_open", blender=version(), file=name, what="it went on without it")
     _check_version(name, bpy.data.version[:2])
     if bpy.app.autoexec_fail and not allow_scripts:
-        opened.note("blocked_scripts", bpy.app.autoexec_fail_message)
+        opened.warn("blocked_scripts", bpy.app.autoexec_fail_message)
 
 
 def saved_by(path):
-    """The (major, minor) of the Blender that saved `path`, from its first bytes; None if they don't tell."""
+    """The (major, minor) of the Blender that saved `path`, from its first bytes; None if not found."""
     with open(path, "rb") as file:
         start = file.read(20)
     if start[:2] == b"\x1f\x8b":
         with gzip.open(path) as file:
             start = file.read(20)
-    found = re.match(rb"BLENDER[-_][vV](\d)(\d\d)", start) or re.match(
+    match = re.match(rb"BLENDER[-_][vV](\d)(\d\d)", start) or re.match(
         rb"BLENDER\d\d-\d\dv(\d\d)(\d\d)", start
     )
-    return (int(found[1]), int(found[2])) if found else None
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def _check_version(name, saved):
-    """4.2 opens a file of 4.5 and drops what it does not know, which is a wrong picture."""
+    """Refuse files of newer Blenders. 4.2 opens a file of 4.5, drops data, and renders a wrong picture."""
     if saved is not None and tuple(saved) > bpy.app.version[:2]:
         raise Failure("newer_file", file=name, saved=f"{saved[0]}.{saved[1]}", blender=version())
 
 
-# ----------------------------------------------------------------------------- what is rendered
+# ------------------------------------------------------------------------------ the job's settings
 
 
 def _names(things):
@@ -158,31 +165,31 @@ def _choose_scene(opened, name):
         window.scene = opened.scene
 
 
-def _override(opened, wanted):
+def _apply_settings(opened, settings):
     scene = opened.scene
-    if wanted["engine"]:
-        _engine(scene, wanted["engine"])
-    if wanted["camera"] is not None:
+    if settings["engine"]:
+        _set_engine(scene, settings["engine"])
+    if settings["camera"] is not None:
         cameras = [o for o in scene.objects if o.type == "CAMERA"]
-        camera = next((o for o in cameras if o.name == wanted["camera"]), None)
+        camera = next((o for o in cameras if o.name == settings["camera"]), None)
         if camera is None:
-            raise Failure("unknown_camera", name=repr(wanted["camera"]), has=_names(cameras))
+            raise Failure("unknown_camera", name=repr(settings["camera"]), has=_names(cameras))
         scene.camera = camera
         for marker in scene.timeline_markers:
             marker.camera = None  # a marker would switch the camera back
-    if wanted["view_layers"]:
-        for name in wanted["view_layers"]:
+    if settings["view_layers"]:
+        for name in settings["view_layers"]:
             if name not in scene.view_layers:
                 raise Failure("unknown_view_layer", name=repr(name), has=_names(scene.view_layers))
         for layer in scene.view_layers:
-            layer.use = layer.name in wanted["view_layers"]
-    if wanted["resolution_percentage"] is not None:
-        scene.render.resolution_percentage = wanted["resolution_percentage"]
-    if wanted["samples"] is not None:
-        _samples(opened, wanted["samples"])
+            layer.use = layer.name in settings["view_layers"]
+    if settings["resolution_percentage"] is not None:
+        scene.render.resolution_percentage = settings["resolution_percentage"]
+    if settings["samples"] is not None:
+        _set_samples(opened, settings["samples"])
 
 
-def _engine(scene, name):
+def _set_engine(scene, name):
     eevee = "BLENDER_EEVEE_NEXT" if (4, 2) <= bpy.app.version < (5, 0) else "BLENDER_EEVEE"
     identifier = {"cycles": "CYCLES", "eevee": eevee, "workbench": "BLENDER_WORKBENCH"}.get(name, name)
     try:
@@ -191,17 +198,17 @@ def _engine(scene, name):
         raise Failure("unknown_engine", blender=version(), name=repr(name)) from None
 
 
-def _samples(opened, count):
+def _set_samples(opened, count):
     scene = opened.scene
     if scene.render.engine == "CYCLES":
         scene.cycles.samples = count
     elif scene.render.engine.startswith("BLENDER_EEVEE"):
         scene.eevee.taa_render_samples = count
     else:
-        opened.note("samples_ignored")
+        opened.warn("samples_ignored")
 
 
-def _processors(scene, threads):
+def _use_processors(scene, threads):
     scene.render.threads_mode = "FIXED"
     scene.render.threads = threads
     if scene.render.engine == "CYCLES":
@@ -211,27 +218,27 @@ def _processors(scene, threads):
         scene.render.use_persistent_data = True
 
 
-def _graphics(scene, wanted):
-    """Cycles asked for a GPU that is not there renders on the processor, and says nothing."""
-    if not wanted or scene.render.engine != "CYCLES":
+def _use_gpus(scene, gpus):
+    """Raises Failure without a GPU: Cycles itself would render on the processor without a message."""
+    if not gpus or scene.render.engine != "CYCLES":
         return
     preferences = bpy.context.preferences.addons["cycles"].preferences
-    for kind in GPU_KINDS:
+    for api in GPU_APIS:
         try:
-            preferences.compute_device_type = kind
+            preferences.compute_device_type = api
         except TypeError:
-            continue  # not of this build
+            continue  # not in this build
         preferences.refresh_devices()
-        devices = preferences.get_devices_for_type(kind)
-        if any(device.type == kind for device in devices):
+        devices = preferences.get_devices_for_type(api)
+        if any(device.type == api for device in devices):
             for device in devices:
-                device.use = device.type == kind
+                device.use = device.type == api
             scene.cycles.device = "GPU"
             return
     raise Failure("gpu_absent")
 
 
-def _picture_format(opened):
+def _set_picture_format(opened):
     render = opened.scene.render
     settings = render.image_settings
     if render.is_movie_format:
@@ -239,7 +246,7 @@ def _picture_format(opened):
         if hasattr(settings, "media_type"):
             settings.media_type = "IMAGE"
         settings.file_format = "PNG"
-        opened.note("movie_as_frames", format=movie)
+        opened.warn("movie_as_frames", format=movie)
     render.use_file_extension = True
     render.use_overwrite = True
     render.use_placeholder = False

@@ -1,0 +1,179 @@
+"""Start a Blender in its sandbox: its folders, binds, command line and environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from framefarm.core.paths import normalise
+from framefarm.node.inputs import Layout
+from framefarm.node.sandbox import (
+    FARM_FOLDER,
+    OUTPUT_FOLDER,
+    Bind,
+    Mode,
+    Process,
+    Sandbox,
+    check_passable,
+)
+from framefarm.protocol.node import Package, RenderSettings, SessionConfig, Slot
+from framefarm.sandboxing.limits import Limits
+from framefarm.sandboxing.uids import UidClaim
+
+IN_BLENDER = Path(__file__).with_name("in_blender")
+DRIVER = f"driver/{IN_BLENDER.name}"
+"""Where the copy of in_blender/ is, below Blender's work folder and below FARM_FOLDER."""
+
+
+@dataclass(frozen=True)
+class BlenderLimits:
+    """The processors that Blender may use, its memory and GPUs, and the unprivileged user it runs as."""
+
+    cores: tuple[int, ...]
+    """Processor numbers."""
+    uid: int
+    sandbox: Mode = "bubblewrap"
+    memory_bytes: int | None = None
+    """Limit for Blender and all its child processes together; None: no limit."""
+    gpus: int = 0
+
+    @classmethod
+    def of(cls, slot: Slot) -> BlenderLimits:
+        return cls(slot.cores, slot.uid, slot.sandbox, slot.memory_bytes or None, slot.gpus)
+
+
+@dataclass(frozen=True)
+class SceneOrder:
+    """The scene to open, and how to render it."""
+
+    scene_path: str
+    """As the artist's machine knows it, normalised."""
+    render: RenderSettings
+    environment: Mapping[str, str]
+    allow_scripts: bool = False
+    play_history: bool = False
+    """Step through all frames before the first rendered one: simulations depend on them."""
+    addons: Sequence[str] = ()
+    """Inputs that are add-ons, to be enabled before the scene opens."""
+
+    @classmethod
+    def of(cls, config: SessionConfig) -> SceneOrder:
+        scripts, history = config.allow_scripts, config.fresh_scene_per_task
+        return cls(config.scene_path, config.render, config.environment, scripts, history, config.addons)
+
+
+@dataclass(frozen=True)
+class LaunchedBlender:
+    """A started Blender. Its owner closes the pipe and the process, and releases the claim on the user id."""
+
+    process: Process
+    pipe: socket.socket
+    claim: UidClaim
+    output: str
+    """The folder that Blender writes to, by its path in the sandbox."""
+
+
+def launch(
+    limits: BlenderLimits, package: Package, order: SceneOrder, layout: Layout, work: Path
+) -> LaunchedBlender:
+    """Start Blender with in_blender/main.py, in the main thread. `work` is an empty folder of its own.
+
+    Its output is then in `work/output`. Raises SandboxUnavailable or OSError.
+    """
+    claim = UidClaim(limits.uid)
+    _make_folders(work, claim.uid)
+    pipe, in_sandbox = socket.socketpair()
+    with in_sandbox:
+        tmp, output = work / "tmp", work / "output"
+        bounds = Limits.of_blender(len(limits.cores), limits.memory_bytes, str(tmp), str(output))
+        binds = _binds(limits, package, layout, work)
+        sandbox = Sandbox(limits.sandbox, claim.uid, limits.cores, binds, tmp, bounds)
+        program = _program(limits, package, order, work, in_sandbox.fileno())
+        environment = _environment(limits, order, layout, work)
+        process = sandbox.start(program, environment, [in_sandbox.fileno()])
+    return LaunchedBlender(process, pipe, claim, output_folder(limits, work))
+
+
+def output_folder(limits: BlenderLimits, work: Path) -> str:
+    """The folder that Blender writes to, by its path in the sandbox."""
+    return OUTPUT_FOLDER if limits.sandbox == "bubblewrap" else str(work / "output")
+
+
+def needed_folders(package: Package) -> tuple[str, ...]:
+    """Folders outside /usr that this Blender needs at their own paths: no input may cover them."""
+    if package.kind != "bpy":
+        return ()
+    base = Path(package.path).resolve().parent.parent
+    return () if base.is_relative_to("/usr") else (str(base),)
+
+
+def _make_folders(work: Path, uid: int) -> None:
+    for name in ("output", "tmp", "driver"):
+        (work / name).mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        for name in ("output", "tmp"):
+            os.chown(work / name, uid, uid)
+    (work / "driver").chmod(0o755)
+    copy = work / DRIVER
+    copy.mkdir(mode=0o755)
+    for source in IN_BLENDER.glob("*.py"):
+        shutil.copyfile(source, copy / source.name)
+        (copy / source.name).chmod(0o644)
+    copy.chmod(0o755)
+
+
+def _binds(limits: BlenderLimits, package: Package, layout: Layout, work: Path) -> tuple[Bind, ...]:
+    if limits.sandbox == "none":
+        if os.geteuid() == 0:
+            check_passable(work / "output")
+        return ()
+    binds = [
+        *layout.binds,
+        Bind(str(work / "output"), OUTPUT_FOLDER, writable=True),
+        Bind(str(work / "driver"), f"{FARM_FOLDER}/driver"),
+    ]
+    install = _install_folder(package)
+    if install is not None:
+        binds.append(Bind(str(install), f"{FARM_FOLDER}/blender"))
+    binds += [Bind(folder, folder) for folder in needed_folders(package)]
+    return tuple(binds)
+
+
+def _program(
+    limits: BlenderLimits, package: Package, order: SceneOrder, work: Path, descriptor: int
+) -> list[str]:
+    path = package.path
+    driver = work / DRIVER
+    if limits.sandbox == "bubblewrap":
+        driver = Path(FARM_FOLDER, DRIVER)
+        install = _install_folder(package)
+        if install is not None:
+            path = f"{FARM_FOLDER}/blender/{Path(package.path).relative_to(install)}"
+    arguments = ["--", "--pipe", str(descriptor)]
+    if package.kind == "bpy":
+        return [path, "-I", "-B", str(driver / "main.py"), *arguments]
+    scripts = "-y" if order.allow_scripts else "-Y"
+    threads = str(len(limits.cores))
+    options = ["-b", "--factory-startup", scripts, "-noaudio", "-t", threads]
+    return [path, *options, "--python-exit-code", "1", "--python", str(driver / "main.py"), *arguments]
+
+
+def _environment(limits: BlenderLimits, order: SceneOrder, layout: Layout, work: Path) -> dict[str, str]:
+    home = "/tmp" if limits.sandbox == "bubblewrap" else str(work / "tmp")  # noqa: S108
+    environment = {**order.environment}
+    if "OCIO" in environment:
+        environment["OCIO"] = layout.in_sandbox(normalise(environment["OCIO"]).text)
+    own = {"HOME": home, "TMPDIR": home, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+    return {**environment, **own, "BLENDER_USER_RESOURCES": f"{home}/blender"}
+
+
+def _install_folder(package: Package) -> Path | None:
+    """The folder that holds this Blender; None if it is below /usr."""
+    path = Path(package.path)
+    if path.is_relative_to("/usr"):
+        return None
+    return path.parent.parent if package.kind == "bpy" else path.parent
