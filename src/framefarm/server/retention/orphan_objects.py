@@ -107,10 +107,10 @@ def collect_objects(run: RetentionPass) -> Iterator[Removed]:
 
 def collect_staging(run: RetentionPass) -> Iterator[Removed]:
     """What `leftovers` does every ten seconds while the farm runs."""
-    seen = staging_cleanup.folders(run.context)
+    seen = staging_cleanup.staging_folders(run.context)
     for start in range(0, len(seen), PAGE):
-        found = run.read(staging_cleanup.abandoned, seen[start : start + PAGE])
-        due = staging_cleanup.unwanted(run.context, found)
+        found = run.read(staging_cleanup.abandoned_folders, seen[start : start + PAGE])
+        due = staging_cleanup.removable_files(run.context, found)
         size = sum(path.stat().st_size for path in due if path.exists())
         count = len(due) if run.dry else staging_cleanup.remove(run.context, found)
         yield Removed("staging", files=count, bytes=size)
