@@ -24,11 +24,11 @@ from framefarm.sandboxing.bubblewrap import Mode
 
 log = structlog.get_logger(__name__)
 
-FILES_AT_ONCE = 256
+FILES_PER_READER = 256
 MEMORY_BYTES = 3 << 30
+"""Memory limit of a reader."""
 ANSWER_BYTES = 64 << 20
 CAUSE = "unreadable_scene"
-
 ATTEMPTS = 4
 """Readers started for one file if they are killed from outside; limited, since the file may be the cause."""
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|//")
@@ -88,7 +88,7 @@ class Dependency(msgspec.Struct, frozen=True):
 
 
 class SceneFacts(msgspec.Struct, frozen=True):
-    """Facts of a .blend; or, if unreadable, `cause` (`unreadable_scene`) and `message`, one sentence."""
+    """Facts of a .blend or colour configuration; of an unreadable one `cause` and `message`, one sentence."""
 
     path: str
     blender_version: str = ""
@@ -137,9 +137,9 @@ def read_scenes(
     """
     deadline = time.monotonic() + time_limit_seconds
     facts: list[SceneFacts] = []
-    for start in range(0, len(blends), FILES_AT_ONCE):
+    for start in range(0, len(blends), FILES_PER_READER):
         seconds = max(0.0, deadline - time.monotonic())
-        batch = blends[start : start + FILES_AT_ONCE]
+        batch = blends[start : start + FILES_PER_READER]
         facts += _read(batch, seconds, file_limit_seconds, sandbox, stopping, attempts=ATTEMPTS)
     return facts
 
@@ -215,9 +215,8 @@ def _read(
 
 def _open(content: Path) -> int | None:
     try:
-        descriptor = os.open(
-            content, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-        )  # opening a FIFO would block
+        # O_NONBLOCK: opening a FIFO would block.
+        descriptor = os.open(content, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     os.set_blocking(descriptor, True)

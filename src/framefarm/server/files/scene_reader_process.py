@@ -238,7 +238,7 @@ def _members(group: Block) -> list[Block]:
 
 def _dependencies(blend: ThinBlend) -> tuple[list[Json], list[str]]:
     """Files that the .blend names without packing them; and names of data-blocks that could not be read."""
-    found: dict[tuple[str, str], Json] = {}
+    dependencies: dict[tuple[str, str], Json] = {}
     unread: list[str] = []
     for block in blend.blocks:
         if block.code in (b"DATA", b"ID", b"GLOB", b"DNA1"):
@@ -249,12 +249,13 @@ def _dependencies(blend: ThinBlend) -> tuple[list[Json], list[str]]:
                     continue
                 kind = _kind(block, usage)
                 stored = _text(_raw(usage))
-                if kind is not None and stored and len(found) < MAX_DEPENDENCIES:
-                    found.setdefault((stored, kind), _dependency(block, usage, kind, stored))
+                if kind is not None and stored and len(dependencies) < MAX_DEPENDENCIES:
+                    key = (stored, kind)
+                    dependencies.setdefault(key, _dependency(block, usage, kind, stored))
         except ODD_BLOCK:
             if len(unread) < 100:
                 unread.append(_name(block))
-    return list(found.values()), unread
+    return list(dependencies.values()), unread
 
 
 def _dependency(block: Block, usage: Block, kind: str, stored: str) -> Json:

@@ -64,7 +64,7 @@ def facts_of(tx: Tx, job_id: str) -> DeletedJob | None:
 
 
 def count_rows(tx: Tx, job_id: str) -> int | None:
-    """Number of rows that `empty` would remove in all; None if the job may not be emptied now."""
+    """Number of rows that `remove_rows` would remove in all; None if the job may not be emptied now."""
     facts = facts_of(tx, job_id)
     if facts is None or not may_be_emptied(facts, tx.now_ms):
         return None
@@ -72,7 +72,7 @@ def count_rows(tx: Tx, job_id: str) -> int | None:
     return sum(int(tx.conn.execute(query).scalar_one()) for query in counts)
 
 
-def empty(tx: Tx, job_id: str, limit: int) -> tuple[int, bool]:
+def remove_rows(tx: Tx, job_id: str, limit: int) -> tuple[int, bool]:
     """Remove up to `limit` rows of the job; locks it. Returns (rows removed, whether all are removed)."""
     job_states.lock(tx, job_id)
     facts = facts_of(tx, job_id)
@@ -121,7 +121,7 @@ def _empty_job(retention_pass: RetentionPass, job_id: str) -> Iterator[Removed]:
         return
     done = False
     while not done:
-        count, done = retention_pass.write(empty, job_id, retention_pass.limit)
+        count, done = retention_pass.write(remove_rows, job_id, retention_pass.limit)
         yield Removed("deleted_jobs", rows=count)
         if not count and not done:
             return  # busy again: the next pass empties it
@@ -155,7 +155,7 @@ def old_jobs(tx: Tx, jobs_ms: int, after: str) -> list[str]:
     return list(tx.conn.execute(query.order_by(jobs.c.id).limit(PAGE)).scalars())
 
 
-def delete_old(tx: Tx, job_id: str, jobs_ms: int) -> int:
+def delete_if_old(tx: Tx, job_id: str, jobs_ms: int) -> int:
     """Delete the job as an actor would, if it ended `jobs_ms` ago; returns the number of jobs deleted."""
     state = job_states.lock(tx, job_id)
     finished = state.status in {str(s) for s in FINISHED}
@@ -180,4 +180,4 @@ def delete_old_jobs(retention_pass: RetentionPass) -> Iterator[Removed]:
             yield Removed("old_jobs", rows=len(job_ids))
             continue
         for job_id in job_ids:
-            yield Removed("old_jobs", rows=retention_pass.write(delete_old, job_id, jobs_ms))
+            yield Removed("old_jobs", rows=retention_pass.write(delete_if_old, job_id, jobs_ms))

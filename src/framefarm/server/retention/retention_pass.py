@@ -23,7 +23,7 @@ LONG_SECONDS = 0.02
 class Removed:
     """Rows, files and bytes that one step removed, or in a dry run would remove.
 
-    `what`: a name of docs/operator.md, such as `content`; the same for all steps of a part.
+    `what`: name of these rows or files in answers, logs and metrics, such as `content`.
     """
 
     what: str
