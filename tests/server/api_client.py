@@ -117,11 +117,11 @@ class ApiClient:
         return FakeRunner.start(self.context, job_id)
 
     def publish(self) -> None:
-        """One round of the publisher."""
-        rows = self.context.db.read_now(publisher.waiting)
-        made = publisher.publish(self.context, rows)
-        self.context.db.write_now(publisher.settle, self.context, made)
-        publisher.sweep(self.context, made.done)
+        """One pass of the publisher."""
+        rows = self.context.db.read_now(publisher.unpublished_files)
+        result = publisher.make_final(self.context, rows)
+        self.context.db.write_now(publisher.record_result, self.context, result)
+        publisher.remove_staged(self.context, result.published)
 
     def render(self, job_id: str) -> list[int]:
         """Render all that is handed out now; the frames in the order of rendering."""

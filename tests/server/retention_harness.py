@@ -1,4 +1,4 @@
-"""The collector turned by hand."""
+"""Retention passes run by tests, and objects made older for them."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from typing import Any
 from api_client import ApiClient
 
 from framefarm.core.retention import DAY_MS, HOUR_MS
-from framefarm.server.retention import service as collection
-from framefarm.server.retention.retention_pass import RetentionPass, keeping_of
+from framefarm.server.retention import service as retention
+from framefarm.server.retention.retention_pass import RetentionPass, policy_of
 
 WEEK_MS = 7 * DAY_MS
 
 
-def a_run(site: ApiClient, *, dry: bool = False) -> RetentionPass:
-    return RetentionPass(site.context, keeping_of(site.context.settings), collection.leads_anyway, dry)
+def new_pass(site: ApiClient, *, dry_run: bool = False) -> RetentionPass:
+    return RetentionPass(site.context, policy_of(site.context.settings), retention.no_lead_required, dry_run)
 
 
-def collect(site: ApiClient, *, dry: bool = False) -> dict[str, dict[str, Any]]:
-    """One whole pass: what went, by kind."""
-    steps = collection.steps(a_run(site, dry=dry), collection.BY_HAND)
-    return {row["what"]: row for row in collection.sums(steps)}
+def run_pass(site: ApiClient, *, dry_run: bool = False) -> dict[str, dict[str, Any]]:
+    """Run all parts of a pass; returns sums of what was removed, by `what`."""
+    steps = retention.steps(new_pass(site, dry_run=dry_run), retention.OPERATOR_PARTS)
+    return {row["what"]: row for row in retention.sums(steps)}
 
 
 def objects(site: ApiClient, area: str = "content") -> list[Path]:
+    """All objects of one area of the store."""
     return [p for p in (site.context.store.root / area).rglob("*") if p.is_file()]
 
 
 def age(path: Path, days: float) -> None:
-    """As if it was written that long ago."""
+    """Make the file look as if it was last written `days` ago."""
     then = time.time() - days * 86_400
     os.utime(path, (then, then))
 
 
 def log_of(site: ApiClient, attempt: str) -> Path:
-    """What its Blender said, as its runner keeps it."""
+    """Path of a new log file of the attempt, of 12 bytes."""
     path = site.context.store.path(f"logs/{site.account_id}/{attempt}.log")
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"Blender said")
@@ -49,4 +50,4 @@ def delete(site: ApiClient, job: str) -> None:
     assert site.ask("DELETE", f"/api/jobs/{job}").status_code == 204
 
 
-__all__ = ["DAY_MS", "HOUR_MS", "WEEK_MS", "a_run", "age", "collect", "delete", "log_of", "objects"]
+__all__ = ["DAY_MS", "HOUR_MS", "WEEK_MS", "age", "delete", "log_of", "new_pass", "objects", "run_pass"]

@@ -189,7 +189,7 @@ def test_an_upload_over_the_quota_that_raced_leaves_no_bytes(
     async def no_limit(*_: Any) -> Any:
         return uploads._Limit(MiB, uploads.TooLarge("never"))
 
-    monkeypatch.setattr(uploads, "_limit", no_limit)
+    monkeypatch.setattr(uploads, "_size_limit", no_limit)
     site.context.db.write_now(lambda tx: tx.conn.execute(accounts.update().values(quota_bytes=100)))
     assert site.upload("/b", b"y" * 60).status_code == 413
     kept = [p for p in (site.context.data / "store/content").rglob("*") if p.is_file()]

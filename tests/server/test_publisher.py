@@ -1,4 +1,4 @@
-"""Bringing frames to their place when the place is not there, is in the way, or fails half-way."""
+"""Publishing frames to a destination that is missing, blocked, or fails half-way."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from framefarm.server.outputs import publisher
 from framefarm.server.sessions.tables import files
 
 
-def place(site: ApiClient, name: str) -> Path:
+def destination(site: ApiClient, name: str) -> Path:
     return site.context.data / "buckets/renders" / name
 
 
 def finish(site: ApiClient, name: str, frames: str = "1-3") -> str:
-    """A job whose frames are committed, staged with real bytes, and not yet delivered."""
+    """Id of a job whose frames are committed and staged with real bytes, but not yet published."""
     job: str = site.submit(frame_range=frames, output_path=f"gs://renders/{name}")["id"]
     runner = site.runner(job)
     assert runner.render_all()
@@ -32,23 +32,23 @@ def finish(site: ApiClient, name: str, frames: str = "1-3") -> str:
     return job
 
 
-def warned(site: ApiClient, job: str) -> list[str]:
+def unwritable_destinations(site: ApiClient, job: str) -> list[str]:
     warnings = site.get(f"/api/jobs/{job}")["warnings"]
     return [w["subject"] for w in warnings if w["code"] == publisher.UNWRITABLE]
 
 
-def staged(site: ApiClient) -> int:
+def staged_count(site: ApiClient) -> int:
     return sum(p.is_file() for p in (site.context.data / "store/staging").rglob("*"))
 
 
 def block(site: ApiClient, name: str) -> None:
-    """A file stands where the folder belongs: nobody can write there, root neither."""
-    shutil.rmtree(place(site, name), ignore_errors=True)
-    place(site, name).write_bytes(b"in the way")
+    """Put a file where the folder belongs: even root cannot write there."""
+    shutil.rmtree(destination(site, name), ignore_errors=True)
+    destination(site, name).write_bytes(b"in the way")
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_stored(site: ApiClient) -> None:
-    place(site, "x").parent.mkdir(parents=True, exist_ok=True)
+    destination(site, "x").parent.mkdir(parents=True, exist_ok=True)
     block(site, "x")
     answer = site.ask("POST", "/api/jobs", json=site.payload(output_path="gs://renders/x/y"))
     assert answer.status_code == 422
@@ -61,33 +61,35 @@ def test_place_unwritable_keeps_the_frames_says_so_and_gets_them_later(site: Api
     job = finish(site, "lost")
     block(site, "lost")
     site.publish()
-    seen = site.get(f"/api/jobs/{job}")
-    assert (seen["status"], seen["frames"]["done"]) == ("running", 3)
-    assert warned(site, job) == ["gs://renders/lost"]
-    assert "output_path" in seen["waiting_for"]
-    assert staged(site) == 3
+    job_answer = site.get(f"/api/jobs/{job}")
+    assert (job_answer["status"], job_answer["frames"]["done"]) == ("running", 3)
+    assert unwritable_destinations(site, job) == ["gs://renders/lost"]
+    assert "output_path" in job_answer["waiting_for"]
+    assert staged_count(site) == 3
     site.publish()
-    assert warned(site, job) == ["gs://renders/lost"], "said once"
-    place(site, "lost").unlink()
+    assert unwritable_destinations(site, job) == ["gs://renders/lost"], "the warning is not repeated"
+    destination(site, "lost").unlink()
     site.publish()
-    assert (site.status(job), warned(site, job), staged(site)) == ("success", [], 0)
-    assert len(list(place(site, "lost").iterdir())) == 3
+    assert (site.status(job), unwritable_destinations(site, job), staged_count(site)) == ("success", [], 0)
+    assert len(list(destination(site, "lost").iterdir())) == 3
 
 
-def test_a_bad_place_holds_up_no_other(site: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_destination_does_not_delay_others(
+    site: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(publisher, "BATCH", 2)
     bad, good = finish(site, "bad"), finish(site, "good")
     block(site, "bad")
-    made = publisher.publish(site.context, site.context.db.read_now(publisher.waiting))
-    resting = [url for url, _ in made.refused.values()]
-    assert resting == ["gs://renders/bad"]
-    while rows := site.context.db.read_now(publisher.waiting, resting):
-        made = publisher.publish(site.context, rows)
-        site.context.db.write_now(publisher.settle, site.context, made)
+    result = publisher.make_final(site.context, site.context.db.read_now(publisher.unpublished_files))
+    paused = [url for url, _ in result.refused.values()]
+    assert paused == ["gs://renders/bad"]
+    while rows := site.context.db.read_now(publisher.unpublished_files, paused):
+        result = publisher.make_final(site.context, rows)
+        site.context.db.write_now(publisher.record_result, site.context, result)
     assert (site.status(good), site.status(bad)) == ("success", "running")
 
 
-def test_a_bucket_that_is_mapped_no_more_holds_up_no_other(site: ApiClient) -> None:
+def test_an_unmapped_bucket_does_not_delay_other_destinations(site: ApiClient) -> None:
     lost, fine = finish(site, "lost"), finish(site, "fine")
     key = jobs.c.id == lost
     site.context.db.write_now(
@@ -95,23 +97,25 @@ def test_a_bucket_that_is_mapped_no_more_holds_up_no_other(site: ApiClient) -> N
     )
     site.publish()
     assert (site.status(lost), site.status(fine)) == ("running", "success")
-    assert warned(site, lost) == ["s3://gone/lost"]
+    assert unwritable_destinations(site, lost) == ["s3://gone/lost"]
 
 
-def test_one_name_that_is_taken_by_a_folder_stops_that_file_alone(site: ApiClient) -> None:
+def test_a_folder_with_a_files_name_stops_only_that_file(site: ApiClient) -> None:
     job = finish(site, "taken")
-    (place(site, "taken") / "shot_0002.png").mkdir(parents=True)
+    (destination(site, "taken") / "shot_0002.png").mkdir(parents=True)
     site.publish()
-    names = sorted(p.name for p in place(site, "taken").iterdir() if p.is_file())
+    names = sorted(p.name for p in destination(site, "taken").iterdir() if p.is_file())
     assert names == ["shot_0001.png", "shot_0003.png"]
-    assert (site.status(job), staged(site)) == ("running", 1)
-    (place(site, "taken") / "shot_0002.png").rmdir()
+    assert (site.status(job), staged_count(site)) == ("running", 1)
+    (destination(site, "taken") / "shot_0002.png").rmdir()
     site.publish()
     assert site.status(job) == "success"
-    assert not [p for p in place(site, "taken").iterdir() if p.name.startswith(".")], "nothing half-done"
+    assert not [p for p in destination(site, "taken").iterdir() if p.name.startswith(".")], (
+        "no temporary file remains"
+    )
 
 
-def test_nothing_is_delivered_until_its_folder_is_synced(
+def test_files_are_published_only_after_their_folder_is_synced(
     site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = finish(site, "sync")
@@ -124,41 +128,41 @@ def test_nothing_is_delivered_until_its_folder_is_synced(
 
     monkeypatch.setattr(publisher.os, "fsync", failing_fsync)
     site.publish()
-    assert (site.status(job), staged(site)) == ("running", 3)
-    assert warned(site, job) == ["gs://renders/sync"]
+    assert (site.status(job), staged_count(site)) == ("running", 3)
+    assert unwritable_destinations(site, job) == ["gs://renders/sync"]
     monkeypatch.undo()
     site.publish()
     assert site.status(job) == "success"
 
 
-def test_a_folder_removed_during_the_delivery_loses_no_frame(
+def test_a_folder_removed_while_publishing_loses_no_frame(
     site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = finish(site, "gone")
     real = publisher.destinations.open_beneath
 
     def removed_after_opening(root: int, parts: Any, *, create: bool) -> int:
-        found = real(root, parts, create=create)
-        if place(site, "gone").exists():
-            place(site, "gone").rmdir()
-        return found
+        folder = real(root, parts, create=create)
+        if destination(site, "gone").exists():
+            destination(site, "gone").rmdir()
+        return folder
 
     monkeypatch.setattr(publisher.destinations, "open_beneath", removed_after_opening)
     site.publish()
-    assert (site.status(job), staged(site)) == ("running", 3)
+    assert (site.status(job), staged_count(site)) == ("running", 3)
     monkeypatch.undo()
     site.publish()
     assert site.status(job) == "success"
-    assert len(list(place(site, "gone").iterdir())) == 3
+    assert len(list(destination(site, "gone").iterdir())) == 3
 
 
 @pytest.mark.parametrize("killed", ["before the rename", "after the rename"])
-def test_a_farm_killed_during_the_delivery_leaves_no_file_of_its_own(site: ApiClient, killed: str) -> None:
+def test_a_farm_killed_while_publishing_leaves_no_temporary_file(site: ApiClient, killed: str) -> None:
     job = finish(site, "killed")
-    rows = site.context.db.read_now(publisher.waiting)
-    folder = place(site, "killed")
+    rows = site.context.db.read_now(publisher.unpublished_files)
+    folder = destination(site, "killed")
     if killed == "after the rename":
-        publisher.publish(site.context, rows)
+        publisher.make_final(site.context, rows)
     else:
         folder.mkdir(parents=True)
         for row in rows:

@@ -190,10 +190,10 @@ def test_a_warning_that_goes_while_another_comes_is_gone(on_postgres: ApiClient)
     job = site.submit()["id"]
     note = msg.NodeWarning(code="budget_low", message="little is left", subject="x")
     place = {job: ("gs://renders/x", "it is read-only")}
-    site.context.db.write_now(publisher._warn, {job}, place)
+    site.context.db.write_now(publisher.warn_unwritable, {job}, place)
     overlapping(
         site,
-        lambda tx: publisher._warn(tx, {job}, {}),
+        lambda tx: publisher.warn_unwritable(tx, {job}, {}),
         lambda tx: told.add(tx, job, [note]),
     )
     warnings = site.row(jobs, jobs.c.id == job)["warnings"]

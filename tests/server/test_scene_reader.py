@@ -1,4 +1,4 @@
-"""What the farm learns from a .blend, from real files that Blender 4.2 wrote; and what hostile ones do."""
+"""Facts read from real .blend files of Blender 4.2, and answers for hostile or damaged ones."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def by_name(facts: SceneFacts) -> dict[str, list[tuple[str, str]]]:
     return {s.name: [(u.object, u.kind) for u in s.unbaked_simulations] for s in facts.scenes}
 
 
-# ------------------------------------------------------------------------------ what it tells
+# ------------------------------------------------------------------------------ facts
 
 
 @pytest.mark.blender
 @pytest.mark.parametrize("name", ["scenes.blend", "compressed.blend"])
-def test_a_scene_tells_range_engine_cameras_layers_and_size(scenes: Path, name: str) -> None:
+def test_facts_hold_range_engine_cameras_layers_and_size(scenes: Path, name: str) -> None:
     facts = read(scenes / name)
     assert (facts.cause, facts.blender_version, facts.active_scene) == (None, "4.2", "Shot")
     shot = facts.scene()
@@ -66,7 +66,7 @@ def test_a_scene_tells_range_engine_cameras_layers_and_size(scenes: Path, name: 
 
 
 @pytest.mark.blender
-def test_each_scene_of_a_file_is_told_by_name_and_one_without_camera_says_so(scenes: Path) -> None:
+def test_each_scene_is_found_by_name_and_may_have_no_camera(scenes: Path) -> None:
     other = read(scenes / "scenes.blend").scene("Ämter")
     assert other is not None
     assert (other.camera, other.cameras, other.is_movie, other.samples) == (None, [], True, 7)
@@ -74,7 +74,7 @@ def test_each_scene_of_a_file_is_told_by_name_and_one_without_camera_says_so(sce
 
 
 @pytest.mark.blender
-def test_a_gzipped_file_is_read_as_older_blenders_wrote_them(scenes: Path, tmp_path: Path) -> None:
+def test_a_gzipped_file_of_an_older_blender_is_read(scenes: Path, tmp_path: Path) -> None:
     packed = tmp_path / "old.blend"
     packed.write_bytes(gzip.compress((scenes / "scenes.blend").read_bytes(), 1))
     assert read(packed).active_scene == "Shot"
@@ -82,14 +82,14 @@ def test_a_gzipped_file_is_read_as_older_blenders_wrote_them(scenes: Path, tmp_p
 
 @pytest.mark.blender
 def test_every_file_format_has_blenders_name(scenes: Path) -> None:
-    found = read(scenes / "formats.blend").scenes
-    assert len(found) > 10
-    assert [s.format for s in found] == [s.name for s in found]
-    assert [s.name for s in found if s.is_movie] == ["FFMPEG"]
+    in_file = read(scenes / "formats.blend").scenes
+    assert len(in_file) > 10
+    assert [s.format for s in in_file] == [s.name for s in in_file]
+    assert [s.name for s in in_file if s.is_movie] == ["FFMPEG"]
 
 
 @pytest.mark.blender
-def test_dependencies_are_absolute_seen_from_the_artists_path_and_packed_ones_are_left_out(
+def test_dependencies_are_resolved_from_the_artists_path_and_packed_ones_are_left_out(
     scenes: Path,
 ) -> None:
     facts = read(scenes / "dependencies.blend", "/projects/film/shot.blend")
@@ -109,9 +109,9 @@ def test_dependencies_are_absolute_seen_from_the_artists_path_and_packed_ones_ar
 
 
 @pytest.mark.blender
-def test_unbaked_simulations_are_told_and_baked_or_hidden_ones_are_not(scenes: Path) -> None:
+def test_facts_hold_unbaked_simulations_but_no_baked_or_hidden_ones(scenes: Path) -> None:
     found = by_name(read(scenes / "simulations.blend"))
-    told = {
+    unbaked = {
         "rigid": "rigid_body",
         "cloth": "cloth",
         "soft": "soft_body",
@@ -121,19 +121,21 @@ def test_unbaked_simulations_are_told_and_baked_or_hidden_ones_are_not(scenes: P
         "paint": "dynamic_paint",
         "nodes": "geometry_nodes",
     }
-    assert {name: kinds for name, kinds in found.items() if kinds} == {n: [(n, k)] for n, k in told.items()}
+    assert {name: kinds for name, kinds in found.items() if kinds} == {
+        n: [(n, k)] for n, k in unbaked.items()
+    }
     assert {"passive", "off", "still", "hair", "rigid baked", "cloth baked", "soft baked"} <= set(found)
 
 
 @pytest.mark.blender
-def test_a_cache_that_nobody_baked_is_no_missing_file(scenes: Path) -> None:
+def test_an_unbaked_cache_is_no_dependency(scenes: Path) -> None:
     assert read(scenes / "simulations.blend").dependencies == []
 
 
-# ------------------------------------------------------------------------- what is no .blend
+# ------------------------------------------------------------------------- unreadable files
 
 
-def test_files_that_are_no_blend_say_so_in_one_sentence(tmp_path: Path) -> None:
+def test_files_that_are_no_blend_get_a_message_of_one_sentence(tmp_path: Path) -> None:
     samples = {
         "empty": b"",
         "text": b"hello, world",
@@ -164,10 +166,10 @@ def test_files_that_are_no_blend_say_so_in_one_sentence(tmp_path: Path) -> None:
 def test_unreadable_scene_cut_off_anywhere_spoils_no_other(scenes: Path, tmp_path: Path) -> None:
     blends = []
     for source in ("scenes.blend", "compressed.blend"):
-        whole = (scenes / source).read_bytes()
+        content = (scenes / source).read_bytes()
         for part in (1, 2, 3, 5, 7):
             cut = tmp_path / f"{part}{source}"
-            cut.write_bytes(whole[: len(whole) * part // 8])
+            cut.write_bytes(content[: len(content) * part // 8])
             blends.append((str(cut), cut))
         blends.append((source, scenes / source))
     facts = read_scenes(blends)
@@ -175,11 +177,11 @@ def test_unreadable_scene_cut_off_anywhere_spoils_no_other(scenes: Path, tmp_pat
 
 
 @pytest.mark.blender
-def test_damaged_bytes_end_in_an_answer_for_each_file(scenes: Path, tmp_path: Path) -> None:
-    whole = (scenes / "dependencies.blend").read_bytes()
+def test_every_damaged_file_gets_an_answer(scenes: Path, tmp_path: Path) -> None:
+    content = (scenes / "dependencies.blend").read_bytes()
     blends = []
     for number in range(40):
-        spoilt = bytearray(whole)
+        spoilt = bytearray(content)
         for at in range(12 + number * 17, len(spoilt), 977 + number * 31):
             spoilt[at] ^= 0x55 + number
         path = tmp_path / f"{number}.blend"
@@ -188,7 +190,7 @@ def test_damaged_bytes_end_in_an_answer_for_each_file(scenes: Path, tmp_path: Pa
     facts = read_scenes(blends, file_limit_seconds=0.5)
     assert [f.path for f in facts] == [path for path, _ in blends]
     reasons = {f.message.split(" ", 1)[1] for f in facts if f.message}
-    assert "takes too long to be looked through." in reasons  # and those behind it were read
+    assert "takes too long to read." in reasons  # the files after it were read
     assert not any("could not" in reason for reason in reasons)
 
 
@@ -209,14 +211,14 @@ def test_a_bomb_of_zeros_is_refused_without_filling_the_memory(tmp_path: Path) -
     assert facts.cause == "unreadable_scene"
 
 
-def test_one_that_takes_too_long_is_unreadable_after_the_time_limit(tmp_path: Path) -> None:
+def test_a_file_that_takes_too_long_is_unreadable_after_the_time_limit(tmp_path: Path) -> None:
     slow = tmp_path / "slow.blend"
     os.mkfifo(slow)
     writer = os.open(slow, os.O_RDWR)  # reading it never ends
     (facts,) = read_scenes([("/in/slow.blend", slow)], time_limit_seconds=1)
     os.close(writer)
     assert facts.cause == "unreadable_scene"
-    assert facts.message == "slow.blend could not be looked into within 1 s."
+    assert facts.message == "slow.blend could not be read within 1 s."
 
 
 @pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
@@ -236,11 +238,11 @@ def test_the_reader_ends_when_the_server_is_killed(tmp_path: Path, sandbox: str)
     server.send_signal(signal.SIGKILL)
     server.wait()
 
-    def gone() -> bool:
-        end_orphans()  # as the farm's next start does: bubblewrap may have been killed while it started
+    def has_ended() -> bool:
+        end_orphans()  # as at the farm's next start: bubblewrap may have been killed while it started
         return not Path(f"/proc/{pid}").exists() or "State:\tZ" in _status(str(pid))
 
-    _wait(gone)
+    _wait(has_ended)
     os.close(writer)
 
 
@@ -269,31 +271,31 @@ def test_scene_reader_killed_from_outside_is_no_fault_of_the_file_until_the_four
         os.close(writer)
         (facts,) = read.result()
     assert facts.message is not None
-    assert facts.message.endswith("could not be looked into.") == (kills == 4)
+    assert facts.message.endswith("could not be read.") == (kills == 4)
 
 
 @pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
-def test_nobody_waits_for_a_scene_when_the_farm_stops(tmp_path: Path, sandbox: Mode) -> None:
+def test_a_stopping_farm_does_not_wait_for_a_scene(tmp_path: Path, sandbox: Mode) -> None:
     slow = tmp_path / "slow.blend"
     os.mkfifo(slow)
     writer = os.open(slow, os.O_RDWR)
-    asked = iter([False, False])
+    answers = iter([False, False])
     with pytest.raises(Stopped):
-        read_scenes([("/in/slow.blend", slow)], 600, sandbox=sandbox, stopping=lambda: next(asked, True))
+        read_scenes([("/in/slow.blend", slow)], 600, sandbox=sandbox, stopping=lambda: next(answers, True))
     os.close(writer)
 
 
 @pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
-def test_with_or_without_the_sandbox_the_answer_is_the_same(tmp_path: Path, sandbox: Mode) -> None:
+def test_answers_are_the_same_with_and_without_the_sandbox(tmp_path: Path, sandbox: Mode) -> None:
     (tmp_path / "no.blend").write_bytes(b"no blend at all, but long enough to be one")
     blends = [("/in/no.blend", tmp_path / "no.blend"), ("/in/gone.blend", tmp_path / "gone.blend")]
     assert [f.message for f in read_scenes(blends, sandbox=sandbox)] == [
         "no.blend is not a .blend file.",
-        "gone.blend is not there.",
+        "gone.blend is missing.",
     ]
 
 
-def test_without_a_working_bubblewrap_the_reader_is_a_limited_child_and_the_log_says_so(
+def test_without_a_working_bubblewrap_the_reader_has_limits_only_and_the_log_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module_call, "unready", lambda: "bwrap is not installed.")
@@ -324,7 +326,7 @@ def _status(pid: str) -> str:
 def _wait(condition):  # type: ignore[no-untyped-def]
     deadline = time.monotonic() + 20
     while not (value := condition()):
-        assert time.monotonic() < deadline, "not in time"
+        assert time.monotonic() < deadline, "no value within 20 s"
         time.sleep(0.01)
     return value
 
@@ -348,7 +350,7 @@ def _wait(condition):  # type: ignore[no-untyped-def]
         ("//../../../../a.png", "/p/shot.blend", "/a.png"),
     ],
 )
-def test_stored_paths_are_resolved_as_the_artists_system_would(
+def test_stored_paths_are_resolved_by_the_rules_of_the_artists_system(
     stored: str, blend: str, expected: str
 ) -> None:
     assert absolute(stored, blend) == expected
@@ -357,6 +359,6 @@ def test_stored_paths_are_resolved_as_the_artists_system_would(
 @settings(max_examples=200)
 @given(st.text(min_size=1, max_size=60), st.sampled_from(["/p/s.blend", "C:/p/s.blend", "//n/s/s.blend"]))
 def test_any_stored_path_becomes_an_absolute_one_without_dots(stored: str, blend: str) -> None:
-    found = absolute(stored, blend)
-    assert found.startswith("/") or found[1:3] == ":/" or found.endswith(":")
-    assert ".." not in found.split("/")
+    path = absolute(stored, blend)
+    assert path.startswith("/") or path[1:3] == ":/" or path.endswith(":")
+    assert ".." not in path.split("/")

@@ -1,4 +1,4 @@
-"""What a machine or a farm that was killed half-way leaves in staging."""
+"""Staged files left by a runner or a farm that was killed half-way, and their removal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from framefarm.server.sessions import expiry
 from framefarm.server.sessions.tables import attempts, files
 
 
-def staged(site: ApiClient, account: str, attempt: str, name: str) -> Path:
+def stage(site: ApiClient, account: str, attempt: str, name: str) -> Path:
     path = site.context.store.path(f"staging/{account}/{attempt}/{name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"abc")
@@ -23,7 +23,8 @@ def staged(site: ApiClient, account: str, attempt: str, name: str) -> Path:
 def sweep(site: ApiClient) -> None:
     context = site.context
     staging_cleanup.remove(
-        context, context.db.read_now(staging_cleanup.abandoned, staging_cleanup.folders(context))
+        context,
+        context.db.read_now(staging_cleanup.abandoned_folders, staging_cleanup.staging_folders(context)),
     )
 
 
@@ -31,16 +32,16 @@ def lose(site: ApiClient, session: str) -> None:
     site.context.db.write_now(expiry.lose_session, session, "runner_lost", "gone")
 
 
-def test_what_a_machine_staged_and_could_not_report_goes_once_it_is_gone(site: ApiClient) -> None:
+def test_unreported_files_are_removed_once_their_session_is_lost(site: ApiClient) -> None:
     job = site.submit(frame_range="1-3", chunk_size=3)["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks
     account = site.rows(attempts)[0]["account_id"]
     runner.report(runner.started(task), runner.saved(task, 1))
-    committed = staged(site, account, task.attempt, "1.png")
-    unreported = staged(site, account, task.attempt, "2.png")
+    committed = stage(site, account, task.attempt, "1.png")
+    unreported = stage(site, account, task.attempt, "2.png")
     sweep(site)
-    assert unreported.exists(), "its machine may still report it"
+    assert unreported.exists(), "its runner may still report it"
     lose(site, runner.session)
     sweep(site)
     assert not unreported.exists()
@@ -50,7 +51,7 @@ def test_what_a_machine_staged_and_could_not_report_goes_once_it_is_gone(site: A
     assert not committed.parent.exists()
 
 
-def test_what_a_farm_published_and_could_not_remove_goes(site: ApiClient) -> None:
+def test_published_files_that_are_still_staged_are_removed(site: ApiClient) -> None:
     job = site.submit(frame_range="1")["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks
@@ -67,14 +68,14 @@ def test_what_a_farm_published_and_could_not_remove_goes(site: ApiClient) -> Non
     assert not path.parent.exists()
 
 
-def test_what_belongs_to_no_attempt_waits_for_the_machines_of_its_time(site: ApiClient) -> None:
+def test_files_of_an_unknown_attempt_stay_while_a_session_from_their_time_lives(site: ApiClient) -> None:
     job = site.submit(frame_range="1-3", chunk_size=3)["id"]
     runner = site.runner(job)
     runner.sync()
     account = site.rows(attempts)[0]["account_id"]
-    path = staged(site, account, "att_given_back", "1.png")
+    path = stage(site, account, "att_given_back", "1.png")
     sweep(site)
-    assert path.exists(), "a machine that was there when it was made may still write beside it"
+    assert path.exists(), "a session that was live when it was made may still write to its folder"
     lose(site, runner.session)
     sweep(site)
     assert not path.parent.exists()

@@ -33,9 +33,8 @@ EXCEPTIONS = {
     ("dispatch/leader.py", "leases"),
     # Attempts are the meter: a charge marks those that it posts.
     ("billing/service.py", "attempts"),
-    # Publishing marks files, and warns jobs whose destination cannot be written.
+    # Publishing marks files.
     ("outputs/publisher.py", "files"),
-    ("outputs/publisher.py", "jobs"),
     # Retention removes rows of every room.
     ("events/service.py", "events"),
     ("retention/deleted_jobs.py", "jobs"),

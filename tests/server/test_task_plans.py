@@ -53,7 +53,7 @@ def test_what_is_asked_all_the_time_goes_through_no_whole_table(tmp_path: Path, 
             elif work == "charge":
                 context.db.write_now(billing.charge_due)
             else:
-                context.db.write_now(publisher.waiting)
+                context.db.write_now(publisher.unpublished_files)
     assert seen
     assert [(text, plan) for text, plan in seen.items() if any(map(WHOLE.search, plan))] == []
 

@@ -1,4 +1,4 @@
-"""Uploads: what arrives whole is kept, what does not leaves nothing, and nobody learns of others' files."""
+"""Uploads: complete files are stored, failed ones leave nothing, and accounts learn nothing of each other."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ def nothing_is_left(site: ApiClient) -> bool:
     return not files and not site.rows(contents) and not site.rows(registrations)
 
 
-def form(*parts: tuple[str, bytes], whole: bool = True) -> bytes:
+def form(*parts: tuple[str, bytes], complete: bool = True) -> bytes:
     body = b""
     for name, data in parts:
         extra = '; filename="shot.blend"' if name == "file" else ""
         head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n\r\n'
         body += head.encode() + data + b"\r\n"
-    return body + f"--{BOUNDARY}--\r\n".encode() if whole else body[:-100]
+    return body + f"--{BOUNDARY}--\r\n".encode() if complete else body[:-100]
 
 
 def send(site: ApiClient, body: bytes) -> Any:
-    kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-    return site.ask("POST", "/api/uploads/file", content=body, headers=kind)
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    return site.ask("POST", "/api/uploads/file", content=body, headers=headers)
 
 
 def exists(site: ApiClient, data: bytes, path: str | None = None) -> Any:
-    said = {"md5": md5(data)} | ({"path": path} if path else {})
-    answer = site.ask("POST", "/api/uploads/md5", json=said)
+    body = {"md5": md5(data)} | ({"path": path} if path else {})
+    answer = site.ask("POST", "/api/uploads/md5", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def test_an_upload_is_kept_and_told_with_its_hashes(site: ApiClient) -> None:
+def test_an_upload_is_stored_and_answered_with_its_hashes(site: ApiClient) -> None:
     answer = site.upload(SCENE, DATA, md5=md5(DATA))
     assert answer.status_code == 200, answer.text
     assert answer.json() == {
@@ -51,12 +51,12 @@ def test_an_upload_is_kept_and_told_with_its_hashes(site: ApiClient) -> None:
         "sha256": hashlib.sha256(DATA).hexdigest(),
         "deduplicated": False,
     }
-    kept = [p for p in (site.context.data / "store").rglob("*") if p.is_file()]
-    assert [p.read_bytes() for p in kept] == [DATA]
+    stored = [p for p in (site.context.data / "store").rglob("*") if p.is_file()]
+    assert [p.read_bytes() for p in stored] == [DATA]
     assert exists(site, DATA)["exists"] is True
 
 
-def test_the_same_bytes_are_kept_once(site: ApiClient) -> None:
+def test_equal_bytes_are_stored_once(site: ApiClient) -> None:
     site.upload("/a.blend", DATA)
     assert site.upload("/b.blend", DATA).json()["deduplicated"] is True
     assert len([p for p in (site.context.data / "store").rglob("*") if p.is_file()]) == 1
@@ -90,8 +90,8 @@ def test_upload_damaged_is_refused_by_its_sha256_and_leaves_nothing(site: ApiCli
     assert nothing_is_left(site)
 
 
-def test_a_body_that_was_cut_off_leaves_nothing(site: ApiClient) -> None:
-    answer = send(site, form(("path", SCENE.encode()), ("file", DATA), whole=False))
+def test_a_truncated_body_leaves_nothing(site: ApiClient) -> None:
+    answer = send(site, form(("path", SCENE.encode()), ("file", DATA), complete=False))
     assert answer.status_code == 422
     assert nothing_is_left(site)
 
@@ -136,7 +136,7 @@ def test_a_known_file_is_registered_under_a_new_path_by_its_hash(site: ApiClient
     assert {r["path"] for r in site.rows(registrations)} == {SCENE, "/second.blend"}
 
 
-def test_nobody_uploads_without_a_token(site: ApiClient) -> None:
+def test_an_upload_needs_a_token(site: ApiClient) -> None:
     site.token = "wrong"
     assert site.upload(SCENE, DATA).status_code == 401
     assert nothing_is_left(site)
@@ -145,15 +145,15 @@ def test_nobody_uploads_without_a_token(site: ApiClient) -> None:
 def test_a_batch_of_1000_is_answered_in_its_order_and_1001_are_refused(site: ApiClient) -> None:
     site.upload(SCENE, DATA)
     known = [7, 500, 999]
-    said = [{"md5": md5(DATA) if n in known else f"{n:032x}", "path": f"/batch/{n}"} for n in range(1000)]
-    answer = site.ask("POST", "/api/uploads/md5", json={"files": said})
+    checks = [{"md5": md5(DATA) if n in known else f"{n:032x}", "path": f"/batch/{n}"} for n in range(1000)]
+    answer = site.ask("POST", "/api/uploads/md5", json={"files": checks})
     assert answer.status_code == 200, answer.text
     assert [n for n, f in enumerate(answer.json()["files"]) if f["exists"] and f["registered"]] == known
-    over = site.ask("POST", "/api/uploads/md5", json={"files": [*said, {"md5": "0" * 32}]})
+    over = site.ask("POST", "/api/uploads/md5", json={"files": [*checks, {"md5": "0" * 32}]})
     assert (over.status_code, over.json()["errors"][0]["field"]) == (422, "files")
 
 
-def test_an_empty_file_is_a_file(site: ApiClient) -> None:
+def test_an_empty_file_is_stored(site: ApiClient) -> None:
     answer = site.upload("/empty.txt", b"", md5=md5(b""))
     assert answer.status_code == 200, answer.text
     assert answer.json()["size"] == 0

@@ -1,7 +1,8 @@
-"""A job's snapshot of its inputs: each path and the exact content it had.
+"""Manifests: each path of a job's inputs with the exact content that it had at submission.
 
-Sorted, compressed, stored once under its SHA-256 before the transaction; content references hang on it.
-A snapshot may have 100,000 paths: statements take lists whole (`listed`), and rows stay tuples.
+A manifest is sorted by path, compressed with Zstandard and stored once under its SHA-256, before the
+transaction that writes its row and its content references. It may have 100,000 paths: statements take whole
+lists (`listed`).
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ from framefarm.server.storage.local import LocalStore
 from framefarm.server.tenancy import farmwide, scoped
 
 CLAIM_MS = 600_000
-"""A claim is renewed once it is that old. Nothing is condemned that is younger than an hour."""
+"""Age at which a claim is renewed. Content is condemned an hour after its last claim at the earliest."""
 
 
 class Entry(NamedTuple):
-    """One input. While it is missing `size`, `generation` and `registered_ms` are None, and the digests
-    are what it is pinned to, or None.
+    """One input: a line of the manifest, as a JSON array.
+
+    A missing input has None for `size` (bytes), `generation` and `registered_ms`, and its pinned digests or
+    None.
     """
 
     path: str
@@ -51,16 +54,17 @@ class Entry(NamedTuple):
 
     @property
     def is_here(self) -> bool:
+        """Whether the input has content."""
         return self.generation is not None
 
     def content_key(self, account_id: str) -> str:
-        """Storage key of its bytes. Only of an input that is here."""
+        """Storage key of the bytes of an input that is here."""
         assert self.sha256 is not None and self.generation is not None
         return keys.content(account_id, self.sha256, self.generation)
 
 
 class Snapshot(NamedTuple):
-    """Sorted by path. `used`: present ones that an earlier job used, with nothing registered since."""
+    """Inputs of a submission, sorted by path. `used`: those unchanged since an earlier job used them."""
 
     entries: list[Entry]
     missing: list[str]
@@ -68,10 +72,11 @@ class Snapshot(NamedTuple):
 
 
 Pins = dict[str, tuple[str | None, str | None]]
+"""Path → (MD5 in hex or None, SHA-256 or None) that the submission demands for it."""
 
 
 def md5_hex(text: str) -> str | None:
-    """An MD5 as 32 hex digits, from those or from 24 characters of base64; None if it is neither."""
+    """An MD5 as 32 hex digits, from hex or from 24 characters of base64; None if it is neither."""
     if len(text) == 24:
         try:
             raw = base64.b64decode(text, validate=True)
@@ -83,26 +88,26 @@ def md5_hex(text: str) -> str | None:
 
 
 def lock(tx: Tx, name: str) -> None:
-    """Until the transaction ends, nobody else holds `name` (a user's or an account's id).
+    """Hold an exclusive lock on `name` (a user's or an account's id) until the transaction ends.
 
-    SQLite has one writer, which is enough.
+    A no-op on SQLite, which has one writer.
     """
     if tx.conn.dialect.name == "postgresql":
         tx.conn.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))))
 
 
 def insert(tx: Tx, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT that can say ON CONFLICT."""
+    """An INSERT that supports ON CONFLICT, for the database in use."""
     return postgresql.insert(table) if tx.conn.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def changed(tx: Tx, statement: sa.Executable) -> int:
-    """Rows that an INSERT … ON CONFLICT or an UPDATE has touched, which SQLAlchemy keeps only if asked."""
+    """Execute an INSERT … ON CONFLICT or an UPDATE; returns the number of changed rows."""
     return tx.conn.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def listed(tx: Tx, *columns: Sequence[str | None]) -> sa.Select[Any]:
-    """Lists of text, bound whole, as the rows of a SELECT: for IN, and for INSERT … SELECT."""
+    """SELECT of these columns of text, each bound as one parameter: for IN, and for INSERT … SELECT."""
     if tx.conn.dialect.name == "postgresql":
         arrays = [sa.literal(list(c), postgresql.ARRAY(sa.Text)) for c in columns]
         names = [sa.column(f"c{i}", sa.Text) for i in range(len(columns))]
@@ -116,11 +121,10 @@ def listed(tx: Tx, *columns: Sequence[str | None]) -> sa.Select[Any]:
 
 
 def snapshot(tx: Tx, account_id: str, user_id: str, paths: Sequence[str], pins: Pins) -> Snapshot:
-    """Each path → the content last registered for it by this user, or pinned.
+    """Match each path with the content that this user last registered for it, or with its pin.
 
-    Of a pin (MD5, SHA-256) the SHA-256 decides; an MD5 alone is missing where two contents share it. No
-    registration of this user falls between a snapshot and the end of its transaction, and so none between
-    a snapshot and the job's missing_paths.
+    The SHA-256 of a pin decides; by an MD5 alone the path is missing if two contents share it. Locks the
+    user's id: no registration of this user comes between a snapshot and the job's missing_paths.
     """
     lock(tx, user_id)
     rows = tx.rows(_Registered, _registered(tx, account_id, user_id, paths))
@@ -156,7 +160,7 @@ def snapshot(tx: Tx, account_id: str, user_id: str, paths: Sequence[str], pins: 
 
 @dataclass(frozen=True, slots=True)
 class _Registered:
-    """A path as its user last registered it. `generation` None: the content is gone."""
+    """A path as its user last registered it. `generation` is None if the content is condemned or removed."""
 
     path: str
     sha256: str
@@ -169,7 +173,7 @@ class _Registered:
 
 @dataclass(frozen=True, slots=True)
 class StoredContent:
-    """Content that is there: its digests, its size in bytes and the generation of its object."""
+    """Content that is not condemned: its digests in hex, size in bytes, and the generation of its object."""
 
     sha256: str
     md5: str
@@ -196,7 +200,7 @@ def _registered(tx: Tx, account_id: str, user_id: str, paths: Sequence[str]) -> 
 def _pinned(
     tx: Tx, account_id: str, pins: Pins, registered: Mapping[str, _Registered]
 ) -> tuple[dict[str, StoredContent], dict[str, list[StoredContent]]]:
-    """The account's contents by pinned SHA-256 and by pinned MD5, where no registration tells already."""
+    """Contents by pinned SHA-256 and by pinned MD5, for the pins that no registration satisfies."""
     shas, md5s = set(), set()
     for path, (md5, sha) in pins.items():
         row = registered.get(path)
@@ -215,7 +219,7 @@ CONTENT = (contents.c.sha256, contents.c.md5, contents.c.size, contents.c.genera
 
 
 def existing(tx: Tx, account_id: str, column: sa.Column[Any], values: Sequence[str]) -> list[StoredContent]:
-    """The account's contents (`CONTENT`) whose `column` is among `values`; condemned ones do not exist."""
+    """The account's contents whose `column` is among `values`, except condemned ones."""
     if not values:
         return []
     query = scoped(sa.select(*CONTENT), contents, account_id).where(
@@ -225,33 +229,33 @@ def existing(tx: Tx, account_id: str, column: sa.Column[Any], values: Sequence[s
 
 
 def claim(tx: Tx, account_id: str, column: sa.Column[Any], values: Sequence[str]) -> None:
-    """Someone wants the contents whose `column` is among `values`: they are not collected for a while.
+    """Renew the claims of the contents whose `column` is among `values`: they are not condemned for a while.
 
-    Claim first, then look (`existing`, `snapshot`): what is found then stays to the transaction's end, as
-    whoever would condemn it waits for the claimed row, and sees that it is young.
+    Claim first, then read (`existing`, `snapshot`). Content that is read then stays until the transaction
+    ends: a retention pass that would condemn it waits for the claimed row, and then sees the new claim.
     """
     if not values:
         return
-    mine = scoped(sa.update(contents), contents, account_id).where(
+    change = scoped(sa.update(contents), contents, account_id).where(
         column.in_(listed(tx, values)),
         contents.c.last_claimed_ms < tx.now_ms - CLAIM_MS,
         contents.c.condemned_ms.is_(None),
     )
-    tx.conn.execute(mine.values(last_claimed_ms=tx.now_ms))
+    tx.conn.execute(change.values(last_claimed_ms=tx.now_ms))
 
 
 def claim_entries(tx: Tx, account_id: str, entries: Sequence[Entry]) -> None:
-    """Claim what a snapshot has found; another snapshot then tells what of it is still there."""
+    """Claim the contents of a snapshot. Take another snapshot afterwards: some may have been condemned."""
     claim(tx, account_id, contents.c.sha256, sorted({e.sha256 for e in entries if e.sha256 and e.is_here}))
 
 
 def encode(entries: Sequence[Entry]) -> bytes:
-    """The manifest's text: a JSON array a line, in order of paths."""
+    """The manifest's text: one JSON array (`Entry`) a line, in order of paths."""
     return msgspec.json.Encoder().encode_lines(sorted(entries))
 
 
 def store(objects: LocalStore, account_id: str, entries: Sequence[Entry]) -> str:
-    """Store the manifest, once; returns the SHA-256 of its text. Without a row it stays for a day."""
+    """Store the manifest if it is new; returns the SHA-256 of its text. Without a row it stays for a day."""
     text = encode(entries)
     sha256 = hashlib.sha256(text).hexdigest()
     key = keys.manifest(account_id, sha256)
@@ -263,7 +267,7 @@ def store(objects: LocalStore, account_id: str, entries: Sequence[Entry]) -> str
 
 
 def load(objects: LocalStore, account_id: str, sha256: str) -> Iterator[Entry]:
-    """The entries, in order of paths."""
+    """The entries of a stored manifest, in order of paths."""
     decoder = msgspec.json.Decoder(Entry)
     with objects.get(keys.manifest(account_id, sha256)) as raw:
         for line in io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw)):
@@ -271,8 +275,10 @@ def load(objects: LocalStore, account_id: str, sha256: str) -> Iterator[Entry]:
 
 
 def record(tx: Tx, account_id: str, sha256: str, entries: Sequence[Entry]) -> None:
-    """Hang the content references on the manifest. Its row is locked, so that nobody collects it meanwhile;
-    of an older one some references may be gone already."""
+    """Write the manifest's row and content references.
+
+    Locks the row against a retention pass, which may have removed some references of an older manifest.
+    """
     shas = sorted({e.sha256 for e in entries if e.sha256 is not None and e.is_here})
     new = insert(tx, manifests).values(
         account_id=account_id,
@@ -281,10 +287,10 @@ def record(tx: Tx, account_id: str, sha256: str, entries: Sequence[Entry]) -> No
         size=sum(e.size or 0 for e in entries),
         created_ms=tx.now_ms,
     )
-    taken = new.on_conflict_do_update(
+    upsert = new.on_conflict_do_update(
         index_elements=["account_id", "sha256"], set_={"created_ms": new.excluded.created_ms}
     )
-    tx.conn.execute(taken)
+    tx.conn.execute(upsert)
     if shas:
         rows = listed(tx, shas).add_columns(sa.literal(account_id), sa.literal(sha256)).where(sa.true())
         names = ["content_sha256", "account_id", "manifest_sha256"]
@@ -292,7 +298,7 @@ def record(tx: Tx, account_id: str, sha256: str, entries: Sequence[Entry]) -> No
 
 
 def await_missing(tx: Tx, account_id: str, user_id: str, job_id: str, entries: Sequence[Entry]) -> None:
-    """Write down what a job waits for: whoever registers it finds the job."""
+    """Write the missing paths of a job; a registration of one of them finds the job by its row."""
     lacking = [e for e in entries if not e.is_here]
     if not lacking:
         return
@@ -303,15 +309,16 @@ def await_missing(tx: Tx, account_id: str, user_id: str, job_id: str, entries: S
 
 
 def missing_count(tx: Tx, job_id: str) -> int:
+    """Number of paths that the job still waits for."""
     query = farmwide(sa.select(sa.func.count()).select_from(missing_paths))
     return int(tx.conn.execute(query.where(missing_paths.c.job_id == job_id)).scalar_one())
 
 
 def complete(tx: Tx, objects: LocalStore, job: JobRow) -> str | None:
-    """The manifest of a job whose last missing file arrived; its SHA-256.
+    """Store the manifest of a job whose last missing file arrived; returns its SHA-256.
 
-    What was missing is taken as registered now, or as pinned. None: something that had arrived is gone again;
-    the job waits for it.
+    Missing paths get the content that is registered now, or pinned. None: an arrived file was condemned
+    meanwhile, and the job waits for it again.
     """
     account_id, user_id = job.account_id, job.user_id
     entries = list(load(objects, account_id, job.manifest_sha256))
@@ -323,17 +330,17 @@ def complete(tx: Tx, objects: LocalStore, job: JobRow) -> str | None:
     if now.missing:
         await_missing(tx, account_id, user_id, job.id, now.entries)
         return None
-    whole = [e for e in entries if e.is_here] + now.entries
-    sha256 = store(objects, account_id, whole)
-    record(tx, account_id, sha256, whole)
+    complete_entries = [e for e in entries if e.is_here] + now.entries
+    sha256 = store(objects, account_id, complete_entries)
+    record(tx, account_id, sha256, complete_entries)
     return sha256
 
 
 def mark_used(tx: Tx, user_id: str, paths: Sequence[str]) -> None:
-    """A job took these paths; a registration takes the mark away. See `Snapshot.used`."""
-    mine = farmwide(sa.update(registrations)).where(
+    """Mark these paths as used by a job, until their next registration. See `Snapshot.used`."""
+    change = farmwide(sa.update(registrations)).where(
         registrations.c.user_id == user_id,
         registrations.c.path.in_(listed(tx, paths)),
         registrations.c.used_ms.is_(None),
     )
-    tx.conn.execute(mine.values(used_ms=tx.now_ms))
+    tx.conn.execute(change.values(used_ms=tx.now_ms))

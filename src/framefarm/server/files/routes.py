@@ -40,16 +40,16 @@ FORM = {
     "/uploads/md5", response_model=Exists | ExistsMany, summary="Check if a file already exists by MD5 hash"
 )
 @idempotent
-async def check_md5(request: Request, actor: Writer, said: Md5Request) -> Response:
+async def check_md5(request: Request, actor: Writer, body: Md5Request) -> Response:
     context = context_of(request)
-    many = said.files
-    wanted = many or [FileCheck(md5=said.md5 or "", sha256=said.sha256, path=said.path, size=said.size)]
+    many = body.files
+    wanted = many or [FileCheck(md5=body.md5 or "", sha256=body.sha256, path=body.path, size=body.size)]
 
     def work(tx: Tx) -> Answer:
-        found = service.check(tx, context, actor, wanted, many=bool(many))
-        return {"files": found} if many else dict(found[0])
+        answers = service.check(tx, context, actor, wanted, many=bool(many))
+        return {"files": answers} if many else dict(answers[0])
 
-    return await command(request, actor, said, work)
+    return await command(request, actor, body, work)
 
 
 @router.post(

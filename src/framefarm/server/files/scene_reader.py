@@ -1,6 +1,6 @@
-"""What .blend files say about themselves, read in a sandbox of their own: scenes are hostile.
+"""Facts of .blend files, read by a sandboxed process, since a scene may be hostile.
 
-`scene_reader_process.py` gets the farm's copies as open descriptors and answers line by line
+`scene_reader_process.py` gets the farm's copies as open descriptors and answers with a line for each file
 (`sandboxing.module_call`).
 """
 
@@ -24,25 +24,28 @@ from framefarm.sandboxing.bubblewrap import Mode
 
 log = structlog.get_logger(__name__)
 
-FILES_AT_ONCE = 256
+FILES_PER_READER = 256
 MEMORY_BYTES = 3 << 30
+"""Memory limit of a reader."""
 ANSWER_BYTES = 64 << 20
 CAUSE = "unreadable_scene"
-
-TRIES = 4
-"""Of one file, if its readers are killed from outside. A few, as the file may be what they are killed for."""
+ATTEMPTS = 4
+"""Readers started for one file if they are killed from outside; limited, since the file may be the cause."""
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|//")
 
 
 class Simulation(msgspec.Struct, frozen=True):
-    """`kind`: rigid_body, cloth, soft_body, particles, hair, fluid, dynamic_paint or geometry_nodes."""
+    """An unbaked simulation of `object`.
+
+    `kind`: rigid_body, cloth, soft_body, particles, hair, fluid, dynamic_paint or geometry_nodes.
+    """
 
     object: str
     kind: str
 
 
 class Scene(msgspec.Struct, frozen=True):
-    """One scene of a file, as its artist left it. `engine` and `format` are Blender's own names."""
+    """One scene of a .blend. `engine` and `format` are Blender's own names; `fps` is frames per second."""
 
     name: str
     is_active: bool
@@ -54,20 +57,20 @@ class Scene(msgspec.Struct, frozen=True):
     format: str
     is_movie: bool
     camera: str | None
-    """None: nothing can be rendered without choosing one."""
+    """None: the scene renders only once the job chooses a camera."""
     cameras: list[str]
     view_layers: list[str]
     resolution_x: int
     resolution_y: int
     resolution_percentage: int
     samples: int | None
-    """None: not set in the file; the engine's default counts."""
+    """None: not set in the file; the engine's default is used."""
     unbaked_simulations: list[Simulation]
 
 
 class Dependency(msgspec.Struct, frozen=True):
-    """A file that the scene names and does not hold. `stored_path` as in the file (`//tex/wood.png`);
-    `path` absolute, seen from the .blend's own path, with forward slashes.
+    """A file that the .blend names without packing it. `stored_path` is as in the .blend (`//tex/wood.png`);
+    `path` is absolute, resolved from the .blend's own path, with forward slashes.
 
     `kind`: image, tiles, sequence, movie, library, font, sound, cache, volume, light or file. Of a sequence
     the path is one of its files, or has a `*` in its name, or is a folder; of tiles it has a `<UDIM>`.
@@ -77,39 +80,40 @@ class Dependency(msgspec.Struct, frozen=True):
     kind: str
     path: str = ""
     many: bool = False
-    """It may stand for several files."""
+    """The path may stand for several files."""
     tiles: list[int] = []
-    """The UDIM tiles that the scene wants, if it says so."""
+    """Numbers of the UDIM tiles that the scene uses, if it lists them."""
     wanted_by: str = ""
-    """The data-block that names it, for a person."""
+    """The data-block that names the file, as text for a person."""
 
 
 class SceneFacts(msgspec.Struct, frozen=True):
-    """What a .blend says; or, if it can't be read, `cause` (`unreadable_scene`) and one sentence."""
+    """Facts of a .blend or colour configuration; of an unreadable one `cause` and `message`, one sentence."""
 
     path: str
     blender_version: str = ""
-    """The series that saved it, `4.2`; known by its header alone. Empty if unreadable."""
+    """Series of the Blender that saved it, such as `4.2`. Empty if unreadable."""
     scenes: list[Scene] = []
     active_scene: str | None = None
     cameras: list[str] = []
-    """Of all its scenes, and those in collections that no view layer shows."""
+    """Cameras of all scenes, and those in collections that no view layer shows."""
     dependencies: list[Dependency] = []
     unread_blocks: list[str] = []
-    """Data-blocks that could not be looked into; their dependencies are unknown."""
+    """Data-blocks that could not be read; their dependencies are unknown."""
     search_path: list[str] = []
-    """Of a colour configuration (`.ocio`): folders, absolute or seen from its own folder."""
+    """Folders of a colour configuration (`.ocio`), absolute or relative to its own folder."""
     luts: list[str] = []
-    """Of a colour configuration: files that it wants from these folders."""
+    """Files that a colour configuration needs from these folders."""
     cause: str | None = None
     message: str | None = None
 
     @property
     def libraries(self) -> list[Dependency]:
+        """The linked .blend files."""
         return [d for d in self.dependencies if d.kind == "library"]
 
     def scene(self, name: str | None = None) -> Scene | None:
-        """The scene of that name, or the one that opens with the file."""
+        """The scene of that name, or the active one; None if there is none."""
         wanted = self.active_scene if name is None else name
         return next((s for s in self.scenes if s.name == wanted), None)
 
@@ -121,30 +125,30 @@ def read_scenes(
     sandbox: Mode = "bubblewrap",
     stopping: Callable[[], bool] = lambda: False,
 ) -> list[SceneFacts]:
-    """Facts of each .blend, in order; blocks, so call it in a thread. Raises Stopped.
+    """Facts of each .blend, in order; blocks. Raises Stopped.
 
     Args:
-        blends: the path as the artist's machine knows it, and where its bytes are here.
+        blends: path on the artist's machine, and path of the farm's copy.
         time_limit_seconds: for all of them together.
-        file_limit_seconds: processor time for one of them.
-        sandbox: `none`, or where bubblewrap does not work (a warning in the log): a limited child only.
-        stopping: once it is true, nobody waits for the answer any more.
+        file_limit_seconds: processor time for each of them.
+        sandbox: with `none`, or without a working bubblewrap (logged as a warning), the reader is a child
+            process with resource limits only.
+        stopping: once it returns true, the reader is ended and Stopped is raised.
     """
     deadline = time.monotonic() + time_limit_seconds
     facts: list[SceneFacts] = []
-    for start in range(0, len(blends), FILES_AT_ONCE):
-        left = max(0.0, deadline - time.monotonic())
-        facts += _read(
-            blends[start : start + FILES_AT_ONCE], left, file_limit_seconds, sandbox, stopping, tries=TRIES
-        )
+    for start in range(0, len(blends), FILES_PER_READER):
+        seconds = max(0.0, deadline - time.monotonic())
+        batch = blends[start : start + FILES_PER_READER]
+        facts += _read(batch, seconds, file_limit_seconds, sandbox, stopping, attempts=ATTEMPTS)
     return facts
 
 
 def absolute(stored: str, blend_path: str) -> str:
-    """A path as Blender stores it, seen from the .blend at `blend_path`: absolute, forward slashes, in the
-    form of `core.paths.normalise` (`/a/b`, `C:/a/b`, `//server/share/a`), `..` taken away.
+    """Absolute path of a `stored` path, resolved from the .blend at `blend_path`, with forward slashes and
+    without `..`, in the form of `core.paths.normalise` (`/a/b`, `C:/a/b`, `//server/share/a`).
 
-    `//` means beside the .blend. On Windows' paths both slashes separate.
+    In a stored path a leading `//` means the folder of the .blend. In Windows paths both slashes separate.
     """
     windows = _WINDOWS.match(blend_path) is not None
     if stored.startswith("//"):
@@ -171,9 +175,9 @@ def _read(
     sandbox: Mode,
     stopping: Callable[[], bool],
     *,
-    tries: int,
+    attempts: int,
 ) -> list[SceneFacts]:
-    """`tries`: a reader that was killed from outside is no fault of the file it was at: another one looks."""
+    """Facts of each .blend. After a kill from outside, another one of `attempts` readers reads the rest."""
     began = time.monotonic()
     opened = [_open(content) for _, content in blends]
     try:
@@ -199,19 +203,20 @@ def _read(
     lines = answer.output.split(b"\n")[:-1]
     facts = [_facts(path, line) for (path, _), line in zip(blends, lines, strict=False)]
     rest = blends[len(facts) :]
-    left = seconds - (time.monotonic() - began)
+    remaining_seconds = seconds - (time.monotonic() - began)
     killed = answer.code in {-signal.SIGKILL, 128 + signal.SIGKILL}
-    if rest and killed and answer.in_time and tries > 1 and left > 0:
+    if rest and killed and answer.in_time and attempts > 1 and remaining_seconds > 0:
         log.warning("scene_reader_killed", files_left=len(rest))
-        return facts + _read(rest, left, file_seconds, sandbox, stopping, tries=tries - 1)
-    # One that never ends takes those behind it along: they have the same time limit.
-    why = "could not be looked into" if answer.in_time else f"could not be looked into within {seconds:.0f} s"
+        return facts + _read(rest, remaining_seconds, file_seconds, sandbox, stopping, attempts=attempts - 1)
+    # The time limit is for all files together: the files after one that never ends fail with it.
+    why = "could not be read" if answer.in_time else f"could not be read within {seconds:.0f} s"
     return facts + [_unreadable(path, why) for path, _ in rest]
 
 
 def _open(content: Path) -> int | None:
     try:
-        descriptor = os.open(content, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would wait here
+        # O_NONBLOCK: opening a FIFO would block.
+        descriptor = os.open(content, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     os.set_blocking(descriptor, True)
@@ -234,7 +239,7 @@ def _facts(path: str, line: bytes) -> SceneFacts:
     try:
         facts = msgspec.json.decode(line, type=SceneFacts)
     except msgspec.DecodeError:
-        return _unreadable(path, "could not be looked into")
+        return _unreadable(path, "could not be read")
     dependencies = [
         msgspec.structs.replace(d, path=absolute(d.stored_path, path)) for d in facts.dependencies
     ]

@@ -1,10 +1,10 @@
-"""The program that looks into .blend files: `python -m framefarm.server.files.scene_reader_process`. Also into colour
-configurations (`.ocio`).
+"""Process that reads .blend files and colour configurations (`.ocio`) in a sandbox.
 
-It runs by itself, shut in (see `scene_reader.py`, which starts it, and `sandboxing.module_entry`). Its order
-is `{"files": [{"path", "descriptor"}], "file_seconds"}`; it answers one line of JSON per file, in order, in
-the shape of `scene_reader.SceneFacts`. It imports little, so that it starts in a blink, and opens nothing but
-the files that it was given: none of the paths that it finds.
+`scene_reader.read_scenes` starts it as `python -m framefarm.server.files.scene_reader_process` through
+`sandboxing.module_call`. Its order is `{"files": [{"path", "descriptor"}], "file_seconds"}`, with a limit in
+seconds of processor time for each file. It answers with one line of JSON per file, in order, in the shape of
+`scene_reader.SceneFacts`. It imports little, for a fast start, and reads only the given descriptors: it opens
+none of the paths that it finds.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ OWNERS = {
 }
 IMAGE_KINDS = {cdefs.IMA_SRC_SEQUENCE: "sequence", cdefs.IMA_SRC_MOVIE: "movie", cdefs.IMA_SRC_TILED: "tiles"}
 
-# What reading a block that is not as the library expects it may raise.
+# Exceptions of reading a block whose structure blender-asset-tracer does not expect.
 ODD_BLOCK = (
     AssertionError,
     AttributeError,
@@ -100,19 +100,20 @@ ODD_BLOCK = (
 
 
 class TooLong(Exception):
-    """One file used up its share of processor time; the others shall have theirs."""
+    """One file used up its limit of processor time."""
 
 
 def main() -> None:
+    """Read the files of the order, and write one answer for each."""
     order = module_entry.begin()
     signal.signal(signal.SIGVTALRM, _too_long)
-    for given in order["files"]:
-        descriptor = given["descriptor"]
+    for ordered in order["files"]:
+        descriptor = ordered["descriptor"]
         file = None if descriptor is None else os.fdopen(descriptor, "rb", buffering=1 << 16)
         signal.setitimer(signal.ITIMER_VIRTUAL, order["file_seconds"])
-        found = _answer(given["path"], file)
+        facts = _answer(ordered["path"], file)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        module_entry.answer(json.dumps(found))
+        module_entry.answer(json.dumps(facts))
         if file is not None:
             file.close()
     os._exit(0)
@@ -126,26 +127,25 @@ def _answer(path: str, file: IO[bytes] | None) -> Json:
     name = path.replace("\\", "/").rsplit("/", 1)[-1]
     try:
         if file is None:
-            raise NotReadable("is not there")
+            raise NotReadable("is missing")
         if name.lower().endswith(".ocio"):
             return {"path": path, **colours(file)}
         return {"path": path, **read(file, name)}
     except NotReadable as error:
         reason = str(error)
     except TooLong:
-        reason = "takes too long to be looked through"
+        reason = "takes too long to read"
     except MemoryError:
-        reason = "needs too much memory to be looked through"
+        reason = "needs too much memory to read"
     except (*ODD_BLOCK, RecursionError):
         reason = "is damaged: its data contradicts itself"
     return {"path": path, "cause": "unreadable_scene", "message": f"{name} {reason}."}
 
 
 def read(file: IO[bytes], name: str) -> Json:
-    """All facts of one .blend. Disk caches are named after its `name`.
+    """All facts of one .blend, as fields of `SceneFacts`. Names of disk caches are derived from `name`.
 
-    Raises:
-        NotReadable: not a whole .blend; or one of `ODD_BLOCK`, if it is one that contradicts itself.
+    Raises NotReadable for an incomplete or other file, and one of `ODD_BLOCK` for contradictory data.
     """
     blend = ThinBlend(file, "/" + name)
     major, minor = divmod(blend.header.version, 100)
@@ -163,7 +163,7 @@ def read(file: IO[bytes], name: str) -> Json:
 
 
 def colours(file: IO[bytes]) -> Json:
-    """What an OpenColorIO configuration names: its search path, and the files looked for there."""
+    """Search path and file names of an OpenColorIO configuration. Raises NotReadable if it is too large."""
     raw = file.read(MAX_OCIO_BYTES + 1)
     if len(raw) > MAX_OCIO_BYTES:
         raise NotReadable(f"is larger than {MAX_OCIO_BYTES >> 20} MiB")
@@ -178,7 +178,7 @@ def _scene(block: Block, current: Block) -> Json:
     layers = list(listbase(_pointer(block, (b"view_layers", b"first"))))
     if layers:
         bases = [(layer, (b"object_bases", b"first")) for layer in layers]
-    else:  # before 2.80
+    else:  # Blender before 2.80
         layers = list(listbase(_pointer(block, (b"r", b"layers", b"first"))))
         bases = [(block, (b"base", b"first"))]
     objects = _objects(bases)
@@ -206,20 +206,20 @@ def _scene(block: Block, current: Block) -> Json:
 
 
 def _objects(bases: list[tuple[Block, tuple[bytes, bytes]]]) -> list[Block]:
-    found = {}
+    objects = {}
     for owner, first in bases:
         for base in listbase(_pointer(owner, first)):
             item = _pointer(base, b"object")
             if item is not None:
-                found[item.addr_old] = item
-    return list(found.values())
+                objects[item.addr_old] = item
+    return list(objects.values())
 
 
 def _samples(scene: Block) -> int | None:
-    """What the scene says; None: nothing, then the engine's default counts."""
+    """Samples that the scene sets; None if it sets none: the engine's default is used."""
     if _text(scene[b"r", b"engine"]) != "CYCLES":
         return scene.get((b"eevee", b"taa_render_samples"), None)  # type: ignore[no-any-return]
-    # Until 4.x add-ons kept their settings among the custom properties, from 5.0 on apart.
+    # Add-ons keep their settings in the custom properties up to 4.x, and in system properties from 5.0 on.
     for name in (b"system_properties", b"properties"):
         for group in _members(_pointer(scene, (b"id", name))):
             if _text(group[b"name"]) == "cycles":
@@ -237,8 +237,8 @@ def _members(group: Block) -> list[Block]:
 
 
 def _dependencies(blend: ThinBlend) -> tuple[list[Json], list[str]]:
-    """All files that the scene names and does not hold itself; and what could not be looked into."""
-    found: dict[tuple[str, str], Json] = {}
+    """Files that the .blend names without packing them; and names of data-blocks that could not be read."""
+    dependencies: dict[tuple[str, str], Json] = {}
     unread: list[str] = []
     for block in blend.blocks:
         if block.code in (b"DATA", b"ID", b"GLOB", b"DNA1"):
@@ -249,12 +249,13 @@ def _dependencies(blend: ThinBlend) -> tuple[list[Json], list[str]]:
                     continue
                 kind = _kind(block, usage)
                 stored = _text(_raw(usage))
-                if kind is not None and stored and len(found) < MAX_DEPENDENCIES:
-                    found.setdefault((stored, kind), _dependency(block, usage, kind, stored))
+                if kind is not None and stored and len(dependencies) < MAX_DEPENDENCIES:
+                    key = (stored, kind)
+                    dependencies.setdefault(key, _dependency(block, usage, kind, stored))
         except ODD_BLOCK:
             if len(unread) < 100:
                 unread.append(_name(block))
-    return list(found.values()), unread
+    return list(dependencies.values()), unread
 
 
 def _dependency(block: Block, usage: Block, kind: str, stored: str) -> Json:
@@ -269,7 +270,7 @@ def _dependency(block: Block, usage: Block, kind: str, stored: str) -> Json:
 
 
 def _raw(usage: Block) -> bytes:
-    """The path as it is stored. The library makes all slashes forward ones, and a UNC path relative."""
+    """Path as stored: blender-asset-tracer turns all slashes forward, and UNC paths into relative ones."""
     path = bytes(usage.asset_path)
     field = usage.path_full_field or usage.path_dir_field
     if path.startswith(b"//") and field is not None:
@@ -284,14 +285,14 @@ def _tiles(image: Block) -> list[Block]:
 
 
 def _is_sequence(block: Block) -> bool:
-    """Of cache files and movie clips, which the library takes for single files."""
+    """Whether a cache file or movie clip is a sequence: blender-asset-tracer reports single files."""
     if block.code == b"MC":
         return bool(block.get(b"source", 0) == MOVIE_CLIP_SEQUENCE)
     return block.code == b"CF" and bool(block.get(b"is_sequence", 0))
 
 
 def _kind(block: Block, usage: Block) -> str | None:
-    """What kind of file it is; None if the scene holds it itself."""
+    """`Dependency.kind` of the file; None if it is packed in the .blend."""
     code = block.code.decode()
     if code == "SC":  # a strip of the sequencer
         return "sequence" if usage.is_sequence else "movie"
@@ -306,12 +307,12 @@ def _kind(block: Block, usage: Block) -> str | None:
 
 
 def _pointer(block: Block, path: Block) -> Block:
-    """What a pointer leads to; None if nowhere, or if this Blender's structs have no such field."""
+    """Target of a pointer; None for a null pointer, or if this Blender's structs lack the field."""
     return None if block is None else block.get_pointer(path, None)
 
 
 def _name(block: Block) -> str:
-    """A data-block's name without its two letters of kind; linked ones are bare `ID` structs."""
+    """A data-block's name without its two-letter type code; linked data-blocks are bare `ID` structs."""
     raw = block.get(b"name") if block.dna_type_name == "ID" else block.get((b"id", b"name"))
     return _text(raw[2:])
 

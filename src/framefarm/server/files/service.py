@@ -1,7 +1,7 @@
-"""What accounts have uploaded: content by SHA-256, MD5 as an index, paths registered per user.
+"""Uploaded content of an account, by SHA-256 with MD5 as an index, and the paths registered for it by users.
 
-Everything here speaks of one account's content alone: a hash gives nobody another account's bytes, nor tells
-that they exist.
+Every function reads one account's content only: a hash reveals neither bytes of another account nor that they
+exist.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from framefarm.server.rows import ContentRow
 from framefarm.server.tenancy import scoped
 
 MAX_GENERATION = (1 << 31) - 1
-"""The largest number that the column holds."""
+"""Largest value of the column `generation`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Bytes of an account: `size` in bytes, digests as hex."""
+    """A file's bytes: digests in hex, `size` in bytes."""
 
     sha256: str
     md5: str
@@ -48,7 +48,7 @@ class Content:
 
 
 class ContentMoved(Exception):
-    """What is to be stored came or went meanwhile: ask `next_generation` again."""
+    """The content was stored or condemned meanwhile: start again at `next_generation`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class _Wanted:
 def check(
     tx: Tx, context: AppContext, actor: Actor, files: list[FileCheck], *, many: bool
 ) -> list[dict[str, bool]]:
-    """For each file: is its content here, and was it registered under its path. In the given order.
+    """For each file, in order: whether its content is stored, and whether its path is now registered.
 
-    Raises InvalidInput with every bad field, of `files[i]` where there are `many`.
+    Raises InvalidInput with every bad field, named as in `files[i]` if `many`.
     """
     wanted = _wanted(files, many)
     md5s = sorted({w.md5 for w in wanted})
@@ -72,13 +72,15 @@ def check(
     by_md5: dict[str, list[StoredContent]] = {}
     for row in existing(tx, actor.account_id, contents.c.md5, md5s):
         by_md5.setdefault(row.md5, []).append(row)
-    found = [_decide(w, by_md5.get(w.md5, [])) for w in wanted]
-    fresh = {w.path: c for w, c in zip(wanted, found, strict=True) if w.path is not None and c is not None}
-    if fresh:
-        register(tx, context, actor, fresh)
+    matches = [_match(w, by_md5.get(w.md5, [])) for w in wanted]
+    by_path = {
+        w.path: c for w, c in zip(wanted, matches, strict=True) if w.path is not None and c is not None
+    }
+    if by_path:
+        register(tx, context, actor, by_path)
     return [
         {"exists": c is not None, "registered": c is not None and w.path is not None}
-        for w, c in zip(wanted, found, strict=True)
+        for w, c in zip(wanted, matches, strict=True)
     ]
 
 
@@ -106,8 +108,8 @@ def _wanted(files: list[FileCheck], many: bool) -> list[_Wanted]:
     return wanted
 
 
-def _decide(wanted: _Wanted, same_md5: Sequence[StoredContent]) -> Content | None:
-    """The content meant: the SHA-256 decides; without one, an MD5 must be unambiguous and the size fit."""
+def _match(wanted: _Wanted, same_md5: Sequence[StoredContent]) -> Content | None:
+    """The content with the wanted SHA-256; without one, the only content with this MD5, if its size fits."""
     if wanted.sha256 is not None:
         rows = [r for r in same_md5 if r.sha256 == wanted.sha256]
     elif len(same_md5) == 1 and wanted.size in {None, same_md5[0].size}:
@@ -119,13 +121,13 @@ def _decide(wanted: _Wanted, same_md5: Sequence[StoredContent]) -> Content | Non
 
 @dataclass(frozen=True, slots=True)
 class FilesArrived:
-    """Files that these jobs waited for are registered: published by `register`, in its transaction."""
+    """Event: files that these jobs waited for are registered. Published in the transaction of `register`."""
 
     job_ids: list[str]
 
 
-def register(tx: Tx, context: AppContext, actor: Actor, fresh: dict[str, Content]) -> list[str]:
-    """These paths now have these contents (claimed before) for this user; jobs that waited for them go on.
+def register(tx: Tx, context: AppContext, actor: Actor, by_path: dict[str, Content]) -> list[str]:
+    """Register claimed contents under these paths of the user, and end the waiting of jobs for them.
 
     Returns the ids of the jobs that waited for one of them.
     """
@@ -141,24 +143,24 @@ def register(tx: Tx, context: AppContext, actor: Actor, fresh: dict[str, Content
             "registered_ms": tx.now_ms,
             "used_ms": None,
         }
-        for path, content in fresh.items()
+        for path, content in by_path.items()
     ]
     new = insert(tx, registrations)
-    again = {c: new.excluded[c] for c in ("sha256", "md5", "size", "registered_ms", "used_ms")}
-    tx.conn.execute(new.on_conflict_do_update(index_elements=["user_id", "path"], set_=again), rows)
-    job_ids = _satisfy(tx, actor, fresh)
+    changes = {c: new.excluded[c] for c in ("sha256", "md5", "size", "registered_ms", "used_ms")}
+    tx.conn.execute(new.on_conflict_do_update(index_elements=["user_id", "path"], set_=changes), rows)
+    job_ids = _satisfy(tx, actor, by_path)
     if job_ids:
         tx.publish(FilesArrived(job_ids))
     return job_ids
 
 
-def _satisfy(tx: Tx, actor: Actor, fresh: dict[str, Content]) -> list[str]:
-    """Strike what the user's waiting jobs miss no more, by path or by pinned content; their ids."""
+def _satisfy(tx: Tx, actor: Actor, by_path: dict[str, Content]) -> list[str]:
+    """Remove the missing paths of the user's jobs that arrived, by path or pinned content; the jobs' ids."""
     waiting: dict[str, dict[str, tuple[str | None, str | None]]] = {}
     for column, values in (
-        (missing_paths.c.path, set(fresh)),
-        (missing_paths.c.sha256, {c.sha256 for c in fresh.values()}),
-        (missing_paths.c.md5, {c.md5 for c in fresh.values()}),
+        (missing_paths.c.path, set(by_path)),
+        (missing_paths.c.sha256, {c.sha256 for c in by_path.values()}),
+        (missing_paths.c.md5, {c.md5 for c in by_path.values()}),
     ):
         query = scoped(sa.select(missing_paths), missing_paths, actor.account_id).where(
             missing_paths.c.user_id == actor.user_id, column.in_(listed(tx, sorted(values)))
@@ -168,19 +170,19 @@ def _satisfy(tx: Tx, actor: Actor, fresh: dict[str, Content]) -> list[str]:
     satisfied = []
     for job_id, lacking in sorted(waiting.items()):
         pins = {path: pin for path, pin in lacking.items() if pin != (None, None)}
-        still = snapshot(tx, actor.account_id, actor.user_id, list(lacking), pins).missing
-        arrived = sorted(set(lacking) - set(still))
-        gone = scoped(sa.delete(missing_paths), missing_paths, actor.account_id).where(
+        missing = snapshot(tx, actor.account_id, actor.user_id, list(lacking), pins).missing
+        arrived = sorted(set(lacking) - set(missing))
+        change = scoped(sa.delete(missing_paths), missing_paths, actor.account_id).where(
             missing_paths.c.job_id == job_id, missing_paths.c.path.in_(listed(tx, arrived))
         )
-        tx.conn.execute(gone)
+        tx.conn.execute(change)
         if arrived:
             satisfied.append(job_id)
     return satisfied
 
 
-def quota_left(tx: Tx, context: AppContext, account_id: str) -> int | None:
-    """Bytes the account may still store; None: no quota."""
+def remaining_quota(tx: Tx, context: AppContext, account_id: str) -> int | None:
+    """Bytes that the account may still store; None without a quota. Locks the account's id."""
     own = tx.conn.execute(sa.select(accounts.c.quota_bytes).where(accounts.c.id == account_id)).scalar()
     quota = own if own is not None else context.settings.account_quota_bytes
     if quota is None:
@@ -197,9 +199,9 @@ def _row(tx: Tx, account_id: str, sha256: str) -> ContentRow | None:
 
 
 def next_generation(tx: Tx, account_id: str, sha256: str) -> int | None:
-    """Where to store bytes of that SHA-256; None if they are here already.
+    """Generation under which to store bytes of this SHA-256; None if they are stored.
 
-    Drawn, so that no object's key is ever used again: whoever removes one cannot hit another.
+    Random, so that no object's key is used twice: a late removal cannot hit a new object.
     """
     row = _row(tx, account_id, sha256)
     if row is not None and row.condemned_ms is None:
@@ -207,13 +209,13 @@ def next_generation(tx: Tx, account_id: str, sha256: str) -> int | None:
     return 1 + secrets.randbelow(MAX_GENERATION)
 
 
-def stored(
+def store_content(
     tx: Tx, context: AppContext, actor: Actor, path: str, content: Content, generation: int | None
 ) -> dict[str, object]:
-    """Bytes are durable under `generation` (None: they were here): make them content, register the path.
+    """Make durable bytes under `generation` (None: they were stored before) content, and register the path.
 
-    `deduplicated`: they were here, and the object is not needed. Raises TooLarge over the quota, and
-    ContentMoved; the object is not needed then either.
+    Returns the fields of `Uploaded`; with `deduplicated` the bytes were stored before, and the new object is
+    not needed. Raises TooLarge over the quota, and ContentMoved: the object is not needed then either.
     """
     claim(tx, actor.account_id, contents.c.sha256, [content.sha256])
     row = _row(tx, actor.account_id, content.sha256)
@@ -221,10 +223,10 @@ def stored(
     if not duplicate:
         if generation is None:
             raise ContentMoved
-        left = quota_left(tx, context, actor.account_id)
-        if left is not None and content.size > left:
-            raise over_quota(left)
-        _keep(tx, actor.account_id, content, generation, row)
+        remaining = remaining_quota(tx, context, actor.account_id)
+        if remaining is not None and content.size > remaining:
+            raise over_quota(remaining)
+        _write_content(tx, actor.account_id, content, generation, row)
     register(tx, context, actor, {path: content})
     return {
         "path": path,
@@ -235,8 +237,10 @@ def stored(
     }
 
 
-def _keep(tx: Tx, account_id: str, content: Content, generation: int, condemned: ContentRow | None) -> None:
-    """Write the row, or make a new generation of a condemned one. Raises ContentMoved."""
+def _write_content(
+    tx: Tx, account_id: str, content: Content, generation: int, condemned: ContentRow | None
+) -> None:
+    """Insert the row, or give a condemned one the new generation. Raises ContentMoved."""
     values = {
         "generation": generation,
         "md5": content.md5,
@@ -248,13 +252,14 @@ def _keep(tx: Tx, account_id: str, content: Content, generation: int, condemned:
         key = {"account_id": account_id, "sha256": content.sha256, "created_ms": tx.now_ms}
         change: sa.Executable = insert(tx, contents).values(**key, **values).on_conflict_do_nothing()
     else:
-        mine = scoped(sa.update(contents), contents, account_id).where(
+        update = scoped(sa.update(contents), contents, account_id).where(
             contents.c.sha256 == content.sha256, contents.c.generation == condemned.generation
         )
-        change = mine.values(values)
+        change = update.values(values)
     if not changed(tx, change):
         raise ContentMoved
 
 
-def over_quota(left: int) -> TooLarge:
-    return TooLarge(f"The account may store {left} more bytes; the file is larger.")
+def over_quota(remaining: int) -> TooLarge:
+    """Error for a file that is larger than the `remaining` bytes of the quota."""
+    return TooLarge(f"The account may store {remaining} more bytes; the file is larger.")

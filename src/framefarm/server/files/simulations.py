@@ -1,6 +1,6 @@
-"""Which simulations of a scene are not baked: their pictures depend on the frames played before.
+"""Unbaked simulations of a scene: their pictures depend on the frames played before.
 
-Runs only in the reader's limited subprocess. Flags and fields are those of Blender's DNA_*_types.h.
+Runs only in the scene reader process. Flags and fields are those of Blender's DNA_*_types.h.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ BAKE_PACKED = 1
 
 
 def unbaked(scene: Block, objects: list[Block]) -> list[dict[str, str]]:
-    """One `{"object", "kind"}` for each, for a rigid body world one in all (its first active body)."""
-    found = [*_rigid_bodies(scene, objects)]
+    """`{"object", "kind"}` of each unbaked simulation; a rigid body world by its first active body."""
+    simulations = [*_rigid_bodies(scene, objects)]
     for block in objects:
         if block.code == b"OB":
-            found += [{"object": _name(block), "kind": kind} for kind in dict.fromkeys(_of_object(block))]
-    return found
+            simulations += [
+                {"object": _name(block), "kind": kind} for kind in dict.fromkeys(_kinds_of(block))
+            ]
+    return simulations
 
 
 def _rigid_bodies(scene: Block, objects: list[Block]) -> Iterator[dict[str, str]]:
@@ -47,14 +49,14 @@ def _rigid_bodies(scene: Block, objects: list[Block]) -> Iterator[dict[str, str]
             return
 
 
-def _of_object(block: Block) -> Iterator[str]:
+def _kinds_of(block: Block) -> Iterator[str]:
     modifier = block.get_pointer((b"modifiers", b"first"), None)
     seen: set[int] = set()
     while modifier is not None and modifier.addr_old not in seen:
         seen.add(modifier.addr_old)
-        judge = _JUDGES.get(modifier.dna_type_name)
-        if judge is not None and modifier[b"modifier", b"mode"] & MODIFIER_RENDER:
-            yield from judge(block, modifier)
+        find_kinds = _MODIFIERS.get(modifier.dna_type_name)
+        if find_kinds is not None and modifier[b"modifier", b"mode"] & MODIFIER_RENDER:
+            yield from find_kinds(block, modifier)
         modifier = modifier.get_pointer((b"modifier", b"next"), None)
 
 
@@ -97,15 +99,15 @@ def _dynamic_paint(_: Block, modifier: Block) -> Iterator[str]:
     if canvas is None:
         return
     for surface in listbase(canvas.get_pointer((b"surfaces", b"first"), None)):
-        on = surface[b"flags"] & DPAINT_ACTIVE and surface[b"format"] != DPAINT_IMAGE_SEQUENCE
-        if on and not _is_baked(surface.get_pointer(b"pointcache", None)):
+        uses_cache = surface[b"flags"] & DPAINT_ACTIVE and surface[b"format"] != DPAINT_IMAGE_SEQUENCE
+        if uses_cache and not _is_baked(surface.get_pointer(b"pointcache", None)):
             yield "dynamic_paint"
 
 
 def _nodes(_: Block, modifier: Block) -> Iterator[str]:
     if not _simulates(modifier.get_pointer(b"node_group", None), set()):
         return
-    # A bake to disk sets a folder; whether it is whole only Blender can tell.
+    # A bake to disk sets a folder; only Blender can check whether the bake is complete.
     for name in (b"bake_directory", b"simulation_bake_directory"):
         folder = modifier.get_pointer(name, None)
         if folder is not None and folder.as_bytes_string():
@@ -129,7 +131,7 @@ def _simulates(tree: Block, seen: set[int]) -> bool:
 
 
 def is_unwritten(block: Block) -> bool:
-    """Is this the place of a cache that nobody has baked? Then its files are not missing: there are none."""
+    """Whether the block is an unbaked cache, which has no files: none of them is missing."""
     if block.dna_type_name == "PointCache":
         return not _is_baked(block)
     if block.dna_type_name == "FluidDomainSettings":
@@ -145,7 +147,7 @@ def _name(block: Block) -> str:
     return str(block[b"id", b"name"][2:].decode("utf-8", "replace"))
 
 
-_JUDGES: dict[str, Callable[[Block, Block], Iterator[str]]] = {
+_MODIFIERS: dict[str, Callable[[Block, Block], Iterator[str]]] = {
     "ClothModifierData": _cloth,
     "SoftbodyModifierData": _soft_body,
     "ParticleSystemModifierData": _particles,

@@ -1,4 +1,4 @@
-"""Content that accounts uploaded, the paths it is known under, and the snapshots that jobs took."""
+"""Tables of uploaded content, its registered paths, and the manifests of jobs with their missing paths."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ contents = sa.Table(
     metadata,
     sa.Column("account_id", sa.Text, sa.ForeignKey("accounts.id"), primary_key=True),
     sa.Column("sha256", sa.Text, primary_key=True),
-    sa.Column("generation", sa.Integer, nullable=False, server_default="1"),  # drawn: never used again
+    sa.Column("generation", sa.Integer, nullable=False, server_default="1"),  # random: never used twice
     sa.Column("md5", sa.Text, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("last_claimed_ms", sa.BigInteger, nullable=False),
-    sa.Column("condemned_ms", sa.BigInteger),  # then it does not exist
+    sa.Column("condemned_ms", sa.BigInteger),  # set: invisible, and removed later
     sa.Index("ix_contents_account_id_md5", "account_id", "md5"),
     sa.Index(
         "ix_contents_condemned",
@@ -36,7 +36,7 @@ registrations = sa.Table(
     sa.Column("md5", sa.Text, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("registered_ms", sa.BigInteger, nullable=False),
-    sa.Column("used_ms", sa.BigInteger),  # when a job last took it
+    sa.Column("used_ms", sa.BigInteger),  # when a job last used it
     sa.Index("ix_registrations_account_id_sha256", "account_id", "sha256"),
 )
 
@@ -46,8 +46,8 @@ manifests = sa.Table(
     sa.Column("account_id", sa.Text, sa.ForeignKey("accounts.id"), primary_key=True),
     sa.Column("sha256", sa.Text, primary_key=True),
     sa.Column("entries", sa.Integer, nullable=False),
-    sa.Column("size", sa.BigInteger, nullable=False),  # of all its files together
-    sa.Column("created_ms", sa.BigInteger, nullable=False),  # when a job last took it
+    sa.Column("size", sa.BigInteger, nullable=False),  # of all its files together, in bytes
+    sa.Column("created_ms", sa.BigInteger, nullable=False),  # when a job last used it
 )
 
 manifest_contents = sa.Table(

@@ -1,9 +1,9 @@
-"""A .blend made thin enough to be read in bounded memory. Runs only in the reader's limited subprocess.
+"""Reduction of a .blend to the blocks that the farm reads, in bounded memory.
 
-A .blend is a header and a row of blocks: a data-block (`SC`, `OB`, `IM`, …), then the `DATA` blocks that
-belong to it. Nearly all bytes are meshes, animation and packed files, which the farm need not know. So the
-file is gone through once, plain or unpacked as it is read; data-blocks of kinds that say nothing about
-rendering are dropped with all that belongs to them, and of long blocks only the start is kept.
+Runs only in the scene reader process. A .blend is a header and a row of blocks: a data-block (`SC`, `OB`,
+`IM`, …), then the `DATA` blocks that belong to it. Nearly all bytes are meshes, animation and packed files,
+which the farm does not need. The file is read once, and decompressed on the way: data-blocks of other types
+than `KEPT_CODES` are dropped with their `DATA` blocks, and of long blocks only the start is kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import zstandard
 from blender_asset_tracer import blendfile
 from blender_asset_tracer.blendfile import header as blend_header
 
-KEPT_BYTES = 512 << 20  # of one file
+KEPT_BYTES = 512 << 20  # of one reduced file
 UNPACKED_BYTES = 64 << 30
 BLOCKS = 20_000_000
 PREFIX_BYTES = 64 << 10  # of a long block; single structs are far shorter
@@ -39,31 +39,27 @@ Block = Any
 
 
 class NotReadable(Exception):
-    """Not a whole .blend. The text completes "scene.blend …", as "is cut off"."""
+    """Not a complete .blend. The text continues the sentence "scene.blend …", as "is cut off"."""
 
 
 class ThinBlend(blendfile.BlendFile):
-    """A .blend opened from an open file; `strict_pointer_mode` off, as most of it is not there."""
+    """A reduced .blend, read from an open file. Not strict about pointers: most of them have no target."""
 
     strict_pointer_mode = False
 
     def __init__(self, file: IO[bytes], shown_path: str) -> None:
-        self._thin = thin(file)
+        self._reduced = reduce_blend(file)
         super().__init__(pathlib.Path(shown_path))
 
     def _open_file(self, path: pathlib.Path, mode: str) -> IO[bytes]:
         self.is_compressed = False
-        return self._thin
+        return self._reduced
 
 
-def thin(file: IO[bytes]) -> io.BytesIO:
-    """The thinned .blend.
-
-    Raises:
-        NotReadable: not a .blend, cut off, damaged, or beyond the limits.
-    """
+def reduce_blend(file: IO[bytes]) -> io.BytesIO:
+    """The reduced .blend. Raises NotReadable if it is no .blend, cut off, damaged, or beyond the limits."""
     try:
-        return _thin(_Source(file))
+        return _reduce(_Source(file))
     except (zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         raise NotReadable("is damaged: it can't be unpacked") from error
     except EOFError as error:
@@ -71,7 +67,7 @@ def thin(file: IO[bytes]) -> io.BytesIO:
 
 
 class _Source:
-    """Reads forward, through whatever compression; counts."""
+    """Reads a plain, gzip or Zstandard file forward, and limits its decompressed bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         magic = file.read(7)
@@ -119,7 +115,7 @@ class _Source:
             raise NotReadable(f"is larger than {UNPACKED_BYTES >> 30} GiB when unpacked")
 
 
-def _thin(source: _Source) -> io.BytesIO:
+def _reduce(source: _Source) -> io.BytesIO:
     out = io.BytesIO()
     head, start = _header(source)
     out.write(start)
@@ -136,7 +132,7 @@ def _thin(source: _Source) -> io.BytesIO:
             return out
         size = values["len"]
         if size < 0:
-            raise NotReadable("is damaged: a block has no possible length")
+            raise NotReadable("is damaged: a block has a negative length")
         if code != b"DATA":
             owner = code
         if owner not in KEPT_CODES:
@@ -153,12 +149,12 @@ def _thin(source: _Source) -> io.BytesIO:
         out.write(source.read(kept))
         source.skip(size - kept)
         if out.tell() > KEPT_BYTES:
-            raise NotReadable("has too many data-blocks to be looked through")
+            raise NotReadable("has too many data-blocks to read")
     raise NotReadable("has too many blocks")
 
 
 def _header(source: _Source) -> tuple[Block, bytes]:
-    """The old header has 12 bytes (`BLENDER-v402`), the one of 5.0 has 17 (`BLENDER17-01v0500`)."""
+    """Header object and its bytes: 12 (`BLENDER-v402`), from Blender 5.0 on 17 (`BLENDER17-01v0500`)."""
     start = source.read(12)
     if not start.startswith(b"BLENDER"):
         raise NotReadable("is not a .blend file")
@@ -171,7 +167,7 @@ def _header(source: _Source) -> tuple[Block, bytes]:
 
 
 def _block_header(source: _Source, size: int) -> bytes:
-    """Files before 2.5 end with a short block."""
+    """Bytes of a block's header. The `ENDB` of files before Blender 2.5 is only 4 bytes: it is padded."""
     start = source.read(4)
     if start == b"ENDB":
         return start.ljust(size, b"\0")
@@ -179,7 +175,7 @@ def _block_header(source: _Source, size: int) -> bytes:
 
 
 def listbase(block: Block, limit: int = 100_000) -> Iterator[Block]:
-    """The blocks of a linked list; a list that goes in a circle ends too."""
+    """Blocks of a linked list, at most `limit`; stops at the first repeated block of a circular list."""
     seen: set[int] = set()
     while block is not None and block.addr_old not in seen and len(seen) < limit:
         seen.add(block.addr_old)

@@ -1,4 +1,4 @@
-"""Receiving a file: multipart parsed as it arrives, hashed on the way, with constant memory."""
+"""Receipt of one uploaded file: multipart parsed and hashed as it arrives, in constant memory (RFC 7578)."""
 
 from __future__ import annotations
 
@@ -23,19 +23,22 @@ from framefarm.server.files.manifests import md5_hex
 from framefarm.server.storage import keys
 
 PIECE = 1 << 20
+"""Bytes that are parsed at a time."""
 CHECK_DISK_EVERY_BYTES = 64 << 20
 MAX_FIELD_BYTES = 16 << 10
 MAX_OTHER_BYTES = 256 << 10
-"""Most bytes of a body beside the file's: fields, headers, boundaries."""
+"""Limit of a body's bytes beside the file's: fields, headers, boundaries."""
 MAX_BOUNDARY_BYTES = 70
-"""RFC 2046, 5.1.1."""
+"""RFC 2046, section 5.1.1."""
 STALL_SECONDS = 3600
+"""Longest pause between two pieces of a body."""
 FIELDS = ("path", "md5", "sha256")
-_busy: Counter[str] = Counter()
+_uploads: Counter[str] = Counter()
+"""Uploads in progress by user id."""
 
 
 class _Form:
-    """Collects parts: small fields in memory, the file to disk, hashed."""
+    """Parser of the form: keeps small fields in memory, writes the file to `fd` and hashes it."""
 
     def __init__(self, boundary: bytes, fd: int, limit: _Limit) -> None:
         self.fields: dict[str, bytearray] = {}
@@ -43,7 +46,7 @@ class _Form:
         self.size = 0
         self.unknown: list[str] = []
         self.repeated: list[str] = []
-        self._fed = 0
+        self._received = 0
         self.ended = False
         self._fd, self._limit = fd, limit
         self._md5, self._sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
@@ -64,13 +67,14 @@ class _Form:
         )
 
     def feed(self, data: bytes) -> None:
-        """Raises ValueError for what is no multipart, TooLarge, InvalidInput."""
-        self._fed += len(data)
+        """Parse the next bytes of the body. Raises ValueError (bad multipart), TooLarge and InvalidInput."""
+        self._received += len(data)
         self._parser.write(data)
-        if self._fed - self.size > MAX_OTHER_BYTES:
+        if self._received - self.size > MAX_OTHER_BYTES:
             raise InvalidInput.of("body", f"has more than {MAX_OTHER_BYTES} bytes beside the file's")
 
     def content(self) -> service.Content:
+        """Digests and size of the file's bytes so far."""
         return service.Content(self._sha256.hexdigest(), self._md5.hexdigest(), self.size)
 
     def _begin(self) -> None:
@@ -104,7 +108,7 @@ class _Form:
         if self._part == "file":
             self.size += len(piece)
             if self.size > self._limit.size:
-                raise self._limit.over
+                raise self._limit.error
             self._md5.update(piece)
             self._sha256.update(piece)
             while piece:
@@ -119,33 +123,36 @@ class _Form:
 
 
 async def receive(request: Request, context: AppContext, actor: Actor) -> dict[str, object]:
-    """Take one file; returns what was stored. Whatever goes wrong leaves nothing behind."""
-    if _busy[actor.user_id] >= context.settings.uploads_per_user:
+    """Store one uploaded file; returns the fields of `Uploaded`. A failed upload leaves no file and no row.
+
+    Raises TooMany, WrongKind, InvalidInput, TooLarge, and Unavailable on a full disk.
+    """
+    if _uploads[actor.user_id] >= context.settings.uploads_per_user:
         raise TooMany(f"At most {context.settings.uploads_per_user} uploads at once.", 1)
-    _busy[actor.user_id] += 1
+    _uploads[actor.user_id] += 1
     try:
         return await _receive(request, context, actor)
     finally:
-        _busy[actor.user_id] -= 1
-        if not _busy[actor.user_id]:
-            del _busy[actor.user_id]
+        _uploads[actor.user_id] -= 1
+        if not _uploads[actor.user_id]:
+            del _uploads[actor.user_id]
 
 
 async def _receive(request: Request, context: AppContext, actor: Actor) -> dict[str, object]:
-    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    media_type, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary", b"")
-    if kind != b"multipart/form-data":
+    if media_type != b"multipart/form-data":
         raise WrongKind("Send multipart/form-data with a file and a path.")
     if not 0 < len(boundary) <= MAX_BOUNDARY_BYTES:
         raise InvalidInput.of("body", f"needs a boundary of at most {MAX_BOUNDARY_BYTES} characters")
-    limit = await _limit(request, context, actor)
+    limit = await _size_limit(request, context, actor)
     fd, incoming = await run_in_threadpool(context.store.incoming)
     try:
         form = _Form(boundary, fd, limit)
         await _fill(request, context, form)
         path = _path_of(form)
         await run_in_threadpool(os.fsync, fd)
-        return await _keep(context, actor, path, incoming, form.content())
+        return await _store(context, actor, path, incoming, form.content())
     finally:
         os.close(fd)
         incoming.unlink(missing_ok=True)
@@ -153,52 +160,52 @@ async def _receive(request: Request, context: AppContext, actor: Actor) -> dict[
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """Most bytes of the file, and what to say when it has more."""
+    """Most bytes of the file, and the error for a larger one."""
 
     size: int
-    over: TooLarge
+    error: TooLarge
 
 
-async def _limit(request: Request, context: AppContext, actor: Actor) -> _Limit:
-    """Raises what is sure to come, before a byte is read: too large, or no room on the disk."""
+async def _size_limit(request: Request, context: AppContext, actor: Actor) -> _Limit:
+    """Limit by settings and quota. Raises TooLarge and Unavailable if the announced length is too much."""
     most = context.settings.max_file_bytes
     limit = _Limit(most, TooLarge(f"The file is larger than {most} bytes."))
-    left = await context.db.read(service.quota_left, context, actor.account_id)
-    if left is not None and left < most:
-        limit = _Limit(left, service.over_quota(left))
+    remaining = await context.db.read(service.remaining_quota, context, actor.account_id)
+    if remaining is not None and remaining < most:
+        limit = _Limit(remaining, service.over_quota(remaining))
     length = request.headers.get("content-length", "")
     announced = int(length) if length.isdecimal() else 0
     if announced > limit.size + MAX_OTHER_BYTES:
-        raise limit.over
+        raise limit.error
     _check_disk(context, announced)
     return limit
 
 
 async def _fill(request: Request, context: AppContext, form: _Form) -> None:
-    """Feed the body to the parser as it arrives, a MiB at a time."""
+    """Feed the body to the parser as it arrives, in pieces of at least `PIECE` bytes."""
     since_check = 0
-    held = bytearray()
+    pending = bytearray()
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(STALL_SECONDS) as patience:
             async for piece in request.stream():
                 patience.reschedule(loop.time() + STALL_SECONDS)
-                held += piece
-                if len(held) < PIECE:
+                pending += piece
+                if len(pending) < PIECE:
                     continue
-                since_check += len(held)
-                await _parse(form, held)
-                held = bytearray()
+                since_check += len(pending)
+                await _parse(form, pending)
+                pending = bytearray()
                 if since_check > CHECK_DISK_EVERY_BYTES:
                     since_check = 0
                     _check_disk(context)
-            await _parse(form, held)
+            await _parse(form, pending)
     except ClientDisconnect:
-        raise InvalidInput.of("body", "ended before the file did") from None
+        raise InvalidInput.of("body", "ended in the middle of the file: send it again") from None
     except TimeoutError:
         raise InvalidInput.of("body", f"made no progress for {STALL_SECONDS} seconds") from None
     if not form.ended:
-        raise InvalidInput.of("body", "ended before the file did: the closing boundary is missing")
+        raise InvalidInput.of("body", "ended without its closing boundary: send the file again")
 
 
 async def _parse(form: _Form, data: bytearray) -> None:
@@ -209,11 +216,11 @@ async def _parse(form: _Form, data: bytearray) -> None:
 
 
 def _path_of(form: _Form) -> str:
-    """The normalised path. Raises InvalidInput with every bad field; a digest that does not match is one."""
+    """The normalised path. Raises InvalidInput with every bad field, including digests that differ."""
     errors = [
         FieldError(name, "is not a field of this form: file, path, md5, sha256") for name in form.unknown
     ]
-    errors += [FieldError(name, "is there twice") for name in form.repeated]
+    errors += [FieldError(name, "is given more than once") for name in form.repeated]
     if not form.files:
         errors.append(FieldError("file", "is missing"))
     path = ""
@@ -242,31 +249,31 @@ def _differs(digest: str) -> str:
     return f"does not match: the bytes that arrived have {digest}; send the file again"
 
 
-def _check_disk(context: AppContext, coming: int = 0) -> None:
-    if context.store.free_bytes() - coming < context.settings.free_disk_floor_bytes:
+def _check_disk(context: AppContext, announced: int = 0) -> None:
+    if context.store.free_bytes() - announced < context.settings.free_disk_floor_bytes:
         raise Unavailable("The farm's disk is nearly full; nothing was stored.", 60)
 
 
-async def _keep(
+async def _store(
     context: AppContext, actor: Actor, path: str, incoming: Path, content: service.Content
 ) -> dict[str, object]:
-    """Make the received bytes the account's content. Of twins that arrive at once, one is stored."""
+    """Make the received bytes content of the account. Equal files that arrive at once are stored once."""
     while True:
         generation = await context.db.read(service.next_generation, actor.account_id, content.sha256)
         key = None
         if generation is not None:
             key = keys.content(actor.account_id, content.sha256, generation)
             await run_in_threadpool(partial(context.store.take, incoming, key, if_absent=True))
-        needed, refused = False, None
+        object_needed, refused = False, None
         try:
-            answer = await context.db.write(service.stored, context, actor, path, content, generation)
-            needed = not answer["deduplicated"]
+            answer = await context.db.write(service.store_content, context, actor, path, content, generation)
+            object_needed = not answer["deduplicated"]
         except service.ContentMoved:
             answer = None
         except TooLarge as error:
             answer, refused = None, error
-        # What ends otherwise may have been committed: the collector looks for the object's row.
-        if key is not None and not needed:
+        # After any other exception the row may be committed: retention removes an object without a row.
+        if key is not None and not object_needed:
             await run_in_threadpool(context.store.delete, key)
             context.store.prune_folder(key)
         if refused is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -40,3 +41,18 @@ def add(tx: Tx, job_id: str, notes: list[msg.NodeWarning], frame: int | None = N
 def row(note: msg.NodeWarning) -> dict[str, Any]:
     """As it is kept with a job or frame."""
     return {"code": note.code, "message": note.message, "subject": note.subject}
+
+
+def replace_code(tx: Tx, job_ids: Collection[str], code: str, current: Mapping[str, dict[str, str]]) -> None:
+    """Give each of these jobs its warning in `current` (job → warning) in place of those with `code`, if any.
+
+    Locks the rows of `jobs`, in order of ids.
+    """
+    query = farmwide(sa.select(jobs.c.id, jobs.c.warnings)).where(jobs.c.id.in_(job_ids))
+    for job in tx.conn.execute(query.order_by(jobs.c.id).with_for_update()).all():
+        warnings = [w for w in job.warnings if w["code"] != code]
+        if job.id in current:
+            warnings.append(current[job.id])
+        if warnings != job.warnings:
+            change = farmwide(sa.update(jobs)).where(jobs.c.id == job.id)
+            tx.conn.execute(change.values(warnings=warnings))

@@ -28,7 +28,7 @@ from framefarm.server.tenancy import farmwide
 Arguments = dict[str, Any]
 Command = Callable[[Tx, AppContext, Arguments], dict[str, Any]]
 COMMANDS: dict[str, Command] = {}
-LONG: dict[str, Callable[[AppContext, Arguments], dict[str, Any]]] = {"collect": collection.by_hand}
+LONG: dict[str, Callable[[AppContext, Arguments], dict[str, Any]]] = {"collect": collection.run_for_operator}
 """Those of many units of work, each committed by itself."""
 
 

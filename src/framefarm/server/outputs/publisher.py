@@ -1,7 +1,7 @@
-"""Brings committed files to their output place, in commit order, and removes the staged ones.
+"""Staged files made final: links or copies them to their output destination, then removes them from staging.
 
-Idempotent and serialised: one publisher, which takes files in the order of their commits. The staged file
-goes only after the row says `published`; a crash in between publishes the same bytes again.
+One publisher handles all files, in the order of their commits. A staged file is removed only after its row is
+marked as published; after a crash in between, the same bytes are published again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from framefarm.server.catalog import destinations
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
+from framefarm.server.jobs import warnings as job_warnings
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.rows import FileRow
 from framefarm.server.sessions.tables import files
@@ -33,12 +34,14 @@ from framefarm.server.tenancy import farmwide
 
 log = structlog.get_logger(__name__)
 BATCH = 256
+"""Files that one pass publishes at most."""
 RETRY_SECONDS = 5.0
+"""Pause of a destination that cannot be written."""
 IDLE_SECONDS = 10.0
 UNWRITABLE = "place_unwritable"
-"""Code of the warning on a job whose output place cannot be written."""
+"""Code of the warning on a job whose output destination cannot be written."""
 PACE_SECONDS = 0.05
-"""Rounds follow one another no faster: what was committed meanwhile goes in one. The first comes at once."""
+"""Pause between two passes: commits that arrive meanwhile are published together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,47 +52,47 @@ class RenderedFile(FileRow):
 
 
 @dataclass
-class Published:
-    """What became of some files."""
+class PublishResult:
+    """Files that are final, and jobs whose files could not be published."""
 
-    done: list[RenderedFile] = field(default_factory=list)
+    published: list[RenderedFile] = field(default_factory=list)
     refused: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Job → (output place, why it could not be written): its files stay staged and are tried again."""
+    """Job → (output destination, why it cannot be written): its files stay staged for the next attempt."""
 
 
-def waiting(tx: Tx, resting: Collection[str] = ()) -> list[RenderedFile]:
-    """The oldest unpublished files in commit order and their output place; `resting` places are left out."""
+def unpublished_files(tx: Tx, paused: Collection[str] = ()) -> list[RenderedFile]:
+    """The oldest unpublished files, in commit order; those of `paused` destinations are left out."""
     query = farmwide(sa.select(files, jobs.c.output_url).join(jobs, jobs.c.id == files.c.job_id)).where(
         files.c.published_ms.is_(None)
     )
-    if resting:
-        query = query.where(jobs.c.output_url.not_in(resting))
+    if paused:
+        query = query.where(jobs.c.output_url.not_in(paused))
     return tx.rows(RenderedFile, query.order_by(files.c.id).limit(BATCH))
 
 
-def publish(context: AppContext, rows: Iterable[RenderedFile]) -> Published:
+def make_final(context: AppContext, rendered: Iterable[RenderedFile]) -> PublishResult:
     """Link (or copy) each staged file to its final name and sync the folders.
 
-    A file that is not staged any more was published before a crash: it counts as done.
+    A file that is not staged any more was published before a crash: it counts as published.
     """
-    made = Published()
-    for url, group in groupby(sorted(rows, key=lambda r: (r.output_url, r.id)), lambda r: r.output_url):
-        mine = list(group)
+    result = PublishResult()
+    for url, group in groupby(sorted(rendered, key=lambda r: (r.output_url, r.id)), lambda r: r.output_url):
+        rows = list(group)
         try:
-            made.done += _publish_to(context, url, mine, made.refused)
-        except (OSError, ValueError) as error:  # a ValueError: its bucket is not mapped any more
-            _refuse(made.refused, url, mine, error)
-    for url, why in set(made.refused.values()):
+            result.published += _publish_to(context, url, rows, result.refused)
+        except (OSError, ValueError) as error:  # ValueError: its bucket is not mapped any more
+            _refuse(result.refused, url, rows, error)
+    for url, why in set(result.refused.values()):
         log.warning("publish_failed", place=url, error=why)
-    return made
+    return result
 
 
 def _publish_to(
     context: AppContext, url: str, rows: list[RenderedFile], refused: dict[str, tuple[str, str]]
 ) -> list[RenderedFile]:
-    """Those that made it, once their folders are synced."""
-    done = []
-    stuck: set[str] = set()
+    """The published ones of `rows`, once their folders are synced; adds the others to `refused`."""
+    published = []
+    failed_paths: set[str] = set()
     folders: dict[tuple[str, ...], int] = {}
     with destinations.open_destination(context, url) as root:
         try:
@@ -97,22 +100,22 @@ def _publish_to(
                 *parents, name = row.path.split("/")
                 key = tuple(parents)
                 try:
-                    if row.path in stuck:  # a later file must not go before an earlier one of its name
+                    if row.path in failed_paths:  # files of one name are published in commit order
                         raise OSError(errno.EBUSY, "an earlier file of this name waits")
                     if key not in folders:
                         folders[key] = destinations.open_beneath(root, parents, create=True)
                     _place(context, row, folders[key], name)
                 except OSError as error:
-                    stuck.add(row.path)
+                    failed_paths.add(row.path)
                     _refuse(refused, url, [row], error)
                 else:
-                    done.append(row)
+                    published.append(row)
             for folder in folders.values():
                 os.fsync(folder)
         finally:
             for folder in folders.values():
                 os.close(folder)
-    return done
+    return published
 
 
 def _refuse(
@@ -125,11 +128,11 @@ def _refuse(
 def _place(context: AppContext, row: RenderedFile, folder: int, name: str) -> None:
     staged = context.store.path(row.staged)
     temporary = _temporary(row.staged)
-    _remove(temporary, folder)  # left by a farm that was killed just here
+    _remove(temporary, folder)  # left by a farm that was killed at this point
     try:
         os.link(staged, temporary, dst_dir_fd=folder)
     except FileNotFoundError:
-        if staged.exists():  # it is the folder that is gone
+        if staged.exists():  # the folder is missing, not the file
             raise
         return
     except OSError as error:
@@ -139,11 +142,11 @@ def _place(context: AppContext, row: RenderedFile, folder: int, name: str) -> No
     try:
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
-        _remove(temporary, folder)  # where both are links of one file, a rename leaves them
+        _remove(temporary, folder)  # rename(2) keeps both names if both are links of one file
 
 
 def _temporary(staged: str) -> str:
-    """The same name at every try, so that what a killed farm left is found again."""
+    """Temporary name of a staged file, the same for every attempt: it finds what a killed farm left."""
     return f".{hashlib.sha256(staged.encode()).hexdigest()[:24]}.part"
 
 
@@ -167,56 +170,54 @@ def _copy(source: Path, name: str, folder: int) -> None:
         os.close(target)
 
 
-def settle(tx: Tx, context: AppContext, made: Published) -> None:
-    """Write down what was published; a job may be done with it. One that waits for its place says so."""
+def record_result(tx: Tx, context: AppContext, result: PublishResult) -> None:
+    """Mark the files as published, which may end their jobs, and update the warnings of the jobs."""
     by_job: dict[str, list[RenderedFile]] = {}
-    for row in made.done:
+    for row in result.published:
         by_job.setdefault(row.job_id, []).append(row)
-    for job_id, mine in sorted(by_job.items()):
+    for job_id, rows in sorted(by_job.items()):
         state = job_states.lock(tx, job_id)
-        fresh = [r.id for r in mine]
-        unpublished = files.c.id.in_(fresh) & files.c.published_ms.is_(None)
+        unpublished = files.c.id.in_([r.id for r in rows]) & files.c.published_ms.is_(None)
         count = tx.conn.execute(
             farmwide(sa.update(files)).where(unpublished).values(published_ms=tx.now_ms)
         ).rowcount
         state.unpublished -= count
-        _mark_replaced(tx, job_id, mine)
+        _mark_replaced(tx, job_id, rows)
         job_states.save(tx, state)
-    _warn(tx, by_job.keys() | made.refused.keys(), made.refused)
+    warn_unwritable(tx, by_job.keys() | result.refused.keys(), result.refused)
     tx.wake("dispatch")
 
 
-def _warn(tx: Tx, job_ids: Collection[str], refused: dict[str, tuple[str, str]]) -> None:
-    """A job whose place cannot be written has a warning, as long as that is so."""
-    query = farmwide(sa.select(jobs.c.id, jobs.c.warnings)).where(jobs.c.id.in_(job_ids))
-    for row in tx.conn.execute(query.order_by(jobs.c.id).with_for_update()).all():
-        warnings = [w for w in row.warnings if w["code"] != UNWRITABLE]
-        if row.id in refused:
-            url, why = refused[row.id]
-            text = explain(UNWRITABLE, {"place": url, "what": why})
-            warnings.append({"code": UNWRITABLE, "message": text, "subject": url})
-        if warnings != row.warnings:
-            key = jobs.c.id == row.id
-            tx.conn.execute(farmwide(sa.update(jobs)).where(key).values(warnings=warnings))
+def warn_unwritable(tx: Tx, job_ids: Collection[str], refused: dict[str, tuple[str, str]]) -> None:
+    """Warn those of these jobs that are in `PublishResult.refused`; remove the warning of the others."""
+    warnings = {
+        job_id: {
+            "code": UNWRITABLE,
+            "message": explain(UNWRITABLE, {"place": url, "what": why}),
+            "subject": url,
+        }
+        for job_id, (url, why) in refused.items()
+    }
+    job_warnings.replace_code(tx, job_ids, UNWRITABLE, warnings)
 
 
-def _mark_replaced(tx: Tx, job_id: str, mine: list[RenderedFile]) -> None:
-    """Files of other jobs that stood in the same place say who replaced them."""
+def _mark_replaced(tx: Tx, job_id: str, rows: list[RenderedFile]) -> None:
+    """Mark published files of other jobs that had the same destination and path as replaced by `job_id`."""
     others = farmwide(sa.select(jobs.c.id)).where(
-        jobs.c.output_url == mine[0].output_url, jobs.c.id != job_id
+        jobs.c.output_url == rows[0].output_url, jobs.c.id != job_id
     )
     if tx.conn.execute(others.limit(1)).first() is None:
         return
-    same = files.c.job_id.in_(others) & files.c.path.in_([r.path for r in mine])
+    same = files.c.job_id.in_(others) & files.c.path.in_([r.path for r in rows])
     change = farmwide(sa.update(files)).where(
         same, files.c.published_ms.is_not(None), files.c.replaced_by.is_(None)
     )
     tx.conn.execute(change.values(replaced_by=job_id))
 
 
-def sweep(context: AppContext, rows: list[RenderedFile]) -> None:
-    """Remove the staged files of what is published."""
-    for row in rows:
+def remove_staged(context: AppContext, published: list[RenderedFile]) -> None:
+    """Remove published files from staging, and folders that are then empty. Blocks."""
+    for row in published:
         staged = context.store.path(row.staged)
         staged.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -224,28 +225,30 @@ def sweep(context: AppContext, rows: list[RenderedFile]) -> None:
 
 
 async def run(context: AppContext) -> None:
-    """The publisher's life: woken by commits, else looking now and then. A place that cannot be written rests
-    for a while, so that it holds up no other."""
-    resting: dict[str, float] = {}
+    """Publish files until cancelled: at each commit, and every `IDLE_SECONDS`.
+
+    A destination that cannot be written pauses for `RETRY_SECONDS`, so that it delays no other.
+    """
+    paused: dict[str, float] = {}
     async with context.hub.listen("publish") as woken:
         while True:
-            pause = IDLE_SECONDS
+            wait = IDLE_SECONDS
             try:
                 now = time.monotonic()
-                resting = {url: until for url, until in resting.items() if until > now}
-                rows = await context.db.read(waiting, list(resting))
+                paused = {url: until for url, until in paused.items() if until > now}
+                rows = await context.db.read(unpublished_files, list(paused))
                 if rows:
-                    made = await run_in_threadpool(publish, context, rows)
-                    await context.db.write(settle, context, made)
-                    await run_in_threadpool(sweep, context, made.done)
-                    resting |= {url: time.monotonic() + RETRY_SECONDS for url, _ in made.refused.values()}
+                    result = await run_in_threadpool(make_final, context, rows)
+                    await context.db.write(record_result, context, result)
+                    await run_in_threadpool(remove_staged, context, result.published)
+                    paused |= {url: time.monotonic() + RETRY_SECONDS for url, _ in result.refused.values()}
                 if len(rows) == BATCH:
                     continue
                 if rows:
                     await asyncio.sleep(PACE_SECONDS)
-                if resting:
-                    pause = max(0.0, min(resting.values()) - time.monotonic())
+                if paused:
+                    wait = max(0.0, min(paused.values()) - time.monotonic())
             except Exception:
                 log.exception("publisher_failed")
-                pause = RETRY_SECONDS
-            await woken.wait(pause)
+                wait = RETRY_SECONDS
+            await woken.wait(wait)

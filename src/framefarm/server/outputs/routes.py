@@ -1,4 +1,4 @@
-"""Routes of rendered files and thumbnails, by their signed addresses."""
+"""Routes of rendered files and thumbnails, by their signed URLs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from framefarm.server.tenancy import farmwide
 
 router = APIRouter(prefix="/api", tags=["files"])
 PIECE = 1 << 18
-"""Bytes that are read and sent at a time."""
+"""Bytes read and sent at a time."""
 
 
 def _find_file(tx: Tx, file_id: int) -> RenderedFile | None:
@@ -38,14 +38,14 @@ def _find_file(tx: Tx, file_id: int) -> RenderedFile | None:
 
 
 def _open(context: AppContext, row: RenderedFile) -> io.FileIO:
-    """The bytes, staged or published. Raises NotFound when neither place has them (any more)."""
+    """Open the file in staging, else at its destination. Raises NotFound if it is in neither, or changed."""
     try:
         fd = os.open(context.store.path(row.staged), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         try:
             fd = destinations.open_output(context, row.output_url, row.path)
         except (OSError, ValueError):
-            raise NotFound("The file is not there any more.") from None
+            raise NotFound("The file is no longer at its output destination.") from None
         if row.replaced_by is not None:
             os.close(fd)
             raise NotFound(f"The file was replaced by one of job {row.replaced_by}.") from None
@@ -88,12 +88,12 @@ async def get_file(
     }
     if status == 206:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{row.size}"
-    kind = mimetypes.guess_type(row.path)[0] or "application/octet-stream"
-    return StreamingResponse(_stream(file, start, end), status, headers, media_type=kind)
+    media_type = mimetypes.guess_type(row.path)[0] or "application/octet-stream"
+    return StreamingResponse(_stream(file, start, end), status, headers, media_type=media_type)
 
 
 def _range(text: str | None, size: int) -> tuple[int, int, int]:
-    """(start, end, status) of a single byte range; anything else is the whole file."""
+    """(start, end, HTTP status) of a `Range` header's only byte range (RFC 9110), else of the whole file."""
     if text is None or not text.startswith("bytes=") or "," in text:
         return 0, size, 200
     first, _, last = text[6:].partition("-")
@@ -108,7 +108,10 @@ def _range(text: str | None, size: int) -> tuple[int, int, int]:
 
 
 def _stream(file: io.FileIO, start: int, end: int) -> Iterator[bytes]:
-    """A client that leaves before the first piece leaves the file to its finaliser."""
+    """Yield the bytes from `start` to `end`, then close the file.
+
+    If the client leaves before the first piece, the file is closed by its finaliser.
+    """
     with file:
         while start < end and (piece := os.pread(file.fileno(), min(PIECE, end - start), start)):
             start += len(piece)

@@ -1,4 +1,4 @@
-"""Thumbnails of frames: small pictures that the farm itself drew, served inline by signed addresses."""
+"""Thumbnails of committed frames, as stored by the runners' image decoders."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class CommittedFrame(FrameRow):
 
 
 def find(tx: Tx, job_id: str, frame: int, revision: int) -> CommittedFrame | None:
+    """Row of a frame of a job that is not deleted; None if there is none of this revision."""
     query = farmwide(sa.select(frames, jobs.c.account_id).join(jobs, jobs.c.id == frames.c.job_id)).where(
         frames.c.job_id == job_id,
         frames.c.frame == frame,
@@ -39,20 +40,20 @@ def find(tx: Tx, job_id: str, frame: int, revision: int) -> CommittedFrame | Non
 
 
 def read(context: AppContext, row: CommittedFrame) -> bytes:
-    """Raises NotFound if it is not there (any more), or is not the one that was told of."""
+    """WebP bytes of a frame's thumbnail; blocks. Raises NotFound if it is deleted or incomplete."""
     key = keys.thumbnail(row.account_id, row.job_id, row.attempt_id, row.frame)
     try:
         fd = os.open(context.store.path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        raise NotFound("The thumbnail is not there any more.") from None
+        raise NotFound("The thumbnail is deleted.") from None
     with io.FileIO(fd) as file:
         status = os.fstat(fd)
         content = file.read(row.thumbnail_bytes) if stat.S_ISREG(status.st_mode) else b""
     if content is None or status.st_size != row.thumbnail_bytes or content[8:12] != b"WEBP":
-        raise NotFound("The thumbnail was not written whole.")
+        raise NotFound("The thumbnail is incomplete: it was not written to its end.")
     return content
 
 
 def remove(context: AppContext, account_id: str, job_id: str) -> None:
-    """Remove the thumbnails of a deleted job; blocks."""
+    """Remove all thumbnails of a deleted job; blocks."""
     shutil.rmtree(context.store.path(keys.thumbnails(account_id, job_id)), ignore_errors=True)

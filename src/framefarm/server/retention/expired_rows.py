@@ -1,4 +1,4 @@
-"""Rows whose time is over: idempotency keys, tokens, events, deliveries, progress."""
+"""Removal of expired rows: idempotency keys, tokens, events, webhook deliveries, progress."""
 
 from __future__ import annotations
 
@@ -19,64 +19,72 @@ from framefarm.server.webhooks import service as webhooks
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Rows of one table, and which of them are due."""
+class ExpiryRule:
+    """The condition on which rows of one table are removed, by policy and time (`now_ms`)."""
 
     what: str
     table: sa.Table
-    due: Callable[[RetentionPolicy, int], sa.ColumnElement[bool]]
+    is_due: Callable[[RetentionPolicy, int], sa.ColumnElement[bool]]
 
 
-def _keys_over(_keeping: RetentionPolicy, now_ms: int) -> sa.ColumnElement[bool]:
+def _idempotency_keys_due(_policy: RetentionPolicy, now_ms: int) -> sa.ColumnElement[bool]:
     return idempotency.c.created_ms <= now_ms - IDEMPOTENCY_MS
 
 
-def _tokens_over(keeping: RetentionPolicy, now_ms: int) -> sa.ColumnElement[bool]:
-    before = now_ms - keeping.tokens_ms
+def _tokens_due(policy: RetentionPolicy, now_ms: int) -> sa.ColumnElement[bool]:
+    before = now_ms - policy.tokens_ms
     return (tokens.c.expires_ms < before) | (tokens.c.revoked_ms < before)
 
 
-KINDS = (
-    Kind("idempotency_keys", idempotency, _keys_over),
-    Kind("tokens", tokens, _tokens_over),
+RULES = (
+    ExpiryRule("idempotency_keys", idempotency, _idempotency_keys_due),
+    ExpiryRule("tokens", tokens, _tokens_due),
 )
 
 
-def prune(tx: Tx, kind: Kind, keeping: RetentionPolicy, limit: int) -> int:
-    """Remove up to `limit` of them; how many."""
-    due, key = kind.due(keeping, tx.now_ms), sa.tuple_(*kind.table.primary_key)
-    some = sa.select(*kind.table.primary_key).where(due).limit(limit)
-    return tx.conn.execute(sa.delete(kind.table).where(due, key.in_(some))).rowcount
+def prune(tx: Tx, rule: ExpiryRule, policy: RetentionPolicy, limit: int) -> int:
+    """Remove up to `limit` due rows; returns their number."""
+    due, key = rule.is_due(policy, tx.now_ms), sa.tuple_(*rule.table.primary_key)
+    page = sa.select(*rule.table.primary_key).where(due).limit(limit)
+    return tx.conn.execute(sa.delete(rule.table).where(due, key.in_(page))).rowcount
 
 
-def count(tx: Tx, kind: Kind, keeping: RetentionPolicy) -> int:
-    query = sa.select(sa.func.count()).select_from(kind.table).where(kind.due(keeping, tx.now_ms))
+def count_due(tx: Tx, rule: ExpiryRule, policy: RetentionPolicy) -> int:
+    """Number of rows that `prune` would remove in all."""
+    query = sa.select(sa.func.count()).select_from(rule.table).where(rule.is_due(policy, tx.now_ms))
     return int(tx.conn.execute(farmwide(query)).scalar_one())
 
 
-def collect_rows(run: RetentionPass) -> Iterator[Removed]:
-    for kind in KINDS:
-        if run.dry:
-            yield Removed(kind.what, rows=run.read(count, kind, run.keeping))
+def remove_expired_rows(retention_pass: RetentionPass) -> Iterator[Removed]:
+    """Remove the due rows of each of `RULES`."""
+    policy = retention_pass.policy
+    for rule in RULES:
+        if retention_pass.dry_run:
+            yield Removed(rule.what, rows=retention_pass.read(count_due, rule, policy))
             continue
-        yield from _until_done(run, kind.what, lambda limit, k=kind: run.write(prune, k, run.keeping, limit))  # type: ignore[misc]
+
+        def step(limit: int, rule: ExpiryRule = rule) -> int:
+            return retention_pass.write(prune, rule, policy, limit)
+
+        yield from _repeat(retention_pass, rule.what, step)
 
 
-def collect_events(run: RetentionPass) -> Iterator[Removed]:
-    """Deliveries go with their events."""
-    kept_ms = run.keeping.events_ms
-    if run.dry:
-        yield Removed("events", rows=run.read(events.trimmable, kept_ms))
-        yield Removed("webhook_deliveries", rows=run.read(webhooks.forgettable))
+def remove_events(retention_pass: RetentionPass) -> Iterator[Removed]:
+    """Remove due events, with their webhook deliveries, and old progress."""
+    write, kept_ms = retention_pass.write, retention_pass.policy.events_ms
+    if retention_pass.dry_run:
+        yield Removed("events", rows=retention_pass.read(events.trimmable, kept_ms))
+        yield Removed("webhook_deliveries", rows=retention_pass.read(webhooks.forgettable))
         return
-    yield from _until_done(run, "events", lambda limit: run.write(events.trim, limit, kept_ms))
-    yield from _until_done(run, "webhook_deliveries", lambda limit: run.write(webhooks.forget, limit))
-    yield Removed("progress", rows=run.write(progress.forget))
+    yield from _repeat(retention_pass, "events", lambda limit: write(events.trim, limit, kept_ms))
+    yield from _repeat(retention_pass, "webhook_deliveries", lambda limit: write(webhooks.forget, limit))
+    yield Removed("progress", rows=write(progress.forget))
 
 
-def _until_done(run: RetentionPass, what: str, step: Callable[[int], int]) -> Iterator[Removed]:
+def _repeat(retention_pass: RetentionPass, what: str, step: Callable[[int], int]) -> Iterator[Removed]:
+    """Take steps of at most `limit` rows until one removes fewer."""
     while True:
-        limit = run.limit
+        limit = retention_pass.limit
         rows = step(limit)
         yield Removed(what, rows=rows)
         if rows < limit:

@@ -1,4 +1,4 @@
-"""What a run of the collector carries: its terms, the lead, and how much it may do at once."""
+"""One retention pass: its policy, its proof of leadership, and how many rows a unit of work may touch."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from framefarm.server.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
-FIRST_LIMIT, LEAST, MOST = 100, 10, 2000
+FIRST_LIMIT, MIN_LIMIT, MAX_LIMIT = 100, 10, 2000
 LONG_SECONDS = 0.02
-"""A unit of work that takes longer is halved the next time: the writer is never blocked for 50 ms."""
+"""Duration above which the next unit of work is halved: other writers then never wait for 50 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What a step has removed, or in a dry run what would go. `what` is a kind's name."""
+    """Rows, files and bytes that one step removed, or in a dry run would remove.
+
+    `what`: name of these rows or files in answers, logs and metrics, such as `content`.
+    """
 
     what: str
     rows: int = 0
@@ -30,50 +33,53 @@ class Removed:
 
 
 class Stopped(Exception):
-    """The farm stops: what is left is for the next start."""
+    """The farm stops: the next start removes the rest."""
 
 
 @dataclass
 class RetentionPass:
-    """One pass. `require_lead` raises in a transaction of whoever leads no more."""
+    """Runs the units of work of one pass. `require_lead` raises NotLeader once another process leads."""
 
     context: AppContext
-    keeping: RetentionPolicy
+    policy: RetentionPolicy
     require_lead: Callable[[Tx], None]
-    dry: bool = False
+    dry_run: bool = False
     limit: int = FIRST_LIMIT
     """Rows that the next unit of work may touch."""
 
     def write(self, work: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`work` as a unit of its own, timed. Raises Stopped."""
+        """Run `work` in a transaction of its own and adapt `limit`; blocks. Raises Stopped and NotLeader."""
 
         def unit(tx: Tx) -> T:
             self.require_lead(tx)
             began = time.perf_counter()
             result = work(tx, *args, **kwargs)
-            self.took(time.perf_counter() - began)
+            self.adapt_limit(time.perf_counter() - began)
             return result
 
-        self.breathe()
+        self.check_stopping()
         return self.context.db.write_now(unit)
 
     def read(self, work: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        self.breathe()
+        """Run `work` in a transaction that only reads; blocks. Raises Stopped."""
+        self.check_stopping()
         return self.context.db.read_now(work, *args, **kwargs)
 
-    def breathe(self) -> None:
+    def check_stopping(self) -> None:
+        """Raises Stopped once the farm stops."""
         if self.context.draining:
             raise Stopped
 
-    def took(self, seconds: float) -> None:
-        """Learn from how long a unit took."""
+    def adapt_limit(self, seconds: float) -> None:
+        """Halve `limit` after a long unit of work, raise it by a quarter after a short one."""
         if seconds > LONG_SECONDS:
-            self.limit = max(LEAST, self.limit // 2)
+            self.limit = max(MIN_LIMIT, self.limit // 2)
         elif seconds < LONG_SECONDS / 2:
-            self.limit = min(MOST, self.limit + self.limit // 4)
+            self.limit = min(MAX_LIMIT, self.limit + self.limit // 4)
 
 
-def keeping_of(settings: Settings) -> RetentionPolicy:
+def policy_of(settings: Settings) -> RetentionPolicy:
+    """The retention times of the settings, in milliseconds."""
     days = settings.jobs_kept_days
     return RetentionPolicy(
         unclaimed_ms=round(settings.content_kept_days * DAY_MS),
