@@ -38,8 +38,9 @@ def md5(data: bytes) -> str:
 
 def token_of(tx: Tx, context: AppContext, email: str) -> tuple[str, str]:
     user = accounts.user_by_email(tx, email)
-    _, token = accounts.new_token(tx, context.keys, user, "login", role=user["role"], expires_ms=None)
-    return token, user["account_id"]
+    assert user is not None
+    _, token = accounts.new_token(tx, context.keys, user, "login", role=user.role, expires_ms=None)
+    return token, user.account_id
 
 
 @dataclass

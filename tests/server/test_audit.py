@@ -53,14 +53,16 @@ def test_every_operators_command_leaves_its_row(site: ApiClient) -> None:
     site.context.db.write_now(lambda tx: tx.conn.execute(sa.insert(nodes).values(MACHINE)))
     for name, said, action in OPERATORS:
         before = len(rows(site))
-        site.context.db.write_now(control_socket._do, site.context, name, control_socket.prepare(name, said))
+        site.context.db.write_now(
+            control_socket.execute, site.context, name, control_socket.prepare(name, said)
+        )
         new = rows(site)[before:]
         assert new, name
         assert {(r["action"], r["actor"]) for r in new} == {(action, "operator")} or name == "account.create"
         assert action in {r["action"] for r in new}
     before = len(rows(site))
     for name in LOOKS:
-        site.context.db.write_now(control_socket._do, site.context, name, {"account": "studio"})
+        site.context.db.write_now(control_socket.execute, site.context, name, {"account": "studio"})
     assert len(rows(site)) == before
     assert SECRET not in json.dumps([dict(r) for r in rows(site)], default=str)
 
@@ -73,10 +75,12 @@ def test_a_refused_command_leaves_none(site: ApiClient) -> None:
     for name in {name for name, _, _ in OPERATORS} - {"account.create", "package.register"}:
         with pytest.raises(FarmError):
             site.context.db.write_now(
-                control_socket._do, site.context, name, control_socket.prepare(name, wrong)
+                control_socket.execute, site.context, name, control_socket.prepare(name, wrong)
             )
     with pytest.raises(FarmError):
-        site.context.db.write_now(control_socket._do, site.context, "account.create", {"account": "studio"})
+        site.context.db.write_now(
+            control_socket.execute, site.context, "account.create", {"account": "studio"}
+        )
     assert rows(site) == before
 
 

@@ -19,7 +19,7 @@ from framefarm.server.operator import control_socket
 
 def run(site: ApiClient, name: str, **said: Any) -> Any:
     return site.context.db.write_now(
-        control_socket._do, site.context, name, control_socket.prepare(name, said)
+        control_socket.execute, site.context, name, control_socket.prepare(name, said)
     )
 
 
@@ -102,7 +102,7 @@ def test_a_password_is_hashed_before_the_transaction(
         raise AssertionError("in the transaction everybody waits for it")
 
     monkeypatch.setattr(passwords, "hash_password", refuse)
-    made = site.context.db.write_now(control_socket._do, site.context, "user.add", said)
+    made = site.context.db.write_now(control_socket.execute, site.context, "user.add", said)
     assert made["email"] == "o@studio.example"
 
 

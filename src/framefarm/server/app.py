@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from framefarm import __version__
 from framefarm.server import docs_page, health
 from framefarm.server.accounts import routes as account_routes
-from framefarm.server.accounts.callers import who_calls
+from framefarm.server.accounts.callers import authenticate
 from framefarm.server.billing import routes as billing_routes
 from framefarm.server.billing import service as billing
 from framefarm.server.budgets import routes as budget_routes
@@ -105,7 +105,7 @@ def create_app(context: AppContext, engine: LocalEngine | None = None) -> FastAP
         app.include_router(router)
     app.include_router(health.router)
     docs_page.install(app)
-    request_limits.install(app, who_calls)
+    request_limits.install(app, authenticate)
     openapi.install(app)
     app.add_middleware(NodeFirst, router=node_api.router())
     return app

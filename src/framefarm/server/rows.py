@@ -31,7 +31,7 @@ class UserRow:
     account_id: str
     email: str
     password_hash: str
-    role: str
+    role: Literal["admin", "member"]
     created_ms: int
     disabled_ms: int | None
 
@@ -41,11 +41,11 @@ class TokenRow:
     id: str
     account_id: str
     user_id: str
-    kind: str
+    kind: Literal["login", "key"]
     hash: str
     name: str
     hint: str
-    role: str
+    role: Literal["admin", "member", "read"]
     created_ms: int
     expires_ms: int | None
     revoked_ms: int | None
@@ -69,7 +69,7 @@ class ProjectRow:
     id: str
     account_id: str
     name: str
-    status: str
+    status: Literal["active", "archived"]
     created_ms: int
     created_by: str
 

@@ -86,7 +86,8 @@ def switch_instance(tx: Tx, actor: Actor, instance_id: str, enabled: bool) -> In
                 account_id=actor.account_id, instance_type_id=instance_id, enabled=enabled
             )
         )
-        audit(tx, actor, "instance.switch", instance_id, before={"enabled": row.enabled}, after={"enabled": enabled})  # fmt: skip
+        before, after = {"enabled": row.enabled}, {"enabled": enabled}
+        audit(tx, actor, "instance.switch", instance_id, before=before, after=after)
     return replace(row, enabled=enabled)
 
 
