@@ -289,10 +289,10 @@ def test_a_user_sends_two_large_bodies_at_once_and_is_told_so(shared: ApiClient)
 def test_a_body_that_does_not_arrive_is_given_up(
     shared: ApiClient, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
-    monkeypatch.setattr(request_limits, "BODY_SECONDS" if known else "STRANGERS_SECONDS", 0.01)
+    monkeypatch.setattr(request_limits, "BODY_SECONDS" if known else "ANONYMOUS_SECONDS", 0.01)
 
     async def stuck() -> AsyncIterator[bytes]:
-        yield b" " * (request_limits.STRANGERS_BYTES + 1 if known else 1)
+        yield b" " * (request_limits.ANONYMOUS_BYTES + 1 if known else 1)
         await asyncio.Event().wait()
 
     answer = shared.loop.run(shared.call("POST", "/api/jobs", content=stuck(), headers=JSON))
