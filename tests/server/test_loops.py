@@ -29,9 +29,9 @@ def test_a_loop_that_fails_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> Non
             works.set()
             await asyncio.Event().wait()
 
-        task = asyncio.create_task(app._for_ever(loop))
+        task = asyncio.create_task(app._keep_running(loop))
         await asyncio.wait_for(works.wait(), 60)
-        await app._end([task])
+        await app._cancel([task])
         assert task.cancelled()
 
     asyncio.run(main())
@@ -82,7 +82,7 @@ def test_a_scene_that_the_farm_cannot_read_holds_up_no_other(
         async with site.context.hub.listen("dispatch") as settled:
             task = asyncio.create_task(scene_reading.run(site.context))
             assert await settled.wait(60)
-            await app._end([task])
+            await app._cancel([task])
 
     asyncio.run(main())
     assert site.row(job_state, job_state.c.job_id == other)["scene_read"]
@@ -116,7 +116,7 @@ def test_a_scene_that_takes_long_holds_up_no_other_accounts(
             task = asyncio.create_task(scene_reading.run(site.context))
             while not all(r["scene_read"] for r in site.rows(job_state)):
                 assert await settled.wait(60)
-            await app._end([task])
+            await app._cancel([task])
 
     asyncio.run(main())
     assert tried.index(mine[1]) > tried.index(mine[0]), "of one account one after the other"
