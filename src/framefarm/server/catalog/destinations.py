@@ -201,7 +201,9 @@ def check_writable(destination: OutputDestination) -> None:
             os.close(folder)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InvalidInput.of(FIELD, f"cannot be written: {reason}", destination.url) from None
+        raise InvalidInput.of(
+            FIELD, f"must be an output destination that can be written: {reason}", destination.url
+        ) from None
 
 
 # ------------------------------------------------------------------------ operator's side
