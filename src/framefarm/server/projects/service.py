@@ -79,7 +79,7 @@ def change(tx: Tx, actor: Actor, project_id: str, body: ProjectChange) -> Projec
     project = find(tx, actor.account_id, project_id)
     status_of_action = {"archive": "archived", "restore": "active", None: None}[body.action]
     if body.status and status_of_action and body.status != status_of_action:
-        raise InvalidInput.of("status", f"says {body.status}, but action says {body.action}", body.status)
+        raise InvalidInput.of("status", f"is {body.status}, but the action is {body.action}", body.status)
     status = body.status or status_of_action
     if status is None and body.name is None:
         raise InvalidInput.of("status", "give a status (archived, active), an action or a name", None)
