@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -148,3 +149,9 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(
         assert compare_metadata(context, schema.metadata) == []
     schema.upgrade(engine)  # a second time changes nothing
     engine.dispose()
+
+
+def test_the_row_classes_are_those_of_the_tables() -> None:
+    script = Path(__file__).parents[2] / "script" / "make_rows.py"
+    names = runpy.run_path(str(script))
+    assert names["TARGET"].read_text() == names["text"](), "run script/make_rows.py"

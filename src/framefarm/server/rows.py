@@ -1,7 +1,8 @@
 """Row classes of all tables: typed, frozen, one field for each column. Written by script/make_rows.py.
 
-`Tx.rows(JobRow, query)` makes them of a query; a test compares this file with the tables. Rows of `job_state`,
-`sessions`, `attempts` and `nodes` are not frozen: they are locked, changed in memory and written back once.
+`Tx.rows(JobRow, query)` makes them of a query; a test compares this file with the tables. Rows of
+`job_state`, `sessions`, `attempts` and `nodes` are not frozen: they are locked, changed in memory and written
+back once.
 """
 
 from __future__ import annotations
