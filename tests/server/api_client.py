@@ -126,7 +126,7 @@ class ApiClient:
         publisher.sweep(self.context, published.done)
 
     def render(self, job_id: str) -> list[int]:
-        """Render and publish all tasks that are assigned now; returns the frames in the order of rendering."""
+        """Render and publish all tasks that are assigned now; returns the frames in rendering order."""
         runner = self.runner(job_id)
         rendered = runner.render_all()
         runner.end()

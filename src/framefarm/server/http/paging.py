@@ -55,7 +55,7 @@ class PageRequest:
         rows: list[Row],
         sort_values: Callable[[Row], list[Json]],
     ) -> Answer:
-        """A page of the first `limit` rows. Pass up to `limit + 1`: an extra row shows that there are more."""
+        """A page of the first `limit` rows. Pass up to `limit + 1`: the extra row shows that more exist."""
         data = rows[: self.limit]
         cursor = None
         if len(rows) > self.limit:
