@@ -30,11 +30,11 @@ CLASSES = {
 }  # fmt: skip
 CHANGED_IN_MEMORY = {"job_state", "sessions", "attempts", "nodes"}
 """Rows that are locked, changed in memory and written back once; their classes are not frozen."""
-HEAD = '''"""Row classes of tables: typed, frozen, one field for each column. Written by script/make_rows.py.
+HEAD = '''"""Row classes of all tables, with one field for each column. Written by script/make_rows.py.
 
 `Tx.rows(JobRow, query)` makes them of a query; a test compares this file with the tables. Rows of
-`job_state`, `sessions`, `attempts` and `nodes` are not frozen: they are locked, changed in memory and
-written back once.
+`job_state`, `sessions`, `attempts` and `nodes` are not frozen: they are locked, changed in memory and written
+back once.
 """
 
 from __future__ import annotations

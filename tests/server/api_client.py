@@ -1,4 +1,4 @@
-"""The farm as a client of its API sees it, in this process, and the farm's own loops turned by hand."""
+"""A client of a farm in this process, with methods that run single passes of the farm's own loops."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ def md5(data: bytes) -> str:
 
 
 def token_of(tx: Tx, context: AppContext, email: str) -> tuple[str, str]:
+    """A new login's token for a user, and the id of the user's account."""
     user = accounts.user_by_email(tx, email)
-    _, token = accounts.new_token(tx, context.keys, user, "login", role=user["role"], expires_ms=None)
-    return token, user["account_id"]
+    assert user is not None
+    _, token = accounts.new_token(tx, context.keys, user, "login", role=user.role, expires_ms=None)
+    return token, user.account_id
 
 
 @dataclass
 class ApiClient:
-    """The farm as a client sees it, in one account, and the farm's own loops turned by hand."""
+    """A client with one user's token."""
 
     context: AppContext
     loop: asyncio.Runner
@@ -55,6 +57,7 @@ class ApiClient:
     email: str
     instance: str
     address: str = "127.0.0.1"
+    """The client's IP address."""
 
     async def call(self, method: str, path: str, **more: Any) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {self.token}"} | more.pop("headers", {})
@@ -88,7 +91,7 @@ class ApiClient:
         } | more
 
     def submit(self, **more: Any) -> dict[str, Any]:
-        """A job whose scene is read and whose tasks can be handed out."""
+        """Submit a job with its scene already read, so that its tasks can be assigned."""
         for path in more.get("upload_paths", [SCENE]):
             assert self.upload(path).status_code == 200
         answer = self.ask("POST", "/api/jobs", json=self.payload(**more))
@@ -98,33 +101,33 @@ class ApiClient:
         return job
 
     def settle(self, job_id: str) -> None:
-        """What the scene reader does after it has read a scene."""
+        """Store the result of reading a job's scene, as the scene reader does."""
         job = self.row(jobs, jobs.c.id == job_id)
         frames = grammar.parse(job["request"]["frame_range"])
         assert isinstance(frames, FrameSet)
         scouts = grammar.resolve_scouts(job["request"]["scout_frames"], frames)
-        found = {
+        scene = {
             "scene_path": SCENE,
             "frames": frames.to_text(),
             "scouts": scouts.to_text(),
             "scene": {"path": SCENE},
             "warnings": [],
         }
-        self.context.db.write_now(scene_reading.settle, self.context, job, found)
+        self.context.db.write_now(scene_reading.settle, self.context, job, scene)
 
     def runner(self, job_id: str) -> FakeRunner:
-        """A machine for the job, which has said hello."""
+        """A runner of a new session for the job, which has sent its hello."""
         return FakeRunner.start(self.context, job_id)
 
     def publish(self) -> None:
-        """One pass of the publisher."""
+        """Run one pass of the publisher."""
         rows = self.context.db.read_now(publisher.unpublished_files)
         result = publisher.make_final(self.context, rows)
         self.context.db.write_now(publisher.record_result, self.context, result)
         publisher.remove_staged(self.context, result.published)
 
     def render(self, job_id: str) -> list[int]:
-        """Render all that is handed out now; the frames in the order of rendering."""
+        """Render and publish all tasks that are assigned now; returns the frames in rendering order."""
         runner = self.runner(job_id)
         rendered = runner.render_all()
         runner.end()
@@ -139,18 +142,21 @@ class ApiClient:
         return member_of(self, email)
 
     def rows(self, table: sa.Table, *where: Any) -> list[Any]:
-        def look(tx: Tx) -> list[Any]:
+        """Rows of a table, as mappings."""
+
+        def work(tx: Tx) -> list[Any]:
             return list(tx.conn.execute(sa.select(table).where(*where)).mappings())
 
-        return self.context.db.read_now(look)
+        return self.context.db.read_now(work)
 
     def row(self, table: sa.Table, *where: Any) -> Any:
+        """The only such row."""
         (row,) = self.rows(table, *where)
         return row
 
 
 def member_of(site: ApiClient, email: str) -> ApiClient:
-    """The same farm, seen by a new member of the site's account."""
+    """A client with the token of a new member of the site's account."""
 
     def work(tx: Tx) -> tuple[str, str]:
         accounts.create_user(tx, site.account_id, email, "no password", "member", "operator")
@@ -187,11 +193,11 @@ def a_farm(folder: Path, database_url: str | None) -> Iterator[AppContext]:
 
 @contextlib.contextmanager
 def a_site(context: AppContext) -> Iterator[ApiClient]:
-    """The farm as its first admin sees it."""
+    """A client with the token of the farm's first admin."""
     token, account_id = context.db.write_now(token_of, context, "ada@studio.example")
     with asyncio.Runner() as loop:
-        made = ApiClient(
+        site = ApiClient(
             context, loop, farm_app.create_app(context), token, account_id, "ada@studio.example", ""
         )
-        made.instance = sorted(r["id"] for r in made.rows(instance_types))[0]
-        yield made
+        site.instance = sorted(r["id"] for r in site.rows(instance_types))[0]
+        yield site

@@ -1,4 +1,4 @@
-"""A farm on SQLite and on a real PostgreSQL, a client of its API, and the farm's loops turned by hand."""
+"""Fixtures: a farm on SQLite and on a real PostgreSQL, and clients of its API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from framefarm.server.projects import service as projects
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
-    """None: SQLite in the data directory."""
+    """URL of an empty database; None: SQLite in the data directory."""
     if request.param == "sqlite":
         yield None
         return
@@ -34,13 +34,13 @@ def context(tmp_path: Path, database_url: str | None) -> Iterator[AppContext]:
 
 @pytest.fixture
 def site(context: AppContext) -> Iterator[ApiClient]:
-    with a_site(context) as made:
-        yield made
+    with a_site(context) as client:
+        yield client
 
 
 @pytest.fixture
 def other(site: ApiClient) -> ApiClient:
-    """The same farm, seen by the admin of another account."""
+    """A client with the token of another account's admin, on the same farm."""
     context, email = site.context, "eve@rival.example"
 
     def work(tx: Tx) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Logins, keys, users: who may do what, how guessing is slowed down, and how access ends."""
+"""Logins, keys and users: permissions, limits of failed logins, and the end of access."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _addresses = itertools.count(1)
 
 @pytest.fixture
 def door(site: ApiClient) -> ApiClient:
-    """The farm as a stranger sees it, from an address nobody else has."""
+    """The farm without a token, from an address that no other test uses."""
     return dataclasses.replace(site, token="", address=new_address())
 
 
@@ -33,27 +33,27 @@ def login(site: ApiClient, email: str, password: str, **more: Any) -> Any:
     return site.ask("POST", "/api/auth/login", json={"email": email, "password": password, **more})
 
 
-def seen_as(site: ApiClient, token: str) -> ApiClient:
+def with_token(site: ApiClient, token: str) -> ApiClient:
     return dataclasses.replace(site, token=token)
 
 
-def test_a_login_says_who_it_is_for_and_until_when(site: ApiClient, door: ApiClient) -> None:
+def test_a_login_answers_its_user_and_its_expiry(site: ApiClient, door: ApiClient) -> None:
     answer = login(door, site.email.upper(), PASSWORD)
     assert answer.status_code == 200, answer.text
-    said = answer.json()
-    assert (said["token_type"], said["user"]["role"]) == ("bearer", "admin")
-    assert datetime.fromisoformat(said["expires_at"]) > datetime.now(UTC) + timedelta(hours=11)
+    body = answer.json()
+    assert (body["token_type"], body["user"]["role"]) == ("bearer", "admin")
+    assert datetime.fromisoformat(body["expires_at"]) > datetime.now(UTC) + timedelta(hours=11)
     assert "set-cookie" not in answer.headers
-    assert seen_as(site, said["access_token"]).get("/api/auth/me")["user"]["email"] == site.email
-    assert said["access_token"] not in str(site.context.db.url)
+    assert with_token(site, body["access_token"]).get("/api/auth/me")["user"]["email"] == site.email
+    assert body["access_token"] not in str(site.context.db.url)
 
 
 def test_an_unknown_email_and_a_wrong_password_get_the_same_answer(site: ApiClient, door: ApiClient) -> None:
     answers = [login(door, site.email, "wrong"), login(door, "nobody@studio.example", "wrong")]
-    member = member_of(site, "gone@studio.example")
+    member = member_of(site, "disabled@studio.example")
     user = member.get("/api/auth/me")["user"]["id"]
     site.ask("PATCH", f"/api/users/{user}", json={"disabled": True, "password": PASSWORD})
-    answers.append(login(door, "gone@studio.example", PASSWORD))
+    answers.append(login(door, "disabled@studio.example", PASSWORD))
     bodies = [{k: v for k, v in a.json().items() if k != "request_id"} for a in answers]
     assert [a.status_code for a in answers] == [401, 401, 401]
     assert bodies == [bodies[0]] * 3
@@ -61,7 +61,7 @@ def test_an_unknown_email_and_a_wrong_password_get_the_same_answer(site: ApiClie
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("email", ["ada@studio.example", "nobody@studio.example"])
-def test_the_sixth_failure_waits_and_nobody_is_locked_out_by_others(
+def test_the_sixth_failed_login_must_wait_and_other_addresses_need_not(
     site: ApiClient, door: ApiClient, email: str
 ) -> None:
     assert [login(door, email, "guess").status_code for _ in range(5)] == [401] * 5
@@ -75,41 +75,41 @@ def test_the_sixth_failure_waits_and_nobody_is_locked_out_by_others(
     assert login(door, "another@studio.example", "guess").status_code == 401
 
 
-def test_the_cookie_only_reads(site: ApiClient, door: ApiClient) -> None:
+def test_the_login_cookie_is_accepted_for_reading_only(site: ApiClient, door: ApiClient) -> None:
     answer = login(door, site.email, PASSWORD, cookie=True)
     cookie = answer.headers["set-cookie"]
     assert {"HttpOnly", "SameSite=strict"} <= {part.strip() for part in cookie.split(";")}
-    held = {"Cookie": cookie.split(";")[0], "Authorization": ""}
-    assert door.ask("GET", "/api/auth/me", headers=held).status_code == 200
-    assert door.ask("POST", "/api/projects", json={"name": "x"}, headers=held).status_code == 401
+    headers = {"Cookie": cookie.split(";")[0], "Authorization": ""}
+    assert door.ask("GET", "/api/auth/me", headers=headers).status_code == 200
+    assert door.ask("POST", "/api/projects", json={"name": "x"}, headers=headers).status_code == 401
 
 
-def test_logout_ends_that_token_alone(site: ApiClient, door: ApiClient) -> None:
-    one, two = (login(door, site.email, PASSWORD).json()["access_token"] for _ in range(2))
-    assert seen_as(site, one).ask("POST", "/api/auth/logout").status_code == 204
-    assert seen_as(site, one).ask("GET", "/api/auth/me").status_code == 401
-    assert seen_as(site, two).ask("GET", "/api/auth/me").status_code == 200
+def test_logout_ends_only_that_token(site: ApiClient, door: ApiClient) -> None:
+    first, second = (login(door, site.email, PASSWORD).json()["access_token"] for _ in range(2))
+    assert with_token(site, first).ask("POST", "/api/auth/logout").status_code == 204
+    assert with_token(site, first).ask("GET", "/api/auth/me").status_code == 401
+    assert with_token(site, second).ask("GET", "/api/auth/me").status_code == 200
 
 
-def test_a_token_ends_with_its_time(site: ApiClient, door: ApiClient) -> None:
+def test_a_login_expires(site: ApiClient, door: ApiClient) -> None:
     token = login(door, site.email, PASSWORD).json()["access_token"]
     now = site.context.db.clock_ms
     site.context.db.clock_ms = lambda: now() + 12 * 3_600_000
-    assert seen_as(site, token).ask("GET", "/api/auth/me").status_code == 401
+    assert with_token(site, token).ask("GET", "/api/auth/me").status_code == 401
 
 
-def test_a_change_of_a_user_ends_every_access_at_once(site: ApiClient) -> None:
+def test_a_change_of_a_user_ends_its_logins_and_keys_at_once(site: ApiClient) -> None:
     for number, change in enumerate(
         ({"disabled": True}, {"role": "admin"}, {"password": "another password"})
     ):
         member = member_of(site, f"mel{number}@studio.example")
-        key = seen_as(site, member.ask("POST", "/api/auth/keys", json={"name": "k"}).json()["key"])
+        key = with_token(site, member.ask("POST", "/api/auth/keys", json={"name": "k"}).json()["key"])
         user = key.get("/api/auth/me")["user"]["id"]
         assert site.ask("PATCH", f"/api/users/{user}", json=change).status_code == 200
         assert [s.ask("GET", "/api/jobs").status_code for s in (member, key)] == [401, 401], change
 
 
-def test_a_log_that_is_followed_ends_with_the_access(
+def test_a_followed_log_ends_when_its_user_is_disabled(
     site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     member = member_of(site, "mel@studio.example")
@@ -117,11 +117,11 @@ def test_a_log_that_is_followed_ends_with_the_access(
     job = site.submit(frame_range="1")["id"]
     begun, read = threading.Event(), job_routes._read_logs
 
-    def seen(*args: Any) -> bytes:
+    def read_logs(*args: Any) -> bytes:
         begun.set()
         return read(*args)
 
-    monkeypatch.setattr(job_routes, "_read_logs", seen)
+    monkeypatch.setattr(job_routes, "_read_logs", read_logs)
 
     async def follow() -> httpx2.Response:
         following = asyncio.create_task(member.call("GET", f"/api/jobs/{job}/tasks/0/log?follow=true"))
@@ -134,20 +134,20 @@ def test_a_log_that_is_followed_ends_with_the_access(
     assert member.ask("GET", f"/api/jobs/{job}/tasks/0/log").status_code == 401
 
 
-def test_keys_are_never_above_their_user_and_make_no_keys(site: ApiClient) -> None:
+def test_keys_have_at_most_their_users_role_and_cannot_create_keys(site: ApiClient) -> None:
     member = member_of(site, "mel@studio.example")
     assert member.ask("POST", "/api/auth/keys", json={"name": "k", "role": "admin"}).status_code == 403
-    made = member.ask("POST", "/api/auth/keys", json={"name": "k", "role": "member"}).json()
-    key = seen_as(site, made["key"])
+    created = member.ask("POST", "/api/auth/keys", json={"name": "k", "role": "member"}).json()
+    key = with_token(site, created["key"])
     assert key.get("/api/auth/me")["token"] == "key"
     assert key.ask("POST", "/api/auth/keys", json={"name": "more"}).status_code == 403
-    assert made["key"] not in site.ask("GET", "/api/auth/keys").text
+    assert created["key"] not in site.ask("GET", "/api/auth/keys").text
     assert key.ask("GET", "/api/users").status_code == 403
 
 
-def test_a_reading_key_changes_nothing(site: ApiClient) -> None:
-    made = site.ask("POST", "/api/auth/keys", json={"name": "screen", "role": "read"}).json()
-    key = seen_as(site, made["key"])
+def test_a_read_only_key_changes_nothing(site: ApiClient) -> None:
+    created = site.ask("POST", "/api/auth/keys", json={"name": "screen", "role": "read"}).json()
+    key = with_token(site, created["key"])
     job = site.submit()["id"]
     assert key.ask("GET", f"/api/jobs/{job}").status_code == 200
     refused = [
@@ -174,14 +174,14 @@ def test_a_key_ends_when_revoked_or_expired(site: ApiClient) -> None:
     other = site.ask("POST", "/api/auth/keys", json={"name": "k"}).json()
     assert site.ask("DELETE", f"/api/auth/keys/{other['id']}").status_code == 204
     assert site.ask("DELETE", f"/api/auth/keys/{other['id']}").status_code == 404
-    assert seen_as(site, other["key"]).ask("GET", "/api/jobs").status_code == 401
-    assert seen_as(site, brief["key"]).ask("GET", "/api/jobs").status_code == 200
+    assert with_token(site, other["key"]).ask("GET", "/api/jobs").status_code == 401
+    assert with_token(site, brief["key"]).ask("GET", "/api/jobs").status_code == 200
     now = site.context.db.clock_ms
     site.context.db.clock_ms = lambda: now() + 300_000
-    assert seen_as(site, brief["key"]).ask("GET", "/api/jobs").status_code == 401
+    assert with_token(site, brief["key"]).ask("GET", "/api/jobs").status_code == 401
 
 
-def test_a_member_revokes_own_keys_and_sees_no_others(site: ApiClient) -> None:
+def test_a_member_sees_and_revokes_only_own_keys(site: ApiClient) -> None:
     member = member_of(site, "mel@studio.example")
     admins = site.ask("POST", "/api/auth/keys", json={"name": "admins"}).json()["id"]
     own = member.ask("POST", "/api/auth/keys", json={"name": "own"}).json()["id"]
@@ -191,14 +191,14 @@ def test_a_member_revokes_own_keys_and_sees_no_others(site: ApiClient) -> None:
     assert site.ask("DELETE", f"/api/auth/keys/{own}").status_code == 204
 
 
-def test_the_last_admin_stays(site: ApiClient) -> None:
+def test_the_last_admin_cannot_be_removed(site: ApiClient) -> None:
     user = site.get("/api/auth/me")["user"]["id"]
     for change in ({"disabled": True}, {"role": "member"}):
         assert site.ask("PATCH", f"/api/users/{user}", json=change).status_code == 409
     assert site.get("/api/auth/me")["role"] == "admin"
 
 
-def test_members_see_only_enabled_instances(site: ApiClient) -> None:
+def test_members_see_only_enabled_instance_types(site: ApiClient) -> None:
     member = member_of(site, "mel@studio.example")
     switched = site.ask("PATCH", f"/api/enterprise/instances/{site.instance}", json={"enabled": False})
     assert switched.status_code == 200

@@ -1,4 +1,4 @@
-"""Every change by a person or an operator's command leaves a row that says who did what, and no secret."""
+"""Every change by a user or an operator's command is audited with its actor and action, without secrets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from framefarm.server.nodes.tables import nodes
 from framefarm.server.operator import control_socket
 
 SECRET = "a password that nobody shall read"
-OPERATORS: list[tuple[str, dict[str, Any], str]] = [
+CHANGES: list[tuple[str, dict[str, Any], str]] = [
     ("account.create", {"account": "north"}, "account.create"),
     ("account.set", {"account": "studio", "credit_limit": "100"}, "account.set"),
     ("account.set", {"account": "studio", "allow_scripts": True}, "account.set"),
@@ -37,8 +37,8 @@ OPERATORS: list[tuple[str, dict[str, Any], str]] = [
     ("node.set_aside", {"node": "m", "reason": "a new disk"}, "node.set_aside"),
     ("node.return", {"node": "m"}, "node.in_use"),
 ]
-LOOKS = {"account.list", "user.list", "package.list", "output.list", "node.list"}
-MACHINE = {
+READS = {"account.list", "user.list", "package.list", "output.list", "node.list"}
+NODE = {
     "name": "m", "zone": "", "market": "any", "present": True, "standing": "in_use", "since_ms": 0,
     "counted_from_ms": 0, "times": 0,
 }  # fmt: skip
@@ -48,39 +48,43 @@ def rows(site: ApiClient) -> list[Any]:
     return sorted(site.rows(audit), key=lambda r: r["id"])
 
 
-def test_every_operators_command_leaves_its_row(site: ApiClient) -> None:
-    assert {name for name, _, _ in OPERATORS} | LOOKS == set(control_socket.COMMANDS)
-    site.context.db.write_now(lambda tx: tx.conn.execute(sa.insert(nodes).values(MACHINE)))
-    for name, said, action in OPERATORS:
+def test_every_changing_command_of_the_operator_is_audited(site: ApiClient) -> None:
+    assert {name for name, _, _ in CHANGES} | READS == set(control_socket.COMMANDS)
+    site.context.db.write_now(lambda tx: tx.conn.execute(sa.insert(nodes).values(NODE)))
+    for name, arguments, action in CHANGES:
         before = len(rows(site))
-        site.context.db.write_now(control_socket._do, site.context, name, control_socket.prepare(name, said))
+        site.context.db.write_now(
+            control_socket.execute, site.context, name, control_socket.prepare(name, arguments)
+        )
         new = rows(site)[before:]
         assert new, name
         assert {(r["action"], r["actor"]) for r in new} == {(action, "operator")} or name == "account.create"
         assert action in {r["action"] for r in new}
     before = len(rows(site))
-    for name in LOOKS:
-        site.context.db.write_now(control_socket._do, site.context, name, {"account": "studio"})
+    for name in READS:
+        site.context.db.write_now(control_socket.execute, site.context, name, {"account": "studio"})
     assert len(rows(site)) == before
     assert SECRET not in json.dumps([dict(r) for r in rows(site)], default=str)
 
 
-def test_a_refused_command_leaves_none(site: ApiClient) -> None:
+def test_a_refused_command_is_not_audited(site: ApiClient) -> None:
     wrong = {"account": "nobody", "email": "no@x.example", "amount": "x", "instance": "moon", "url": "x",
              "password": "short", "role": "king", "on_demand": "-1", "node": "moon",
              "reason": "x"}  # fmt: skip
     before = rows(site)
-    for name in {name for name, _, _ in OPERATORS} - {"account.create", "package.register"}:
+    for name in {name for name, _, _ in CHANGES} - {"account.create", "package.register"}:
         with pytest.raises(FarmError):
             site.context.db.write_now(
-                control_socket._do, site.context, name, control_socket.prepare(name, wrong)
+                control_socket.execute, site.context, name, control_socket.prepare(name, wrong)
             )
     with pytest.raises(FarmError):
-        site.context.db.write_now(control_socket._do, site.context, "account.create", {"account": "studio"})
+        site.context.db.write_now(
+            control_socket.execute, site.context, "account.create", {"account": "studio"}
+        )
     assert rows(site) == before
 
 
-def test_every_change_through_the_api_leaves_its_row(site: ApiClient) -> None:
+def test_every_change_over_the_api_is_audited(site: ApiClient) -> None:
     job = site.submit(frame_range="1-2")["id"]
     project = site.ask("POST", "/api/projects", json={"name": "p"}).json()["id"]
     new_user = {"email": "u@studio.example", "password": SECRET}
@@ -105,8 +109,8 @@ def test_every_change_through_the_api_leaves_its_row(site: ApiClient) -> None:
         assert (row["action"], row["target"], row["actor"]) == (action, target, f"user:{site.email}")
         assert row["account_id"] == site.account_id
         assert row["request_id"] == answer.headers["x-request-id"], action
-    made = {r["action"] for r in rows(site)}
-    assert made >= {"job.submit", "project.create", "user.create", "key.create"}
+    actions = {r["action"] for r in rows(site)}
+    assert actions >= {"job.submit", "project.create", "user.create", "key.create"}
     text = json.dumps([dict(r) for r in rows(site)], default=str)
     assert SECRET not in text
     assert key["key"] not in text

@@ -1,4 +1,4 @@
-"""A farm that cannot start says why in one sentence, and keeps its secrets."""
+"""Starts that fail: the reason is printed in one sentence, without secrets."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ NOWHERE = "postgresql+psycopg://farm:pass-word@127.0.0.1:1/farm"
 
 
 @pytest.mark.parametrize(
-    ("listen", "setting", "said"),
+    ("listen", "setting", "reason"),
     [
         ("127.0.0.1:99999", {}, "'127.0.0.1:99999' is not HOST:PORT"),
         ("127.0.0.1:0", {"FRAMEFARM_LEASE_SECONDS": "pass-word"}, "FRAMEFARM_LEASE_SECONDS: Input should be"),
         ("127.0.0.1:0", {"FRAMEFARM_DATABASE_URL": NOWHERE}, "cannot open the database: "),
     ],
 )
-def test_what_keeps_a_farm_from_starting_is_said(
-    tmp_path: Path, listen: str, setting: dict[str, str], said: str
+def test_a_failed_start_prints_its_reason_without_secrets(
+    tmp_path: Path, listen: str, setting: dict[str, str], reason: str
 ) -> None:
     framefarm = Path(sys.executable).with_name("framefarm")
-    ended = subprocess.run(
+    run = subprocess.run(
         [framefarm, "serve", "--data", tmp_path / "farm", "--listen", listen],
         env=os.environ | setting, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert ended.returncode == 1
-    assert said in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert "pass-word" not in ended.stderr
+    assert run.returncode == 1
+    assert reason in run.stderr
+    assert "Traceback" not in run.stderr
+    assert "pass-word" not in run.stderr

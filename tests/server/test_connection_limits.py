@@ -1,24 +1,30 @@
-"""Connections without a request give way, runners first; a real server on loopback."""
+"""Limits of connections, on a real server on loopback; and the names of uvicorn that they rely on."""
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import contextlib
+import inspect
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import httpx2
 import pytest
 import structlog
 import uvicorn
 from api_client import ApiClient, a_farm, a_site
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from framefarm.server.http import connection_limits
 from framefarm.server.http.connection_limits import ConnectionLimiter
 
 LIMIT = 40
-HEARD = (b"HTTP/1.1 401", b"HTTP/1.1 404", b"HTTP/1.1 422")
+REFUSED = (b"HTTP/1.1 401", b"HTTP/1.1 404", b"HTTP/1.1 422")
+"""Beginnings of answers by the application, other than uvicorn's 503."""
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +51,19 @@ def served(site: ApiClient, limit: int = LIMIT) -> Iterator[tuple[ConnectionLimi
         sock.close()
 
 
-def connect(stack: contextlib.ExitStack, at: tuple[str, int], said: bytes = b"") -> socket.socket:
+def connect(stack: contextlib.ExitStack, at: tuple[str, int], data: bytes = b"") -> socket.socket:
     sock = stack.enter_context(socket.create_connection(at, timeout=30))
-    sock.sendall(said)
+    sock.sendall(data)
     return sock
 
 
 def ended(sock: socket.socket) -> bytes:
-    """What comes until the server closes the connection."""
-    said = b""
+    """All bytes until the server closes the connection."""
+    received = b""
     with contextlib.suppress(ConnectionResetError):
         while piece := sock.recv(1 << 16):
-            said += piece
-    return said
+            received += piece
+    return received
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -72,7 +78,7 @@ def health(at: tuple[str, int]) -> int:
         return client.get("/healthz").status_code
 
 
-def test_of_a_flood_of_idle_connections_the_oldest_give_way(site: ApiClient) -> None:
+def test_oldest_of_many_idle_connections_are_closed(site: ApiClient) -> None:
     with served(site) as (limiter, at), contextlib.ExitStack() as stack:
         idle = [connect(stack, at, b"GET /hea" if i % 2 else b"") for i in range(5 * LIMIT)]
         assert health(at) == 200
@@ -81,7 +87,7 @@ def test_of_a_flood_of_idle_connections_the_oldest_give_way(site: ApiClient) -> 
         assert len(limiter.all) <= LIMIT
 
 
-def test_one_kept_alive_gives_way_after_those_that_never_asked(site: ApiClient) -> None:
+def test_connections_without_a_request_are_closed_before_one_kept_alive(site: ApiClient) -> None:
     with served(site) as (_limiter, at), contextlib.ExitStack() as stack:
         kept = connect(stack, at, b"GET /healthz HTTP/1.1\r\nHost: farm\r\n\r\n")
         assert kept.recv(1 << 16).startswith(b"HTTP/1.1 200")
@@ -92,28 +98,28 @@ def test_one_kept_alive_gives_way_after_those_that_never_asked(site: ApiClient) 
 
 
 def upload(site: ApiClient) -> bytes:
-    """The head of a user's upload, and half its body."""
+    """Head of a user's upload, and the first of its body's two bytes."""
     head = "POST /api/uploads/file HTTP/1.1\r\nHost: farm\r\n"
     head += "Content-Type: multipart/form-data; boundary=x\r\n"
     return f"{head}Authorization: Bearer {site.token}\r\nContent-Length: 2\r\n\r\n{{".encode()
 
 
 @pytest.mark.parametrize("path", ["/api/auth/login", "/node/v1/sessions/x/sync"])
-def test_strangers_in_the_middle_of_a_body_give_way_and_users_do_not(site: ApiClient, path: str) -> None:
+def test_anonymous_senders_of_a_body_are_closed_and_users_are_not(site: ApiClient, path: str) -> None:
     head = f"POST {path} HTTP/1.1\r\nHost: farm\r\nAuthorization: Bearer x\r\n".encode()
     with served(site) as (limiter, at), contextlib.ExitStack() as stack:
         user = connect(stack, at, upload(site))
-        wait_for(lambda: any(not c.is_strangers for c in limiter.sending))
-        strangers = [connect(stack, at, head + b"Content-Length: 2\r\n\r\n{") for _ in range(2 * LIMIT)]
+        wait_for(lambda: any(not c.is_anonymous for c in limiter.sending))
+        anonymous = [connect(stack, at, head + b"Content-Length: 2\r\n\r\n{") for _ in range(2 * LIMIT)]
         wait_for(lambda: len(limiter.sending) == LIMIT)
         assert health(at) == 200
-        assert ended(strangers[0]) == b""
+        assert ended(anonymous[0]) == b""
         user.sendall(b"}")
         assert user.recv(1 << 16).startswith(b"HTTP/1.1 422")
 
 
 def not_reading(stack: contextlib.ExitStack, at: tuple[str, int]) -> socket.socket:
-    """It asks for much and reads nothing."""
+    """A client that requests many large answers and reads none."""
     sock = stack.enter_context(socket.socket())
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     sock.connect(at)
@@ -121,7 +127,7 @@ def not_reading(stack: contextlib.ExitStack, at: tuple[str, int]) -> socket.sock
     return sock
 
 
-def test_strangers_that_take_no_answer_give_way(site: ApiClient) -> None:
+def test_anonymous_clients_that_read_no_answer_are_closed(site: ApiClient) -> None:
     with served(site, 4) as (limiter, at), contextlib.ExitStack() as stack:
         with structlog.testing.capture_logs() as logged:
             for _ in range(5):
@@ -131,7 +137,7 @@ def test_strangers_that_take_no_answer_give_way(site: ApiClient) -> None:
         assert not [line for line in logged if line["log_level"] == "error"]
 
 
-def test_a_client_that_takes_no_answer_is_not_waited_for(
+def test_a_client_that_reads_no_answer_is_closed_on_time_out(
     site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_limits, "SILENCE_SECONDS", 0.3)
@@ -142,43 +148,43 @@ def test_a_client_that_takes_no_answer_is_not_waited_for(
         wait_for(lambda: not limiter.all)
 
 
-def test_while_nobody_can_give_way_only_runners_are_answered(site: ApiClient) -> None:
+def test_above_the_limit_only_runners_are_answered(site: ApiClient) -> None:
     head = b"POST /node/v1/sessions/x/sync HTTP/1.1\r\nHost: farm\r\nAuthorization: Bearer x\r\n"
     with served(site, 4) as (limiter, at), contextlib.ExitStack() as stack:
         busy = [connect(stack, at, upload(site)) for _ in range(4)]
-        wait_for(lambda: sum(not c.is_strangers for c in limiter.sending) == 4)
+        wait_for(lambda: sum(not c.is_anonymous for c in limiter.sending) == 4)
         late = connect(stack, at, b"GET /healthz HTTP/1.1\r\nHost: farm\r\nConnection: close\r\n\r\n")
         assert ended(late).startswith(b"HTTP/1.1 503")
         runner = connect(stack, at, head + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}")
-        assert ended(runner).startswith(HEARD), "its session is unknown, but it was asked"
+        assert ended(runner).startswith(REFUSED), "the runner's call did not reach the application"
         busy[0].sendall(b"}")
         assert busy[0].recv(1 << 16).startswith(b"HTTP/1.1 422")
         assert health(at) == 200
 
 
 @pytest.mark.parametrize(
-    "said",
+    "data",
     [
         b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: farm\r\n",
         b"GET /healthz HTTP/1.1\r\nHost: farm\r\n\r\n\r\n",
     ],
     ids=["nothing", "a letter", "half a head", "a blank line after an answer"],
 )  # fmt: skip
-def test_a_head_that_does_not_come_is_not_waited_for(
-    site: ApiClient, monkeypatch: pytest.MonkeyPatch, said: bytes
+def test_an_incomplete_head_is_closed_on_time_out(
+    site: ApiClient, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.05)
     with served(site) as (limiter, at), contextlib.ExitStack() as stack:
-        assert ended(connect(stack, at, said))[:12] in {b"", b"HTTP/1.1 200"}
+        assert ended(connect(stack, at, data))[:12] in {b"", b"HTTP/1.1 200"}
         assert not limiter.all
         assert health(at) == 200
 
 
-def test_a_sender_that_falls_silent_is_not_waited_for(
+def test_a_sender_silent_in_the_middle_of_a_body_is_closed_on_time_out(
     site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_limits, "SILENCE_SECONDS", 0.05)
-    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.5)  # the next look was set for that
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.5)  # the timer was set for that
     head = b"POST /api/jobs HTTP/1.1\r\nHost: farm\r\nContent-Length: 100\r\n\r\n"
     with served(site) as (limiter, at), contextlib.ExitStack() as stack:
         assert ended(connect(stack, at, head + b"{")) == b""
@@ -186,7 +192,7 @@ def test_a_sender_that_falls_silent_is_not_waited_for(
 
 
 @pytest.mark.parametrize("piece", [b"X-A: b\r\n", b"a"], ids=["headers", "one header"])
-def test_a_head_without_end_is_cut(site: ApiClient, piece: bytes) -> None:
+def test_an_endless_head_is_cut(site: ApiClient, piece: bytes) -> None:
     with served(site) as (_limiter, at), contextlib.ExitStack() as stack:
         sock = connect(stack, at, b"GET /healthz HTTP/1.1\r\nHost: farm\r\nX-Long: ")
         with contextlib.suppress(ConnectionError):
@@ -195,8 +201,8 @@ def test_a_head_without_end_is_cut(site: ApiClient, piece: bytes) -> None:
         assert b"200" not in ended(sock)
 
 
-def test_a_refused_upload_still_hears_why(site: ApiClient) -> None:
-    """What is sent after the answer is no head."""
+def test_a_refused_upload_still_gets_its_answer(site: ApiClient) -> None:
+    """The rest of a body that arrives after the answer does not count as a head."""
     body = b" " * (4 << 20)
     head = b"POST /api/projects HTTP/1.1\r\nHost: farm\r\nContent-Type: application/json\r\n"
     head += f"Authorization: Bearer {site.token}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -205,3 +211,72 @@ def test_a_refused_upload_still_hears_why(site: ApiClient) -> None:
         assert sock.recv(1 << 16).startswith(b"HTTP/1.1 413")
         sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: farm\r\nConnection: close\r\n\r\n")
         assert b"HTTP/1.1 200" in ended(sock)
+
+
+# ------------------------------------------------------------- undocumented names of uvicorn
+
+
+def names_of(tree: ast.AST, owner: str) -> set[str]:
+    """Attributes that the code reads of `owner`, written as in the code: `self`, `cycle`, `self.cycle`."""
+    return {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == owner}
+
+
+def stored_by(tree: ast.AST) -> set[str]:
+    """Attributes of `self` that only the code itself introduces."""
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)]
+    return {n.attr for n in nodes if ast.unparse(n.value) == "self" and n.attr.startswith("_")}
+
+
+def test_uvicorn_has_the_undocumented_names_that_the_limits_rely_on() -> None:
+    module = ast.parse(inspect.getsource(connection_limits))
+    (code,) = [n for n in module.body if isinstance(n, ast.ClassDef) and n.name == "Connection"]
+    own = {n.name for n in code.body if isinstance(n, ast.FunctionDef)} | stored_by(code)
+    protocol = asyncio.run(in_a_request())
+    relied_on = [
+        ("HttpToolsProtocol", protocol, (names_of(code, "self") - own) | names_of(code, "super()")),
+        ("RequestResponseCycle", protocol.cycle, names_of(code, "cycle") | names_of(code, "self.cycle")),
+        ("FlowControl", protocol.flow, names_of(module, "overdue.flow")),
+        ("Config", protocol.config, names_of(code, "self.config")),
+    ]
+    assert all(names for _, _, names in relied_on), (
+        "no names found: how does connection_limits.py use uvicorn?"
+    )
+    missing = [
+        f"uvicorn {uvicorn.__version__} has no {owner}.{name}, which http/connection_limits.py relies on"
+        for owner, value, names in relied_on
+        for name in sorted(names)
+        if not hasattr(value, name)
+    ]
+    assert not missing, "; ".join(missing)
+
+
+async def in_a_request() -> HttpToolsProtocol:
+    """uvicorn's own protocol in the middle of a request's body."""
+
+    async def app(_scope: object, receive: Callable[[], Awaitable[object]], _send: object) -> None:
+        await receive()
+
+    config = uvicorn.Config(app, log_config=None, lifespan="off")  # type: ignore[arg-type]
+    protocol = HttpToolsProtocol(config, ServerState(), {})
+    protocol.connection_made(Transport())
+    protocol.data_received(b"POST / HTTP/1.1\r\nHost: farm\r\nContent-Length: 2\r\n\r\n{")
+    return protocol
+
+
+class Transport(asyncio.Transport):
+    """A transport to nowhere."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

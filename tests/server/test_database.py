@@ -1,7 +1,8 @@
-"""Units of work, and that the migrations lead to the tables the code speaks of."""
+"""Units of work, and the migrations, which lead to the tables of the code."""
 
 from __future__ import annotations
 
+import runpy
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -19,10 +20,10 @@ notes = sa.Table("notes", sa.MetaData(), sa.Column("text", sa.Text, primary_key=
 
 @pytest.fixture
 def db(tmp_path: Path, database_url: str | None):  # type: ignore[no-untyped-def]
-    made = Database(database_url or sqlite_url(tmp_path / "units.db"))
-    made.write_now(lambda tx: notes.create(tx.conn))
-    yield made
-    made.close()
+    opened = Database(database_url or sqlite_url(tmp_path / "units.db"))
+    opened.write_now(lambda tx: notes.create(tx.conn))
+    yield opened
+    opened.close()
 
 
 def add(tx: Tx, text: str) -> str:
@@ -34,12 +35,12 @@ def texts(tx: Tx) -> set[str]:
     return set(tx.conn.execute(sa.select(notes.c.text)).scalars())
 
 
-def test_what_a_unit_wrote_is_there_for_the_next_reader(db: Database) -> None:
+def test_a_later_reader_sees_the_rows_of_a_unit(db: Database) -> None:
     assert db.write_now(add, "one") == "one"
     assert db.read_now(texts) == {"one"}
 
 
-def test_a_failing_unit_leaves_nothing_and_its_caller_gets_the_error(db: Database) -> None:
+def test_a_failing_unit_writes_nothing_and_its_caller_gets_the_error(db: Database) -> None:
     def bad(tx: Tx) -> None:
         add(tx, "half")
         raise LookupError("no")
@@ -50,22 +51,22 @@ def test_a_failing_unit_leaves_nothing_and_its_caller_gets_the_error(db: Databas
 
 
 def _together(db: Database, texts_to_add: list[str]) -> list[Future[str]]:
-    """Units that arrive while another one runs, so that SQLite commits them together."""
-    begun, go_on = threading.Event(), threading.Event()
+    """Submit units while another one runs, so that SQLite commits them together."""
+    begun, resume = threading.Event(), threading.Event()
 
     def first(tx: Tx) -> None:
         begun.set()
-        assert go_on.wait(30)
+        assert resume.wait(30)
 
     waiting = db.submit(first)
     assert begun.wait(30)
     futures = [db.submit(add, text) for text in texts_to_add]
-    go_on.set()
+    resume.set()
     waiting.result(30)
     return futures
 
 
-def test_units_that_wait_are_all_committed(db: Database) -> None:
+def test_all_waiting_units_are_committed(db: Database) -> None:
     names = [f"n{i}" for i in range(300)]
     assert [f.result(30) for f in _together(db, names)] == names
     assert db.read_now(texts) == set(names)
@@ -81,26 +82,26 @@ def test_a_failing_unit_among_others_fails_alone(db: Database) -> None:
     assert db.read_now(texts) == {"a", "b", "c", "d", "e"}
 
 
-def test_a_unit_that_fails_when_nobody_waits_any_more_stops_no_other(db: Database) -> None:
-    begun, go_on = threading.Event(), threading.Event()
+def test_a_failing_unit_whose_caller_was_cancelled_stops_no_other(db: Database) -> None:
+    begun, resume = threading.Event(), threading.Event()
 
     def first(tx: Tx) -> None:
         begun.set()
-        assert go_on.wait(30)
+        assert resume.wait(30)
 
     def bad(tx: Tx) -> None:
         raise LookupError("no")
 
     waiting = db.submit(first)
     assert begun.wait(30)
-    given_up = db.submit(bad)
-    given_up.cancel()
-    go_on.set()
+    cancelled = db.submit(bad)
+    cancelled.cancel()
+    resume.set()
     waiting.result(30)
     assert db.submit(add, "after").result(30) == "after"
 
 
-def test_on_sqlite_units_that_wait_share_one_commit(tmp_path: Path) -> None:
+def test_on_sqlite_waiting_units_share_one_commit(tmp_path: Path) -> None:
     db = Database(sqlite_url(tmp_path / "commits.db"))
     db.write_now(lambda tx: notes.create(tx.conn))
     commits = []
@@ -108,24 +109,24 @@ def test_on_sqlite_units_that_wait_share_one_commit(tmp_path: Path) -> None:
     for future in _together(db, [f"n{i}" for i in range(100)]):
         future.result(30)
     db.close()
-    assert len(commits) == 2  # the one that was waited for, and one for all the others
+    assert len(commits) == 2  # the first unit, and one for all the others
 
 
-def test_after_commit_runs_only_for_what_was_committed(db: Database) -> None:
-    told: list[str] = []
+def test_after_commit_runs_only_for_committed_units(db: Database) -> None:
+    calls: list[str] = []
 
     def work(tx: Tx, text: str, fail: bool) -> None:
-        tx.after_commit(lambda: told.append(text))
+        tx.after_commit(lambda: calls.append(text))
         if fail:
             raise LookupError
 
     with pytest.raises(LookupError):
         db.write_now(work, "bad", True)
     db.write_now(work, "good", False)
-    assert told == ["good"]
+    assert calls == ["good"]
 
 
-def test_a_closed_database_finishes_what_it_was_given_and_takes_no_more(db: Database) -> None:
+def test_a_closed_database_finishes_queued_units_and_refuses_new_ones(db: Database) -> None:
     futures = _together(db, ["x", "y"])
     db.close()
     assert [f.result(0) for f in futures] == ["x", "y"]
@@ -148,3 +149,9 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(
         assert compare_metadata(context, schema.metadata) == []
     schema.upgrade(engine)  # a second time changes nothing
     engine.dispose()
+
+
+def test_the_row_classes_are_those_of_the_tables() -> None:
+    script = Path(__file__).parents[2] / "script" / "make_rows.py"
+    names = runpy.run_path(str(script))
+    assert names["TARGET"].read_text() == names["text"](), "run script/make_rows.py"

@@ -344,7 +344,7 @@ def test_a_stream_ends_when_its_caller_may_not_look_any_more(
                 site.context.draining = True
                 site.context.hub.wake_all()
             elif how == "logout":
-                actor = await site.context.db.read(accounts.who_is, site.context.keys, site.token, "")
+                actor = await site.context.db.read(accounts.actor_of_token, site.context.keys, site.token, "")
                 await site.context.db.write(accounts.revoke, actor.account_id, actor.token_id)
             else:
                 user = await site.context.db.read(accounts.user_by_email, site.email)
@@ -353,7 +353,7 @@ def test_a_stream_ends_when_its_caller_may_not_look_any_more(
                     add, site.account_id, "b@studio.example", "x", "admin", "operator"
                 )
                 change = accounts.change_user
-                await site.context.db.write(change, site.account_id, user["id"], "operator", role="member")
+                await site.context.db.write(change, site.account_id, user.id, "operator", role="member")
             await one.until(lambda f: f.ended)
             await asyncio.sleep(0)
         assert site.app.state.streams.all() == []

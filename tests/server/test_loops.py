@@ -1,4 +1,4 @@
-"""The farm's own loops go on, whatever befell them."""
+"""The farm's own loops continue after failures, cancellations and slow work."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from framefarm.server.jobs.tables import job_state
 from framefarm.server.submission import scene_reading
 
 
-def test_a_loop_that_fails_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_loop_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "AGAIN_SECONDS", 0.0)
     starts: list[int] = []
 
     async def main() -> None:
-        works = asyncio.Event()
+        restarted = asyncio.Event()
 
         async def loop() -> None:
             starts.append(len(starts))
             if len(starts) == 1:
-                raise ConnectionError("the database was away")
-            works.set()
+                raise ConnectionError("the database cannot be reached")
+            restarted.set()
             await asyncio.Event().wait()
 
-        task = asyncio.create_task(app._for_ever(loop))
-        await asyncio.wait_for(works.wait(), 60)
-        await app._end([task])
+        task = asyncio.create_task(app._keep_running(loop))
+        await asyncio.wait_for(restarted.wait(), 60)
+        await app._cancel([task])
         assert task.cancelled()
 
     asyncio.run(main())
     assert starts == [0, 1]
 
 
-def test_an_end_that_meets_a_wake_up_is_not_lost() -> None:
+def test_a_cancellation_simultaneous_with_a_wake_up_is_not_lost() -> None:
     async def main() -> None:
         hub = WakeHub()
         hub.attach(asyncio.get_running_loop())
-        waits = asyncio.Event()
+        listening = asyncio.Event()
 
         async def loop() -> None:
             async with hub.listen("webhooks") as woken:
-                waits.set()
+                listening.set()
                 while True:
                     await woken.wait(60)
 
         task = asyncio.create_task(loop())
-        await waits.wait()
+        await listening.wait()
         await asyncio.sleep(0)
         hub._set(("webhooks",))
         task.cancel()
@@ -62,10 +62,9 @@ def test_an_end_that_meets_a_wake_up_is_not_lost() -> None:
     asyncio.run(main())
 
 
-def test_a_scene_that_the_farm_cannot_read_holds_up_no_other(
+def test_a_scene_whose_files_cannot_be_read_does_not_stop_other_scenes(
     site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its manifest is on a disk that fails, say."""
     assert site.upload().status_code == 200
     first, other = (site.ask("POST", "/api/jobs", json=site.payload()).json()["id"] for _ in range(2))
     found = {"scene_path": SCENE, "frames": "1-9", "scouts": "", "scene": {"path": SCENE}, "warnings": []}
@@ -79,32 +78,32 @@ def test_a_scene_that_the_farm_cannot_read_holds_up_no_other(
 
     async def main() -> None:
         site.context.hub.attach(asyncio.get_running_loop())
-        async with site.context.hub.listen("dispatch") as settled:
+        async with site.context.hub.listen("dispatch") as woken:
             task = asyncio.create_task(scene_reading.run(site.context))
-            assert await settled.wait(60)
-            await app._end([task])
+            assert await woken.wait(60)
+            await app._cancel([task])
 
     asyncio.run(main())
     assert site.row(job_state, job_state.c.job_id == other)["scene_read"]
     assert not site.row(job_state, job_state.c.job_id == first)["scene_read"]
 
 
-def test_a_scene_that_takes_long_holds_up_no_other_accounts(
+def test_a_slow_scene_does_not_stop_scenes_of_other_accounts(
     site: ApiClient, other: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine: list[str] = []
-    for who, count in ((site, 2), (other, 1)):
-        assert who.upload().status_code == 200
-        mine += [who.ask("POST", "/api/jobs", json=who.payload()).json()["id"] for _ in range(count)]
+    job_ids: list[str] = []
+    for client, count in ((site, 2), (other, 1)):
+        assert client.upload().status_code == 200
+        job_ids += [client.ask("POST", "/api/jobs", json=client.payload()).json()["id"] for _ in range(count)]
     found = {"scene_path": SCENE, "frames": "1-9", "scouts": "", "scene": {"path": SCENE}, "warnings": []}
-    others_was_read, tried = threading.Event(), []
+    other_was_read, started = threading.Event(), []
 
     def read(_farm: AppContext, job: Any) -> dict[str, Any]:
-        tried.append(job["id"])
-        if job["id"] == mine[0]:
-            assert others_was_read.wait(30), "the other account's scene waits for this one"
-        if job["id"] == mine[2]:
-            others_was_read.set()
+        started.append(job["id"])
+        if job["id"] == job_ids[0]:
+            assert other_was_read.wait(30), "the other account's scene waits for this one"
+        if job["id"] == job_ids[2]:
+            other_was_read.set()
         return found
 
     monkeypatch.setattr(scene_reading, "read", read)
@@ -112,11 +111,13 @@ def test_a_scene_that_takes_long_holds_up_no_other_accounts(
 
     async def main() -> None:
         site.context.hub.attach(asyncio.get_running_loop())
-        async with site.context.hub.listen("dispatch") as settled:
+        async with site.context.hub.listen("dispatch") as woken:
             task = asyncio.create_task(scene_reading.run(site.context))
             while not all(r["scene_read"] for r in site.rows(job_state)):
-                assert await settled.wait(60)
-            await app._end([task])
+                assert await woken.wait(60)
+            await app._cancel([task])
 
     asyncio.run(main())
-    assert tried.index(mine[1]) > tried.index(mine[0]), "of one account one after the other"
+    assert started.index(job_ids[1]) > started.index(job_ids[0]), (
+        "one account's scenes are read one after the other"
+    )

@@ -1,4 +1,4 @@
-"""What `/metrics` says, to whom, and that it names nobody; what the log says of a request."""
+"""`/metrics`, its access and its labels; the log lines and traces of a request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def metrics(site: ApiClient) -> dict[str, dict[tuple[tuple[str, str], ...], floa
     }
 
 
-def test_the_numbers_are_right_and_no_label_names_anybody(site: ApiClient) -> None:
+def test_the_metrics_are_right_and_no_label_names_a_tenant(site: ApiClient) -> None:
     before = metrics(site)
     job = site.submit(frame_range="1-9")["id"]
     waiting = metrics(site)
@@ -44,10 +44,10 @@ def test_the_numbers_are_right_and_no_label_names_anybody(site: ApiClient) -> No
     assert waiting["framefarm_jobs"][("status", "pending"),] == 1
     site.render(job)
     site.get(f"/api/jobs/{job}")
-    found = metrics(site)
-    assert set(found) >= NAMES
-    assert found["framefarm_jobs"] == {(("status", "success"),): 1}
-    assert found["framefarm_publish_queue"][()] == 0
+    after = metrics(site)
+    assert set(after) >= NAMES
+    assert after["framefarm_jobs"] == {(("status", "success"),): 1}
+    assert after["framefarm_publish_queue"][()] == 0
     text = site.ask("GET", "/metrics").text
     frames = re.compile(r"^framefarm_frames_total (\S+)", re.M)
     assert float(frames.findall(text)[0]) - sum(before.get("framefarm_frames", {}).values()) >= 9
@@ -56,7 +56,7 @@ def test_the_numbers_are_right_and_no_label_names_anybody(site: ApiClient) -> No
         assert secret not in text
 
 
-def test_metrics_are_for_this_machine_or_with_the_token(site: ApiClient) -> None:
+def test_metrics_need_a_request_from_this_machine_or_the_token(site: ApiClient) -> None:
     proxied = {"X-Forwarded-For": "10.0.0.1"}
     assert site.ask("GET", "/metrics", headers=proxied).status_code == 403
     site.context.settings.metrics_token = SecretStr("right")
@@ -79,28 +79,27 @@ import logging, structlog
 from framefarm.server.logs import configure_logs
 configure_logs("info")
 with structlog.contextvars.bound_contextvars(request_id="req_1"):
-    structlog.get_logger("a").info("said", job="job_1")
+    structlog.get_logger("a").info("by the farm", job="job_1")
     logging.getLogger("some.library").warning("by the library")
 """
 
 
-def test_every_line_of_the_log_is_json_with_the_requests_id_from_libraries_too() -> None:
+def test_log_lines_are_json_with_the_request_id_also_from_libraries() -> None:
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in io.StringIO(run.stderr)]
     assert [(x["event"], x["request_id"]) for x in lines] == [
-        ("said", "req_1"), ("by the library", "req_1"),
+        ("by the farm", "req_1"), ("by the library", "req_1"),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["read", "write"])
-def test_a_unit_of_work_knows_the_request_it_is_for(site: ApiClient, kind: str) -> None:
-
-    async def story() -> dict[str, str]:
+@pytest.mark.parametrize("method", ["read", "write"])
+def test_a_unit_of_work_has_the_id_of_its_request(site: ApiClient, method: str) -> None:
+    async def context_variables() -> dict[str, str]:
         with structlog.contextvars.bound_contextvars(request_id="req_7"):
-            run = site.context.db.read if kind == "read" else site.context.db.write
+            run = site.context.db.read if method == "read" else site.context.db.write
             return await run(lambda tx: structlog.contextvars.get_contextvars())
 
-    assert site.loop.run(story())["request_id"] == "req_7"
+    assert site.loop.run(context_variables())["request_id"] == "req_7"
 
 
 TRACED = """
@@ -122,13 +121,13 @@ farm.db.close()
 """
 
 
-def test_traces_go_to_the_collector_named_by_routes(tmp_path: Path) -> None:
-    got: list[bytes] = []
+def test_traces_reach_the_collector_with_route_patterns_as_names(tmp_path: Path) -> None:
+    bodies: list[bytes] = []
 
     class Collector(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            got.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+            bodies.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
             self.send_response(200)
             self.end_headers()
 
@@ -139,9 +138,9 @@ def test_traces_go_to_the_collector_named_by_routes(tmp_path: Path) -> None:
         command = [sys.executable, "-c", TRACED, f"http://127.0.0.1:{server.server_address[1]}"]
         run = subprocess.run([*command, str(tmp_path / "farm")], capture_output=True, text=True, check=True)
         server.shutdown()
-    requests = [ExportTraceServiceRequest.FromString(body) for body in got]
+    requests = [ExportTraceServiceRequest.FromString(body) for body in bodies]
     spans = [s for r in requests for x in r.resource_spans for y in x.scope_spans for s in y.spans]
     assert {"GET /api/jobs/{job_id}", "POST /api/auth/login"} <= {s.name for s in spans}
     ids = {a.value.string_value for s in spans for a in s.attributes if a.key == "request_id"}
     assert run.stdout.split()[-1] in ids
-    assert b"job_secret" not in b"".join(got)
+    assert b"job_secret" not in b"".join(bodies)

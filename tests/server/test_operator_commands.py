@@ -1,4 +1,4 @@
-"""The operator's side: who holds the data directory, passwords, credit limits, and what keys may."""
+"""The operator's commands: the lock of the data directory, passwords, credit limits, permissions of keys."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from framefarm.server.database import Tx
 from framefarm.server.operator import control_socket
 
 
-def run(site: ApiClient, name: str, **said: Any) -> Any:
+def run(site: ApiClient, name: str, **arguments: Any) -> Any:
     return site.context.db.write_now(
-        control_socket._do, site.context, name, control_socket.prepare(name, said)
+        control_socket.execute, site.context, name, control_socket.prepare(name, arguments)
     )
 
 
-# ------------------------------------------------------------------- who holds the directory
+# ----------------------------------------------------------- the lock of the data directory
 
 HOLD = """
 import sys; from pathlib import Path; from framefarm.server.operator import control_socket
@@ -44,7 +44,7 @@ def holder(data: Path, *who: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_only_a_farm_is_a_running_farm(tmp_path: Path) -> None:
+def test_running_pid_is_that_of_a_farm_not_of_a_command(tmp_path: Path) -> None:
     assert control_socket.running_pid(tmp_path) is None
     with holder(tmp_path, control_socket.FARM) as context:
         assert control_socket.running_pid(tmp_path) == context.pid
@@ -52,21 +52,21 @@ def test_only_a_farm_is_a_running_farm(tmp_path: Path) -> None:
     assert control_socket.running_pid(tmp_path) is None
     with holder(tmp_path) as command:
         assert control_socket.running_pid(tmp_path) is None, (
-            "stop would end a command in the middle of its work"
+            "`framefarm stop` would end a command in the middle of its work"
         )
         command.communicate()
 
 
-def test_a_farm_that_was_killed_is_not_taken_for_who_holds_its_lock_now(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True) as stranger:
+def test_the_pid_of_a_killed_farm_in_the_lock_file_is_ignored(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True) as unrelated:
         with holder(tmp_path) as command:
-            (tmp_path / control_socket.LOCK).write_text(f"farm {stranger.pid}\n")
+            (tmp_path / control_socket.LOCK).write_text(f"farm {unrelated.pid}\n")
             assert control_socket.running_pid(tmp_path) is None
             command.communicate()
-        stranger.communicate("\n")
+        unrelated.communicate("\n")
 
 
-def test_a_farm_waits_for_a_command_at_work(tmp_path: Path) -> None:
+def test_a_farm_waits_for_a_running_command(tmp_path: Path) -> None:
     begun = threading.Event()
     with holder(tmp_path) as command:
 
@@ -92,18 +92,18 @@ def test_a_farm_waits_for_a_command_at_work(tmp_path: Path) -> None:
 def test_a_password_is_hashed_before_the_transaction(
     site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = control_socket.prepare(
+    arguments = control_socket.prepare(
         "user.add",
         {"account": "studio", "email": "o@studio.example", "password": "a long one", "role": "member"},
     )
-    assert "password" not in said
+    assert "password" not in arguments
 
     def refuse(_password: str) -> str:
-        raise AssertionError("in the transaction everybody waits for it")
+        raise AssertionError("hashed in the transaction")
 
     monkeypatch.setattr(passwords, "hash_password", refuse)
-    made = site.context.db.write_now(control_socket._do, site.context, "user.add", said)
-    assert made["email"] == "o@studio.example"
+    user = site.context.db.write_now(control_socket.execute, site.context, "user.add", arguments)
+    assert user["email"] == "o@studio.example"
 
 
 # ---------------------------------------------------------------------------- credit limits
@@ -119,7 +119,7 @@ def test_a_credit_limit_is_not_negative(site: ApiClient, limit: str) -> None:
         run(site, "account.set", account="studio", credit_limit=limit)
 
 
-def test_an_account_over_its_credit_limit_takes_no_new_jobs_until_it_pays(site: ApiClient) -> None:
+def test_an_account_over_its_credit_limit_cannot_submit_until_it_pays(site: ApiClient) -> None:
     spend(site, "20")
     old = site.submit()["id"]
     run(site, "account.set", account="studio", credit_limit="20")
@@ -132,7 +132,7 @@ def test_an_account_over_its_credit_limit_takes_no_new_jobs_until_it_pays(site: 
     assert refused.json()["state"] == "over_credit_limit"
     assert site.ask("POST", "/api/jobs?dry_run=true", json=site.payload()).status_code == 409
     assert site.ask("POST", "/api/jobs", json=site.payload(chunk_size=0)).status_code == 422
-    assert site.render(old) == list(range(1, 10)), "what was submitted goes on"
+    assert site.render(old) == list(range(1, 10)), "a job submitted before is rendered"
     again = site.ask("POST", f"/api/jobs/{old}/retry", json={"frames": "1"})
     assert (again.status_code, again.json()["state"]) == (409, "over_credit_limit")
     run(site, "credit.add", account="studio", amount="1", kind="payment")
@@ -142,16 +142,16 @@ def test_an_account_over_its_credit_limit_takes_no_new_jobs_until_it_pays(site: 
     assert site.ask("POST", "/api/jobs", json=site.payload()).status_code == 201
 
 
-def test_what_is_not_posted_yet_counts_against_the_limit(site: ApiClient) -> None:
+def test_costs_that_are_not_posted_yet_count_against_the_credit_limit(site: ApiClient) -> None:
     job = site.submit(chunk_size=1, frame_range="1-2")["id"]
     run(site, "account.set", account="studio", credit_limit="0")
     runner = site.runner(job)
     task = runner.sync().tasks[0]
 
-    def earlier(tx: Tx) -> None:
+    def start_earlier(tx: Tx) -> None:
         tx.conn.exec_driver_sql("UPDATE attempts SET assigned_ms = assigned_ms - 10000")
 
-    site.context.db.write_now(earlier)
+    site.context.db.write_now(start_earlier)
     runner.render(task, ms=5000)
     refused = site.ask("POST", "/api/jobs", json=site.payload())
     assert refused.status_code == 409, refused.text
@@ -160,7 +160,7 @@ def test_what_is_not_posted_yet_counts_against_the_limit(site: ApiClient) -> Non
 # ---------------------------------------------------------------------------------- API keys
 
 
-def test_a_key_makes_nothing_that_outlives_it(site: ApiClient) -> None:
+def test_a_key_cannot_create_or_change_logins(site: ApiClient) -> None:
     key = site.ask("POST", "/api/auth/keys", json={"name": "ci", "role": "admin"}).json()["key"]
     by_key = ApiClient(site.context, site.loop, site.app, key, site.account_id, site.email, site.instance)
     new = {"email": "u@studio.example", "password": "a long password", "role": "admin"}

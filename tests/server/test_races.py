@@ -116,7 +116,7 @@ def test_two_admins_do_not_take_the_role_from_one_another(on_postgres: ApiClient
 
     def second(tx: Tx) -> str:
         made = accounts.create_user(tx, site.account_id, "bob@studio.example", "-", "admin", "operator")
-        return str(made["id"])
+        return made.id
 
     bob = site.context.db.write_now(second)
 

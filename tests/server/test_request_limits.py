@@ -1,4 +1,4 @@
-"""What is no good body is a clear answer, whatever was sent; and a key is worked on once."""
+"""Bad bodies get clear answers, whatever was sent; and a request with an idempotency key runs once."""
 
 from __future__ import annotations
 
@@ -30,17 +30,19 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
-    """One farm for all the bodies that reach no database."""
+    """One farm for all tests whose bodies do not reach the database."""
     with a_farm(tmp_path_factory.mktemp("bodies"), None) as context, a_site(context) as site:
         yield site
 
 
-def send(site: ApiClient, body: bytes, kind: str | None = "application/json") -> Any:
-    return site.ask("POST", "/api/jobs", content=body, headers={"Content-Type": kind} if kind else {})
+def send(site: ApiClient, body: bytes, media_type: str | None = "application/json") -> Any:
+    return site.ask(
+        "POST", "/api/jobs", content=body, headers={"Content-Type": media_type} if media_type else {}
+    )
 
 
 def with_title(site: ApiClient, text: str) -> bytes:
-    """A payload whose title is this piece of JSON."""
+    """A submission whose title is this JSON text."""
     return json.dumps(site.payload(job_title="@")).replace('"@"', text).encode()
 
 
@@ -71,13 +73,13 @@ BAD_BODIES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "words"), [pytest.param(*b[1:], id=b[0]) for b in BAD_BODIES])
-def test_what_is_no_object_is_refused(shared: ApiClient, body: bytes, words: str) -> None:
+@pytest.mark.parametrize(("body", "message"), [pytest.param(*b[1:], id=b[0]) for b in BAD_BODIES])
+def test_a_body_that_is_no_json_object_is_refused(shared: ApiClient, body: bytes, message: str) -> None:
     answer = send(shared, body)
     assert answer.status_code == 422, answer.text
     (error,) = answer.json()["errors"]
     assert error["field"] == "body"
-    assert words in error["message"]
+    assert message in error["message"]
 
 
 NUMBERS = [
@@ -87,11 +89,11 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda n: n[:12])
-@pytest.mark.parametrize("where", ['{"a": %s}', '[{"b": [%s]}]', "%s"])
-def test_a_number_beyond_64_bits_is_refused_wherever_it_stands(
-    shared: ApiClient, where: str, number: str
+@pytest.mark.parametrize("template", ['{"a": %s}', '[{"b": [%s]}]', "%s"])
+def test_a_number_beyond_64_bits_is_refused_at_any_depth(
+    shared: ApiClient, template: str, number: str
 ) -> None:
-    answer = send(shared, with_metadata(shared, where % number))
+    answer = send(shared, with_metadata(shared, template % number))
     assert answer.status_code == 422, answer.text
     assert [e["field"] for e in answer.json()["errors"]] == ["body"]
 
@@ -104,7 +106,7 @@ def test_text_that_looks_like_such_a_number_is_text(shared: ApiClient, text: str
 @pytest.mark.parametrize(
     "piece", ['"a\\u0000b"', '{"\\u0000": "a"}', '[["\\u0000"]]', '{"a": {"b": ["\\u0000"]}}']
 )
-def test_a_nul_character_is_refused_wherever_it_stands(shared: ApiClient, piece: str) -> None:
+def test_a_nul_character_is_refused_at_any_depth(shared: ApiClient, piece: str) -> None:
     answer = send(shared, with_metadata(shared, piece))
     assert answer.status_code == 422, answer.text
     assert "NUL" in answer.json()["detail"]
@@ -117,9 +119,7 @@ def test_text_that_looks_like_an_escaped_nul_is_text(shared: ApiClient) -> None:
 
 
 @pytest.mark.parametrize("piece", ['"\\ud800"', '{"\\ud800": "a"}', '{"a": "\\udfff"}', '["\\ud800"]'])
-def test_half_a_character_is_refused_and_told_without_breaking_the_answer(
-    shared: ApiClient, piece: str
-) -> None:
+def test_a_lone_surrogate_is_refused_and_the_answer_is_valid_utf_8(shared: ApiClient, piece: str) -> None:
     answer = send(shared, with_metadata(shared, piece))
     assert answer.status_code == 422, answer.text
     (error,) = answer.json()["errors"]
@@ -127,35 +127,35 @@ def test_half_a_character_is_refused_and_told_without_breaking_the_answer(
 
 
 @pytest.mark.parametrize(
-    "kind",
+    "media_type",
     [
         None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
         "application/xml", "application/jsonp", "nonsense",
     ],
 )  # fmt: skip
-def test_a_body_of_another_kind_is_a_415_that_says_which_is_wanted(
-    shared: ApiClient, kind: str | None
+def test_a_body_of_another_media_type_is_a_415_that_names_json(
+    shared: ApiClient, media_type: str | None
 ) -> None:
-    answer = send(shared, json.dumps(shared.payload()).encode(), kind)
+    answer = send(shared, json.dumps(shared.payload()).encode(), media_type)
     assert answer.status_code == 415, answer.text
     assert "application/json" in answer.json()["detail"]
 
 
-def test_a_charset_beside_the_kind_does_no_harm(shared: ApiClient) -> None:
+def test_a_charset_beside_the_media_type_is_accepted(shared: ApiClient) -> None:
     body = json.dumps(shared.payload()).encode()
     assert send(shared, body, "Application/JSON; charset=utf-8").status_code == 201
 
 
-@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x", "text/plain"])
-def test_a_body_over_the_limit_is_a_413_of_whatever_kind(shared: ApiClient, kind: str) -> None:
+@pytest.mark.parametrize("media_type", ["application/json", "multipart/form-data; boundary=x", "text/plain"])
+def test_a_body_over_the_limit_is_a_413_for_any_media_type(shared: ApiClient, media_type: str) -> None:
     limit = shared.context.settings.max_json_bytes
     assert limit == 32 << 20
-    answer = send(shared, b" " * (limit + 1), kind)
+    answer = send(shared, b" " * (limit + 1), media_type)
     assert answer.status_code == 413, answer.text
     assert str(limit) in answer.json()["detail"]
 
 
-def test_a_body_of_just_the_limit_is_read(shared: ApiClient) -> None:
+def test_a_body_of_exactly_the_limit_is_accepted(shared: ApiClient) -> None:
     body = json.dumps(shared.payload()).encode()
     assert send(shared, body.ljust(shared.context.settings.max_json_bytes)).status_code == 201
 
@@ -173,18 +173,18 @@ BROKEN: list[bytes] = [b"", b"[]", b"{", b"null", b'{"\\ud800": "\\u0000"}', b'{
 
 
 @pytest.mark.parametrize(("method", "path"), routes_with_bodies())
-def test_no_route_makes_a_mistake_over_a_broken_body(shared: ApiClient, method: str, path: str) -> None:
+def test_no_route_fails_on_a_broken_body(shared: ApiClient, method: str, path: str) -> None:
     for body in BROKEN:
         answer = shared.ask(method, path.replace("{", "").replace("}", ""), content=body, headers=JSON)
         assert answer.status_code < 500, (body[:20], answer.text)
 
 
 @pytest.mark.parametrize("number", ["9223372036854775807", "-9223372036854775808", "1e308", "0", "-0.0"])
-def test_numbers_of_64_bits_pass(number: str) -> None:
+def test_numbers_of_64_bits_are_accepted(number: str) -> None:
     request_limits.check_json(f"[{number}]".encode())
 
 
-def test_the_place_of_a_mistake_is_told() -> None:
+def test_a_syntax_error_is_reported_with_its_line_and_column() -> None:
     with pytest.raises(InvalidInput) as refused:
         request_limits.check_json(b'{\n  "a": tru\n}')
     assert "line 2, column 8" in refused.value.detail
@@ -198,33 +198,33 @@ def many_paths(site: ApiClient, count: int) -> bytes:
     return json.dumps(site.payload(upload_paths=["/film/shot.blend", *textures])).encode()
 
 
-def test_large_bodies_and_answers_are_read_and_made_beside_the_event_loop(
+def test_large_bodies_and_answers_are_parsed_and_encoded_outside_of_the_event_loop(
     site: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work: list[tuple[str, bool]] = []
+    calls: list[tuple[str, bool]] = []
 
-    def note(module: Any, name: str) -> None:
+    def record(module: Any, name: str) -> None:
         real = getattr(module, name)
 
-        def noted(*args: Any) -> Any:
-            work.append((name, threading.current_thread() is threading.main_thread()))
+        def recorded(*args: Any) -> Any:
+            calls.append((name, threading.current_thread() is threading.main_thread()))
             return real(*args)
 
-        monkeypatch.setattr(module, name, noted)
+        monkeypatch.setattr(module, name, recorded)
 
-    note(request_limits, "check_json")
-    note(detail, "encode")
-    monkeypatch.setattr(Request, "json", None)  # the framework would read the body again
-    made = send(site, many_paths(site, 5000))
-    assert made.status_code == 201, made.text
-    seen = site.ask("GET", f"/api/jobs/{made.json()['id']}")
-    assert seen.json() == made.json()
-    assert len(seen.json()["inputs"]) == len(seen.json()["missing_paths"]) == 5001
-    assert seen.json()["upload_paths"] == [i["path"] for i in seen.json()["inputs"]]
-    assert work == [("check_json", False), ("encode", False), ("encode", False)]
+    record(request_limits, "check_json")
+    record(detail, "encode")
+    monkeypatch.setattr(Request, "json", None)  # the framework would parse the body again
+    submitted = send(site, many_paths(site, 5000))
+    assert submitted.status_code == 201, submitted.text
+    job = site.ask("GET", f"/api/jobs/{submitted.json()['id']}")
+    assert job.json() == submitted.json()
+    assert len(job.json()["inputs"]) == len(job.json()["missing_paths"]) == 5001
+    assert job.json()["upload_paths"] == [i["path"] for i in job.json()["inputs"]]
+    assert calls == [("check_json", False), ("encode", False), ("encode", False)]
 
 
-def test_a_kept_answer_does_not_hold_the_inputs_a_second_time(site: ApiClient) -> None:
+def test_a_stored_answer_does_not_store_the_inputs_a_second_time(site: ApiClient) -> None:
     payload = json.loads(many_paths(site, 3))
     first = keyed(site, payload)
     assert len(first.json()["inputs"]) == 4
@@ -234,13 +234,13 @@ def test_a_kept_answer_does_not_hold_the_inputs_a_second_time(site: ApiClient) -
 
 
 @pytest.mark.parametrize("piece", [b"1,", b'"",', b"1.5,"])
-def test_a_body_of_values_without_end_is_refused_before_it_is_read(shared: ApiClient, piece: bytes) -> None:
+def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(shared: ApiClient, piece: bytes) -> None:
     answer = send(shared, b"[" + piece * (request_limits.MAX_COMMAS + 1) + b"1]")
     assert answer.status_code == 422, answer.text
     assert "2,000,000 commas" in answer.json()["errors"][0]["message"]
 
 
-def test_of_a_value_without_end_the_beginning_is_told() -> None:
+def test_only_the_beginning_of_a_long_value_is_reported() -> None:
     class Endless(list[int]):
         def __iter__(self) -> Iterator[int]:
             return itertools.repeat(1)
@@ -249,34 +249,34 @@ def test_of_a_value_without_end_the_beginning_is_told() -> None:
     assert errors._plain(error)["given"] == '{"a": [1, ' + "1, " * 63 + "1"
 
 
-def test_only_routes_that_need_large_bodies_take_them(shared: ApiClient) -> None:
+def test_only_routes_that_need_large_bodies_accept_them(shared: ApiClient) -> None:
     body = json.dumps({"name": "x"}).encode().ljust(request_limits.LARGE_BYTES + 1)
     answer = shared.ask("POST", "/api/projects", content=body, headers=JSON)
     assert answer.status_code == 413, answer.text
 
 
-def test_a_user_sends_two_large_bodies_at_once_and_is_told_so(shared: ApiClient) -> None:
+def test_a_third_large_body_of_a_user_at_once_is_refused(shared: ApiClient) -> None:
     member = shared.member("two@studio.example")
 
-    async def slow(begun: asyncio.Event, go_on: asyncio.Event) -> AsyncIterator[bytes]:
+    async def slow(begun: asyncio.Event, resume: asyncio.Event) -> AsyncIterator[bytes]:
         yield b" " * (request_limits.LARGE_BYTES + 1)
         begun.set()
-        await go_on.wait()
+        await resume.wait()
         yield b"{}"
 
     async def race() -> tuple[list[int], Any, int]:
-        go_on = asyncio.Event()
+        resume = asyncio.Event()
         sending = []
         for _ in range(request_limits.LARGE_OF_ONE):
             begun = asyncio.Event()
-            call = member.call("POST", "/api/jobs", content=slow(begun, go_on), headers=JSON)
+            call = member.call("POST", "/api/jobs", content=slow(begun, resume), headers=JSON)
             sending.append(asyncio.create_task(call))
             await begun.wait()
         third = await member.call(
             "POST", "/api/jobs", content=b" " * (request_limits.LARGE_BYTES + 1), headers=JSON
         )
         another = await shared.call("POST", "/api/jobs", content=b" " * (2 << 20), headers=JSON)
-        go_on.set()
+        resume.set()
         return [(await call).status_code for call in sending], third, another.status_code
 
     first, third, another = shared.loop.run(race())
@@ -286,13 +286,13 @@ def test_a_user_sends_two_large_bodies_at_once_and_is_told_so(shared: ApiClient)
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_body_that_does_not_arrive_is_given_up(
+def test_a_body_that_does_not_arrive_in_time_is_a_408(
     shared: ApiClient, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
-    monkeypatch.setattr(request_limits, "BODY_SECONDS" if known else "STRANGERS_SECONDS", 0.01)
+    monkeypatch.setattr(request_limits, "BODY_SECONDS" if known else "ANONYMOUS_SECONDS", 0.01)
 
     async def stuck() -> AsyncIterator[bytes]:
-        yield b" " * (request_limits.STRANGERS_BYTES + 1 if known else 1)
+        yield b" " * (request_limits.ANONYMOUS_BYTES + 1 if known else 1)
         await asyncio.Event().wait()
 
     answer = shared.loop.run(shared.call("POST", "/api/jobs", content=stuck(), headers=JSON))
@@ -307,13 +307,13 @@ def keyed(site: ApiClient, payload: dict[str, Any], key: str = "k", path: str = 
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb"])
-def test_a_key_that_is_none_is_refused(shared: ApiClient, key: str) -> None:
+def test_an_invalid_idempotency_key_is_refused(shared: ApiClient, key: str) -> None:
     answer = keyed(shared, shared.payload(), key)
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"][0]["field"] == "Idempotency-Key"
 
 
-def test_the_first_answer_is_given_again_though_it_could_not_be_given_now(site: ApiClient) -> None:
+def test_a_repeat_gets_the_first_answer_even_after_the_project_was_archived(site: ApiClient) -> None:
     project = site.ask("POST", "/api/projects", json={"name": "old"}).json()
     payload = site.payload(project="old")
     first = keyed(site, payload)
@@ -338,15 +338,15 @@ def test_a_key_belongs_to_its_user_and_path(site: ApiClient, other: ApiClient) -
 
 
 class Race:
-    """Submissions stop within their transaction until they are let on."""
+    """Submissions that stop within their transaction until `resume` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.inside, self.go_on = threading.Event(), threading.Event()
+        self.inside, self.resume = threading.Event(), threading.Event()
         store = storing.store
 
         def slow(tx: Tx, *args: Any) -> str:
             self.inside.set()
-            assert self.go_on.wait(30)
+            assert self.resume.wait(30)
             return store(tx, *args)
 
         monkeypatch.setattr(storing, "store", slow)
@@ -354,12 +354,12 @@ class Race:
 
 @contextlib.contextmanager
 def two_replicas(folder: Path, url: str) -> Iterator[tuple[ApiClient, ApiClient]]:
-    """One farm seen through two servers, which share its database and data alone."""
+    """One farm by two servers, which share only its database and its data directory."""
     with a_farm(folder, url) as one, a_farm(folder, url) as two, a_site(one) as site, a_site(two) as twin:
         yield site, twin
 
 
-def test_of_two_replicas_one_works_on_a_key_and_the_other_says_when_to_come_back(
+def test_a_key_in_work_on_one_replica_is_refused_on_the_other_with_retry_after(
     tmp_path: Path, postgres: Callable[[bool], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with two_replicas(tmp_path, postgres(True)) as (site, twin):
@@ -368,10 +368,10 @@ def test_of_two_replicas_one_works_on_a_key_and_the_other_says_when_to_come_back
         working = threading.Thread(target=lambda: answers.append(keyed(site, payload)))
         working.start()
         assert race.inside.wait(30)
-        late = keyed(twin, payload)
-        race.go_on.set()
+        second = keyed(twin, payload)
+        race.resume.set()
         working.join(30)
-        assert (late.status_code, late.headers["retry-after"]) == (409, "1")
+        assert (second.status_code, second.headers["retry-after"]) == (409, "1")
         (first,) = answers
         assert first.status_code == 201, first.text
         again = keyed(twin, payload)
@@ -379,7 +379,7 @@ def test_of_two_replicas_one_works_on_a_key_and_the_other_says_when_to_come_back
         assert len(site.rows(jobs)) == 1
 
 
-def test_many_replicas_at_once_make_one_job_and_no_mistake(
+def test_simultaneous_repeats_on_two_replicas_make_one_job_each(
     tmp_path: Path, postgres: Callable[[bool], str]
 ) -> None:
     with two_replicas(tmp_path, postgres(True)) as (site, twin):

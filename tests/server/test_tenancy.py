@@ -1,4 +1,4 @@
-"""Rivals share one farm: what is another account's is not there, by whatever way one asks for it."""
+"""Tenancy: by no route does an account see or change anything of another one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_AN_ACCOUNTS = {
     "/api/files/{file_id}",
     "/api/jobs/{job_id}/frames/{frame}/thumbnail",
 }
-"""The first is the farm's own list, the others are for whoever has a signed address."""
+"""Paths without an account: the farm's own list, and signed addresses, which need no token."""
 ADMINS_ONLY = (
     {("PATCH", "/api/users/{user_id}")}
     | {
@@ -75,12 +75,12 @@ def addresses(site: ApiClient) -> list[tuple[str, str]]:
     ]
 
 
-def fill(path: str, ids: dict[str, str]) -> str:
+def fill_in(path: str, ids: dict[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda m: ids[m[1]], path)
 
 
-def plain(answer: Any, ids: dict[str, str]) -> Any:
-    """An answer without what differs from request to request."""
+def normalised(answer: Any, ids: dict[str, str]) -> Any:
+    """Status and body of an answer, with ids replaced by their names and without the request id."""
     text = answer.text
     for name, value in ids.items():
         if len(value) > 5:
@@ -88,43 +88,43 @@ def plain(answer: Any, ids: dict[str, str]) -> Any:
     return answer.status_code, re.sub(r"req_\w+", "", text)
 
 
-def test_every_id_of_another_account_is_as_unknown_as_one_that_never_was(
+def test_ids_of_another_account_get_the_same_answers_as_unknown_ids(
     site: ApiClient, other: ApiClient, rival: dict[str, str]
 ) -> None:
     member = member_of(other, "mel@rival.example")
-    nothing = {k: v if k == "number" else v[:4] + "0" * 26 for k, v in rival.items()}
+    unknown_ids = {k: v if k == "number" else v[:4] + "0" * 26 for k, v in rival.items()}
     before = site.get(f"/api/jobs/{rival['job_id']}")
-    swept = addresses(site)
-    assert {p.split("/")[2] for _, p in swept} >= {"jobs", "projects", "users", "auth"}
-    for method, path in swept:
+    routes = addresses(site)
+    assert {p.split("/")[2] for _, p in routes} >= {"jobs", "projects", "users", "auth"}
+    for method, path in routes:
         body = BODIES.get((method, path))
-        for asker in (other, member):
+        for client in (other, member):
             more = {} if body is None else {"json": body}
-            theirs = asker.ask(method, fill(path, rival), **more)
-            unknown = asker.ask(method, fill(path, nothing), **more)
-            assert plain(theirs, rival) == plain(unknown, nothing), (method, path)
-            barred = asker is member and (method, path) in ADMINS_ONLY
-            assert theirs.status_code == (403 if barred else 404), (method, path, theirs.text)
+            theirs = client.ask(method, fill_in(path, rival), **more)
+            unknown = client.ask(method, fill_in(path, unknown_ids), **more)
+            assert normalised(theirs, rival) == normalised(unknown, unknown_ids), (method, path)
+            forbidden = client is member and (method, path) in ADMINS_ONLY
+            assert theirs.status_code == (403 if forbidden else 404), (method, path, theirs.text)
             assert theirs.headers["content-type"] == "application/problem+json"
     assert site.get(f"/api/jobs/{rival['job_id']}") == before
     assert site.get("/api/auth/me")["user"]["disabled"] is False
 
 
-def test_lists_hold_nothing_of_another_account(
+def test_lists_contain_nothing_of_another_account(
     site: ApiClient, other: ApiClient, rival: dict[str, str]
 ) -> None:
-    seen = "".join(
+    text = "".join(
         other.ask("GET", path).text
         for path in (
             "/api/jobs", "/api/projects?status=all", "/api/users", "/api/auth/keys", "/api/auth/me",
             "/api/billing/current-period", "/api/billing/transactions", "/api/budgets", "/api/wrangler/rules",
         )
     )  # fmt: skip
-    assert not [value for value in rival.values() if len(value) > 5 and value in seen]
-    assert site.email not in seen
+    assert not [value for value in rival.values() if len(value) > 5 and value in text]
+    assert site.email not in text
 
 
-def test_what_a_job_names_of_another_account_is_unknown(
+def test_a_submission_that_names_objects_of_another_account_is_refused(
     site: ApiClient, other: ApiClient, rival: dict[str, str]
 ) -> None:
     site.ask("POST", "/api/projects", json={"name": "secret film"})
@@ -140,15 +140,15 @@ def test_what_a_job_names_of_another_account_is_unknown(
         assert "secret" not in answer.json()["errors"][0]["message"]
 
 
-def test_projects_of_one_name_are_two(site: ApiClient, other: ApiClient) -> None:
-    made = [s.ask("POST", "/api/projects", json={"name": "dune"}) for s in (site, other)]
-    assert [m.status_code for m in made] == [201, 201]
-    assert made[0].json()["id"] != made[1].json()["id"]
-    other.ask("PATCH", f"/api/projects/{made[1].json()['id']}", json={"action": "archive"})
+def test_projects_of_the_same_name_in_two_accounts_are_separate(site: ApiClient, other: ApiClient) -> None:
+    created = [s.ask("POST", "/api/projects", json={"name": "dune"}) for s in (site, other)]
+    assert [answer.status_code for answer in created] == [201, 201]
+    assert created[0].json()["id"] != created[1].json()["id"]
+    other.ask("PATCH", f"/api/projects/{created[1].json()['id']}", json={"action": "archive"})
     assert "dune" in {p["name"] for p in site.get("/api/projects")["data"]}
 
 
-def test_a_hash_never_opens_nor_betrays_anothers_file(site: ApiClient, other: ApiClient) -> None:
+def test_a_hash_does_not_reveal_or_open_a_file_of_another_account(site: ApiClient, other: ApiClient) -> None:
     sent = site.upload(SCENE, DATA).json()
     one = {"md5": sent["md5"], "sha256": sent["sha256"], "size": sent["size"], "path": "/mine.blend"}
     many = {"files": [one, {"md5": "0" * 32}]}
@@ -160,14 +160,14 @@ def test_a_hash_never_opens_nor_betrays_anothers_file(site: ApiClient, other: Ap
     assert (job["status"], job["missing_paths"]) == ("syncing", [SCENE])
 
 
-def test_a_cursor_is_for_its_own_account_list_and_filters(site: ApiClient, other: ApiClient) -> None:
+def test_a_cursor_is_valid_only_for_its_account_list_and_filters(site: ApiClient, other: ApiClient) -> None:
     for name in ("one", "two"):
         for account in (site, other):
             account.ask("POST", "/api/projects", json={"name": name})
     cursor = site.get("/api/projects?limit=1")["next_cursor"]
     assert [p["name"] for p in site.get(f"/api/projects?cursor={cursor}")["data"]] == ["one", "two"]
     tampered = ("B" if cursor[0] == "A" else "A") + cursor[1:]
-    for asker, path in (
+    for client, path in (
         (other, f"/api/projects?cursor={cursor}"),
         (site, f"/api/jobs?cursor={cursor}"),
         (site, f"/api/projects?status=all&cursor={cursor}"),
@@ -175,18 +175,18 @@ def test_a_cursor_is_for_its_own_account_list_and_filters(site: ApiClient, other
         (site, f"/api/projects?cursor={cursor[:-4]}"),
         (site, "/api/projects?cursor=%C3%A9"),
     ):
-        answer = asker.ask("GET", path)
+        answer = client.ask("GET", path)
         assert answer.status_code == 422, path
         assert [e["field"] for e in answer.json()["errors"]] == ["cursor"]
 
 
-def test_a_signed_address_is_good_for_one_file_and_cannot_be_altered(
+def test_a_signed_address_is_valid_for_one_file_and_cannot_be_altered(
     site: ApiClient, rival: dict[str, str]
 ) -> None:
     files = site.get(f"/api/jobs/{rival['job_id']}/files")["data"]
     urls = [urllib.parse.urlsplit(f["url"]) for f in files]
     first, second = ((u.path, dict(urllib.parse.parse_qsl(u.query))) for u in urls)
-    anyone = dataclasses.replace(site, token="")
+    anonymous = dataclasses.replace(site, token="")
     signature = first[1]["signature"]
     flipped = ("0" if signature[0] != "0" else "1") + signature[1:]
     altered = [
@@ -197,8 +197,8 @@ def test_a_signed_address_is_good_for_one_file_and_cannot_be_altered(
         (first[0], first[1] | {"signature": "é"}),
         ("/api/files/99999999", first[1]),
     ]
-    refused = [anyone.ask("GET", path, params=query) for path, query in altered]
-    assert {plain(a, {}) for a in refused} == {plain(refused[0], {})}
+    refused = [anonymous.ask("GET", path, params=query) for path, query in altered]
+    assert {normalised(a, {}) for a in refused} == {normalised(refused[0], {})}
     assert refused[0].status_code == 403
     for method in ("PUT", "POST", "DELETE", "PATCH"):
-        assert anyone.ask(method, first[0], params=first[1]).status_code == 405
+        assert anonymous.ask(method, first[0], params=first[1]).status_code == 405

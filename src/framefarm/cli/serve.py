@@ -178,7 +178,7 @@ def _print_start(context: Any, address: str, host: str, behind_proxy: bool) -> N
     password = context.data / bootstrap.ADMIN_PASSWORD
     first = context.db.read_now(accounts.first_admin)
     if first is not None and password.exists():
-        out.write(f"the first admin is {first['email']}, the password is in {password}\n")
+        out.write(f"the first admin is {first.email}, the password is in {password}\n")
     for bucket, folder in buckets(context).items():
         out.write(f"{bucket} is {folder}\n")
     if host not in {"127.0.0.1", "::1", "[::1]", "localhost"} and not behind_proxy:

@@ -1,4 +1,4 @@
-"""Who does something: what every service is told about its caller."""
+"""The authenticated caller of a request, as services know it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Role = Literal["admin", "member", "read"]
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A caller whose token was checked. `name` goes into events and audit rows (`user:a@b.c`, `key:…`)."""
+    """A caller whose token was checked, with the role that the token has."""
 
     account_id: str
     user_id: str
@@ -24,6 +24,7 @@ class Actor:
 
     @property
     def name(self) -> str:
+        """Name in events and audit rows: `user:a@b.c`, or `key:a@b.c` for a key of that user."""
         return f"{'user' if self.token_kind == 'login' else 'key'}:{self.email}"
 
     @property

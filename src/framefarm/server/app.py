@@ -1,12 +1,11 @@
-"""Puts the running server together; nothing else does."""
+"""Assembly of the running server: the ASGI application, and the loops beside it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 from fastapi import FastAPI
@@ -14,7 +13,7 @@ from fastapi import FastAPI
 from framefarm import __version__
 from framefarm.server import docs_page, health
 from framefarm.server.accounts import routes as account_routes
-from framefarm.server.accounts.callers import who_calls
+from framefarm.server.accounts.callers import authenticate
 from framefarm.server.billing import routes as billing_routes
 from framefarm.server.billing import service as billing
 from framefarm.server.budgets import routes as budget_routes
@@ -33,7 +32,7 @@ from framefarm.server.operator import control_socket
 from framefarm.server.outputs import publisher, staging_cleanup
 from framefarm.server.outputs import routes as output_routes
 from framefarm.server.projects import routes as project_routes
-from framefarm.server.retention import service as collection
+from framefarm.server.retention import service as retention
 from framefarm.server.sessions.routes import NodeApi, NodeFirst
 from framefarm.server.submission import scene_reading
 from framefarm.server.webhooks import routes as webhook_routes
@@ -43,7 +42,7 @@ from framefarm.server.wrangler import rule_engine as wrangler
 
 log = structlog.get_logger(__name__)
 AGAIN_SECONDS = 1.0
-"""How soon a loop that failed is begun anew."""
+"""Pause before a failed loop is started again."""
 ROUTERS = (
     account_routes.router,
     project_routes.router,
@@ -60,7 +59,7 @@ ROUTERS = (
 
 
 def create_app(context: AppContext, engine: LocalEngine | None = None) -> FastAPI:
-    """The ASGI application; with an engine it also runs the dispatcher and the farm's own loops."""
+    """Create the ASGI application; with an engine it also runs the dispatcher and the farm's own loops."""
     node_api = NodeApi(context)
     followers = streams.Streams(context)
     holder = f"{socket.gethostname()}:{context.data}"  # one process at a time holds a data directory
@@ -70,7 +69,7 @@ def create_app(context: AppContext, engine: LocalEngine | None = None) -> FastAP
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         context.hub.attach(asyncio.get_running_loop())
         async with contextlib.AsyncExitStack() as stack:
-            loops: list[Callable[[], Coroutine[Any, Any, None]]] = [followers.run]
+            loops: list[Callable[[], Awaitable[None]]] = [followers.run]
             if dispatcher is not None:
                 await stack.enter_async_context(control_socket.serve_control(context))
                 loops += [
@@ -82,11 +81,11 @@ def create_app(context: AppContext, engine: LocalEngine | None = None) -> FastAP
                     Sender(context, lambda: followers.position).run,
                     lambda: mail.run(context, lambda: followers.position),
                     lambda: wrangler.run(context, dispatcher.require_lead),
-                    lambda: collection.run(context, dispatcher.require_lead),
+                    lambda: retention.run(context, dispatcher.require_lead),
                 ]
             loops.append(lambda: _renew_leases(context, node_api))
-            tasks = [asyncio.create_task(_for_ever(loop)) for loop in loops]
-            stack.push_async_callback(_end, tasks)
+            tasks = [asyncio.create_task(_keep_running(loop)) for loop in loops]
+            stack.push_async_callback(_cancel, tasks)
             yield
 
     app = FastAPI(
@@ -105,24 +104,24 @@ def create_app(context: AppContext, engine: LocalEngine | None = None) -> FastAP
         app.include_router(router)
     app.include_router(health.router)
     docs_page.install(app)
-    request_limits.install(app, who_calls)
+    request_limits.install(app, authenticate)
     openapi.install(app)
     app.add_middleware(NodeFirst, router=node_api.router())
     return app
 
 
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _for_ever(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """A loop that fails is begun anew: a farm that answers and renders nothing helps nobody."""
+async def _keep_running(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop, and start it again after a failure: else the farm would answer and render nothing."""
     await repeat(loop, seconds=AGAIN_SECONDS, failure="loop_failed")
 
 
 async def _renew_leases(context: AppContext, node_api: NodeApi) -> None:
-    """One statement a second for all calls that are held open here."""
+    """Renew the leases of all runners' calls that this process holds open: one statement a second."""
     pause = min(1.0, context.settings.lease_seconds / 4)
     await repeat(node_api.renew_held, seconds=pause, failure="leases_not_renewed")

@@ -1,4 +1,4 @@
-"""Opens the farm that lies in a data directory, or makes it; nothing else does."""
+"""Opening of the farm in a data directory; a missing one is created."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ ADMIN_PASSWORD = "admin-password"
 
 
 def open_farm(settings: Settings) -> AppContext:
-    """Open (and bring up to date, or make) the farm in `settings.data`. Close its `db` in the end."""
+    """Open the farm in `settings.data`: create it if missing, and migrate its database.
+
+    The caller closes the context's `db`. Raises ValueError for a damaged secret.
+    """
     data = settings.data.resolve()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     data.chmod(0o700)
@@ -50,7 +53,7 @@ def open_farm(settings: Settings) -> AppContext:
         _subscribe(context)
         db.write_now(_first_start, context)
         if settings.sandbox == "none" and os.geteuid() == 0:
-            _let_through(data)
+            _open_to_slot_users(data)
     except BaseException:
         db.close()
         raise
@@ -58,7 +61,7 @@ def open_farm(settings: Settings) -> AppContext:
 
 
 def _subscribe(context: AppContext) -> None:
-    """Connect rooms that must not import each other: what happens in one transaction, across floors."""
+    """Subscribe to events of lower rooms: higher rooms act on them in the same transaction."""
     store = context.store
 
     def charge(tx: Tx, job: JobFinished) -> None:
@@ -68,9 +71,11 @@ def _subscribe(context: AppContext) -> None:
     context.db.subscribe(FilesArrived, lambda tx, files: scene_reading.complete(tx, store, files.job_ids))
 
 
-def _let_through(data: Path) -> None:
-    """Without bubblewrap Blender's user reaches its files by their real paths: any user may pass through to
-    the sessions, and to nothing else."""
+def _open_to_slot_users(data: Path) -> None:
+    """Let any user traverse the data directory to the sessions, and to no other entry of it.
+
+    Without bubblewrap Blender's user reaches its files by their real paths.
+    """
     for name in ("store", "outputs", "buckets"):
         (data / name).mkdir(exist_ok=True)
     for entry in data.iterdir():
@@ -80,7 +85,7 @@ def _let_through(data: Path) -> None:
 
 
 def _first_start(tx: Tx, context: AppContext) -> None:
-    """An empty database gets its account, admin, project, instance types and a place for output."""
+    """Give an empty database an account, its admin, a project, instance types and an output destination."""
     if accounts.any_account(tx):
         return
     settings = context.settings
@@ -108,7 +113,7 @@ def _write_secret(path: Path, text: str) -> None:
 
 
 def local_engine(context: AppContext) -> LocalEngine:
-    """The engine of this machine. What a farm that was killed while it started a sandbox left, is ended."""
+    """Create the engine of this machine, and end orphans: sandboxes that a killed farm had just started."""
     orphans.end_orphans()
     return LocalEngine(
         context.data / SESSIONS,

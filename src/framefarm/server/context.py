@@ -1,4 +1,4 @@
-"""What the features share at run time. `bootstrap.py` makes it; nothing else does."""
+"""Objects that the features share at run time; `bootstrap.open_farm` creates them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SECRET_BYTES = 32
 
 
 class Keyring:
-    """Keys for one purpose each, derived from a secret that lies 0600 in the data directory."""
+    """Keys, one for each purpose, derived from a secret in the data directory (mode 0600)."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     @classmethod
     def open(cls, path: Path) -> Keyring:
-        """Read the secret, or make it: whole or not at all. Raises ValueError for a damaged one."""
+        """Read the secret, or create it atomically. Raises ValueError for a damaged one."""
         try:
             secret = path.read_bytes()
         except FileNotFoundError:
@@ -41,10 +41,11 @@ class Keyring:
         return cls(secret)
 
     def key(self, purpose: str) -> bytes:
+        """The purpose's key, 32 bytes."""
         return hmac.digest(self._secret, purpose.encode(), hashlib.sha256)
 
     def digest(self, purpose: str, text: str) -> str:
-        """Keyed hash (hex) of a token, for storing and looking up."""
+        """Keyed hash of a text, in hex: stored and compared instead of the text."""
         return hmac.new(self.key(purpose), text.encode(), hashlib.sha256).hexdigest()
 
 
@@ -60,26 +61,31 @@ def _write_secret(path: Path, secret: bytes) -> None:
 
 
 class WakeHub:
-    """Wakes those who wait in this process: a level, not a message. Called from any thread."""
+    """Wakes listeners of this process by topic. Wake-ups carry no data, and several may merge into one."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[str, set[asyncio.Event]] = {}
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Set the event loop in which the listeners wait."""
         self._loop = loop
 
     def wake(self, *topics: str) -> None:
-        """Topics: `session:<id>`, `job:<id>` (its sessions), `dispatch`, `publish`, `scenes`, `billing`,
-        `events`, `webhooks`, `mail`."""
+        """Wake all listeners of these topics, from any thread.
+
+        Topics: `session:<id>`, `job:<id>` (its sessions), `dispatch`, `publish`, `scenes`, `billing`,
+        `events`, `webhooks`, `mail`.
+        """
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._set, topics)
 
     def wake_all(self) -> None:
-        """Everyone who waits: the farm is draining."""
+        """Wake all listeners, when the farm begins to drain."""
         self.wake(*self._waiting)
 
     def listen(self, *topics: str) -> Listener:
+        """A listener of these topics; it counts wake-ups from `async with` on."""
         return Listener(self, topics)
 
     def _set(self, topics: tuple[str, ...]) -> None:
@@ -89,7 +95,7 @@ class WakeHub:
 
 
 class Listener:
-    """`async with hub.listen("job:x") as woken: …; await woken.wait(seconds)`"""
+    """A wait for topics: `async with hub.listen("job:x") as woken: …; await woken.wait(seconds)`."""
 
     def __init__(self, hub: WakeHub, topics: tuple[str, ...]) -> None:
         self._hub, self._topics, self._event = hub, topics, asyncio.Event()
@@ -107,7 +113,7 @@ class Listener:
                 del self._hub._waiting[topic]
 
     async def wait(self, seconds: float) -> bool:
-        """True when woken since the last wait, False when the time ran out."""
+        """Wait for a wake-up since the last wait. False: none came within `seconds`."""
         try:
             # Not wait_for: until Python 3.12 it loses a cancellation that meets the wake-up.
             async with asyncio.timeout(max(0.0, seconds)):
@@ -120,6 +126,8 @@ class Listener:
 
 @dataclass
 class AppContext:
+    """Settings, database, store, keys and wake-ups of one farm in this process."""
+
     settings: Settings
     data: Path
     db: Database
@@ -127,12 +135,13 @@ class AppContext:
     store: LocalStore
     hub: WakeHub = field(default_factory=WakeHub)
     base_url: Callable[[], str] = lambda: ""
-    """The farm's own address, known once it listens."""
+    """Returns the farm's own address; empty until it listens."""
     draining: bool = False
+    """Whether the farm is stopping and refuses changes."""
     waiting: dict[str, str] = field(default_factory=dict)
-    """Job → what it waits for, in words, by the dispatcher's last look."""
+    """Sentence about what a job waits for, by job id, as of the dispatcher's last tick."""
     in_flight: set[tuple[str, ...]] = field(default_factory=set)
-    """Idempotency keys that this process works on now."""
+    """Idempotency keys of requests that this process has in work (account, user, method, path, key)."""
 
     def __post_init__(self) -> None:
         self.db.wake = self.hub.wake

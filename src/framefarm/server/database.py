@@ -1,9 +1,9 @@
-"""The farm's database: units of work over one connection, on SQLite or PostgreSQL.
+"""The farm's database: units of work, on SQLite or PostgreSQL.
 
-A unit of work is a plain function `work(tx, ...)`. It runs in a thread, in one transaction, is committed at
-its edge, and never commits itself. On SQLite there is one writer thread: units that arrive while a commit
-runs share the next one, each behind a savepoint of its own, so that a bad one fails alone. On PostgreSQL
-each unit is a transaction of its own on a small pool.
+A unit of work is a plain function `work(tx, …)`. It runs in a thread and in one transaction, which
+`Database` commits; it never commits itself. On SQLite one thread writes: units that arrive during a commit
+share the next one, each with a savepoint of its own, so that a failing unit fails alone. On PostgreSQL each
+unit is a transaction of its own on a small pool of connections.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from framefarm.server.metrics import COMMIT_SECONDS
 from framefarm.server.tracing import span
@@ -46,8 +47,8 @@ NAMING = {
 metadata = sa.MetaData(naming_convention=NAMING)
 
 
-class EnumText(sa.TypeDecorator[Any]):
-    """A `StrEnum` kept as text: rows hold its members, statements take members or plain strings."""
+class EnumText(sa.TypeDecorator[StrEnum]):
+    """Column type of a `StrEnum`, stored as text: rows hold members, statements take members or strings."""
 
     impl = sa.Text
     cache_ok = True
@@ -63,11 +64,11 @@ class EnumText(sa.TypeDecorator[Any]):
         return None if value is None else self.members(value)
 
 
-AGAIN = frozenset({"40001", "40P01", "23505"})
-"""PostgreSQL's ways of saying "again": a serialization failure, a deadlock, and a name that another took
-since this looked: it looks again, and says so."""
+RETRIED = frozenset({"40001", "40P01", "23505"})
+"""SQLSTATEs after which a unit runs again: a serialization failure, a deadlock, and a violated unique
+constraint, which the unit's own check then reports."""
 BATCH = 128
-"""Most units of work that share one commit on SQLite."""
+"""Most units of work in one commit on SQLite."""
 
 
 def wall_clock_ms() -> int:
@@ -76,72 +77,79 @@ def wall_clock_ms() -> int:
 
 
 class ServerClock:
-    """The PostgreSQL server's clock: several machines judge leases by it, whatever their own clocks say.
-    `refresh` asks the server, every few seconds; between, time goes on by this process's monotonic clock."""
+    """The PostgreSQL server's clock, so that several machines judge leases by the same time.
+
+    `refresh` reads it every few seconds; between two readings this process's monotonic clock is added.
+    """
 
     KEPT_SECONDS = 5.0
+    """Time between two readings."""
     STEP_BACK_MS = 1000
-    """Less than that is drift: then time waits instead of going back."""
+    """Steps back below this are drift: the clock then stands still until the time catches up."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
-        self._asked = -math.inf
-        self._there_ms = 0.0
+        self._read_at = -math.inf
+        """When the server's clock was read, by the monotonic clock."""
+        self._server_ms = 0.0
         self._last_ms = 0
 
     def __call__(self) -> int:
         with self._lock:
-            if self._asked == -math.inf:
-                self._ask()
-            now_ms = round(self._there_ms + (time.monotonic() - self._asked) * 1000)
+            if self._read_at == -math.inf:
+                self._read()
+            now_ms = round(self._server_ms + (time.monotonic() - self._read_at) * 1000)
             if not 0 < self._last_ms - now_ms < self.STEP_BACK_MS:
                 self._last_ms = now_ms
             return self._last_ms
 
     def refresh(self) -> None:
-        """From a thread of the database."""
+        """Read the server's clock if the last reading is too old; call it in a thread of the database."""
         with self._lock:
-            if time.monotonic() - self._asked >= self.KEPT_SECONDS:
-                self._ask()
+            if time.monotonic() - self._read_at >= self.KEPT_SECONDS:
+                self._read()
 
-    def _ask(self) -> None:
+    def _read(self) -> None:
         with self._engine.connect() as conn:
             began = time.monotonic()
-            there = conn.execute(sa.text("SELECT extract(epoch FROM clock_timestamp()) * 1000")).scalar_one()
-            self._asked = (began + time.monotonic()) / 2
-            self._there_ms = float(there)
+            server_ms = conn.execute(
+                sa.text("SELECT extract(epoch FROM clock_timestamp()) * 1000")
+            ).scalar_one()
+            self._read_at = (began + time.monotonic()) / 2
+            self._server_ms = float(server_ms)
 
 
+# `Any`: each subscriber takes its own event class, each unit has its own result.
 Subscribers = dict[type[Any], list[Callable[["Tx", Any], None]]]
 
 
 @dataclass(slots=True)
 class Tx:
-    """A unit of work's hands: its connection, the time it runs at, and what to do once it is committed."""
+    """A unit's transaction: its connection, its time (ms since the epoch), and actions after the commit."""
 
     conn: sa.Connection
     now_ms: int
     after: list[Callable[[], None]] = field(default_factory=list)
     topics: set[str] = field(default_factory=set)
-    """Topics to wake after the commit; each listener is woken once for all units of that commit."""
+    """Topics to wake after the commit, once for all units of that commit."""
     subscribers: Subscribers = field(default_factory=dict)
 
     def rows(self, row: type[R], query: sa.Executable, values: Values | None = None) -> list[R]:
-        """All rows of a query whose columns are the fields of the row class `row`."""
-        return [row(**found._mapping) for found in self.conn.execute(query, values)]
+        """All rows of a query, whose columns are the fields of the row class `row`."""
+        return [row(**result._mapping) for result in self.conn.execute(query, values)]
 
     def row(self, row: type[R], query: sa.Executable, values: Values | None = None) -> R:
         """The only row of such a query. Raises sqlalchemy.exc.NoResultFound, MultipleResultsFound."""
         return row(**self.conn.execute(query, values).one()._mapping)
 
     def row_or_none(self, row: type[R], query: sa.Executable, values: Values | None = None) -> R | None:
-        """The only row of such a query, or None."""
-        found = self.conn.execute(query, values).one_or_none()
-        return None if found is None else row(**found._mapping)
+        """The only row of such a query, or None. Raises sqlalchemy.exc.MultipleResultsFound."""
+        result = self.conn.execute(query, values).one_or_none()
+        return None if result is None else row(**result._mapping)
 
     def after_commit(self, action: Callable[[], None]) -> None:
-        """Run `action` (quick, must not raise) in the database's thread once the commit is durable."""
+        """Run `action` in the database's thread after the commit. It must be quick and not raise."""
         self.after.append(action)
 
     def wake(self, *topics: str) -> None:
@@ -168,7 +176,7 @@ class _Unit:
     work: Callable[[Tx], Any]
     future: Future[Any]
     context: Context
-    """Of the caller: what is logged inside carries its request's id."""
+    """The caller's context variables: log lines of the unit have its request's id."""
 
 
 class Database:
@@ -177,14 +185,14 @@ class Database:
     def __init__(self, url: str, *, clock_ms: Callable[[], int] | None = None, readers: int = 4) -> None:
         self.url = sa.make_url(url)
         self.clock_ms: Callable[[], int] = clock_ms or wall_clock_ms
-        """The time that units run at: the PostgreSQL server's; with SQLite this machine's."""
+        """Time of units, in ms since the epoch: of the PostgreSQL server, or with SQLite of this machine."""
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.wake: Callable[..., None] = lambda *topics: None
-        """Where the topics of committed units go; called in the database's thread."""
+        """Called with the topics of committed units, in the database's thread."""
         self._subscribers: Subscribers = {}
         self._closed = False
         self._closing = threading.Lock()
-        """Held to hand in, or to close: nothing is handed in behind the end of the queue."""
+        """Held while a unit is queued, or the database closed: no unit is queued behind the end."""
         if self.is_sqlite:
             self.engine = _sqlite_engine(self.url, "BEGIN IMMEDIATE", size=1)
             self._read_engine = _sqlite_engine(self.url, "BEGIN", size=readers)
@@ -202,29 +210,32 @@ class Database:
             self._readers = ThreadPoolExecutor(2 * readers, thread_name_prefix="db")
 
     def subscribe(self, event: type[E], handler: Callable[[Tx, E], None]) -> None:
-        """Have `handler` called for each `tx.publish` of an `event`, in the publisher's transaction."""
+        """Call `handler` for each `tx.publish` of an `event`, in the publisher's transaction."""
         self._subscribers.setdefault(event, []).append(handler)
 
     # -- for async callers
 
     async def write(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work(tx, …)` in a transaction of its own; returns once it is durable."""
+        """Run `work(tx, …)` in a transaction of its own; returns its result once it is durable.
+
+        Raises the exception of `work`, and RuntimeError once the database is closed.
+        """
         with span("write", work=getattr(work, "__name__", "")):
             return await asyncio.wrap_future(self.submit(work, *args, **kwargs))
 
     async def read(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work(tx, …)` over one snapshot; it must not write."""
+        """Run `work(tx, …)`, which must not write, on one snapshot. Raises as `write` does."""
         with self._closing:
             self._must_be_open()
-            found = self._readers.submit(
+            future = self._readers.submit(
                 copy_context().run, self._run_read, lambda tx: work(tx, *args, **kwargs)
             )
-        return await asyncio.wrap_future(found)
+        return await asyncio.wrap_future(future)
 
     # -- for threads
 
     def submit(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Like `write`, for a caller in a thread. Raises RuntimeError once the database is closed."""
+        """Start `work(tx, …)` as `write` does. Raises RuntimeError once the database is closed."""
 
         def unit(tx: Tx) -> T:
             return work(tx, *args, **kwargs)
@@ -242,15 +253,15 @@ class Database:
             raise RuntimeError("the database is closed")
 
     def write_now(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work` and wait for it. Not from the event loop."""
+        """Run `work` as `write` does, and wait for it; not in the event loop."""
         return self.submit(work, *args, **kwargs).result()
 
     def read_now(self, work: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a reading `work` in this thread."""
+        """Run a `work` that only reads, in this thread."""
         return self._run_read(lambda tx: work(tx, *args, **kwargs))
 
     def close(self) -> None:
-        """Finish what was handed in, then let go of every connection."""
+        """Finish the queued units, then close all connections."""
         with self._closing:
             if self._closed:
                 return
@@ -280,7 +291,7 @@ class Database:
                     began = time.perf_counter()
                 COMMIT_SECONDS.observe(time.perf_counter() - began)
             except sa.exc.DBAPIError as error:
-                if attempt == 5 or getattr(error.orig, "sqlstate", None) not in AGAIN:
+                if attempt == 5 or getattr(error.orig, "sqlstate", None) not in RETRIED:
                     raise
                 continue
             _run_after(tx.after)
@@ -337,7 +348,7 @@ class Database:
         self._wake(topics)
         for unit, result, failure in done:
             if not unit.future.set_running_or_notify_cancel():
-                continue  # nobody waits any more; what was committed stays so
+                continue  # the caller was cancelled; the commit stays
             if failure is not None:
                 unit.future.set_exception(failure)
             else:
@@ -368,8 +379,8 @@ def _sqlite_engine(url: sa.URL, begin: str, size: int) -> sa.Engine:
     )
 
     @sa.event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
+    def configure(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
+        connection.isolation_level = None  # `start` sends BEGIN
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -383,4 +394,5 @@ def _sqlite_engine(url: sa.URL, begin: str, size: int) -> sa.Engine:
 
 
 def sqlite_url(path: Path) -> str:
+    """SQLAlchemy URL of an SQLite file."""
     return sa.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)

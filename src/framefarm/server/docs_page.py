@@ -1,6 +1,6 @@
-"""`/api/docs`: the API's documentation as a page. Its assets ship with the farm; no outside request.
+"""`/api/docs`: the API's documentation as a page, which makes no request outside of the farm.
 
-They are Swagger UI 5, which knows OpenAPI 3.1, out of the wheel of `fastapi-offline`, whose code never runs.
+Its assets are Swagger UI 5, for OpenAPI 3.1, from the wheel of `fastapi-offline`, whose code does not run.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ async def _start(_request: Request) -> Response:
 
 
 def install(app: FastAPI) -> None:
+    """Add the page and its assets to the application."""
     app.router.routes.append(Route("/api/docs", _page))
     app.router.routes.append(Route("/api/docs/start.js", _start))
     assets = StaticFiles(packages=[("fastapi_offline", "static")])

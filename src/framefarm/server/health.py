@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` (a status only) and `/metrics`."""
+"""Routes `/healthz` and `/readyz`, which answer a status only, and `/metrics`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/healthz")
 async def healthz() -> JSONResponse:
+    """Whether the process answers."""
     return JSONResponse({"status": "ok"})
 
 
 @router.get("/readyz")
 async def readyz(request: Request) -> JSONResponse:
+    """Whether the farm takes requests and its database answers; 503 while it drains."""
     context = context_of(request)
     if context.draining:
         return JSONResponse({"status": "draining"}, 503, {"Retry-After": "5"})
@@ -43,13 +45,16 @@ async def readyz(request: Request) -> JSONResponse:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Prometheus' text format; no account, user, job or project is named."""
+    """Metrics in Prometheus' text format, without names of accounts, users, jobs or projects.
+
+    Raises NotAllowed.
+    """
     context = context_of(request)
     token = context.settings.metrics_token
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
-    known = token is not None and hmac.compare_digest(given.encode(), token.get_secret_value().encode())
-    if not known and not _from_loopback(request):
-        raise NotAllowed("Metrics need FRAMEFARM_METRICS_TOKEN, or to be asked from this machine.")
+    valid = token is not None and hmac.compare_digest(given.encode(), token.get_secret_value().encode())
+    if not valid and not _from_loopback(request):
+        raise NotAllowed("Metrics need the token FRAMEFARM_METRICS_TOKEN, or a request from this machine.")
     return Response(await context.db.read(_gather), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -63,7 +68,7 @@ def _from_loopback(request: Request) -> bool:
 
 
 def _gather(tx: Tx) -> bytes:
-    """What the database says now, and then what this process has measured."""
+    """Gauges of the present state in the database, followed by this process's own metrics."""
     registry = CollectorRegistry()
     jobs = Gauge("framefarm_jobs", "Jobs by status", ["status"], registry=registry)
     live = Gauge("framefarm_sessions", "Live sessions by state", ["state"], registry=registry)
@@ -75,19 +80,19 @@ def _gather(tx: Tx) -> bytes:
     query = farmwide(sa.select(sessions.c.state, count).group_by(sessions.c.state))
     for state, number in tx.conn.execute(query.where(~sessions.c.ended)):
         live.labels(state).set(number)
-    machines = Gauge("framefarm_nodes", "Machines by state", ["state"], registry=registry)
-    for standing in NodeState:
-        machines.labels(str(standing)).set(0)
-    for standing, number in tx.conn.execute(
+    present = Gauge("framefarm_nodes", "Nodes by state", ["state"], registry=registry)
+    for node_state in NodeState:
+        present.labels(str(node_state)).set(0)
+    for node_state, number in tx.conn.execute(
         sa.select(nodes.c.standing, count).where(nodes.c.present).group_by(nodes.c.standing)
     ):
-        machines.labels(standing).set(number)
-    ready = Gauge("framefarm_tasks_ready", "Tasks that could be handed out now", registry=registry)
+        present.labels(node_state).set(number)
+    ready = Gauge("framefarm_tasks_ready", "Tasks that could be assigned now", registry=registry)
     unfinished = farmwide(sa.select(job_state)).where(job_state.c.status.in_(["pending", "running"]))
     ready.set(sum(facts(job).ready for job in tx.rows(JobStateRow, unfinished)))
-    queue = Gauge("framefarm_publish_queue", "Committed files not yet at their place", registry=registry)
+    queue = Gauge("framefarm_publish_queue", "Committed files that are not published yet", registry=registry)
     unpublished = farmwide(sa.select(count).select_from(files)).where(files.c.published_ms.is_(None))
     queue.set(tx.conn.execute(unpublished).scalar_one())
-    hooks = Gauge("framefarm_webhook_queue", "Webhook deliveries that wait", registry=registry)
+    hooks = Gauge("framefarm_webhook_queue", "Webhook deliveries not sent yet", registry=registry)
     hooks.set(webhooks.queued(tx))
     return generate_latest(registry) + generate_latest(REGISTRY)

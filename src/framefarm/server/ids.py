@@ -1,4 +1,4 @@
-"""Ids: a prefix that says what it is, then 26 characters that sort by creation (a ULID in lower case)."""
+"""Ids: a prefix for the type of object, then a ULID in lower case, 26 characters that sort by creation."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from ulid import ULID
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id as `job_01jd…`, from the clock and the system's random source."""
+    """A new id as `job_01jd…`, from the clock and the system's random source."""
     return f"{prefix}_{str(ULID()).lower()}"

@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line on standard error, with request, job and session ids.
+"""Structured logs on standard error: one JSON object a line, with request, job and session ids.
 
-What libraries log by Python's own `logging` takes the same form.
+Lines that libraries write with Python's own `logging` get the same form.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from structlog.typing import Processor
 
 
 def configure_logs(level: str = "info") -> None:
-    """`level`: debug, info, warning or error."""
+    """Set up logging. `level`: debug, info, warning or error; libraries log from warning on."""
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -1,4 +1,4 @@
-"""Loops of the server that outlive a failing turn: it is logged, and the next turn comes as usual."""
+"""Loops of the server that continue after a failed pass: the failure is logged."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from framefarm.server.context import Listener
 log = structlog.get_logger(__name__)
 
 
-async def repeat(turn: Callable[[], Awaitable[object]], *, seconds: float, failure: str) -> None:
-    """Run `turn` for ever, with a pause after each. `failure`: log event of a turn that raised."""
+async def repeat(run_pass: Callable[[], Awaitable[object]], *, seconds: float, failure: str) -> None:
+    """Call `run_pass` for ever, with a pause after each. `failure`: log event of a pass that raised."""
     while True:
         try:
-            await turn()
+            await run_pass()
         except Exception:
             log.exception(failure)
         await asyncio.sleep(seconds)
 
 
 async def repeat_when_woken(
-    woken: Listener, turn: Callable[[], Awaitable[float]], *, seconds: float, failure: str
+    woken: Listener, run_pass: Callable[[], Awaitable[float]], *, seconds: float, failure: str
 ) -> None:
-    """Run `turn` for ever: again when `woken`, at the latest after the seconds that the turn returned.
+    """Call `run_pass` for ever: again when `woken`, at the latest after the seconds that it returned.
 
-    `failure`: log event of a turn that raised; the next one comes after `seconds`.
+    `failure`: log event of a pass that raised; the next one comes after `seconds` at the latest.
     """
     while True:
         pause = seconds
         try:
-            pause = await turn()
+            pause = await run_pass()
         except Exception:
             log.exception(failure)
         await woken.wait(pause)

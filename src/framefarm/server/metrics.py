@@ -1,4 +1,4 @@
-"""What this process measures of itself, for `/metrics`. No account, user, job or project is a label."""
+"""Metrics of this process, for `/metrics`. No label names an account, user, job or project."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ HTTP_SECONDS = Histogram(
     buckets=FAST,
 )
 COLLECTED_ROWS = Counter(
-    "framefarm_collected_rows", "Rows that were collected, by kind", ["what"], registry=REGISTRY
+    "framefarm_collected_rows", "Rows removed by retention, by type", ["what"], registry=REGISTRY
 )
 COLLECTED_BYTES = Counter(
-    "framefarm_collected_bytes", "Bytes of files that were collected, by kind", ["what"], registry=REGISTRY
+    "framefarm_collected_bytes", "Bytes of files removed by retention, by type", ["what"], registry=REGISTRY
 )
 FRAMES = Counter("framefarm_frames", "Frames committed; their rate is frames per second", registry=REGISTRY)
 EVENT_LAG_SECONDS = Histogram(

@@ -1,8 +1,8 @@
-"""Row classes of tables: typed, frozen, one field for each column. Written by script/make_rows.py.
+"""Row classes of all tables, with one field for each column. Written by script/make_rows.py.
 
 `Tx.rows(JobRow, query)` makes them of a query; a test compares this file with the tables. Rows of
-`job_state`, `sessions`, `attempts` and `nodes` are not frozen: they are locked, changed in memory and
-written back once.
+`job_state`, `sessions`, `attempts` and `nodes` are not frozen: they are locked, changed in memory and written
+back once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class UserRow:
     account_id: str
     email: str
     password_hash: str
-    role: str
+    role: Literal["admin", "member"]
     created_ms: int
     disabled_ms: int | None
 
@@ -44,11 +44,11 @@ class TokenRow:
     id: str
     account_id: str
     user_id: str
-    kind: str
+    kind: Literal["login", "key"]
     hash: str
     name: str
     hint: str
-    role: str
+    role: Literal["admin", "member", "read"]
     created_ms: int
     expires_ms: int | None
     revoked_ms: int | None
@@ -72,7 +72,7 @@ class ProjectRow:
     id: str
     account_id: str
     name: str
-    status: str
+    status: Literal["active", "archived"]
     created_ms: int
     created_by: str
 

@@ -1,4 +1,4 @@
-"""All tables of the farm, gathered so that `metadata` is whole, and how to bring a database up to date."""
+"""All tables of the farm, imported so that `metadata` is complete, and the migration of a database."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ __all__ = [
 
 
 def alembic_config(engine: sa.Engine | None = None) -> Config:
+    """Alembic's configuration for the farm's migrations."""
     config = Config()
     config.set_main_option("script_location", str(package_files("framefarm.server") / "migrations"))
     config.attributes["engine"] = engine
@@ -39,5 +40,5 @@ def alembic_config(engine: sa.Engine | None = None) -> Config:
 
 
 def upgrade(engine: sa.Engine, revision: str = "head") -> None:
-    """Bring the database behind `engine` to `revision`, one migration after the other."""
+    """Migrate the database of `engine` to `revision`."""
     command.upgrade(alembic_config(engine), revision)

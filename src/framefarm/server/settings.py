@@ -1,4 +1,4 @@
-"""The server's settings: environment variables that begin with `FRAMEFARM_`. All are in docs/operator.md."""
+"""The server's settings: environment variables `FRAMEFARM_…`, documented in docs/operator.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MiB = 1 << 20
 
 
 class Settings(BaseSettings):
-    """Read once at start. `data` is the only one without a usable default."""
+    """Settings, read once at start."""
 
     model_config = SettingsConfigDict(env_prefix="FRAMEFARM_", extra="ignore")
 
@@ -24,97 +24,99 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(default=None)
     """SQLAlchemy URL of a PostgreSQL; empty: SQLite in the data directory."""
     public_url: str | None = None
-    """The address that clients see, where a proxy stands in front; it is in the addresses of files."""
+    """The farm's address as clients see it, where a proxy is in front; part of the addresses of files."""
     admin_email: str = "admin@localhost.localdomain"
-    """The admin that the first start makes."""
+    """Email of the first admin, whom the first start creates."""
     admin_password: SecretStr | None = None
-    """Its password; else a random one goes to `admin-password` in the data directory."""
+    """The first admin's password; None: a random one is written to `admin-password` in the data directory."""
     account_name: str = "studio"
-    """Name of the account that the first start makes."""
+    """Name of the first account."""
     buckets: str = ""
-    """`gs://renders=DIR,s3://films=DIR`: cloud buckets that are directories here."""
+    """`gs://renders=DIR,s3://films=DIR`: directories of this machine that stand for cloud buckets."""
     login_hours: float = 12.0
-    """How long a login lasts."""
+    """Validity of a login, in hours."""
     lease_seconds: float = 60.0
-    """Tasks of a runner that has not called for so long may go to others."""
+    """Time since a runner's last call after which its tasks may go to other sessions."""
     disconnected_seconds: float | None = None
-    """How long a runner renders on without the farm; default 3 × lease."""
+    """Time for which a runner goes on without an answer of the farm; None: three leases."""
     gathering_bytes: int = 4 * GiB
-    """How much a runner may gather in staging while the farm does not answer."""
+    """Most bytes that a runner gathers in staging while the farm does not answer."""
     starting_seconds: float = 120.0
-    """How long a session may take from being written to its hello."""
+    """Time limit from a session's row to its runner's hello."""
     no_progress_seconds: float = 1800.0
-    """A Blender that gives no sign of life for so long is ended."""
+    """Time without progress after which a Blender is ended."""
     node_failed_jobs: int = Field(default=3, ge=1)
-    """So many different jobs that fail on a machine, with no success between, set it aside."""
+    """Number of different jobs that must fail on a node, with no success between, to set it aside."""
     node_window_seconds: float = Field(default=900.0, gt=0)
-    """Only failures of the last so many seconds count."""
+    """Age up to which a failure counts for that."""
     node_pause_seconds: float = Field(default=60.0, gt=0)
-    """How long a machine is set aside first; each time after that twice as long, up to 64 times."""
+    """Time for which a node is first set aside; it doubles each further time, up to 64-fold."""
     idle_seconds: float = 10.0
-    """How long a session without tasks keeps its scene open."""
+    """Time for which a session without tasks keeps its scene open."""
     minimum_tenure_seconds: float = 300.0
-    """How long a session keeps its slot before it is drained, at a task's end, for work that is owed it."""
+    """Time that a session keeps its slot before it may be drained, at a task's end, for other work."""
     preemption_grace_seconds: float = 30.0
-    """How long a preempted session may go on with its frame in work before it is killed."""
+    """Time that a preempted session has to finish its frame in work before it is killed."""
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
-    """`none`: Blender runs unshut, as the slot's user; for scenes that are trusted like programs."""
+    """`none`: Blender runs without a sandbox, as the slot's user; for scenes trusted like programs."""
     sandbox_uid: int = 70000
-    """The first of the unprivileged user ids that sandboxes run as."""
+    """First of the unprivileged user ids that sandboxes run as."""
     max_json_bytes: int = 32 * MiB
-    """Largest body of a submission, or of a question for many files; of any other request at most 1 MiB."""
+    """Largest body of `POST /api/jobs` and `/api/uploads/md5`; other JSON bodies have at most 1 MiB."""
     max_connections: int = Field(default=4096, ge=16)
-    """Open connections; beyond it the one that has waited longest without a request is closed."""
+    """Most open connections; above it the connection that is idle longest is closed."""
     max_file_bytes: int = 1 << 40
     """Largest uploaded file."""
     account_quota_bytes: int | None = None
-    """Most that an account may store, where its own quota says nothing else."""
+    """Most bytes that an account may store, unless it has a quota of its own; None: no limit."""
     uploads_per_user: int = 16
-    """Uploads of one user at once."""
+    """Most simultaneous uploads of one user."""
     streams_per_user: int = 256
-    """Streams of events and logs that one user follows at once."""
+    """Most simultaneous streams of events and logs of one user."""
     free_disk_floor_bytes: int = 512 * MiB
-    """Uploads are refused when less of the disk is free."""
+    """Free bytes of the disk below which uploads are refused."""
     trusted_proxies: str = ""
-    """Addresses or networks, comma-separated, whose X-Forwarded-For is believed."""
+    """Addresses or networks, comma-separated, whose X-Forwarded-For is trusted."""
     behind_proxy: bool = False
-    """A TLS proxy stands in front: no warning, and cookies for TLS only."""
+    """A TLS proxy is in front of the farm: no warning at start, and cookies for TLS only."""
     metrics_token: SecretStr | None = None
-    """Bearer for `/metrics` from other machines than this one."""
+    """Bearer token for `/metrics` from other machines than this one."""
     webhook_allowed_networks: str = ""
-    """Addresses or networks, comma-separated, that webhooks may go to although they are not public."""
+    """Addresses or networks, comma-separated, that webhooks may call although they are not public."""
     smtp_url: SecretStr | None = None
-    """`smtp://[user:password@]host[:port]` (STARTTLS where offered) or `smtps://…`; empty: no mail."""
+    """`smtp://[user:password@]host[:port]` (STARTTLS where offered) or `smtps://…`; None: no mail."""
     mail_from: str = ""
-    """The sender of the farm's mails; needed with `smtp_url`."""
+    """Sender of the farm's mails; required with `smtp_url`."""
     mail_any_address: bool = False
-    """Jobs may notify addresses that are no users of their account."""
+    """Whether jobs may notify addresses of others than their account's users."""
     content_kept_days: float = Field(default=7.0, ge=0.05)
-    """Uploaded content that no job refers to, since somebody last asked for it."""
+    """Retention of uploaded content that no job needs, since the last request for it."""
     condemned_kept_hours: float = Field(default=24.0, ge=0)
-    """The bytes of content that does not exist any more."""
+    """Retention of the bytes of content whose row was removed."""
     logs_kept_days: float = Field(default=30.0, ge=0)
-    """What Blender printed, since the end of its attempt."""
+    """Retention of Blender's output, since the end of its attempt."""
     events_kept_days: float = Field(default=7.0, ge=0.05)
-    """Events, and webhooks' deliveries with them."""
+    """Retention of events, and of webhooks' deliveries of them."""
     tokens_kept_days: float = Field(default=30.0, ge=0)
-    """Logins and keys that are expired or revoked."""
+    """Retention of logins and keys that are expired or revoked."""
     jobs_kept_days: float | None = Field(default=None, ge=0.05)
-    """Finished jobs; None: until somebody deletes them."""
+    """Retention of finished jobs; None: until a user deletes them."""
     otlp_endpoint: str = ""
-    """Where traces go, as `http://127.0.0.1:4318`; needs the extra `telemetry`. Empty: none are made."""
+    """OTLP collector of traces, as `http://127.0.0.1:4318`; needs the extra `telemetry`. Empty: no traces."""
     log_level: str = "info"
     """debug, info, warning or error."""
 
     @field_validator("webhook_allowed_networks")
     @classmethod
     def networks(cls, value: str) -> str:
+        """Check the networks."""
         for part in filter(None, map(str.strip, value.split(","))):
             ip_network(part)
         return value
 
     @model_validator(mode="after")
-    def whole_mail(self) -> Self:
+    def mail_settings(self) -> Self:
+        """Check that the settings of mail fit together."""
         if self.smtp_url is not None:
             url = urlsplit(self.smtp_url.get_secret_value())
             if url.scheme not in {"smtp", "smtps"} or not url.hostname:
@@ -123,10 +125,11 @@ class Settings(BaseSettings):
                 )
             if "@" not in self.mail_from:
                 raise ValueError(
-                    "FRAMEFARM_SMTP_URL needs FRAMEFARM_MAIL_FROM, the address that mails are from"
+                    "FRAMEFARM_SMTP_URL needs FRAMEFARM_MAIL_FROM, the sender's address of mails"
                 )
         return self
 
     @property
     def disconnected_budget_seconds(self) -> float:
+        """`disconnected_seconds`, or its default."""
         return self.disconnected_seconds if self.disconnected_seconds is not None else 3 * self.lease_seconds

@@ -1,7 +1,9 @@
 """Tenant scoping: the one place where a statement is bound to an account.
 
-Every `select`, `update` or `delete` over a table with an `account_id` is wrapped by one of these two.
-A test walks the syntax tree of all services and fails where one is not.
+Each `select`, `update` or `delete` over a table with an `account_id` is wrapped by `scoped` or `farmwide`.
+A module that works farm-wide as a whole, for the leader or the operator, states so once instead, with the
+reason: `FARM_WIDE = "Retention removes what is due of all accounts."` No route may import such a module, not
+even over other modules. `tests/server/test_tenancy_lint.py` checks all of this in the syntax trees.
 """
 
 from __future__ import annotations
@@ -19,6 +21,6 @@ def scoped(statement: S, table: sa.FromClause, account_id: str) -> S:
 
 
 def farmwide(statement: S) -> S:
-    """The farm's own work, or an operator's: deliberately across accounts, or on a key that was scoped
-    before in the same unit of work."""
+    """`statement`, unchanged. It may touch rows of all accounts, for the farm itself or the operator; or its
+    keys were scoped before in the same unit of work."""
     return statement

@@ -1,4 +1,4 @@
-"""Times at the edge: integer milliseconds inside, RFC 3339 in UTC outside."""
+"""Times in answers: RFC 3339 in UTC, from the integer milliseconds used inside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 LAST_MS = 253_402_300_799_999
-"""The end of the year 9999, the last that RFC 3339 can say."""
+"""The last millisecond of the year 9999, the last that RFC 3339 can express."""
 
 
 @lru_cache(maxsize=1024)
@@ -15,7 +15,7 @@ def _second(seconds: int) -> str:
 
 
 def iso(ms: int | None) -> str | None:
-    """RFC 3339 in UTC with milliseconds. Long lists have many of one second: that is worded once."""
+    """RFC 3339 in UTC with milliseconds. The text of a second is cached, as long lists repeat it."""
     if ms is None:
         return None
     seconds, rest = divmod(min(ms, LAST_MS), 1000)

@@ -1,21 +1,25 @@
-"""OpenTelemetry traces, where the operator wants them. Nothing is imported before `start`."""
+"""OpenTelemetry traces, if the operator set a collector. OpenTelemetry is imported only by `start`."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
-_tracer: Any = None
+if TYPE_CHECKING:
+    from opentelemetry import trace
+
+_tracer: trace.Tracer | None = None
 
 
 class Span:
-    """A span, or nothing where no traces are made."""
+    """A span; it does nothing while no traces are made."""
 
-    def __init__(self, span: Any = None) -> None:
+    def __init__(self, span: trace.Span | None = None) -> None:
         self._span = span
 
     def name(self, text: str) -> None:
+        """Rename the span."""
         if self._span is not None:
             self._span.update_name(text)
 
@@ -34,15 +38,15 @@ def start(endpoint: str) -> None:
     _tracer = provider.get_tracer("framefarm")
 
 
-_nothing = contextlib.nullcontext(Span())
+_no_span = contextlib.nullcontext(Span())
 
 
-def span(name: str, **attributes: Any) -> contextlib.AbstractContextManager[Span]:
-    """A span around what follows, below the one around it."""
-    return _nothing if _tracer is None else _open(name, attributes)
+def span(name: str, **attributes: str) -> contextlib.AbstractContextManager[Span]:
+    """A span of the work in its `with` block, below the enclosing span."""
+    return _no_span if _tracer is None else _open(_tracer, name, attributes)
 
 
 @contextlib.contextmanager
-def _open(name: str, attributes: dict[str, Any]) -> Iterator[Span]:
-    with _tracer.start_as_current_span(name, attributes=attributes) as made:
-        yield Span(made)
+def _open(tracer: trace.Tracer, name: str, attributes: dict[str, str]) -> Iterator[Span]:
+    with tracer.start_as_current_span(name, attributes=attributes) as span:
+        yield Span(span)

@@ -1,4 +1,4 @@
-"""Audit: who changed what, kept in the change's own transaction."""
+"""The audit: one row for each change, with its actor, written in the change's own transaction."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def audit(
     target: str = "",
     *,
     account_id: str | None = None,
-    before: Json = None,  # free: the values that changed
+    before: Json = None,  # free JSON: each change has fields of its own
     after: Json = None,
     request_id: str = "",
 ) -> None:
-    """Append a row to the audit. `before` and `after` hold no secrets.
+    """Append a row to the audit. `before` and `after` are the changed values, without secrets.
 
-    `actor`: a caller, whose account and request are noted, or a name (`operator`, `system`, `rule:…`,
-    `budget:…`), with the account it acted on.
+    `actor`: a caller, whose account and request are recorded; or a name (`operator`, `system`, `rule:…`,
+    `budget:…`), then with the `account_id` that was acted on.
     """
     if isinstance(actor, Actor):
         name, account_id, request_id = actor.name, actor.account_id, actor.request_id

@@ -1,11 +1,11 @@
-"""Who calls: a Bearer token, or for reading the login's cookie."""
+"""The caller of a request, by its Bearer token; for reading also by the login's cookie."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from framefarm.core.errors import NotAuthenticated
 from framefarm.server.accounts import service
@@ -18,23 +18,26 @@ COOKIE = "framefarm_session"
 bearer = HTTPBearer(auto_error=False, description="The access_token of a login, or an API key.")
 
 
-async def who_calls(request: Request) -> Actor:
-    """Raises NotAuthenticated."""
+async def authenticate(request: Request) -> Actor:
+    """The request's caller. Raises NotAuthenticated."""
     context = context_of(request)
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not token.strip():
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
         token = request.cookies.get(COOKIE, "") if request.method in {"GET", "HEAD"} else ""
     if not token:
         raise NotAuthenticated(
             "Log in first: POST /api/auth/login, then Authorization: Bearer <access_token>."
         )
-    actor = await context.db.read(service.who_is, context.keys, token.strip(), request.state.id)
+    actor = await context.db.read(service.actor_of_token, context.keys, token.strip(), request.state.id)
     request.scope["state"][KNOWN] = True
     return actor
 
 
-async def _caller(request: Request, _seen: Annotated[Any, Depends(bearer)]) -> Actor:
-    return await who_calls(request)
+async def _caller(
+    request: Request,
+    _documented: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],  # in the OpenAPI document
+) -> Actor:
+    return await authenticate(request)
 
 
 async def _writer(actor: Annotated[Actor, Depends(_caller)]) -> Actor:

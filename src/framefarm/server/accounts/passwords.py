@@ -1,4 +1,4 @@
-"""Passwords: argon2, few at a time, and the same time for an unknown email."""
+"""Hashes of passwords by argon2, a few at a time; a check takes as long for an unknown email."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from framefarm.core.errors import InvalidInput, TooMany
 
 MIN_LENGTH = 8
 AT_ONCE = 4
+"""Most hashes in work at once: each takes 64 MiB."""
 _hasher = PasswordHash.recommended()
-_places = threading.BoundedSemaphore(AT_ONCE)
+_turns = threading.BoundedSemaphore(AT_ONCE)
 _DUMMY = _hasher.hash("nobody has this password")
 
 
 def check_new(password: str, field: str = "password") -> None:
-    """The rule for new passwords; never applied at login. Raises InvalidInput."""
+    """Check the length of a new password; logins do not apply this rule. Raises InvalidInput."""
     if not MIN_LENGTH <= len(password) <= 1024:
         raise InvalidInput.of(field, f"must have {MIN_LENGTH} to 1024 characters")
 
 
 def hash_password(password: str) -> str:
-    """Takes a while and 64 MiB; call it in a thread. Raises TooMany."""
-    with _Place():
+    """Hash a password with its own salt. Slow: call it in a thread. Raises TooMany."""
+    with _Turn():
         return _hasher.hash(password)
 
 
-def verify(password: str, stored: str | None) -> bool:
-    """Whether it is the password; `stored` None (no such user) takes the same time. Raises TooMany."""
-    with _Place():
-        return _hasher.verify(password, stored or _DUMMY) and stored is not None
+def verify(password: str, password_hash: str | None) -> bool:
+    """Whether `password_hash` is of this password. None (no such user) takes as long. Raises TooMany."""
+    with _Turn():
+        return _hasher.verify(password, password_hash or _DUMMY) and password_hash is not None
 
 
-class _Place:
+class _Turn:
     def __enter__(self) -> None:
-        if not _places.acquire(blocking=False):
+        if not _turns.acquire(blocking=False):
             raise TooMany("Too many logins at once; try again in a moment.", 1)
 
     def __exit__(self, *_: object) -> None:
-        _places.release()
+        _turns.release()

@@ -1,8 +1,8 @@
-"""`/api/auth/*` and `/api/users`."""
+"""Routes of `/api/auth/*` and `/api/users`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -30,6 +30,8 @@ from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.openapi import idempotent, may_refuse, throttled
 from framefarm.server.http.paging import Paging
+from framefarm.server.json_types import Answer
+from framefarm.server.rows import TokenRow, UserRow
 from framefarm.server.timestamps import iso
 
 router = APIRouter(prefix="/api", tags=["accounts"])
@@ -37,51 +39,50 @@ Id = Annotated[str, Path(max_length=100)]
 throttle = Throttle()
 
 
-def _user(row: Any) -> UserInfo:
+def _user(user: UserRow) -> UserInfo:
     return UserInfo(
-        id=row["id"],
-        email=row["email"],
-        role=row["role"],
-        disabled=row["disabled_ms"] is not None,
-        created_at=iso(row["created_ms"]) or "",
+        id=user.id,
+        email=user.email,
+        role=user.role,
+        disabled=user.disabled_ms is not None,
+        created_at=iso(user.created_ms) or "",
     )
 
 
-def _account(tx: Tx, account_id: str) -> dict[str, Any]:
-    row = service.account_named(tx, account_id)
-    return {"id": row["id"], "name": row["name"], "currency": row["currency"]}
+def _account(tx: Tx, account_id: str) -> Answer:
+    account = service.find_account(tx, account_id)
+    return {"id": account.id, "name": account.name, "currency": account.currency}
 
 
 @router.post("/auth/login", response_model=Session, summary="Log in: the answer holds an access_token")
 @throttled
-async def login(request: Request, response: Response, said: Login) -> Any:
+async def login(request: Request, response: Response, body: Login) -> Answer:
     context = context_of(request)
-    email = said.email.strip().lower()
+    email = body.email.strip().lower()
     address = request.client.host if request.client else ""
     throttle.check(email, address)
     user = await context.db.read(service.user_by_email, email)
-    live = user is not None and user["disabled_ms"] is None
-    stored = user["password_hash"] if user is not None and live else None
-    if not await run_in_threadpool(passwords.verify, said.password, stored):
+    password_hash = user.password_hash if user is not None and user.disabled_ms is None else None
+    if not await run_in_threadpool(passwords.verify, body.password, password_hash):
         throttle.failed(email, address)
         raise NotAuthenticated("Email or password is wrong.")
 
-    def work(tx: Tx, keys: Keyring) -> dict[str, Any]:
-        row = service.user_by_email(tx, email)
-        if row is None or row["disabled_ms"] is not None or row["password_hash"] != stored:
+    def work(tx: Tx, keys: Keyring) -> Answer:
+        user = service.user_by_email(tx, email)
+        if user is None or user.disabled_ms is not None or user.password_hash != password_hash:
             raise NotAuthenticated("Email or password is wrong.")
         until = tx.now_ms + round(context.settings.login_hours * 3_600_000)
-        _, token = service.new_token(tx, keys, row, "login", role=row["role"], expires_ms=until)
+        _, token = service.new_token(tx, keys, user, "login", role=user.role, expires_ms=until)
         return {
             "access_token": token,
             "token_type": "bearer",
             "expires_at": iso(until),
-            "user": _user(row).model_dump(),
-            "account": _account(tx, row["account_id"]),
+            "user": _user(user).model_dump(),
+            "account": _account(tx, user.account_id),
         }
 
     answer = await context.db.write(work, context.keys)
-    if said.cookie:
+    if body.cookie:
         secure = context.base_url().startswith("https:") or context.settings.behind_proxy
         response.set_cookie(COOKIE, answer["access_token"], httponly=True, samesite="strict", secure=secure)
     response.headers["Cache-Control"] = "no-store"
@@ -102,11 +103,11 @@ async def logout(request: Request, actor: Caller) -> Response:
 
 
 @router.get("/auth/me", response_model=Me, summary="Who this token belongs to")
-async def me(request: Request, actor: Caller) -> Any:
-    def work(tx: Tx) -> dict[str, Any]:
-        row = service.user_in(tx, actor.account_id, actor.user_id)
+async def me(request: Request, actor: Caller) -> Answer:
+    def work(tx: Tx) -> Answer:
+        user = service.find_user(tx, actor.account_id, actor.user_id)
         return {
-            "user": _user(row).model_dump(),
+            "user": _user(user).model_dump(),
             "account": _account(tx, actor.account_id),
             "token": actor.token_kind,
             "role": actor.role,
@@ -115,35 +116,35 @@ async def me(request: Request, actor: Caller) -> Any:
     return await context_of(request).db.read(work)
 
 
-def _key(row: Any) -> dict[str, Any]:
+def _key(token: TokenRow) -> Answer:
     return {
-        "id": row["id"],
-        "name": row["name"],
-        "role": row["role"],
-        "hint": row["hint"],
-        "user": row["user_id"],
-        "created_at": iso(row["created_ms"]),
-        "expires_at": iso(row["expires_ms"]),
+        "id": token.id,
+        "name": token.name,
+        "role": token.role,
+        "hint": token.hint,
+        "user": token.user_id,
+        "created_at": iso(token.created_ms),
+        "expires_at": iso(token.expires_ms),
     }
 
 
 @router.post("/auth/keys", status_code=201, response_model=NewKey, summary="Make an API key, shown once")
-async def make_key(request: Request, actor: Caller, said: KeyRequest) -> Any:
+async def make_key(request: Request, actor: Caller, body: KeyRequest) -> Answer:
     context = context_of(request)
-    until = None
-    if said.expires_at is not None:
-        until = round(said.expires_at.timestamp() * 1000)
-    made = await context.db.write(service.create_key, context.keys, actor, said.name, said.role, until)
-    return _key(made) | {"key": made["key"]}
+    expires_ms = None
+    if body.expires_at is not None:
+        expires_ms = round(body.expires_at.timestamp() * 1000)
+    key = await context.db.write(service.create_key, context.keys, actor, body.name, body.role, expires_ms)
+    return _key(key.row) | {"key": key.secret}
 
 
 @router.get("/auth/keys", response_model=KeyPage, summary="API keys; an admin sees the account's")
-async def list_keys(request: Request, actor: Caller, paging: Paging) -> Any:
+async def list_keys(request: Request, actor: Caller, paging: Paging) -> Answer:
     after = paging.after("keys", [], actor)
     rows = await context_of(request).db.read(
         service.list_keys, actor, after[0] if after else "", paging.limit + 1
     )
-    return paging.page("keys", [], actor, [_key(r) for r in rows], lambda row: [row["id"]])
+    return paging.page("keys", [], actor, [_key(token) for token in rows], lambda key: [key["id"]])
 
 
 @router.delete("/auth/keys/{key_id}", status_code=204, summary="Revoke an API key")
@@ -157,16 +158,16 @@ async def revoke_key(request: Request, actor: Writer, key_id: Id) -> Response:
 
 @router.get("/users", response_model=UserPage, summary="The account's users")
 @may_refuse
-async def list_users(request: Request, actor: Admin, paging: Paging) -> Any:
+async def list_users(request: Request, actor: Admin, paging: Paging) -> Answer:
     after = paging.after("users", [], actor)
     rows = await context_of(request).db.read(
         service.list_users, actor.account_id, after[0] if after else "", paging.limit + 1
     )
-    return paging.page("users", [], actor, [_user(r) for r in rows], lambda row: [row.id])
+    return paging.page("users", [], actor, [_user(user) for user in rows], lambda user: [user.id])
 
 
-def _no_key(actor: Actor) -> None:
-    """A key that made itself a login would outlive its own end."""
+def _refuse_key(actor: Actor) -> None:
+    """Raises NotAllowed for an API key: one that created a login would outlive its own revocation."""
     if actor.token_kind == "key":
         raise NotAllowed("A key cannot make users, nor change passwords and roles: log in with a password.")
 
@@ -174,41 +175,38 @@ def _no_key(actor: Actor) -> None:
 @router.post("/users", status_code=201, response_model=UserInfo, summary="Add a user to the account")
 @throttled
 @idempotent
-async def add_user(request: Request, actor: Admin, said: NewUser) -> Response:
-    _no_key(actor)
-    passwords.check_new(said.password)
-    hashed = await run_in_threadpool(passwords.hash_password, said.password)
+async def add_user(request: Request, actor: Admin, body: NewUser) -> Response:
+    _refuse_key(actor)
+    passwords.check_new(body.password)
+    password_hash = await run_in_threadpool(passwords.hash_password, body.password)
 
-    def work(tx: Tx) -> dict[str, Any]:
-        row = service.create_user(
-            tx, actor.account_id, said.email, hashed, said.role, actor.name, actor.request_id
-        )
-        return _user(row).model_dump()
+    def work(tx: Tx) -> Answer:
+        user = service.create_user(tx, actor.account_id, body.email, password_hash, body.role, actor)
+        return _user(user).model_dump()
 
-    return await command(request, actor, said, work, status=201)
+    return await command(request, actor, body, work, status=201)
 
 
 @router.patch("/users/{user_id}", response_model=UserInfo, summary="Change a user's role, password, access")
 @throttled
-async def change_user(request: Request, actor: Admin, user_id: Id, said: UserChange) -> Any:
-    if said.password is not None or said.role is not None:
-        _no_key(actor)
-    hashed = None
-    if said.password is not None:
-        passwords.check_new(said.password)
-        hashed = await run_in_threadpool(passwords.hash_password, said.password)
+async def change_user(request: Request, actor: Admin, user_id: Id, body: UserChange) -> UserInfo:
+    if body.password is not None or body.role is not None:
+        _refuse_key(actor)
+    password_hash = None
+    if body.password is not None:
+        passwords.check_new(body.password)
+        password_hash = await run_in_threadpool(passwords.hash_password, body.password)
 
     def work(tx: Tx) -> UserInfo:
-        row = service.change_user(
+        user = service.change_user(
             tx,
             actor.account_id,
             user_id,
-            actor.name,
-            role=said.role,
-            disabled=said.disabled,
-            password_hash=hashed,
-            request_id=actor.request_id,
+            actor,
+            role=body.role,
+            disabled=body.disabled,
+            password_hash=password_hash,
         )
-        return _user(row)
+        return _user(user)
 
     return await context_of(request).db.write(work)

@@ -1,4 +1,4 @@
-"""Accounts, their people, their tokens, and the record of what people changed."""
+"""Tables of accounts, users, tokens and the audit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ users = sa.Table(
     sa.Column("account_id", sa.Text, sa.ForeignKey("accounts.id"), nullable=False, index=True),
     sa.Column("email", sa.Text, nullable=False, unique=True),  # lower case
     sa.Column("password_hash", sa.Text, nullable=False),
-    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("role", sa.Text, nullable=False, info={"row": 'Literal["admin", "member"]'}),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("disabled_ms", sa.BigInteger),
 )
@@ -36,11 +36,12 @@ tokens = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("account_id", sa.Text, sa.ForeignKey("accounts.id"), nullable=False),
     sa.Column("user_id", sa.Text, sa.ForeignKey("users.id"), nullable=False, index=True),
-    sa.Column("kind", sa.Text, nullable=False),  # login | key
+    sa.Column("kind", sa.Text, nullable=False, info={"row": 'Literal["login", "key"]'}),
     sa.Column("hash", sa.Text, nullable=False, unique=True),  # keyed hash of the token
     sa.Column("name", sa.Text, nullable=False, server_default=""),
-    sa.Column("hint", sa.Text, nullable=False, server_default=""),  # its last four characters
-    sa.Column("role", sa.Text, nullable=False),  # never above the user's
+    sa.Column("hint", sa.Text, nullable=False, server_default=""),  # the token's last four characters
+    # never above the user's role
+    sa.Column("role", sa.Text, nullable=False, info={"row": 'Literal["admin", "member", "read"]'}),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("expires_ms", sa.BigInteger),
     sa.Column("revoked_ms", sa.BigInteger),

@@ -1,5 +1,5 @@
-"""Slowing down guessed passwords: from the sixth failure within 15 minutes on, per (email, address) and per
-address. An email alone is never locked: nobody can lock out somebody else."""
+"""Limits of failed logins, against guessed passwords: 5 in 15 minutes for an email from one address, and 50
+for one address. An email is never limited alone, so that a stranger cannot lock a user out."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ FREE_FAILURES = 5
 
 
 class Throttle:
-    """In this process's memory: a restart forgives."""
+    """Failed logins, counted in this process's memory: a restart forgets them."""
 
     def __init__(self) -> None:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
-        self._both = RateLimitItemPerMinute(FREE_FAILURES, 15)
+        self._email_and_address = RateLimitItemPerMinute(FREE_FAILURES, 15)
         self._address = RateLimitItemPerMinute(FREE_FAILURES * 10, 15)
 
     def check(self, email: str, address: str) -> None:
-        """Raises TooMany with the seconds to wait."""
-        for item, key in ((self._both, (email, address)), (self._address, (address,))):
+        """Check before a login that it may be tried. Raises TooMany with the seconds to wait."""
+        for item, key in ((self._email_and_address, (email, address)), (self._address, (address,))):
             if not self._limiter.test(item, *key):
                 reset = self._limiter.get_window_stats(item, *key).reset_time
                 wait = max(1, math.ceil(reset - time.time()))
                 raise TooMany("Too many failed logins; try again later.", wait)
 
     def failed(self, email: str, address: str) -> None:
-        self._limiter.hit(self._both, email, address)
+        """Count a failed login."""
+        self._limiter.hit(self._email_and_address, email, address)
         self._limiter.hit(self._address, address)

@@ -1,4 +1,4 @@
-"""Instance types (prices are the operator's, switches the account's) and packages (installed Blenders)."""
+"""Instance types, with the operator's prices and accounts' switches; and packages (installed Blenders)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from framefarm.server.tenancy import scoped
 
 CORE_HOUR_MICROS = 50_000
 PREEMPTIBLE_CORE_HOUR_MICROS = 20_000
+"""First prices of a core-hour in micro-dollars, until the operator sets others."""
 
 
 def create_local_types(tx: Tx, cores: int, memory_bytes: int) -> None:
-    """`local-1`, `local-2`, `local-4` … up to the machine's cores, each with its share of memory."""
+    """Create `local-1`, `local-2`, `local-4` … up to the node's cores, each with its share of the memory."""
     sizes = [1 << i for i in range(cores.bit_length()) if 1 << i <= cores]
     if cores not in sizes:
         sizes.append(cores)
@@ -45,13 +46,13 @@ def create_local_types(tx: Tx, cores: int, memory_bytes: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Instance(InstanceTypeRow):
-    """An instance type with one account's switch."""
+    """An instance type, and whether one account has it enabled."""
 
     enabled: bool
 
 
 def list_instances(tx: Tx, account_id: str, *, disabled_too: bool) -> list[Instance]:
-    """All types with the account's switch as `enabled`, smallest first."""
+    """All instance types for an account, smallest first; with `disabled_too` also those it disabled."""
     switches = {
         r.instance_type_id: r.enabled
         for r in tx.conn.execute(scoped(sa.select(instance_switches), instance_switches, account_id))
@@ -62,7 +63,7 @@ def list_instances(tx: Tx, account_id: str, *, disabled_too: bool) -> list[Insta
 
 
 def instance_for(tx: Tx, account_id: str, instance_id: str, is_admin: bool) -> Instance:
-    """The type a job may use. Raises InvalidInput, for a disabled one as if it were unknown."""
+    """The instance type that a job names; to a member a disabled one is unknown. Raises InvalidInput."""
     rows = list_instances(tx, account_id, disabled_too=is_admin)
     for row in rows:
         if row.id == instance_id:
@@ -72,7 +73,7 @@ def instance_for(tx: Tx, account_id: str, instance_id: str, is_admin: bool) -> I
 
 
 def switch_instance(tx: Tx, actor: Actor, instance_id: str, enabled: bool) -> Instance:
-    """An admin's switch, for the own account. Raises NotFound."""
+    """Enable or disable an instance type for the actor's account. Raises NotFound."""
     for row in list_instances(tx, actor.account_id, disabled_too=True):
         if row.id == instance_id:
             break
@@ -92,15 +93,18 @@ def switch_instance(tx: Tx, actor: Actor, instance_id: str, enabled: bool) -> In
 
 
 def set_price(tx: Tx, instance_id: str, on_demand: int | None, preemptible: int | None) -> InstanceTypeRow:
-    """Prices per hour in micro-dollars; running attempts keep the one they started with."""
+    """Set prices of an instance type, in micro-dollars per hour; None keeps one. Live sessions keep theirs.
+
+    Raises NotFound, InvalidInput.
+    """
     query = sa.select(instance_types).where(instance_types.c.id == instance_id)
     row = tx.row_or_none(InstanceTypeRow, query)
     if row is None:
         known = ", ".join(tx.conn.execute(sa.select(instance_types.c.id)).scalars())
         raise NotFound(f"There is no instance type {instance_id}; there are: {known}.")
-    asked = {"price_micros": on_demand, "preemptible_price_micros": preemptible}
-    values = {k: v for k, v in asked.items() if v is not None}
-    if any(v < 0 for v in values.values()):
+    prices = {"price_micros": on_demand, "preemptible_price_micros": preemptible}
+    values = {name: micros for name, micros in prices.items() if micros is not None}
+    if any(micros < 0 for micros in values.values()):
         raise InvalidInput.of("price", "must not be negative")
     if values:
         key = instance_types.c.id == instance_id
@@ -115,36 +119,36 @@ def set_price(tx: Tx, instance_id: str, on_demand: int | None, preemptible: int 
 
 @dataclass(frozen=True, slots=True)
 class Package(PackageRow):
-    """An installed Blender; `status` is `missing` where its files are gone."""
+    """An installed Blender; its status is `missing` where its files were deleted."""
 
     status: Literal["available", "missing"]
 
 
 def list_packages(tx: Tx) -> list[Package]:
     """Installed Blenders, newest release first."""
-    found = [
+    installed = [
         Package(**row._mapping, status="available" if os.path.exists(row.path) else "missing")
         for row in tx.conn.execute(sa.select(packages))
     ]
-    return sorted(found, key=lambda package: blenders.release_key(package.release), reverse=True)
+    return sorted(installed, key=lambda package: blenders.release_key(package.release), reverse=True)
 
 
 def package_for(tx: Tx, name: str) -> Package:
-    """The package a job asked for: `blender-4-2`, `4.2`, `4.2.23` … Raises InvalidInput listing what is."""
-    rows = [r for r in list_packages(tx) if r.status == "available"]
+    """The newest package that a job's name fits: `blender-4-2`, `4.2`, `4.2.23` … Raises InvalidInput."""
+    available = [package for package in list_packages(tx) if package.status == "available"]
     try:
         wanted = blenders.parse_version(name)
     except InvalidInput:
         wanted = None
-    for row in rows:
-        if row.id == name or (wanted is not None and wanted.accepts(row.release)):
-            return row
-    known = ", ".join(r.id for r in rows) or "none yet; the operator installs one"
+    for package in available:
+        if package.id == name or (wanted is not None and wanted.accepts(package.release)):
+            return package
+    known = ", ".join(package.id for package in available) or "none yet; the operator installs one"
     raise InvalidInput.of("blender_version", f"is not installed; there are: {known}", name[:100])
 
 
 def register_package(tx: Tx, *, id: str, kind: str, path: str, release: str, default: bool) -> Package:
-    """A Blender was installed; a later release of the same series takes the earlier one's place."""
+    """Add an installed Blender, or replace the package of the same id. The first one becomes the default."""
     values = {
         "version": ".".join(release.split(".")[:2]),
         "release": release,

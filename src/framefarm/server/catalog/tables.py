@@ -1,4 +1,4 @@
-"""What the farm offers: instance types, Blenders, and places for output."""
+"""Tables of instance types, accounts' switches of them, packages (Blenders) and output destinations."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ instance_types = sa.Table(
     sa.Column("gpu_count", sa.Integer, nullable=False, server_default="0"),
     sa.Column("gpu_memory_bytes", sa.BigInteger),
     sa.Column("operating_system", sa.Text, nullable=False, server_default="linux"),
-    sa.Column("price_micros", sa.BigInteger, nullable=False),  # per hour
-    sa.Column("preemptible_price_micros", sa.BigInteger),  # per hour
+    sa.Column("price_micros", sa.BigInteger, nullable=False),  # per slot-hour
+    sa.Column("preemptible_price_micros", sa.BigInteger),  # per slot-hour
     sa.Column("position", sa.Integer, nullable=False, server_default="0"),
 )
 

@@ -1,6 +1,6 @@
-"""The engine contract: who starts and watches sessions on machines. No tasks, no logs, no files.
+"""The engine contract: start and watch sessions' runners on nodes. Tasks, logs and files are not its concern.
 
-`unknown` is never `dead`: an engine that cannot tell says so, and the lease decides.
+An engine that cannot tell a session's state reports `unknown`; then the session's lease decides.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from framefarm.core.schedule import NodeCapacity
 
 @dataclass(frozen=True, slots=True)
 class SessionSpec:
-    """What an engine needs to start a session. `token` goes to the runner's standard input alone."""
+    """A session to start. `token` is a secret: it is passed only on the runner's standard input."""
 
     id: str
     token: str
@@ -27,7 +27,7 @@ class SessionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What an engine sees of a session. `exited` carries the runner's own last words, if it left any."""
+    """State of a session as its engine sees it. `reason`: an exited runner's own, if it left any."""
 
     state: Literal["running", "exited", "lost", "unknown"]
     reason: str = ""
@@ -35,7 +35,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """One machine: all it has, and whether more like it could be had."""
+    """A node with all its resources. `could_grow`: the engine could add nodes like it."""
 
     total: NodeCapacity
     market: Literal["on_demand", "preemptible", "any"] = "any"
@@ -44,31 +44,31 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A machine is about to be taken."""
+    """A node's departure: its provider takes it at `deadline_ms`."""
 
     node: str
     deadline_ms: int
 
 
 class Engine(Protocol):
-    """All calls may take a while and are made from a thread, never from the event loop."""
+    """Starts and watches sessions. All calls may be slow: call them in a thread, not in the event loop."""
 
     name: str
 
     def start(self, session: SessionSpec) -> None:
-        """Start the session's runner. Idempotent by id: a session that was started is left alone."""
+        """Start the session's runner. A session of this id that was started before is left alone."""
 
     def stop(self, session_id: str, grace_seconds: float) -> None:
-        """Notify the runner, wait, then kill its whole tree. Returns when nothing of it is left."""
+        """Notify the runner, wait up to the grace, then kill its process tree. Returns when it has ended."""
 
     def observe(self) -> dict[str, Observed]:
-        """All sessions that the engine knows of, running or not yet forgotten."""
+        """States of all running sessions, and of ended ones until `forget`, by session id."""
 
     def capacity(self) -> Sequence[Capacity]:
-        """The machines there are."""
+        """All nodes."""
 
     def notices(self) -> Sequence[Notice]:
-        """Machines about to be taken."""
+        """Departures that providers have announced."""
 
     def forget(self, session_id: str) -> None:
-        """Drop what is left of an ended session."""
+        """Delete the files of an ended session; a running one is left alone."""

@@ -1,7 +1,7 @@
 """The local engine: runners as detached processes of this machine.
 
-A runner holds an exclusive lock on a file in its session's folder for life: alive means locked. So a restart
-of the farm finds its runners again, and a recycled process id fools nobody.
+A runner holds an exclusive lock on a file in its session's folder as long as it lives. By the lock a
+restarted farm finds its runners again, and a reused process id is not taken for a runner.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from framefarm.server.engines.base import Capacity, Notice, Observed, SessionSpe
 log = structlog.get_logger(__name__)
 NODE = "local"
 RESERVED_SHARE = 0.9
-"""Share of the machine's memory that sessions may have; the rest is the system's."""
+"""Share of the machine's memory for sessions; the system keeps the rest."""
 
 
 class SlotRecord(msgspec.Struct):
-    """`slot.json` in a session's folder: what it took of the machine. No secrets."""
+    """`slot.json` in a session's folder: its share of the machine. Holds no secrets."""
 
     cores: tuple[int, ...]
     memory_bytes: int
@@ -58,7 +58,7 @@ class LocalEngine:
     ) -> None:
         self._root = sessions
         self._mode = 0o711 if sandbox == "none" else 0o700
-        """Without bubblewrap Blender's user passes through to its files."""
+        """Mode of sessions' folders: without bubblewrap Blender's user must reach its files in them."""
         self._root.mkdir(exist_ok=True)
         self._root.chmod(self._mode)
         self._endpoint_file = endpoint_file
@@ -70,12 +70,12 @@ class LocalEngine:
         self._lock = threading.Lock()
 
     def start(self, session: SessionSpec) -> None:
-        """Raises RuntimeError when the machine has no such room."""
+        """Start the session's runner. Raises RuntimeError if cores or memory are not free."""
         with self._lock:
             directory = self._root / session.id
             if directory.exists():
                 return
-            slot = self._take(session)
+            slot = self._reserve(session)
             directory.mkdir(mode=0o700)
             directory.chmod(self._mode)
             (directory / "slot.json").write_bytes(
@@ -96,7 +96,7 @@ class LocalEngine:
             with contextlib.suppress(BrokenPipeError), child.stdin:
                 child.stdin.write(msgspec.json.encode(slot))
 
-    def _take(self, session: SessionSpec) -> Slot:
+    def _reserve(self, session: SessionSpec) -> Slot:
         busy: set[int] = set()
         uids: set[int] = set()
         memory = 0
@@ -125,14 +125,14 @@ class LocalEngine:
         )
 
     def stop(self, session_id: str, grace_seconds: float) -> None:
-        """SIGTERM, then SIGKILL after the grace; the sandbox dies with its runner."""
+        """Send SIGTERM, and SIGKILL after the grace; the sandbox ends with its runner."""
         runner = self._runner(session_id)
         if runner is None:
             return
         with contextlib.suppress(psutil.NoSuchProcess):
             tree = [runner, *runner.children(recursive=True)]
             runner.send_signal(signal.SIGTERM)
-            if not self._gone(session_id, grace_seconds):
+            if not self._ended_within(session_id, grace_seconds):
                 tree = [runner, *runner.children(recursive=True)]
                 for process in tree:
                     with contextlib.suppress(psutil.NoSuchProcess):
@@ -140,7 +140,7 @@ class LocalEngine:
             psutil.wait_procs(tree, timeout=5)
         self._reap(session_id)
 
-    def _gone(self, session_id: str, seconds: float) -> bool:
+    def _ended_within(self, session_id: str, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while self._alive(session_id):
             if time.monotonic() >= deadline:
@@ -149,10 +149,10 @@ class LocalEngine:
         return True
 
     def observe(self) -> dict[str, Observed]:
-        seen: dict[str, Observed] = {}
-        for name in self._names():
-            seen[name] = Observed("running") if self._alive(name) else Observed("exited", self._reason(name))
-        return seen
+        return {
+            name: Observed("running") if self._alive(name) else Observed("exited", self._reason(name))
+            for name in self._names()
+        }
 
     def capacity(self) -> Sequence[Capacity]:
         return [Capacity(NodeCapacity(NODE, "", len(self._cores), self._memory))]
@@ -167,7 +167,7 @@ class LocalEngine:
             shutil.rmtree(self._root / session_id, ignore_errors=True)
 
     def stop_all(self, grace_seconds: float) -> None:
-        """End every session on this machine, side by side."""
+        """End all sessions on this machine at the same time."""
         threads = [
             threading.Thread(target=self.stop, args=(name, grace_seconds))
             for name in self._names()
@@ -217,8 +217,8 @@ class LocalEngine:
 
     def _reason(self, session_id: str) -> str:
         try:
-            last = msgspec.json.decode((self._root / session_id / "ended.json").read_bytes())
-            return str(last.get("reason", ""))
+            ended = msgspec.json.decode((self._root / session_id / "ended.json").read_bytes())
+            return str(ended.get("reason", ""))
         except (FileNotFoundError, msgspec.DecodeError):
             return ""
 
@@ -230,6 +230,6 @@ class LocalEngine:
 
 
 def _environment() -> dict[str, str]:
-    """A runner needs nothing of the server's environment, least of all its secrets."""
-    keep = ("PATH", "LANG", "LC_ALL", "TZ", "HOME")
-    return {k: os.environ[k] for k in keep if k in os.environ} | {"PYTHONUNBUFFERED": "1"}
+    """The runner's environment: without the server's secrets."""
+    kept = ("PATH", "LANG", "LC_ALL", "TZ", "HOME")
+    return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONUNBUFFERED": "1"}

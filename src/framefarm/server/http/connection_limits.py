@@ -1,110 +1,122 @@
-"""Connections that cost the farm something and bring nothing: closed after a while, or when room is needed.
+"""Limits of connections: closes idle and slow ones on time-out, or oldest first when the limit is reached.
 
-uvicorn's own limit (`limit_concurrency`) refuses the newest, whoever it is: a flood of idle connections would
-shut the runners out. Here the one that has waited longest without a request gives way.
+uvicorn's own limit (`limit_concurrency`) refuses the newest connection, so that a flood of idle ones would
+shut the runners out. This module extends uvicorn's `HttpToolsProtocol` and uses names of it that uvicorn does
+not document. So pyproject.toml admits one minor version of uvicorn only, and
+`tests/server/test_connection_limits.py` checks the names.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING
 
 import structlog
 from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+if TYPE_CHECKING:
+    from uvicorn import Config
+    from uvicorn.server import ServerState
+
+    from framefarm.server.json_types import Json
+
 log = structlog.get_logger(__name__)
 HEAD_SECONDS = 20.0
-"""How long the head of a request may take, from its first byte on; of the first, from the connection on."""
+"""Time limit of a request's head, since its first byte; of the first request, since the connection."""
 SILENCE_SECONDS = 120.0
-"""How long a sender may be silent in the middle of a body that the farm waits for; and how long a client may
-take nothing of what it is sent."""
+"""Longest silence of a sender in the middle of a body that the farm waits for, and longest time in which a
+client reads nothing of an answer."""
 HEAD_BYTES = 128 << 10
-"""Most of a request's head."""
+"""Largest head of a request."""
 NODE = b"/node/"
+"""Prefix of the paths that runners call."""
 RUNNER = "runner"
-"""In a scope's state once a session's token was good."""
+"""Key in a request's `scope["state"]` once its session token was checked."""
 KNOWN = "known"
-"""In a scope's state once a user's token was good."""
+"""Key in a request's `scope["state"]` once its user's token was checked."""
 
 
 class ConnectionLimiter:
-    """All connections of a server, and which of them may be closed. `limit`: most of them.
+    """All connections of a server, grouped by why they may be closed. `limit`: most connections.
 
-    While none can give way, a quarter more is let in: of these only the runners' calls are answered.
+    While none may be closed, up to a quarter more is accepted; of these only runners' calls are answered.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.all: set[Connection] = set()
         self.awaiting_request: dict[Connection, float] = {}
-        """Those whose next request's head is not there yet; since when, longest first."""
+        """Connections without a complete head of their next request; since when (loop time), oldest first."""
         self.idle: dict[Connection, None] = {}
-        """Those kept alive after an answer, longest first; none of a runner."""
+        """Connections kept alive after an answer, oldest first; none of a runner."""
         self.sending: dict[Connection, float] = {}
-        """Those in the middle of a body; since when silent, longest first."""
+        """Connections in the middle of a body; loop time of its last piece, oldest first."""
         self.not_reading: dict[Connection, float] = {}
-        """Those that do not take what they are sent; since when, longest first."""
+        """Connections that do not read their answer; since when (loop time), oldest first."""
         self._timer: asyncio.TimerHandle | None = None
 
-    def protocol(self, *args: Any, **more: Any) -> Connection:
-        """What uvicorn takes as `http`."""
-        return Connection(self, *args, **more)
+    def protocol(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Json],  # free: the application's own
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Connection:
+        """Factory of connections, for uvicorn's option `http`."""
+        return Connection(self, config, server_state, app_state, _loop)
 
-    def let_in(self, newest: Connection) -> bool:
-        """Whether there is room within the limit, be it made."""
+    def admit(self, newest: Connection) -> bool:
+        """Add a connection, if need be by closing another one. False: it is above the limit."""
         self.all.add(newest)
         if len(self.all) <= self.limit:
             return True
-        if oldest := self._idlest():
-            oldest.drop("room is needed")
+        if closable := self._first_closable():
+            closable.drop("room is needed")
             return True
         if len(self.all) > self.limit + max(1, self.limit // 4):
             newest.drop("no room")
         return False
 
-    def _idlest(self) -> Connection | None:
-        """Who gives way first. Strangers also do in the middle of a body or an answer: else they could fill
-        the farm at no cost."""
+    def _first_closable(self) -> Connection | None:
+        """The connection to close first. Anonymous ones may also be closed in the middle of a body or an
+        answer: else they could fill the farm at no cost."""
         if oldest := next(iter(self.awaiting_request), None) or next(iter(self.idle), None):
             return oldest
-        return next((c for group in (self.not_reading, self.sending) for c in group if c.is_strangers), None)
+        return next((c for group in (self.not_reading, self.sending) for c in group if c.is_anonymous), None)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See to it that `drop_overdue` runs when the first of them has waited too long."""
+        """Set the timer of `drop_overdue` for the first connection that reaches a time limit."""
         if self._timer is None and (due := self._due()) is not None:
             self._timer = loop.call_at(due, self.drop_overdue, loop)
 
     def drop_overdue(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Close those that have waited too long."""
+        """Close the connections that have reached a time limit."""
         self._timer, now = None, loop.time()
-        while (late := next(iter(self.awaiting_request), None)) and self.awaiting_request[
-            late
-        ] + HEAD_SECONDS <= now:
-            late.drop("no request")
-        while (late := next(iter(self.sending), None)) and self.sending[late] + SILENCE_SECONDS <= now:
-            if late.flow.read_paused:  # it is the farm that does not read
-                self.hear(late, now)
+        while overdue := _first_before(self.awaiting_request, now - HEAD_SECONDS):
+            overdue.drop("no request")
+        while overdue := _first_before(self.sending, now - SILENCE_SECONDS):
+            if overdue.flow.read_paused:  # the farm itself does not read
+                self.restart_silence(overdue, now)
             else:
-                late.drop("silent in the middle of a body")
-        while (late := next(iter(self.not_reading), None)) and self.not_reading[
-            late
-        ] + SILENCE_SECONDS <= now:
-            late.drop("takes nothing of an answer")
+                overdue.drop("silent in the middle of a body")
+        while overdue := _first_before(self.not_reading, now - SILENCE_SECONDS):
+            overdue.drop("takes nothing of an answer")
         self.watch(loop)
 
-    def hear(self, connection: Connection, now: float) -> None:
-        """It has sent a part of a body: it is silent since now."""
+    def restart_silence(self, connection: Connection, now: float) -> None:
+        """Count a sender's silence from now (loop time)."""
         self.sending.pop(connection, None)
         self.sending[connection] = now
 
-    def busy(self, connection: Connection) -> None:
-        """It has a request in work: it gives way to nobody."""
+    def mark_busy(self, connection: Connection) -> None:
+        """Keep a connection with a request in work from being closed."""
         for group in (self.awaiting_request, self.idle, self.sending):
             group.pop(connection, None)
 
     def forget(self, connection: Connection) -> None:
-        self.busy(connection)
+        """Remove a closed connection."""
+        self.mark_busy(connection)
         self.not_reading.pop(connection, None)
         self.all.discard(connection)
 
@@ -115,29 +127,42 @@ class ConnectionLimiter:
         return min(due, default=None)
 
 
-class Connection(HttpToolsProtocol):
-    """One client's connection."""
+def _first_before(group: dict[Connection, float], moment: float) -> Connection | None:
+    """The group's oldest connection, if its loop time is not after `moment`."""
+    oldest = next(iter(group), None)
+    return oldest if oldest is not None and group[oldest] <= moment else None
 
-    def __init__(self, limiter: ConnectionLimiter, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
+
+class Connection(HttpToolsProtocol):
+    """One client's connection, whose state the limiter follows."""
+
+    def __init__(
+        self,
+        limiter: ConnectionLimiter,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Json],
+        _loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
         self._limiter = limiter
         self._head_due, self._in_head, self._head_bytes = True, False, 0
         self._within_limit = True
-        self._asked: list[RequestResponseCycle] = []
-        """Requests that are not answered yet; `cycle` is the last of them."""
+        self._unanswered: list[RequestResponseCycle] = []
+        """Requests without an answer; `cycle` is the last of them."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._within_limit = self._limiter.let_in(self)
+        self._within_limit = self._limiter.admit(self)
         if not transport.is_closing():
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._limiter.forget(self)
-        for cycle in self._asked:  # uvicorn tells the last one alone
+        for cycle in self._unanswered:  # uvicorn notifies only the last one
             cycle.disconnected = True
             cycle.message_event.set()
-        self._asked.clear()
+        self._unanswered.clear()
         self.pipeline.clear()
         super().connection_lost(exc)
 
@@ -153,7 +178,7 @@ class Connection(HttpToolsProtocol):
         if self._in_head and self._head_bytes > HEAD_BYTES:
             self.drop("a head without end")
         elif not self._head_due and self.cycle.more_body and not self.cycle.response_complete:
-            self._limiter.hear(self, self.loop.time())
+            self._limiter.restart_silence(self, self.loop.time())
             self._limiter.watch(self.loop)
         else:
             self._limiter.sending.pop(self, None)
@@ -169,8 +194,8 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     @property
-    def is_strangers(self) -> bool:
-        """Whether nobody known has its request in work, as far as that was looked at."""
+    def is_anonymous(self) -> bool:
+        """Whether no token of its request in work was checked so far."""
         state = {} if self.cycle is None else self.cycle.scope["state"]
         return RUNNER not in state and KNOWN not in state
 
@@ -180,30 +205,30 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_due = self._in_head = False
-        self._limiter.busy(self)
+        self._limiter.mark_busy(self)
         if not self._within_limit:
             self.app = self.config.loaded_app if self.url.startswith(NODE) else service_unavailable
         super().on_headers_complete()
-        self._asked = [cycle for cycle in self._asked if not cycle.response_complete]
+        self._unanswered = [cycle for cycle in self._unanswered if not cycle.response_complete]
         if self.cycle is not None:
-            self._asked.append(self.cycle)
+            self._unanswered.append(self.cycle)
 
     def on_response_complete(self) -> None:
         runner = RUNNER in self.cycle.scope["state"]
         super().on_response_complete()
         if not self.transport.is_closing() and self.cycle.response_complete and not self._head_due:
-            self._limiter.busy(self)
+            self._limiter.mark_busy(self)
             if not runner:
                 self._limiter.idle[self] = None
 
     def drop(self, why: str) -> None:
-        """Close it at once."""
+        """Close the connection at once; `why` is for the log."""
         log.debug("connection_dropped", why=why)
         self._limiter.forget(self)
         self.transport.abort()
 
     def _await_head(self) -> None:
         self._head_due = True
-        self._limiter.busy(self)
+        self._limiter.mark_busy(self)
         self._limiter.awaiting_request[self] = self.loop.time()
         self._limiter.watch(self.loop)

@@ -1,10 +1,9 @@
-"""The one table from the farm's errors to answers (RFC 9457)."""
+"""Answers to errors, as RFC 9457 problems; `STATUS` is the one table from the farm's errors to statuses."""
 
 from __future__ import annotations
 
 import errno
 import json
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -30,6 +29,7 @@ from framefarm.core.errors import (
     WrongKind,
 )
 from framefarm.server.http.validation_messages import field_errors
+from framefarm.server.json_types import Json
 
 log = structlog.get_logger(__name__)
 
@@ -46,41 +46,46 @@ STATUS: dict[type[FarmError], int] = {
     TooMany: 429,
     Unavailable: 503,
 }
-"""The one error table."""
+"""HTTP status of each class of errors; a subclass without an entry has its base's."""
 
 
 def problem(
-    request: Request, status: int, title: str, detail: str, headers: dict[str, str] | None = None, **more: Any
+    request: Request,
+    status: int,
+    title: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    **members: Json,
 ) -> Response:
-    """An answer as RFC 9457 wants it."""
+    """An RFC 9457 answer. `members` are further ones of the body (free JSON: each error has its own)."""
     body = {
         "type": "about:blank",
         "title": title,
         "status": status,
         "detail": _utf8(detail),
         "request_id": getattr(request.state, "id", ""),
-    } | more
+    } | members
     return Response(msgspec.json.encode(body), status, headers, media_type="application/problem+json")
 
 
 def of_error(request: Request, error: FarmError) -> Response:
-    """A domain error as an answer, by the table."""
+    """Answer to one of the farm's own errors."""
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 400)
     headers: dict[str, str] = {}
-    more: dict[str, Any] = {}
+    members: dict[str, Json] = {}
     if isinstance(error, InvalidInput):
-        more["errors"] = [_plain(e) for e in error.errors]
+        members["errors"] = [_plain(e) for e in error.errors]
     if isinstance(error, Conflict):
-        more |= error.facts
-    if (later := getattr(error, "retry_after_seconds", None)) is not None:
-        headers["Retry-After"] = str(later)
+        members |= error.facts
+    if (seconds := getattr(error, "retry_after_seconds", None)) is not None:
+        headers["Retry-After"] = str(seconds)
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return problem(request, status, error.title, error.detail, headers, **more)
+    return problem(request, status, error.title, error.detail, headers, **members)
 
 
 def unexpected(request: Request, error: Exception) -> Response:
-    """The farm's own mistake, or a full disk."""
+    """Answer to any other exception: 503 for a full disk, else 500; the exception is logged."""
     if disk_is_full(error):
         return of_error(request, Unavailable("The farm's disk is full; nothing was stored.", 30))
     log.error(
@@ -92,17 +97,18 @@ def unexpected(request: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
+    """Make the application answer all errors as problems."""
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(FarmError, _farm)
 
 
 def _utf8(text: str) -> str:
-    """What was given may hold lone surrogates, which no answer can carry."""
+    """Replace lone surrogates: a given value may hold them, and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
 
 
-def _plain(error: FieldError) -> dict[str, Any]:
+def _plain(error: FieldError) -> dict[str, Json]:
     given = error.given
     if isinstance(given, bytes):
         given = given.decode("utf-8", "replace")
@@ -114,8 +120,8 @@ def _plain(error: FieldError) -> dict[str, Any]:
     return {"field": _utf8(error.field), "message": _utf8(error.message), "given": given}
 
 
-def _beginning(given: Any) -> str:
-    """As JSON; of what is long the first 200 characters and some: the whole may be a whole body."""
+def _beginning(given: Json) -> str:
+    """JSON text of a value, cut soon after 200 characters: it may be a whole body."""
     text = ""
     for piece in json.JSONEncoder(default=str).iterencode(given):
         text += piece[:400]
@@ -126,11 +132,12 @@ def _beginning(given: Any) -> str:
 
 def _validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    found = [i | {"loc": i["loc"][1:] if i["loc"][0] in SOURCES else i["loc"]} for i in error.errors()]
+    found = [e | {"loc": e["loc"][1:] if e["loc"][0] in SOURCES else e["loc"]} for e in error.errors()]
     return of_error(request, InvalidInput(field_errors(found)))
 
 
 SOURCES = frozenset({"body", "query", "path", "header", "cookie"})
+"""First parts of a location in FastAPI's validation errors."""
 
 
 def _http(request: Request, error: Exception) -> Response:
@@ -138,20 +145,18 @@ def _http(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_allowed(request))
-    words = {404: "There is nothing at this address.", 405: f"{request.method} is not possible here."}
-    return problem(
-        request, error.status_code, str(error.detail), words.get(error.status_code, str(error.detail)),
-        headers,
-    )  # fmt: skip
+    sentences = {404: "There is nothing at this address.", 405: f"{request.method} is not possible here."}
+    title = str(error.detail)
+    return problem(request, error.status_code, title, sentences.get(error.status_code, title), headers)
 
 
 def _allowed(request: Request) -> list[str]:
-    """Every method of this address: the framework names those of the first route only."""
-    found: set[str] = set()
+    """Methods of all routes of this address: Starlette's own error names those of the first only."""
+    methods: set[str] = set()
     for route in request.app.routes:
         if route.matches(request.scope)[0] is not Match.NONE:
-            found |= set(getattr(route, "methods", None) or ())
-    return sorted(found)
+            methods |= set(getattr(route, "methods", None) or ())
+    return sorted(methods)
 
 
 def _farm(request: Request, error: Exception) -> Response:
@@ -160,7 +165,7 @@ def _farm(request: Request, error: Exception) -> Response:
 
 
 def disk_is_full(error: Exception) -> bool:
-    """Whether it came of a full disk, under a file or the database."""
+    """Whether a full disk caused the error, under a file or under SQLite."""
     if isinstance(error, OSError):
         return error.errno in {errno.ENOSPC, errno.EDQUOT}
     return isinstance(error, sa.exc.OperationalError) and "full" in str(error.orig)

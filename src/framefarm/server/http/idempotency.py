@@ -1,10 +1,9 @@
-"""`Idempotency-Key`: a POST is worked on once, and answered alike again for a day."""
+"""`Idempotency-Key`: a POST with a key is executed once; repeats within a day get the stored answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -19,17 +18,19 @@ from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.http.context import context_of
 from framefarm.server.http.tables import idempotency
+from framefarm.server.json_types import Json
+from framefarm.server.rows import IdempotencyRow
 from framefarm.server.tenancy import scoped
 
 NAMES = ("account_id", "user_id", "method", "path", "key")
 
-Encode = Callable[[Any], bytes]
-"""Makes an answer of what was found and kept; runs in a thread."""
+Encode = Callable[[Json], bytes]
+"""Encodes the stored result of the work (free JSON: each route has its own) as a body; runs in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """Whose key it is, in the order of `NAMES`, and the digest of what came with it."""
+    """A key with its caller and route (`scope`, in the order of `NAMES`), and its request's keyed digest."""
 
     scope: tuple[str, ...]
     body_sha256: str
@@ -50,45 +51,49 @@ async def _key_of(request: Request, actor: Actor, body: BaseModel | str | None) 
 
 
 def _digest(request: Request, body: BaseModel | str | None) -> str:
-    """A keyed hash: the body may hold a password. Taken once of a request: the body may be large."""
-    if (known := getattr(request.state, "body_sha256", None)) is None:
+    """Keyed hash of query and body, as the body may hold a password. Computed once, as it may be large."""
+    if (digest := getattr(request.state, "body_sha256", None)) is None:
         text = body.model_dump_json() if isinstance(body, BaseModel) else (body or "")
-        known = context_of(request).keys.digest("idempotency", f"{request.url.query}\n{text}")
-        request.state.body_sha256 = known
-    return str(known)
+        digest = context_of(request).keys.digest("idempotency", f"{request.url.query}\n{text}")
+        request.state.body_sha256 = digest
+    return str(digest)
 
 
 async def recall(
     request: Request, actor: Actor, body: BaseModel | str | None, encode: Encode = msgspec.json.encode
 ) -> Response | None:
-    """What was answered to this key before, for work that is dear to prepare. Raises Conflict."""
+    """The stored answer of this key, if any: checked early, before expensive preparation.
+
+    Raises InvalidInput, and Conflict for a key that came with another body.
+    """
     key = await _key_of(request, actor, body)
-    kept = None if key is None else await context_of(request).db.read(_kept, key)
-    return None if kept is None else await _answer(*kept, encode)
+    stored = None if key is None else await context_of(request).db.read(_stored, key)
+    return None if stored is None else await _respond(*stored, encode)
 
 
 async def command(
     request: Request,
     actor: Actor,
     body: BaseModel | str | None,
-    work: Any,
-    *args: Any,
+    work: Callable[..., Json],
+    *args: object,
     status: int = 200,
     encode: Encode = msgspec.json.encode,
 ) -> Response:
-    """Run `work(tx, …)` as the answer to a POST, once per Idempotency-Key. Raises Conflict, InFlight.
+    """Answer a POST with the result of `work(tx, *args)`, run once for each Idempotency-Key.
 
-    What `work` returns is kept; `encode` makes the answer of it, each time.
+    The result is stored, and encoded by `encode` for each answer. Raises InvalidInput, Conflict (the key came
+    with another body) and InFlight (the first request is still in work).
     """
     context = context_of(request)
     key = await _key_of(request, actor, body)
     if key is None:
-        return await _answer(status, await context.db.write(work, *args), encode)
+        return await _respond(status, await context.db.write(work, *args), encode)
     if key.scope in context.in_flight:
         raise _in_flight()
     context.in_flight.add(key.scope)
     try:
-        return await _answer(*await context.db.write(_once, key, status, work, args), encode)
+        return await _respond(*await context.db.write(_once, key, status, work, args), encode)
     finally:
         context.in_flight.discard(key.scope)
 
@@ -97,36 +102,38 @@ def _in_flight() -> InFlight:
     return InFlight("A request with this Idempotency-Key is being worked on.")
 
 
-def _kept(tx: Tx, key: _Key) -> tuple[int, Any] | None:
+def _stored(tx: Tx, key: _Key) -> tuple[int, Json] | None:
     query = scoped(sa.select(idempotency), idempotency, key.scope[0])
-    row = tx.conn.execute(query.where(*_same(key))).mappings().one_or_none()
-    if row is None or tx.now_ms - row["created_ms"] >= IDEMPOTENCY_MS:
+    row = tx.row_or_none(IdempotencyRow, query.where(*_same(key)))
+    if row is None or tx.now_ms - row.created_ms >= IDEMPOTENCY_MS:
         return None
-    if row["body_sha256"] != key.body_sha256:
+    if row.body_sha256 != key.body_sha256:
         raise Conflict("This Idempotency-Key was used with another body.")
-    return row["status"], row["answer"]
+    return row.status, row.answer
 
 
 def _same(key: _Key) -> list[sa.ColumnElement[bool]]:
     return [idempotency.c[name] == value for name, value in key.columns.items()]
 
 
-def _once(tx: Tx, key: _Key, status: int, work: Any, args: tuple[Any, ...]) -> tuple[int, Any]:
+def _once(
+    tx: Tx, key: _Key, status: int, work: Callable[..., Json], args: tuple[object, ...]
+) -> tuple[int, Json]:
     _claim(tx, key)
-    if (kept := _kept(tx, key)) is not None:
-        return kept
-    outlived = scoped(sa.delete(idempotency), idempotency, key.scope[0])
-    tx.conn.execute(outlived.where(*_same(key)))
-    found = work(tx, *args)
-    row = {"body_sha256": key.body_sha256, "status": status, "answer": found, "created_ms": tx.now_ms}
+    if (stored := _stored(tx, key)) is not None:
+        return stored
+    expired = scoped(sa.delete(idempotency), idempotency, key.scope[0])
+    tx.conn.execute(expired.where(*_same(key)))
+    result = work(tx, *args)
+    row = {"body_sha256": key.body_sha256, "status": status, "answer": result, "created_ms": tx.now_ms}
     tx.conn.execute(sa.insert(idempotency).values(**key.columns, **row))
-    return status, found
+    return status, result
 
 
 def _claim(tx: Tx, key: _Key) -> None:
-    """Only one transaction works on a key, on whichever replica. Raises InFlight.
+    """Lock a key until the transaction ends, against all processes on a PostgreSQL. Raises InFlight.
 
-    SQLite has one writer, which is enough.
+    SQLite has one writer and needs no lock.
     """
     if tx.conn.dialect.name == "postgresql":
         number = sa.func.hashtextextended("\n".join(("idempotency", *key.scope)), 0)
@@ -134,14 +141,10 @@ def _claim(tx: Tx, key: _Key) -> None:
             raise _in_flight()
 
 
-async def _answer(status: int, found: Any, encode: Encode) -> Response:
-    if encode is msgspec.json.encode:
-        return answer(status, found)
-    return Response(await run_in_threadpool(encode, found), status, media_type="application/json")
-
-
-def answer(status: int, body: Any) -> Response:
-    """A body of plain values as JSON."""
+async def _respond(status: int, result: Json, encode: Encode) -> Response:
+    if encode is not msgspec.json.encode:
+        body = await run_in_threadpool(encode, result)
+        return Response(body, status, media_type="application/json")
     if status == 204:
         return Response(status_code=204)
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
+    return Response(msgspec.json.encode(result), status, media_type="application/json")

@@ -1,4 +1,4 @@
-"""The published OpenAPI document: what the routes say, and the errors that each of them may answer."""
+"""The published OpenAPI document: the routes, and the errors that each of them may answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from framefarm.server.json_types import Json
 
 PROBLEM: Json = {
     "title": "Problem",
-    "description": "RFC 9457. More members say more, as `state` and `allowed` of a 409.",
+    "description": "RFC 9457. Some errors have more members, as `state` and `allowed` of a 409.",
     "type": "object",
     "required": ["type", "title", "status", "detail", "request_id"],
     "properties": {
@@ -34,23 +34,24 @@ PROBLEM: Json = {
         },
     },
 }
-WORDS = {
+DESCRIPTIONS = {
     401: "No token, or one that is not valid (any more)",
     403: "Known, but not allowed",
     404: "Not there, or another account's",
-    409: "The state forbids it: the body says the state and what is allowed",
+    409: "The state forbids it: the body names the state and what is allowed",
     413: "Too large, or over the account's quota",
-    415: "A body of another kind",
+    415: "A body of another media type",
     422: "Bad input: `errors` names every bad field",
-    429: "Too many: Retry-After says when to try again",
-    503: "Stopping, or the disk is full: Retry-After says when to try again",
+    429: "Too many: try again after the seconds of Retry-After",
+    503: "Stopping, or the disk is full: try again after the seconds of Retry-After",
 }
+"""Description of each error status."""
 READ = {"get", "head", "options"}
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "The same key and body within 24 hours answer the first answer again.",
+    "description": "A repeat with the same key and body within 24 hours gets the first answer again.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
@@ -87,7 +88,7 @@ def _marks(routes: Sequence[BaseRoute]) -> dict[tuple[str, str], frozenset[str]]
 
 
 def install(app: FastAPI) -> None:
-    """Make `app.openapi()` the whole document."""
+    """Make `app.openapi()` return the document with all errors."""
 
     def openapi() -> Json:
         if app.openapi_schema is None:
@@ -119,28 +120,28 @@ def _with_errors(document: Json, marks: dict[tuple[str, str], frozenset[str]]) -
 
 
 def _statuses(path: str, method: str, operation: Json, marked: frozenset[str]) -> set[int]:
-    """The errors of one operation."""
-    found = {422}
+    """Error statuses that one operation may answer."""
+    statuses = {422}
     if "security" in operation or path == "/api/auth/login":
-        found.add(401)
+        statuses.add(401)
     if "may_refuse" in marked or (method not in READ and "security" in operation):
-        found.add(403)
+        statuses.add(403)
     if "{" in path:
-        found.add(404)
+        statuses.add(404)
     if method not in READ or path.endswith("/events"):
-        found.add(503)
+        statuses.add(503)
     if method not in READ and not path.startswith("/api/auth/"):
-        found.add(409)
+        statuses.add(409)
     if "requestBody" in operation:
-        found |= {413, 415}
+        statuses |= {413, 415}
     if "throttled" in marked:
-        found.add(429)
-    return found
+        statuses.add(429)
+    return statuses
 
 
 def _response(status: int) -> Json:
     answer: Json = {
-        "description": WORDS[status],
+        "description": DESCRIPTIONS[status],
         "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
     if status in {429, 503}:

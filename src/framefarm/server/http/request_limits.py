@@ -1,6 +1,6 @@
-"""Around every request: its id, the body's limit and kind, and what no field may hold.
+"""The edge around every request: request id, log, metrics, errors, and the limits of its body.
 
-A body is read once, here: a large one in a thread, and few of them at once.
+Each JSON body is read and parsed once, here; large ones in a thread, and a limited number at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
@@ -28,45 +27,47 @@ from framefarm.server.actor import Actor
 from framefarm.server.context import AppContext
 from framefarm.server.http import errors
 from framefarm.server.http.errors import of_error, problem, unexpected
+from framefarm.server.json_types import Json
 from framefarm.server.metrics import HTTP_SECONDS
 from framefarm.server.tracing import span
 
 log = structlog.get_logger(__name__)
 
-WhoCalls = Callable[[Request], Awaitable[Actor]]
-"""Raises NotAuthenticated."""
-STRANGERS_BYTES = 64 << 10
-"""Most of a body that is taken in before its sender is known."""
-STRANGERS_SECONDS, BODY_SECONDS = 20.0, 300.0
-"""How long a body may take to arrive: before its sender is known, and in all."""
+Authenticate = Callable[[Request], Awaitable[Actor]]
+"""Returns a request's caller. Raises NotAuthenticated."""
+ANONYMOUS_BYTES = 64 << 10
+"""Most bytes of a body that are received before its sender is authenticated."""
+ANONYMOUS_SECONDS, BODY_SECONDS = 20.0, 300.0
+"""Time limits of a body's arrival: before its sender is authenticated, and after."""
 LARGE_BYTES = 1 << 20
-"""Most of a body on any route but `LARGE`, and what makes one large there."""
+"""Largest body of a route outside of `LARGE`; bodies above it count as large."""
 LARGE = frozenset({"/api/jobs", "/api/uploads/md5"})
-"""Routes that may be sent `max_json_bytes`."""
+"""Routes that accept up to `max_json_bytes`."""
 LARGE_OF_ONE, LARGE_AT_ONCE = 2, 16
-"""Large bodies that are worked on at once: of one user, and of all."""
+"""Most large bodies in work at once: of one user, and of all."""
 MAX_COMMAS = 2_000_000
-"""Reading a body takes as long as it has values. A job's 100,000 paths with their hashes have 300,000."""
+"""Most commas of a body: the number of values decides how long parsing takes. A job of 100,000 paths with
+their hashes has 300,000."""
 MAX_FIELDS = 1000
-"""Each unknown one is told: not without end."""
+"""Most fields of a body: unknown fields are reported one by one, so their number is limited."""
 SMALLEST, LARGEST = -(1 << 63), (1 << 63) - 1
 STREAMED = frozenset({"/api/uploads/file"})
-"""Routes that read their body themselves, as it arrives, and limit it."""
+"""Routes that read and limit their body themselves while it arrives."""
 PARSED = "framefarm_json"
-"""The scope's key of what a body holds."""
+"""Key of a parsed body in the request's scope."""
 
 
 class _TooSlow(Exception):
-    """A body took longer to arrive than anyone waits for it."""
+    """A body did not arrive within its time limit."""
 
 
 class RequestLimiter:
-    """Request ids, and bodies that no route has to fear: see `check_json`."""
+    """Middleware that gives each request an id, and lets only bodies through that pass `check_json`."""
 
-    def __init__(self, app: ASGIApp, context: AppContext, who_calls: WhoCalls) -> None:
-        self.app, self.context, self.who_calls = app, context, who_calls
+    def __init__(self, app: ASGIApp, context: AppContext, authenticate: Authenticate) -> None:
+        self.app, self.context, self.authenticate = app, context, authenticate
         self.large: Counter[str] = Counter()
-        """User → large bodies in work."""
+        """Large bodies in work, by user id."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -114,14 +115,14 @@ class RequestLimiter:
 
     @contextlib.asynccontextmanager
     async def _body(self, request: Request) -> AsyncIterator[Receive]:
-        """The body, checked, as the application takes it; a large one counts until it is worked on."""
+        """The checked body, as an ASGI `receive`. A large one counts as in work until the context ends."""
         async with contextlib.AsyncExitStack() as held:
             body = await self._read(request, held)
             if body:
-                kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-                if kind != "application/json":
-                    raise WrongKind(f"Send Content-Type: application/json, not {kind[:100] or 'none'}.")
-                if len(body) > STRANGERS_BYTES:
+                media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+                if media_type != "application/json":
+                    raise WrongKind(f"Send Content-Type: application/json, not {media_type[:100] or 'none'}.")
+                if len(body) > ANONYMOUS_BYTES:
                     request.scope[PARSED] = await run_in_threadpool(check_json, body)
                 else:
                     request.scope[PARSED] = check_json(body)
@@ -145,14 +146,14 @@ class RequestLimiter:
         sender: Actor | None = None
         large = False
         try:
-            async with asyncio.timeout(STRANGERS_SECONDS) as patience:
+            async with asyncio.timeout(ANONYMOUS_SECONDS) as time_limit:
                 async for piece in request.stream():
                     body += piece
                     if len(body) > limit:
                         raise TooLarge(f"The body is larger than {limit} bytes.")
-                    if len(body) > STRANGERS_BYTES and sender is None:
-                        sender = await self.who_calls(request)
-                        patience.reschedule(asyncio.get_running_loop().time() + BODY_SECONDS)
+                    if len(body) > ANONYMOUS_BYTES and sender is None:
+                        sender = await self.authenticate(request)
+                        time_limit.reschedule(asyncio.get_running_loop().time() + BODY_SECONDS)
                     if len(body) > LARGE_BYTES and sender is not None and not large:
                         large = True
                         held.enter_context(self._large(sender))
@@ -172,11 +173,11 @@ class RequestLimiter:
             yield
         finally:
             self.large[sender.user_id] -= 1
-            self.large += Counter()  # forgets who has none
+            self.large += Counter()  # drops users without any
 
 
 def _measure(scope: Scope, status: int, seconds: float) -> None:
-    """Count the request under its route's pattern, never under what stood in it, and log changes."""
+    """Count the request under its route's pattern, without the path's own values, and log it."""
     route = getattr(scope.get("route"), "path", "none")
     HTTP_SECONDS.labels(scope["method"], route, f"{status // 100}xx").observe(seconds)
     quiet = scope["method"] in {"GET", "HEAD", "OPTIONS"} and status < 500
@@ -186,9 +187,9 @@ def _measure(scope: Scope, status: int, seconds: float) -> None:
 
 
 class ReadOnce(APIRoute):
-    """A route that takes what the edge has read: reading it again would hold up every other call."""
+    """A route that uses the body parsed at the edge: parsing again would hold up all other requests."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[None, None, Response]]:
         handle = super().get_route_handler()
 
         async def with_parsed(request: Request) -> Response:
@@ -198,13 +199,15 @@ class ReadOnce(APIRoute):
 
 
 class _Parsed(Request):
-    async def json(self) -> Any:
+    async def json(self) -> Json:
         return self.scope[PARSED]
 
 
-def check_json(body: bytes) -> Any:
-    """What it holds. Raises InvalidInput for what is no JSON in UTF-8, is nested without end, has values
-    without end, or holds NUL characters, numbers beyond 64 bits, or what only JavaScript calls numbers.
+def check_json(body: bytes) -> Json:
+    """The parsed body (free JSON: the route's model checks it).
+
+    Raises InvalidInput for a body that is no JSON in UTF-8, is nested too deep, has too many values, or holds
+    NUL characters, numbers beyond 64 bits, `NaN` or `Infinity`.
     """
     if body.count(b",") > MAX_COMMAS:
         raise InvalidInput.of("body", f"has more than {MAX_COMMAS:,} commas", None)
@@ -242,15 +245,15 @@ def _constant(name: str) -> None:
     raise InvalidInput.of("body", f"is not JSON: {name} is not a number there", name)
 
 
-def _holds_nul(value: Any) -> bool:
+def _holds_nul(value: Json) -> bool:
     if isinstance(value, str):
         return "\0" in value
     if isinstance(value, dict):
-        return any(_holds_nul(key) or _holds_nul(below) for key, below in value.items())
+        return any(_holds_nul(key) or _holds_nul(member) for key, member in value.items())
     return isinstance(value, list) and any(map(_holds_nul, value))
 
 
-def install(app: FastAPI, who_calls: WhoCalls) -> None:
-    """The error table and the edge, around everything."""
+def install(app: FastAPI, authenticate: Authenticate) -> None:
+    """Put the error answers and the limiter around all routes."""
     errors.install(app)
-    app.add_middleware(RequestLimiter, context=app.state.context, who_calls=who_calls)
+    app.add_middleware(RequestLimiter, context=app.state.context, authenticate=authenticate)

@@ -1,4 +1,4 @@
-"""Answers to requests with an `Idempotency-Key`, kept for a day."""
+"""Table of answers to requests with an `Idempotency-Key`, kept for a day."""
 
 from __future__ import annotations
 

@@ -1,11 +1,14 @@
-"""What pydantic found wrong, in the farm's words: each bad field, what is allowed, and what was given."""
+"""Pydantic's validation errors as field errors: each bad field, the allowed values, and the given one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from framefarm.core.errors import FieldError
+from framefarm.server.json_types import Json
+
+Object = Mapping[str, Json]
+"""One of pydantic's errors (`pydantic_core.ErrorDetails`), or a JSON schema."""
 
 SENTENCES = {
     "missing": "is required",
@@ -38,15 +41,14 @@ SENTENCES = {
     "datetime_parsing": "must be a time, as 2026-01-31T12:00:00Z",
     "datetime_type": "must be a time, as 2026-01-31T12:00:00Z",
 }
+"""Sentence of each type of pydantic's errors; the placeholders are in the error's `ctx`."""
 IN_ANSWER = frozenset({"[key]"})
-"""Parts of a location that are pydantic's, not the sender's."""
+"""Parts of a location that pydantic adds to the sender's field names."""
 
 
-def field_errors(
-    found: Iterable[Mapping[str, Any]], properties: Mapping[str, Any] | None = None
-) -> list[FieldError]:
-    """Pydantic's errors as field errors. `properties` are those of the model's JSON schema, if known:
-    then a number out of bounds is told both of them, and an unknown field which ones there are.
+def field_errors(found: Iterable[Object], properties: Object | None = None) -> list[FieldError]:
+    """Field errors for pydantic's. With `properties`, of the model's JSON schema, a number out of bounds is
+    answered with both bounds, and an unknown field with the known ones.
     """
     return [
         FieldError(
@@ -58,23 +60,23 @@ def field_errors(
     ]
 
 
-def field_name(where: Sequence[str | int]) -> str:
-    """`upload_paths[3]`, `environment_variables.OCIO`; the whole is `body`."""
+def field_name(location: Sequence[str | int]) -> str:
+    """A location as text: `upload_paths[3]`, `environment_variables.OCIO`; the whole body is `body`."""
     name = ""
-    for part in where:
+    for part in location:
         if part not in IN_ANSWER:
             name += f"[{part}]" if isinstance(part, int) else f".{part[:200]}"
     return name.lstrip(".") or "body"
 
 
-def _sentence(item: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
-    kind, where = str(item["type"]), item["loc"]
+def _sentence(item: Object, properties: Object) -> str:
+    kind, location = str(item["type"]), item["loc"]
     if kind == "extra_forbidden":
         known = f"; there are: {', '.join(properties)}" if properties else ""
         return f"is not a field of this request{known}"
     if kind == "value_error":
         return str(item["msg"]).removeprefix("Value error, ")
-    bounds = _bounds(properties.get(where[0], {})) if len(where) == 1 else None
+    bounds = _bounds(properties.get(location[0], {})) if len(location) == 1 else None
     if bounds and kind in {"int_type", "int_from_float", "greater_than_equal", "less_than_equal"}:
         return f"must be a whole number between {bounds[0]:,} and {bounds[1]:,}"
     if (sentence := SENTENCES.get(kind)) is not None:
@@ -83,7 +85,7 @@ def _sentence(item: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _bounds(schema: Mapping[str, Any]) -> tuple[int, int] | None:
+def _bounds(schema: Object) -> tuple[int, int] | None:
     for part in (schema, *schema.get("anyOf", ())):
         if "minimum" in part and "maximum" in part:
             return part["minimum"], part["maximum"]

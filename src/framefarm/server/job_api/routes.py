@@ -130,13 +130,13 @@ async def submit_job(
 async def _prepare(context: AppContext, actor: Actor, submitted: Submitted) -> validation.Prepared:
     actor.must_write()
     place = await context.db.read(validation.destination_of, context, actor, submitted)
-    unwritable = None if place is None else await run_in_threadpool(_unwritable, context, place)
+    unwritable = None if place is None else await run_in_threadpool(_unwritable, place)
     return await context.db.read(validation.prepare, context, actor, submitted, unwritable)
 
 
-def _unwritable(context: AppContext, place: destinations.OutputDestination) -> InvalidInput | None:
+def _unwritable(place: destinations.OutputDestination) -> InvalidInput | None:
     try:
-        destinations.check_writable(context, place)
+        destinations.check_writable(place)
     except InvalidInput as error:
         return error
     return None

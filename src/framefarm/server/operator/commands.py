@@ -1,10 +1,9 @@
-"""All operator's commands by name. Arguments come from the command line, already parsed."""
+"""The operator's commands by name, each a unit of work. The command line parsed their arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -20,117 +19,127 @@ from framefarm.server.catalog import destinations
 from framefarm.server.catalog import service as catalog
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
+from framefarm.server.json_types import Json
 from framefarm.server.nodes import service as nodes
 from framefarm.server.projects import service as projects
-from framefarm.server.retention import service as collection
-from framefarm.server.tenancy import farmwide
+from framefarm.server.retention import service as retention
+from framefarm.server.rows import AccountRow, UserRow
 
-Arguments = dict[str, Any]
-Command = Callable[[Tx, AppContext, Arguments], dict[str, Any]]
+FARM_WIDE = "The operator acts on all accounts."
+
+Arguments = dict[str, Json]
+"""Free JSON: a command's options by name."""
+Reply = dict[str, Json]
+"""Free JSON: printed by the command line."""
+Command = Callable[[Tx, AppContext, Arguments], Reply]
 COMMANDS: dict[str, Command] = {}
-LONG: dict[str, Callable[[AppContext, Arguments], dict[str, Any]]] = {"collect": collection.run_for_operator}
-"""Those of many units of work, each committed by itself."""
+LONG: dict[str, Callable[[AppContext, Arguments], Reply]] = {"collect": retention.run_for_operator}
+"""Commands of many units of work, each committed by itself."""
 
 
 def command(name: str) -> Callable[[Command], Command]:
-    """Make a function an operator's command; it runs as one unit of work."""
+    """Register a function as the operator's command of that name; it runs as one unit of work."""
 
-    def remember(function: Command) -> Command:
+    def register(function: Command) -> Command:
         COMMANDS[name] = function
         return function
 
-    return remember
+    return register
 
 
-def prepare(name: str, said: Arguments) -> Arguments:
-    """What a command needs that takes long: not done in its transaction, where everybody waits for it."""
-    if name not in {"user.add", "user.set"} or said.get("password") is None:
-        return said
-    passwords.check_new(said["password"])
-    rest = {key: value for key, value in said.items() if key != "password"}
-    return rest | {"password_hash": passwords.hash_password(said["password"])}
+def prepare(name: str, arguments: Arguments) -> Arguments:
+    """Hash a password among the arguments: slow, so before the transaction, for which other writers wait.
+
+    Raises InvalidInput, TooMany.
+    """
+    if name not in {"user.add", "user.set"} or arguments.get("password") is None:
+        return arguments
+    passwords.check_new(arguments["password"])
+    others = {key: value for key, value in arguments.items() if key != "password"}
+    return others | {"password_hash": passwords.hash_password(arguments["password"])}
 
 
-def _account(row: Any) -> dict[str, Any]:
-    return {k: row[k] for k in ("id", "name", "credit_limit_micros", "allow_scripts", "quota_bytes")}
+def _account(account: AccountRow) -> Reply:
+    shown = ("id", "name", "credit_limit_micros", "allow_scripts", "quota_bytes")
+    return {name: getattr(account, name) for name in shown}
 
 
-def _user(row: Any) -> dict[str, Any]:
+def _user(user: UserRow) -> Reply:
     return {
-        "id": row["id"],
-        "email": row["email"],
-        "role": row["role"],
-        "account": row["account_id"],
-        "disabled": row["disabled_ms"] is not None,
+        "id": user.id,
+        "email": user.email,
+        "role": user.role,
+        "account": user.account_id,
+        "disabled": user.disabled_ms is not None,
     }
 
 
 @command("account.list")
-def account_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    rows = tx.conn.execute(sa.select(accounts_table).order_by(accounts_table.c.id)).mappings()
-    return {"accounts": [_account(r) | {"balance_micros": billing.balance(tx, r["id"])} for r in rows.all()]}
+def account_list(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
+    rows = tx.rows(AccountRow, sa.select(accounts_table).order_by(accounts_table.c.id))
+    return {"accounts": [_account(row) | {"balance_micros": billing.balance(tx, row.id)} for row in rows]}
 
 
 @command("account.create")
-def account_create(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    account_id = accounts.create_account(tx, said["account"])
+def account_create(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
+    account_id = accounts.create_account(tx, arguments["account"])
     projects.create(tx, account_id, "", "default", "operator")
-    return _account(accounts.account_named(tx, account_id))
+    return _account(accounts.find_account(tx, account_id))
 
 
 @command("account.set")
-def account_set(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    row = accounts.account_named(tx, said["account"])
-    values: dict[str, Any] = {}
-    if said.get("credit_limit") is not None:
-        limit = said["credit_limit"]
+def account_set(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
+    account = accounts.find_account(tx, arguments["account"])
+    values: dict[str, Json] = {}
+    if arguments.get("credit_limit") is not None:
+        limit = arguments["credit_limit"]
         values["credit_limit_micros"] = None if limit == "none" else _limit(limit)
-    if said.get("allow_scripts") is not None:
-        values["allow_scripts"] = said["allow_scripts"]
-    if said.get("quota_bytes") is not None:
-        values["quota_bytes"] = said["quota_bytes"] or None
+    if arguments.get("allow_scripts") is not None:
+        values["allow_scripts"] = arguments["allow_scripts"]
+    if arguments.get("quota_bytes") is not None:
+        values["quota_bytes"] = arguments["quota_bytes"] or None
     if values:
-        before = {k: row[k] for k in values}
-        key = accounts_table.c.id == row["id"]
-        tx.conn.execute(sa.update(accounts_table).where(key).values(values))
-        audit(tx, "operator", "account.set", row["id"], account_id=row["id"], before=before, after=values)
-    return _account(accounts.account_named(tx, row["id"]))
+        before = {name: getattr(account, name) for name in values}
+        update = sa.update(accounts_table).where(accounts_table.c.id == account.id)
+        tx.conn.execute(update.values(values))
+        audit(tx, "operator", "account.set", account.id, account_id=account.id, before=before, after=values)
+    return _account(accounts.find_account(tx, account.id))
 
 
 @command("user.add")
-def user_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
+def user_add(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
     try:
-        account_id = accounts.account_named(tx, said["account"])["id"]
+        account_id = accounts.find_account(tx, arguments["account"]).id
     except NotFound:
-        if not said.get("create_account"):
+        if not arguments.get("create_account"):
             raise
-        account_id = account_create(tx, context, said)["id"]
-    hashed = said["password_hash"]
-    return _user(accounts.create_user(tx, account_id, said["email"], hashed, said["role"], "operator"))
+        account_id = account_create(tx, context, arguments)["id"]
+    email, password_hash, role = arguments["email"], arguments["password_hash"], arguments["role"]
+    return _user(accounts.create_user(tx, account_id, email, password_hash, role, "operator"))
 
 
 @command("user.list")
-def user_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    query = farmwide(sa.select(users)).order_by(users.c.id)
-    if said.get("account"):
-        query = query.where(users.c.account_id == accounts.account_named(tx, said["account"])["id"])
-    return {"users": [_user(r) for r in tx.conn.execute(query).mappings()]}
+def user_list(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
+    query = sa.select(users).order_by(users.c.id)
+    if arguments.get("account"):
+        query = query.where(users.c.account_id == accounts.find_account(tx, arguments["account"]).id)
+    return {"users": [_user(user) for user in tx.rows(UserRow, query)]}
 
 
 @command("user.set")
-def user_set(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    row = accounts.user_by_email(tx, said["email"])
-    if row is None:
-        raise NotFound(f"There is no user {said['email']}.")
+def user_set(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
+    user = accounts.user_by_email(tx, arguments["email"])
+    if user is None:
+        raise NotFound(f"There is no user {arguments['email']}.")
     return _user(
         accounts.change_user(
             tx,
-            row["account_id"],
-            row["id"],
+            user.account_id,
+            user.id,
             "operator",
-            role=said.get("role"),
-            disabled=said.get("disabled"),
-            password_hash=said.get("password_hash"),
+            role=arguments.get("role"),
+            disabled=arguments.get("disabled"),
+            password_hash=arguments.get("password_hash"),
         )
     )
 
@@ -150,17 +159,19 @@ def _limit(text: str) -> int:
 
 
 @command("credit.add")
-def credit_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    account_id = accounts.account_named(tx, said["account"])["id"]
-    kind, amount = said.get("kind") or "credit", _micros(said["amount"], "amount")
+def credit_add(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
+    account_id = accounts.find_account(tx, arguments["account"]).id
+    kind, amount = arguments.get("kind") or "credit", _micros(arguments["amount"], "amount")
     if kind == "charge":
         raise InvalidInput.of(
             "kind", "charges are the farm's own: payment, credit, refund or adjustment", kind
         )
     if amount <= 0 and kind != "adjustment":
-        raise InvalidInput.of("amount", "must be more than 0; an adjustment may be negative", said["amount"])
+        raise InvalidInput.of(
+            "amount", "must be more than 0; an adjustment may be negative", arguments["amount"]
+        )
     signed = -amount if kind == "refund" else amount
-    entry = billing.post(tx, account_id, kind, signed, said.get("note") or kind, "operator")
+    entry = billing.post(tx, account_id, kind, signed, arguments.get("note") or kind, "operator")
     after = {"kind": kind, "amount_micros": signed}
     audit(tx, "operator", "ledger.post", entry, account_id=account_id, after=after)
     return {
@@ -172,72 +183,72 @@ def credit_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
 
 
 @command("price.set")
-def price_set(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    on_demand, spot = said.get("on_demand"), said.get("preemptible")
+def price_set(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
+    on_demand, preemptible = arguments.get("on_demand"), arguments.get("preemptible")
     row = catalog.set_price(
         tx,
-        said["instance"],
+        arguments["instance"],
         None if on_demand is None else _micros(on_demand, "on-demand"),
-        None if spot is None else _micros(spot, "preemptible"),
+        None if preemptible is None else _micros(preemptible, "preemptible"),
     )
     return asdict(row)
 
 
 @command("package.register")
-def package_register(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
+def package_register(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
     package = catalog.register_package(
         tx,
-        id=said["id"],
-        kind=said["kind"],
-        path=said["path"],
-        release=said["release"],
-        default=bool(said.get("default")),
+        id=arguments["id"],
+        kind=arguments["kind"],
+        path=arguments["path"],
+        release=arguments["release"],
+        default=bool(arguments.get("default")),
     )
     return asdict(package)
 
 
 @command("package.list")
-def package_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
+def package_list(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
     return {"packages": [asdict(package) for package in catalog.list_packages(tx)]}
 
 
 @command("output.add")
-def output_add(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    account_id = accounts.account_named(tx, said["account"])["id"]
-    url = destinations.grant(tx, account_id, said["url"])
+def output_add(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
+    account_id = accounts.find_account(tx, arguments["account"]).id
+    url = destinations.grant(tx, account_id, arguments["url"])
     audit(tx, "operator", "output.add", url, account_id=account_id)
     return {"places": destinations.list_destinations(tx, account_id)}
 
 
 @command("output.remove")
-def output_remove(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    account_id = accounts.account_named(tx, said["account"])["id"]
-    destinations.revoke(tx, account_id, said["url"])
-    audit(tx, "operator", "output.remove", said["url"], account_id=account_id)
+def output_remove(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
+    account_id = accounts.find_account(tx, arguments["account"]).id
+    destinations.revoke(tx, account_id, arguments["url"])
+    audit(tx, "operator", "output.remove", arguments["url"], account_id=account_id)
     return {"places": destinations.list_destinations(tx, account_id)}
 
 
 @command("output.list")
-def output_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    account_id = accounts.account_named(tx, said["account"])["id"]
+def output_list(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
+    account_id = accounts.find_account(tx, arguments["account"]).id
     return {"places": destinations.list_destinations(tx, account_id)}
 
 
 @command("node.list")
-def node_list(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
+def node_list(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
     return {"nodes": nodes.listing(tx)}
 
 
 @command("node.set_aside")
-def node_set_aside(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
-    reason = said["reason"].strip()
+def node_set_aside(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
+    reason = arguments["reason"].strip()
     if not reason or len(reason) > 500:
-        raise InvalidInput.of("reason", "say why, in 500 characters at most", said["reason"][:40])
+        raise InvalidInput.of("reason", "say why, in 500 characters at most", arguments["reason"][:40])
     tx.wake("dispatch")
-    return nodes.set_aside(tx, said["node"], reason)
+    return nodes.set_aside(tx, arguments["node"], reason)
 
 
 @command("node.return")
-def node_return(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
+def node_return(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
     tx.wake("dispatch")
-    return nodes.put_back(tx, said["node"])
+    return nodes.put_back(tx, arguments["node"])

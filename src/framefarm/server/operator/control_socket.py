@@ -1,6 +1,6 @@
-"""The operator's commands: through the farm's own socket while it runs, else on the opened database.
+"""Execution of the operator's commands: over the farm's socket while it runs, else on the opened database.
 
-Nothing of this is on the public API: whoever may open the data directory is the operator.
+No command is on the public API: the permission to open the data directory makes the operator.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import structlog
 import uvicorn
@@ -27,18 +26,19 @@ from framefarm.core.errors import FarmError, InvalidInput
 from framefarm.server.bootstrap import open_farm
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
-from framefarm.server.operator.commands import COMMANDS, LONG, prepare
+from framefarm.server.operator.commands import COMMANDS, LONG, Arguments, Reply, prepare
 from framefarm.server.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 LOCK = "lock"
 LINE = 32
-"""Bytes in the lock's file; written at once."""
+"""Length of the lock file in bytes, so that one write replaces all of it."""
 FARM, COMMAND = "farm", "command"
+"""Holders of the lock, as the lock file names them."""
 SOCKET = "control.sock"
 PATIENCE_SECONDS = 30.0
-"""How long a command waits for a farm that starts or stops, or for other commands."""
+"""Longest wait of a command for a farm that starts or stops, or for other commands."""
 
 
 class OperatorError(FarmError):
@@ -48,14 +48,14 @@ class OperatorError(FarmError):
 
 
 class NobodyAnswers(OperatorError):
-    """The data directory is held, and whoever holds it takes no commands (yet)."""
+    """The data directory is locked, and its holder takes no commands (yet)."""
 
 
 @contextlib.contextmanager
 def lock_data(data: Path, who: str = COMMAND) -> Iterator[None]:
-    """Hold the data directory: one at a time. Raises BlockingIOError if another holds it.
+    """Lock the data directory for one process. Raises BlockingIOError if another one holds it.
 
-    The lock's file says who holds it: `farm PID`, or `command PID` for a moment.
+    The lock file names the holder: `farm PID`, or `command PID` while a command runs.
     """
     fd = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -69,7 +69,7 @@ def lock_data(data: Path, who: str = COMMAND) -> Iterator[None]:
 
 @contextlib.contextmanager
 def serve_data(data: Path) -> Iterator[None]:
-    """Hold the data directory for a farm; a command at work on it is waited for. Raises BlockingIOError."""
+    """Lock the data directory for a farm, after the end of a running command. Raises BlockingIOError."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     with contextlib.ExitStack() as stack:
         while True:
@@ -84,7 +84,7 @@ def serve_data(data: Path) -> Iterator[None]:
 
 
 def running_pid(data: Path) -> int | None:
-    """The farm that holds the data directory; None for nobody, or a command."""
+    """Process id of the farm that holds the data directory; None if it is free or a command holds it."""
     try:
         fd = os.open(data / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -100,18 +100,18 @@ def running_pid(data: Path) -> int | None:
 
 
 def _has_open(pid: str, fd: int) -> bool:
-    """Whether that process has the same file open: what the file says may be of a farm that was killed."""
-    mine = os.fstat(fd)
+    """Whether that process has the lock file open: the file may still name a farm that was killed."""
+    lock_file = os.fstat(fd)
     with contextlib.suppress(OSError):
         for name in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):  # closed meanwhile
-                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), mine):
+                if os.path.samestat(os.stat(f"/proc/{pid}/fd/{name}"), lock_file):
                     return True
     return False
 
 
-def run(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Run a command on the farm in `data`, whether it runs or not. Raises FarmError."""
+def run(data: Path, name: str, arguments: Arguments) -> Reply:
+    """Execute a command on the farm in `data`, whether the farm runs or not. Raises FarmError."""
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -122,27 +122,27 @@ def run(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
             pass
         try:
             return _ask(data, name, arguments)
-        except NobodyAnswers:  # a farm that starts or stops, or another command on a farm that does not run
+        except NobodyAnswers:  # a farm starts or stops, or another command holds a stopped farm
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 
 
-def _run_alone(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _run_alone(data: Path, name: str, arguments: Arguments) -> Reply:
     context = open_farm(Settings(data=data))
     try:
         if name in LONG:
             return LONG[name](context, arguments)
-        return context.db.write_now(_do, context, name, prepare(name, arguments))
+        return context.db.write_now(execute, context, name, prepare(name, arguments))
     finally:
         context.db.close()
 
 
-def _do(tx: Tx, context: AppContext, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def execute(tx: Tx, context: AppContext, name: str, arguments: Arguments) -> Reply:
     work = COMMANDS.get(name)
     if work is None:
         raise InvalidInput.of(
-            "command", f"there is none of this name; there are: {', '.join(sorted(COMMANDS))}", name
+            "command", f"there is no such command; there are: {', '.join(sorted(COMMANDS))}", name
         )
     return work(tx, context, arguments)
 
@@ -152,7 +152,8 @@ def _do(tx: Tx, context: AppContext, name: str, arguments: dict[str, Any]) -> di
 
 @contextlib.contextmanager
 def _address(data: Path) -> Iterator[str]:
-    """The socket's path, short however deep the directory lies (a socket's path holds 107 bytes)."""
+    """A short path of the socket, as a socket's path holds at most 107 bytes and the data directory's may be
+    longer."""
     fd = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}/{SOCKET}"
@@ -160,7 +161,7 @@ def _address(data: Path) -> Iterator[str]:
         os.close(fd)
 
 
-def _ask(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _ask(data: Path, name: str, arguments: Arguments) -> Reply:
     import httpx2
 
     patience = httpx2.Timeout(60, read=None) if name in LONG else httpx2.Timeout(60)
@@ -169,36 +170,39 @@ def _ask(data: Path, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         httpx2.Client(transport=httpx2.HTTPTransport(uds=path), timeout=patience) as client,
     ):
         try:
-            answer = client.post("http://farm/command", json={"name": name, "arguments": arguments})
+            response = client.post("http://farm/command", json={"name": name, "arguments": arguments})
         except httpx2.ConnectError as error:
             text = f"the farm on {data} is starting or stopping, or another command is at work; try again"
             raise NobodyAnswers(f"{text} ({error})") from None
         except httpx2.TransportError as error:
-            text = f"the farm on {data} went away during the command; see whether it was done"
+            text = f"the connection to the farm on {data} broke during the command; check whether it was done"
             raise OperatorError(f"{text} ({error})") from None
-    body: dict[str, Any] = answer.json()
-    if answer.status_code != 200:
-        raise OperatorError(body["detail"])
-    return body
+    reply: Reply = response.json()
+    if response.status_code != 200:
+        raise OperatorError(reply["detail"])
+    return reply
 
 
 @contextlib.asynccontextmanager
 async def serve_control(context: AppContext) -> AsyncIterator[None]:
-    """Answer operators' commands on a socket in the data directory, 0600."""
+    """Execute the operator's commands that arrive on a socket in the data directory, of mode 0600."""
     import asyncio
 
     async def answer(request: Request) -> Response:
-        said = await request.json()
+        body = await request.json()
         try:
-            if said["name"] in LONG:
-                return JSONResponse(await run_in_threadpool(LONG[said["name"]], context, said["arguments"]))
-            arguments = await run_in_threadpool(prepare, said["name"], said["arguments"])
-            return JSONResponse(await context.db.write(_do, context, said["name"], arguments))
+            name, arguments = body["name"], body["arguments"]
+            if name in LONG:
+                return JSONResponse(await run_in_threadpool(LONG[name], context, arguments))
+            arguments = await run_in_threadpool(prepare, name, arguments)
+            return JSONResponse(await context.db.write(execute, context, name, arguments))
         except FarmError as error:
             return JSONResponse({"detail": error.detail}, 422)
         except Exception:
-            log.exception("command_failed", name=said.get("name"))
-            return JSONResponse({"detail": "the farm made a mistake; its log says which"}, 500)
+            log.exception("command_failed", name=body.get("name"))
+            return JSONResponse(
+                {"detail": "the command failed by a mistake of the farm; its log has the error"}, 500
+            )
 
     (context.data / SOCKET).unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -221,5 +225,6 @@ async def serve_control(context: AppContext) -> AsyncIterator[None]:
         (context.data / SOCKET).unlink(missing_ok=True)
 
 
-def dumps(answer: dict[str, Any]) -> str:
-    return json.dumps(answer, indent=2, ensure_ascii=False)
+def dumps(reply: Reply) -> str:
+    """A command's reply as indented JSON."""
+    return json.dumps(reply, indent=2, ensure_ascii=False)

@@ -1,8 +1,8 @@
-"""Projects: names that are unique within an account, active or archived."""
+"""Projects: their names are unique within an account; each is active or archived."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import sqlalchemy as sa
 
@@ -13,7 +13,10 @@ from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
 from framefarm.server.projects.tables import projects
+from framefarm.server.rows import ProjectRow
 from framefarm.server.tenancy import scoped
+
+StatusFilter = Literal["active", "archived", "all"]
 
 
 def _clean(name: str) -> str:
@@ -23,8 +26,8 @@ def _clean(name: str) -> str:
     return name
 
 
-def create(tx: Tx, account_id: str, user_id: str, name: str, actor: str, request_id: str = "") -> Any:
-    """Raises InvalidInput, Conflict."""
+def create(tx: Tx, account_id: str, user_id: str, name: str, actor: Actor | str) -> ProjectRow:
+    """Create an active project. Raises InvalidInput, Conflict."""
     name = _clean(name)
     _must_be_free(tx, account_id, name)
     project_id = new_id("prj")
@@ -34,20 +37,12 @@ def create(tx: Tx, account_id: str, user_id: str, name: str, actor: str, request
             created_by=user_id,
         )
     )  # fmt: skip
-    audit(
-        tx,
-        actor,
-        "project.create",
-        project_id,
-        account_id=account_id,
-        request_id=request_id,
-        after={"name": name},
-    )
+    audit(tx, actor, "project.create", project_id, account_id=account_id, after={"name": name})
     return find(tx, account_id, project_id)
 
 
 def create_default(tx: Tx, account_id: str, user_id: str) -> None:
-    """The project that every account begins with."""
+    """Create the project `default` of the first account."""
     create(tx, account_id, user_id, "default", "system")
 
 
@@ -58,57 +53,62 @@ def _must_be_free(tx: Tx, account_id: str, name: str) -> None:
         raise Conflict(f"There is a project {name!r} already; it is {status}.", state=status)
 
 
-def find(tx: Tx, account_id: str, project_id: str) -> Any:
+def find(tx: Tx, account_id: str, project_id: str) -> ProjectRow:
+    """Project of one account. Raises NotFound."""
     query = scoped(sa.select(projects), projects, account_id).where(projects.c.id == project_id)
-    row = tx.conn.execute(query).mappings().one_or_none()
-    if row is None:
+    project = tx.row_or_none(ProjectRow, query)
+    if project is None:
         raise NotFound(f"There is no project {project_id}.")
-    return row
+    return project
 
 
-def listing(tx: Tx, account_id: str, status: str, after: str, limit: int) -> list[Any]:
-    """Oldest first; `status` is active, archived or all."""
+def list_projects(tx: Tx, account_id: str, status: StatusFilter, after: str, limit: int) -> list[ProjectRow]:
+    """The account's projects of that status, oldest first, from behind the id `after`."""
     query = scoped(sa.select(projects), projects, account_id).where(projects.c.id > after)
     if status != "all":
         query = query.where(projects.c.status == status)
-    return list(tx.conn.execute(query.order_by(projects.c.id).limit(limit)).mappings())
+    return tx.rows(ProjectRow, query.order_by(projects.c.id).limit(limit))
 
 
-def change(tx: Tx, actor: Actor, project_id: str, said: ProjectChange) -> Any:
-    """Archive, restore (admins) and rename. Archiving leaves running jobs alone."""
-    row = find(tx, actor.account_id, project_id)
-    by_action = {"archive": "archived", "restore": "active", None: None}[said.action]
-    if said.status and by_action and said.status != by_action:
-        raise InvalidInput.of("status", f"says {said.status}, but action says {said.action}", said.status)
-    status = said.status or by_action
-    if status is None and said.name is None:
+def change(tx: Tx, actor: Actor, project_id: str, body: ProjectChange) -> ProjectRow:
+    """Archive, restore or rename a project. Jobs of an archived project run on.
+
+    Raises NotFound, InvalidInput, Conflict (the name is taken), and NotAllowed: a member may only rename, and
+    only projects that the member created.
+    """
+    project = find(tx, actor.account_id, project_id)
+    status_of_action = {"archive": "archived", "restore": "active", None: None}[body.action]
+    if body.status and status_of_action and body.status != status_of_action:
+        raise InvalidInput.of("status", f"is {body.status}, but the action is {body.action}", body.status)
+    status = body.status or status_of_action
+    if status is None and body.name is None:
         raise InvalidInput.of("status", "give a status (archived, active), an action or a name", None)
-    values: dict[str, Any] = {}
-    if status is not None and status != row["status"]:
+    values: dict[str, str] = {}
+    if status is not None and status != project.status:
         values["status"] = status
-    if said.name is not None and _clean(said.name) != row["name"]:
-        values["name"] = _clean(said.name)
+    if body.name is not None and _clean(body.name) != project.name:
+        values["name"] = _clean(body.name)
         _must_be_free(tx, actor.account_id, values["name"])
     if not values:
-        return row
-    if not actor.is_admin and ("status" in values or row["created_by"] != actor.user_id):
+        return project
+    if not actor.is_admin and ("status" in values or project.created_by != actor.user_id):
         raise NotAllowed("Only an admin of the account may archive, restore or rename projects of others.")
-    mine = scoped(sa.update(projects), projects, actor.account_id).where(projects.c.id == project_id)
-    tx.conn.execute(mine.values(values))
-    before = {k: row[k] for k in values}
+    update = scoped(sa.update(projects), projects, actor.account_id).where(projects.c.id == project_id)
+    tx.conn.execute(update.values(values))
+    before = {name: getattr(project, name) for name in values}
     audit(tx, actor, "project.change", project_id, before=before, after=values)
     return find(tx, actor.account_id, project_id)
 
 
-def project_for_job(tx: Tx, account_id: str, name: str) -> Any:
+def project_for_job(tx: Tx, account_id: str, name: str) -> ProjectRow:
     """The active project of that name. Raises InvalidInput (unknown), Conflict (archived)."""
     query = scoped(sa.select(projects), projects, account_id).where(projects.c.name == name)
-    row = tx.conn.execute(query).mappings().one_or_none()
-    if row is None:
+    project = tx.row_or_none(ProjectRow, query)
+    if project is None:
         active = scoped(sa.select(projects.c.name), projects, account_id)
         active = active.where(projects.c.status == "active").order_by(projects.c.name).limit(20)
         known = ", ".join(tx.conn.execute(active).scalars()) or "none"
         raise InvalidInput.of("project", f"there is no such project; there are: {known}", name)
-    if row["status"] != "active":
+    if project.status != "active":
         raise Conflict(f"The project {name!r} is archived: restore it first.", state="archived")
-    return row
+    return project

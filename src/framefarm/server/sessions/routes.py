@@ -22,7 +22,7 @@ from framefarm.server.database import Tx
 from framefarm.server.files import manifests
 from framefarm.server.http.connection_limits import RUNNER
 from framefarm.server.http.errors import disk_is_full
-from framefarm.server.http.request_limits import STRANGERS_BYTES
+from framefarm.server.http.request_limits import ANONYMOUS_BYTES
 from framefarm.server.sessions import progress, service
 from framefarm.server.sessions.progress import Progress
 from framefarm.server.tracing import span
@@ -144,7 +144,7 @@ class NodeApi:
             body += piece
             if len(body) > MAX_BODY_BYTES:
                 raise TooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-            if len(body) > STRANGERS_BYTES and not known:
+            if len(body) > ANONYMOUS_BYTES and not known:
                 await self.context.db.read(service.job_of, self.context, session, token)
                 known = True
         if len(body) > ASIDE_BYTES:

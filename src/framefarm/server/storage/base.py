@@ -1,4 +1,4 @@
-"""The storage contract. `local.py` implements it."""
+"""Contract of a store of bytes by key; `local.py` implements it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ class Stored:
 
 
 class Store(Protocol):
-    """Objects by key, `/`-separated. What a call returned is durable; an object is there whole or not at all.
+    """Objects by key, a path separated by `/`. A change is durable when its call returns, and never partial.
 
-    A key that is none (empty or dot parts, NUL) is a ValueError; an object that is not there a
-    FileNotFoundError. With `if_absent`, a taken key is a FileExistsError, and what has it is durable too.
+    Raises ValueError for an invalid key (empty or dot parts, NUL), and FileNotFoundError for an object that
+    does not exist. With `if_absent` an existing key raises FileExistsError, and its object is durable, too.
     """
 
-    def put(self, stream: Iterable[bytes], key: str, *, if_absent: bool = False) -> Stored: ...
+    def put(self, stream: Iterable[bytes], key: str, *, if_absent: bool = False) -> Stored:
+        """Store the stream's bytes as the object `key`."""
 
-    def copy(self, source: str, target: str, *, if_absent: bool = False) -> Stored: ...
+    def copy(self, source: str, target: str, *, if_absent: bool = False) -> Stored:
+        """Store the bytes of the object `source` as the object `target`, too."""
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> BinaryIO:
         """A stream of the object from byte `start`, of at most `length` bytes. The caller closes it."""
 
-    def head(self, key: str) -> Stored: ...
+    def head(self, key: str) -> Stored:
+        """Key and size of an object."""
 
     def delete(self, key: str) -> None:
-        """Deleting what is not there is fine."""
+        """Delete an object, if it exists."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """Every object whose key begins with `prefix`, in the order of keys."""
+        """All objects whose key begins with `prefix`, in the order of keys."""

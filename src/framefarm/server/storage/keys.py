@@ -1,4 +1,4 @@
-"""Keys of objects in the store: one function for each kind of object.
+"""Keys of objects in the store: one function for each type of object.
 
 Attempts' folders and staged files are named by the node protocol, too (docs/node-protocol.md).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 def content(account_id: str, sha256: str, generation: int) -> str:
-    """Key of a file's bytes. `generation` tells a new upload from removed bytes of the same hash."""
+    """Key of a content. `generation` distinguishes a new upload from removed bytes of the same hash."""
     return f"content/{account_id}/{sha256}/{generation}"
 
 

@@ -1,4 +1,4 @@
-"""Objects as files below one folder. Durable before a call returns: file synced, linked, folders synced."""
+"""Objects as files below one folder. Each call syncs the file and its folders before it returns."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from typing import BinaryIO
 from framefarm.server.storage.base import Stored
 
 AREAS = ("content", "staging", "manifests", "logs", "thumbnails")
+"""First parts of all keys."""
 INCOMING = "incoming"
 MODE = 0o644
 """Readable for the sandbox's user, which sees hard links of content. The data directory itself is 0700."""
 PIECE = 1 << 20
+"""Bytes that are read at once."""
 
 
 class LocalStore:
-    """Implements `Store`; `path` is for runners on the same machine."""
+    """Implementation of `Store` on a local disk; `path` is for runners on the same machine."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -33,7 +35,7 @@ class LocalStore:
         self.sweep_incoming()
 
     def path(self, key: str) -> Path:
-        """Where a key's bytes are, or would be. Raises ValueError for a key that is none."""
+        """Path of an object, which need not exist. Raises ValueError for an invalid key."""
         parts = key.split("/")
         if len(parts) < 2 or parts[0] not in AREAS or not _safe(parts):
             raise ValueError(f"not a key: {key[:100]!r}")
@@ -97,23 +99,26 @@ class LocalStore:
                 with contextlib.suppress(FileNotFoundError):  # a folder, or deleted meanwhile
                     yield self.head(key)
 
-    # -- what nobody needs any more
+    # -- for retention
 
     def touch(self, key: str) -> bool:
-        """Make an object durable, and young: it is not removed as abandoned. False: it is not there."""
+        """Make an object durable, and young, so that `remove_older` keeps it. False: it does not exist."""
         path = self.path(key)
         with _locked(path, fcntl.LOCK_SH) as fd:
             if fd is None:
                 return False
             os.utime(fd)
-            there = _is_at(fd, path)
-        if there:
+            exists = _is_at(fd, path)
+        if exists:
             self._sync_up(path.parent)
-        return there
+        return exists
 
     def remove_older(self, key: str, before_ns: int) -> bool:
-        """Remove an object that was neither written nor touched since (nanoseconds of the disk's clock). A
-        `touch` is before that, and then it stays, or after, and then it tells that it is gone."""
+        """Remove an object that was not written or touched since `before_ns` (of the disk's clock).
+
+        Returns whether it was removed. A concurrent `touch` either comes first, and the object stays; or
+        second, and returns False.
+        """
         path = self.path(key)
         with _locked(path, fcntl.LOCK_EX) as fd:
             if fd is None or os.fstat(fd).st_mtime_ns >= before_ns or not _is_at(fd, path):
@@ -122,7 +127,7 @@ class LocalStore:
         return True
 
     def walk(self, area: str) -> Iterator[Aged]:
-        """Every object of an area, in no order; those that vanish meanwhile are left out."""
+        """All objects of an area, in no order, without those that are removed meanwhile."""
         folders = [self.root / area]
         while folders:
             with contextlib.suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
@@ -136,16 +141,16 @@ class LocalStore:
                         yield Aged(key, status.st_size, status.st_mtime_ns)
 
     def prune_folder(self, key: str) -> None:
-        """Remove the folder that an object was in, if it is empty."""
+        """Remove the folder of an object, if it is empty."""
         with contextlib.suppress(OSError):
             self.path(key).parent.rmdir()
 
-    # -- uploads: a file is written first, and gets its key when its hash is known
+    # -- uploads: the file is written first, and gets its key when its hash is known
 
     def incoming(self) -> tuple[int, Path]:
-        """A fresh file to write an upload into: (descriptor, path). It is the caller's to remove.
+        """Create an empty file for an upload; returns (descriptor, path). The caller removes it.
 
-        It is locked while the descriptor is open: what a killed process left is thereby known.
+        The file is locked while the descriptor is open: `sweep_incoming` removes only unlocked ones.
         """
         while True:
             fd, name = tempfile.mkstemp(dir=self.root / INCOMING)
@@ -156,10 +161,10 @@ class LocalStore:
             os.close(fd)  # another process swept it before it was locked
 
     def take(self, incoming: Path, key: str, *, if_absent: bool = False) -> Stored:
-        """Make a written and synced file the object `key`. With `if_absent` it also stays where it is."""
+        """Make a written and synced file the object `key`. With `if_absent` the incoming file stays, too."""
         target = self.path(key)
         size = incoming.stat().st_size
-        os.utime(incoming)  # it is young from now on, however long its bytes took to arrive
+        os.utime(incoming)  # its age counts from now, however long its bytes took to arrive
         while True:
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -178,7 +183,7 @@ class LocalStore:
         return Stored(key, size)
 
     def sweep_incoming(self) -> int:
-        """Remove uploads whose process is gone; returns how many."""
+        """Remove incoming files whose process has ended; returns their number."""
         count = 0
         for entry in os.scandir(self.root / INCOMING):
             try:
@@ -196,10 +201,11 @@ class LocalStore:
         return count
 
     def free_bytes(self) -> int:
+        """Free bytes of the disk."""
         return shutil.disk_usage(self.root).free
 
     def _sync_up(self, folder: Path) -> None:
-        """Sync a folder and those above it: any of them may have been made just now."""
+        """Sync a folder and those above it: any of them may be new."""
         while folder != self.root:
             sync_folder(folder)
             folder = folder.parent
@@ -207,7 +213,7 @@ class LocalStore:
 
 @dataclass(frozen=True, slots=True)
 class Aged:
-    """An object: its key, size in bytes, and when it was last written or touched, by the disk's clock."""
+    """An object: its key, size in bytes, and the time of its last write or touch (ns of the disk's clock)."""
 
     key: str
     size: int
@@ -215,22 +221,22 @@ class Aged:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, how: int) -> Iterator[int | None]:
-    """The object's descriptor, locked as `fcntl.flock` takes it; None: it is not there."""
+def _locked(path: Path, operation: int) -> Iterator[int | None]:
+    """The object's descriptor, locked by this operation of `fcntl.flock`; None: it does not exist."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         yield None
         return
     try:
-        fcntl.flock(fd, how)
+        fcntl.flock(fd, operation)
         yield fd
     finally:
         os.close(fd)
 
 
 def _is_at(fd: int, path: Path) -> bool:
-    """Whether the open file still has that name."""
+    """Whether the open file still has that path."""
     try:
         return os.path.samestat(os.fstat(fd), path.lstat())
     except FileNotFoundError:
@@ -238,7 +244,7 @@ def _is_at(fd: int, path: Path) -> bool:
 
 
 class _Slice(io.RawIOBase):
-    """Bytes `start` to `end` of a descriptor, which it owns."""
+    """Bytes `start` to `end` of a descriptor, which is closed with the stream."""
 
     def __init__(self, fd: int, start: int, end: int) -> None:
         self._fd, self._at, self._end = fd, start, end
@@ -247,8 +253,8 @@ class _Slice(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        want = min(len(buffer), max(0, self._end - self._at))
-        count = os.preadv(self._fd, [memoryview(buffer)[:want]], self._at) if want else 0
+        size = min(len(buffer), max(0, self._end - self._at))
+        count = os.preadv(self._fd, [memoryview(buffer)[:size]], self._at) if size else 0
         self._at += count
         return count
 
@@ -263,6 +269,7 @@ def _safe(parts: list[str]) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -36,6 +36,7 @@ from framefarm.server.files import manifests
 from framefarm.server.jobs.tables import job_state, jobs
 from framefarm.server.mail import service as mail
 from framefarm.server.projects import service as projects
+from framefarm.server.rows import ProjectRow
 from framefarm.server.submission.parsing import Submitted
 from framefarm.server.tenancy import farmwide, scoped
 
@@ -51,7 +52,7 @@ class Prepared:
     """A submission that passed every rule, ready to be stored."""
 
     said: JobSubmission
-    project: Any
+    project: ProjectRow
     instance: catalog.Instance
     package: catalog.Package
     place: destinations.OutputDestination
