@@ -20,7 +20,7 @@ EXCEPTIONS = {
     ("sessions/assignment.py", "tasks"),
     ("sessions/instructions.py", "tasks"),
     ("sessions/ownership.py", "tasks"),
-    ("sessions/reports.py", "tasks"),
+    ("sessions/report_changes.py", "tasks"),
     ("submission/scene_reading.py", "jobs"),
     ("submission/storing.py", "job_dependencies"),
     ("submission/storing.py", "job_state"),

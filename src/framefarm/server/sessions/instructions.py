@@ -25,7 +25,7 @@ def instruct(tx: Tx, session_id: str, **change: object) -> None:
 
 
 def instruct_job(tx: Tx, job_id: str, **change: object) -> None:
-    """Change all live sessions of a job likewise, and have the dispatcher look at the job."""
+    """Change all live sessions of a job likewise, and wake the dispatcher."""
     live = (sessions.c.job_id == job_id) & ~sessions.c.ended
     values = {"version": sessions.c.version + 1, **change}
     tx.conn.execute(farmwide(sa.update(sessions)).where(live).values(values))
