@@ -98,6 +98,21 @@ def test_missing_files_that_blender_finds_out_about_fail_the_whole_job(site: Api
     assert LACKING.subject in told["message"]
 
 
+def test_a_failed_task_of_a_job_that_failed_as_a_whole_cannot_be_retried(site: ApiClient) -> None:
+    job_id = site.submit(on_blocked_scripts="fail", task_retries=0)["id"]
+    runner = site.runner(job_id)
+    [task] = runner.sync().tasks
+    runner.report(runner.started(task), runner.ended(task, "failed", message="No memory."))
+    runner.report(opened(BLOCKED), msg.SessionEnded(reason="cancelled"))
+    assert site.status(job_id) == "failed"
+    refused = [
+        site.ask("POST", f"/api/jobs/{job_id}/{path}") for path in ("retry", f"tasks/{task.number}/retry")
+    ]
+    assert [answer.status_code for answer in refused] == [409, 409]
+    assert refused[0].json()["detail"] == refused[1].json()["detail"]
+    assert site.get(f"/api/jobs/{job_id}/tasks/{task.number}")["status"] == "failed"
+
+
 def test_missing_files_that_blender_finds_out_about_hold_once(site: ApiClient) -> None:
     job_id = site.submit(on_missing_files="hold")["id"]
     runner = site.runner(job_id)

@@ -136,13 +136,7 @@ def mark_deleted(tx: Tx, state: JobState, who: str, request_id: str = "") -> Non
 def retry(tx: Tx, actor: Actor, job_id: str, said: Retry) -> list[str]:
     """All failed and preempted tasks again, or exactly the frames asked for. Returns task numbers."""
     job, state = _locked(tx, actor, job_id)
-    plan = plan_of(job)
-    if state.cancel_ms is not None or state.failed_cause is not None or plan is None:
-        raise Conflict(
-            f"The job is {state.status}; submit it again to render it.",
-            state=state.status,
-            allowed=["delete"],
-        )
+    plan = _plan_to_retry(job, state)
     if said.frames is None:
         numbers = _failed(tx, job_id)
         if not numbers:
@@ -160,12 +154,25 @@ def retry_task(tx: Tx, actor: Actor, job_id: str, number: int) -> list[str]:
     plan = plan_of(job)
     if plan is None or not 0 <= number < plan.task_count:
         raise NotFound(f"Job {job_id} has no task {number}.")
+    plan = _plan_to_retry(job, state)
     key = (tasks.c.job_id == job_id) & (tasks.c.number == number)
     status = tx.conn.execute(sa.select(tasks.c.status).where(key)).scalar_one_or_none()
-    if status not in {TaskStatus.FAILED, TaskStatus.PREEMPTED} or state.cancel_ms is not None:
+    if status not in {TaskStatus.FAILED, TaskStatus.PREEMPTED}:
         raise Conflict("Only a failed or preempted task can be retried.", state=state.status)
     _again(tx, state, number)
     return _retried(tx, actor, state, plan, [number])
+
+
+def _plan_to_retry(job: JobRow, state: JobState) -> TaskPlan:
+    """The job's tasks. Raises Conflict if it was cancelled or failed as a whole, or its frames are unknown."""
+    plan = plan_of(job)
+    if state.cancel_ms is not None or state.failed_cause is not None or plan is None:
+        raise Conflict(
+            f"The job is {state.status}; submit it again to render it.",
+            state=state.status,
+            allowed=["delete"],
+        )
+    return plan
 
 
 def _retried(tx: Tx, actor: Actor, state: JobState, plan: TaskPlan, numbers: list[int]) -> list[str]:
