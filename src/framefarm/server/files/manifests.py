@@ -27,6 +27,7 @@ from framefarm.server.files.tables import (
     missing_paths,
     registrations,
 )
+from framefarm.server.rows import JobRow
 from framefarm.server.storage import keys
 from framefarm.server.storage.local import LocalStore
 from framefarm.server.tenancy import farmwide, scoped
@@ -279,21 +280,21 @@ def missing_count(tx: Tx, job_id: str) -> int:
     return int(tx.conn.execute(query.where(missing_paths.c.job_id == job_id)).scalar_one())
 
 
-def complete(tx: Tx, objects: LocalStore, job: Any) -> str | None:
+def complete(tx: Tx, objects: LocalStore, job: JobRow) -> str | None:
     """The manifest of a job whose last missing file arrived; its SHA-256.
 
     What was missing is taken as registered now, or as pinned. None: something that had arrived is gone again;
     the job waits for it.
     """
-    account_id, user_id = job["account_id"], job["user_id"]
-    entries = list(load(objects, account_id, job["manifest_sha256"]))
+    account_id, user_id = job.account_id, job.user_id
+    entries = list(load(objects, account_id, job.manifest_sha256))
     lacking = [e for e in entries if not e.is_here]
     pins = {e.path: (e.md5, e.sha256) for e in lacking if e.md5 is not None or e.sha256 is not None}
     paths = [e.path for e in lacking]
     claim_entries(tx, account_id, snapshot(tx, account_id, user_id, paths, pins).entries)
     now = snapshot(tx, account_id, user_id, paths, pins)
     if now.missing:
-        await_missing(tx, account_id, user_id, job["id"], now.entries)
+        await_missing(tx, account_id, user_id, job.id, now.entries)
         return None
     whole = [e for e in entries if e.is_here] + now.entries
     sha256 = store(objects, account_id, whole)

@@ -12,7 +12,7 @@ from framefarm.core.job import JobFacts, TaskStatus, hold_reasons, untouched_sta
 from framefarm.core.money import money
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
-from framefarm.server.job_api.actions import find
+from framefarm.server.job_api.actions import find_job
 from framefarm.server.job_api.detail import SignThumbnail, newest
 from framefarm.server.job_api.summary import HOLD_WORDS, running, waiting_for
 from framefarm.server.jobs.state import facts
@@ -30,7 +30,7 @@ SignUrl = Callable[[FileRow], str]
 
 def task_page(tx: Tx, actor: Actor, job_id: str, after: int, limit: int) -> list[Answer]:
     """Tasks with numbers above `after`, computed where they have no row."""
-    job = find(tx, actor, job_id)
+    job = find_job(tx, actor, job_id)
     state = tx.row(JobStateRow, farmwide(sa.select(job_state)).where(job_state.c.job_id == job_id))
     plan = plan_of(job)
     if plan is None:
@@ -91,7 +91,7 @@ def frame_page(
     tx: Tx, actor: Actor, job_id: str, after: int, limit: int, sign: SignUrl, draw: SignThumbnail
 ) -> list[Answer]:
     """Every frame of the job in order, begun or not; positions above `after`."""
-    job = find(tx, actor, job_id)
+    job = find_job(tx, actor, job_id)
     plan = plan_of(job)
     if plan is None or job.frames is None:
         return []
@@ -156,7 +156,7 @@ def file_page(
     tx: Tx, actor: Actor, job_id: str, after: int, limit: int, sign: SignUrl
 ) -> list[tuple[int, Answer]]:
     """Committed files in commit order, newest revision of each frame only: (cursor value, file)."""
-    find(tx, actor, job_id)
+    find_job(tx, actor, job_id)
     newer = frames.alias("newer")
     outdated = (
         farmwide(sa.select(newer.c.frame))
@@ -184,7 +184,7 @@ def file_shape(row: FileRow, sign: SignUrl) -> Answer:
 
 def attempt_page(tx: Tx, actor: Actor, job_id: str, after: str, limit: int) -> list[Answer]:
     """Attempts in hand-out order with ids above `after`."""
-    job = find(tx, actor, job_id)
+    job = find_job(tx, actor, job_id)
     plan = plan_of(job)
     width = plan.number_width if plan else 3
     query = scoped(sa.select(attempts), attempts, actor.account_id).where(

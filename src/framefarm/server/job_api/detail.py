@@ -15,7 +15,7 @@ from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
 from framefarm.server.files import manifests
 from framefarm.server.files.tables import missing_paths
-from framefarm.server.job_api.actions import find
+from framefarm.server.job_api.actions import find_job
 from framefarm.server.job_api.forecast import outlook
 from framefarm.server.job_api.summary import ListedJob, listed_jobs, running_costs, summary
 from framefarm.server.jobs.tables import job_dependencies, jobs, tasks
@@ -44,7 +44,7 @@ class _Input(msgspec.Struct):
 
 def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[Answer, tuple[str, str]]:
     """The job, and (account, manifest SHA-256) from which its inputs are read outside the transaction."""
-    job = find(tx, actor, job_id)
+    job = find_job(tx, actor, job_id)
     state = tx.row(ListedJob, listed_jobs(actor.account_id).where(jobs.c.id == job_id))
     running = running_costs(tx, [job_id]).get(job_id, 0)
     answer = summary(state, running)

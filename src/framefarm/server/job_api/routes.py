@@ -105,9 +105,9 @@ def _ms(moment: datetime | None) -> int | None:
 async def submit_job(
     request: Request, actor: Caller, submitted: Annotated[Submitted, Body()], dry_run: bool = False
 ) -> Response:
-    context, said = context_of(request), submitted.said
+    context, body = context_of(request), submitted.body
     encode = partial(_encode_kept, context, actor.account_id)
-    if not submitted.errors and (kept := await recall(request, actor, said, encode)) is not None:
+    if not submitted.errors and (kept := await recall(request, actor, body, encode)) is not None:
         return kept
     prepared = await _prepare(context, actor, submitted)
     if dry_run:
@@ -120,7 +120,7 @@ async def submit_job(
         )
         try:
             return await command(
-                request, actor, said, _submit, context, actor, prepared, status=201, encode=encode
+                request, actor, body, _submit, context, actor, prepared, status=201, encode=encode
             )
         except storing.SnapshotMoved:
             prepared = await _prepare(context, actor, submitted)
@@ -129,14 +129,14 @@ async def submit_job(
 
 async def _prepare(context: AppContext, actor: Actor, submitted: Submitted) -> validation.Prepared:
     actor.must_write()
-    place = await context.db.read(validation.destination_of, context, actor, submitted)
-    unwritable = None if place is None else await run_in_threadpool(_unwritable, context, place)
+    destination = await context.db.read(validation.destination_of, context, actor, submitted)
+    unwritable = None if destination is None else await run_in_threadpool(_unwritable, context, destination)
     return await context.db.read(validation.prepare, context, actor, submitted, unwritable)
 
 
-def _unwritable(context: AppContext, place: destinations.OutputDestination) -> InvalidInput | None:
+def _unwritable(context: AppContext, destination: destinations.OutputDestination) -> InvalidInput | None:
     try:
-        destinations.check_writable(context, place)
+        destinations.check_writable(context, destination)
     except InvalidInput as error:
         return error
     return None
@@ -172,9 +172,9 @@ async def get_job(request: Request, actor: Caller, job_id: JobId) -> Response:
 @router.patch(
     "/{job_id}", response_model=JobDetail, summary="Update a job: hold, unhold, cancel, or priority"
 )
-async def change_job(request: Request, actor: Caller, job_id: JobId, said: JobChange) -> Response:
+async def change_job(request: Request, actor: Caller, job_id: JobId, body: JobChange) -> Response:
     context = context_of(request)
-    await context.db.write(actions.change, actor, job_id, said)
+    await context.db.write(actions.change, actor, job_id, body)
     return await get_job(request, actor, job_id)
 
 
@@ -188,13 +188,13 @@ async def delete_job(request: Request, actor: Caller, job_id: JobId) -> Response
 
 @router.post("/{job_id}/retry", response_model=Retried, summary="Retry all failed tasks, or some frames")
 @idempotent
-async def retry_job(request: Request, actor: Caller, job_id: JobId, said: Retry | None = None) -> Response:
-    wanted = said or Retry()
+async def retry_job(request: Request, actor: Caller, job_id: JobId, body: Retry | None = None) -> Response:
+    retry = body or Retry()
 
     def work(tx: Tx) -> Answer:
-        return {"retried": actions.retry(tx, actor, job_id, wanted)}
+        return {"retried": actions.retry(tx, actor, job_id, retry)}
 
-    return await command(request, actor, wanted, work)
+    return await command(request, actor, retry, work)
 
 
 @router.get("/{job_id}/tasks", response_model=TaskPage, summary="The job's tasks")
@@ -225,7 +225,7 @@ async def retry_task(request: Request, actor: Caller, job_id: JobId, number: Tas
     "/{job_id}/tasks/{number}/log",
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}}},
-    summary="What Blender said, all attempts one after the other",
+    summary="What Blender body, all attempts one after the other",
 )
 async def task_log(
     request: Request,

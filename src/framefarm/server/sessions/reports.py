@@ -205,7 +205,7 @@ class Reporter:
             for warning in frame_checks.warn_of_outliers(
                 self.tx, job_id, all_frames, self._committed, changes.frames, changes.files
             ):
-                self.state.emit(self.tx, "system", "frame.warning", {**warning})
+                self.state.emit(self.tx, "system", "frame.warning", warning)
 
     def _server_ms(self, mono_ms: int) -> int:
         """Server time of a moment on the runner's clock, which began shortly before its hello."""
