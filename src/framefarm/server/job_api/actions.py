@@ -240,12 +240,12 @@ def _redo(tx: Tx, state: JobState, plan: TaskPlan, spec: str) -> list[int]:
             by_task.setdefault(plan.task_of(frame), []).append(frame)
         except (KeyError, ValueError):
             raise InvalidInput.of("frames", f"frame {frame} is not one of the job's", spec[:200]) from None
-    for number, wanted in by_task.items():
-        _redo_task(tx, state, plan, number, wanted)
+    for number, numbers in by_task.items():
+        _redo_task(tx, state, plan, number, numbers)
     return sorted(by_task)
 
 
-def _redo_task(tx: Tx, state: JobState, plan: TaskPlan, number: int, wanted: list[int]) -> None:
+def _redo_task(tx: Tx, state: JobState, plan: TaskPlan, number: int, frame_numbers: list[int]) -> None:
     """Reset a task to these frames, and those that it still lacks, at the next revision."""
     key = (tasks.c.job_id == state.job_id) & (tasks.c.number == number)
     task = tx.row_or_none(TaskRow, sa.select(tasks).where(key))
@@ -261,5 +261,5 @@ def _redo_task(tx: Tx, state: JobState, plan: TaskPlan, number: int, wanted: lis
     if task.status is not TaskStatus.SUCCESS:
         due = FrameSet.from_text(task.redo) if task.redo else plan.frames_of(number)
         lacking = set(due).difference(tx.conn.execute(done).scalars())
-    redo = FrameSet.of(sorted(lacking.union(wanted)))
+    redo = FrameSet.of(sorted(lacking.union(frame_numbers)))
     _reset_task(tx, state, number, revision=task.revision + 1, redo=redo.to_text())

@@ -1,4 +1,4 @@
-"""Instructions to sessions: every change of what the farm wants of a running session.
+"""Instructions to sessions: every change of a running session's desired state.
 
 An instruction is state, not a message: the session's row changes, its `version` rises, and the call that the
 API holds open for the runner is answered at once.
@@ -25,7 +25,7 @@ def instruct(tx: Tx, session_id: str, **change: object) -> None:
 
 
 def instruct_job(tx: Tx, job_id: str, **change: object) -> None:
-    """Change all live sessions of a job likewise, and wake the dispatcher."""
+    """Change columns of all live sessions of a job, raise their versions, and wake calls and dispatcher."""
     live = (sessions.c.job_id == job_id) & ~sessions.c.ended
     values = {"version": sessions.c.version + 1, **change}
     tx.conn.execute(farmwide(sa.update(sessions)).where(live).values(values))

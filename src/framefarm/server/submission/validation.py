@@ -221,15 +221,15 @@ def _scene(body: JobSubmission, paths: list[str] | None) -> str | None:
 def _one_of(paths: Collection[str] | None, given: str, field: str) -> str:
     """The upload path that `given` names; `given` normalised, if the upload paths did not parse."""
     try:
-        wanted = normalise(given)
+        path = normalise(given)
     except ValueError as error:
         raise InvalidInput.of(field, str(error), given[:200]) from None
-    if paths is None or wanted.text in paths:
-        return wanted.text
-    if wanted.kind != "posix":  # Windows ignores case
-        for path in paths:
-            if path.lower() == wanted.text.lower():
-                return path
+    if paths is None or path.text in paths:
+        return path.text
+    if path.kind != "posix":  # Windows ignores case
+        for candidate in paths:
+            if candidate.lower() == path.text.lower():
+                return candidate
     raise InvalidInput.of(field, "must be one of upload_paths", given[:200])
 
 
