@@ -83,7 +83,7 @@ def test_a_sequence_without_its_first_picture_is_found(scenes: Path) -> None:
 
 
 @pytest.mark.blender
-def test_library_files_missing_is_told_apart_and_a_missing_library_is_certain(scenes: Path) -> None:
+def test_library_files_missing_is_a_warning_of_its_own_and_a_missing_library_is_certain(scenes: Path) -> None:
     found = find_missing(scenes, "unc_nested", "//server/share/proj", ["tex/green.png"])
     assert found.missing == {}
     inner = "//server/share/proj/lib/unc_inner.blend"
@@ -97,13 +97,13 @@ def facts(path: str, *stored_paths: str, kind: str = "library") -> SceneFacts:
     return SceneFacts(path, dependencies=[Dependency(stored_path=w, kind=kind) for w in stored_paths])
 
 
-def test_libraries_that_link_each_other_in_a_circle_end() -> None:
+def test_libraries_that_link_each_other_are_read_once() -> None:
     of = {"/p/a.blend": facts("/p/a.blend", "//B.blend"), "/p/b.blend": facts("/p/b.blend", "//A.blend")}
     found = missing_files.find_missing(of["/p/a.blend"], Uploads(of), lambda paths: [of[p] for p in paths])
     assert found.aliases == [("/p/B.blend", "/p/b.blend"), ("/p/A.blend", "/p/a.blend")]
 
 
-def test_library_unread_is_told() -> None:
+def test_library_unread_is_a_warning() -> None:
     broken = SceneFacts("/p/b.blend", cause="unreadable_scene", message="b.blend is cut off.")
     of = {"/p/a.blend": facts("/p/a.blend", "//b.blend"), "/p/b.blend": broken}
     found = missing_files.find_missing(of["/p/a.blend"], Uploads(of), lambda paths: [of[p] for p in paths])
@@ -112,13 +112,13 @@ def test_library_unread_is_told() -> None:
     assert "b.blend is cut off" in warning["message"]
 
 
-def test_blenders_own_brushes_and_an_image_without_a_file_are_not_missed() -> None:
+def test_blenders_own_brushes_and_an_image_without_a_file_are_not_missing() -> None:
     own = "C:\\Program Files\\Blender\\4.3\\datafiles\\assets\\brushes\\essentials.blend"
     scene = facts("C:/p/a.blend", own, "//", kind="library")
     assert missing_files.find_missing(scene, Uploads(["C:/p/a.blend"]), lambda _: []).missing == {}
 
 
-def test_colours_want_their_luts_on_the_search_path() -> None:
+def test_luts_of_a_colour_configuration_are_looked_up_on_its_search_path() -> None:
     config = SceneFacts(
         "C:/ocio/config.ocio", search_path=["luts", "C:\\shared"], luts=["a.spi1d", "b.spi1d"]
     )

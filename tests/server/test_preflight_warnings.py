@@ -69,7 +69,7 @@ def test_newer_file_fails_the_job_with_both_versions(site: ApiClient, made: Path
     assert error.message.endswith(CAUSES["newer_file"].remedy)
 
 
-def test_unknown_scene_fails_the_job_with_those_that_are_there(site: ApiClient, made: Path) -> None:
+def test_unknown_scene_fails_the_job_and_names_the_scenes_of_the_file(site: ApiClient, made: Path) -> None:
     error = refused(site, {"/film/a.blend": (made / "scenes.blend").read_bytes()}, scene="Nope")
     assert error.cause == "unknown_scene" and "Shot" in error.message
 
@@ -98,7 +98,7 @@ def test_an_unknown_camera_or_view_layer_fails_the_job_before_a_machine_is_paid(
     ],
     ids=["there", "in-a-hidden-collection", "a-script-may-make-it"],
 )
-def test_a_camera_that_may_be_there_is_left_to_blender(
+def test_a_camera_that_may_exist_is_left_to_blender(
     site: ApiClient, made: Path, fields: dict[str, Any], scripts: bool
 ) -> None:
     content = (made / "scenes.blend").read_bytes()
