@@ -14,7 +14,7 @@ from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
 from framefarm.server.billing import service as billing
 from framefarm.server.database import Tx
-from framefarm.server.jobs import dependencies, records
+from framefarm.server.jobs import dependencies, records, task_rows
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import jobs, tasks
@@ -197,19 +197,13 @@ def _failed_tasks(tx: Tx, job_id: str) -> list[int]:
 _ENDED_BADLY = tasks.c.status.in_([str(TaskStatus.FAILED), str(TaskStatus.PREEMPTED)])
 
 
-RESET: dict[str, object] = {
-    "status": TaskStatus.PENDING, "preemptions": 0, "failures": 0, "losses": 0, "not_before_ms": None,
-    "cause": None, "reason": None,
-}  # fmt: skip
-
-
 def _reset_task(tx: Tx, state: JobState, number: int, **more: object) -> None:
     """Set a task back to pending, with all its retries. `more`: other columns to set."""
     key = (tasks.c.job_id == state.job_id) & (tasks.c.number == number)
     before = tx.conn.execute(sa.select(tasks.c.status, tasks.c.attempt_id).where(key)).one()
     if before.attempt_id is not None:
         ownership.displace(tx, before.attempt_id)
-    tx.conn.execute(sa.update(tasks).where(key).values(RESET | more))
+    task_rows.change(tx, state.job_id, number, task_rows.RESET | more)
     state.move(number, before.status, TaskStatus.PENDING)
 
 
@@ -221,7 +215,7 @@ def _reset_failed_tasks(tx: Tx, state: JobState) -> None:
     counts = sa.select(tasks.c.status, scout, sa.func.count()).where(which)
     for status, are_scouts, count in tx.conn.execute(counts.group_by(tasks.c.status, scout)).all():
         state.move_many(count, status, TaskStatus.PENDING, scouts=bool(are_scouts))
-    tx.conn.execute(sa.update(tasks).where(which).values(RESET))
+    task_rows.reset_where(tx, which)
 
 
 def _redo(tx: Tx, state: JobState, plan: TaskPlan, spec: str) -> list[int]:

@@ -13,6 +13,7 @@ from framefarm.core.job import JobFacts, SessionState, TaskStatus, batch_size
 from framefarm.protocol.node import DesiredState, TaskOrder
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
+from framefarm.server.jobs import task_rows
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
 from framefarm.server.jobs.task_plans import job_terms_of
@@ -109,20 +110,7 @@ def assign_tasks(
         new = [
             _attempt(tx, session, n, FrameSet.of(plan.frames_of(n)).to_text(), 0) for n in range(first, last)
         ]
-        tx.conn.execute(
-            sa.insert(tasks),
-            [
-                {
-                    "job_id": job_id,
-                    "number": a.task_number,
-                    "status": TaskStatus.RUNNING,
-                    "attempt_id": a.id,
-                    "attempt_count": 1,
-                    "frames_done": 0,
-                }
-                for a in new
-            ],
-        )
+        task_rows.insert_running(tx, job_id, [(a.task_number, a.id) for a in new])
         state.next = last
         for a in new:
             state.move(a.task_number, None, TaskStatus.RUNNING)
@@ -157,8 +145,7 @@ def _assign_returned(
             "attempt_count": task.attempt_count + 1,
             "losses": task.losses + lost,
         }
-        key = (tasks.c.job_id == session.job_id) & (tasks.c.number == number)
-        tx.conn.execute(sa.update(tasks).where(key).values(change))
+        task_rows.change(tx, session.job_id, number, change)
         state.move(number, TaskStatus.PENDING, TaskStatus.RUNNING)
         assigned.append(attempt)
     return assigned

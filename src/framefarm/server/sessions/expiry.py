@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from framefarm.core.job import SessionEvent, SessionState, TaskFacts, TaskStatus, reassignable, session_after
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
+from framefarm.server.jobs import task_rows
 from framefarm.server.jobs.state import JobState
 from framefarm.server.rows import SessionRow
 from framefarm.server.sessions import ownership
@@ -40,7 +41,7 @@ def expire(tx: Tx, session_id: str) -> bool:
             del work.owned[attempt.id]
     work.return_all(SILENT)
     work.write()
-    ownership.set_status(tx, state.job_id, waiting, TaskStatus.PENDING)
+    task_rows.set_status(tx, state.job_id, waiting, TaskStatus.PENDING)
     after = session_after(session.state, SessionEvent.LEASE_EXPIRED)
     _change(tx, session_id, state=after, version=session.version + 1, idle_since_ms=None)
     state.emit(tx, "system", "session.lost", {"session": session_id, "tasks": waiting})

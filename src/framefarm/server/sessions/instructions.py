@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from framefarm.core.job import Change, TaskStatus
 from framefarm.server.database import Tx
+from framefarm.server.jobs import task_rows
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
 from framefarm.server.sessions import ownership
@@ -52,6 +53,6 @@ def cancel_pending(tx: Tx, state: JobState, message: str) -> None:
     ownership.displace_waiting(tx, state.job_id, message)
     scouts = pending & (tasks.c.number < state.scout_count)
     state.scouts_ended += tx.conn.execute(sa.select(sa.func.count()).where(scouts)).scalar_one()
-    count = tx.conn.execute(sa.update(tasks).where(pending).values(status=TaskStatus.CANCELLED)).rowcount
+    count = task_rows.cancel_pending(tx, state.job_id)
     state.rows_pending -= count
     state.rows_cancelled += count

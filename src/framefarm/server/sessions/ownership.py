@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from framefarm.core.job import Outcome, SessionEvent, TaskStatus, session_after
 from framefarm.server.database import Tx
+from framefarm.server.jobs import task_rows
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
 from framefarm.server.rows import SessionRow
@@ -53,20 +54,13 @@ def bring_back(tx: Tx, session: SessionRow, state: JobState) -> bool:
     waiting = [row.task_number for row in tasks_owned if row.status is TaskStatus.PENDING]
     for number in waiting:
         state.move(number, TaskStatus.PENDING, TaskStatus.RUNNING)
-    set_status(tx, state.job_id, waiting, TaskStatus.RUNNING)
+    task_rows.set_status(tx, state.job_id, waiting, TaskStatus.RUNNING)
     session.state = session_after(session.state, SessionEvent.LATE_CALL)
     session.version += 1
     session.idle_since_ms = None
     change = {"state": session.state, "version": session.version, "idle_since_ms": None}
     tx.conn.execute(farmwide(sa.update(sessions)).where(sessions.c.id == session.id).values(change))
     return True
-
-
-def set_status(tx: Tx, job_id: str, numbers: list[int], status: TaskStatus) -> None:
-    """Set the status of the tasks with these numbers."""
-    if numbers:
-        key = (tasks.c.job_id == job_id) & tasks.c.number.in_(numbers)
-        tx.conn.execute(sa.update(tasks).where(key).values(status=status))
 
 
 def displace(tx: Tx, attempt_id: str, message: str = TAKEN_OVER) -> bool:

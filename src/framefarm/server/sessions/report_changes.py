@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 
 import sqlalchemy as sa
 
 from framefarm.server.database import Tx
-from framefarm.server.jobs.tables import tasks
+from framefarm.server.jobs import task_rows
+from framefarm.server.jobs.task_rows import Columns, by_columns
 from framefarm.server.jobs.warnings import JobWarning
 from framefarm.server.sessions.tables import attempts, files, frames
 from framefarm.server.tenancy import farmwide
-
-Columns = dict[str, object]
-"""Column → new value, of one row."""
 
 
 @dataclass(slots=True)
@@ -73,37 +70,14 @@ class ReportChanges:
         if self.frames:
             conn.execute(sa.insert(frames), [asdict(row) for row in self.frames])
             conn.execute(sa.insert(files), [asdict(row) for row in self.files])
-        for names, rows in _by_columns(self.attempts):
+        for names, rows in by_columns(self.attempts):
             conn.execute(_update_attempts(names), rows)
         if self.deleted_attempts:
             conn.execute(farmwide(sa.delete(attempts)).where(attempts.c.id.in_(self.deleted_attempts)))
-        for number in sorted(self.given_back):
-            key = (tasks.c.job_id == job_id) & (tasks.c.number == number)
-            change = {**self.tasks[number], "attempt_count": tasks.c.attempt_count - 1}
-            conn.execute(sa.update(tasks).where(key).values(change))
-        others = {n: change for n, change in self.tasks.items() if n not in self.given_back}
-        for names, rows in _by_columns(others):
-            conn.execute(_update_tasks(names), [row | {"job": job_id} for row in rows])
+        task_rows.change_each(tx, job_id, self.tasks, uncounted=self.given_back)
 
 
 @lru_cache(maxsize=64)
 def _update_attempts(names: tuple[str, ...]) -> sa.Update:
     statement = farmwide(sa.update(attempts)).where(attempts.c.id == sa.bindparam("key"))
     return statement.values({n: sa.bindparam(n) for n in names})
-
-
-@lru_cache(maxsize=64)
-def _update_tasks(names: tuple[str, ...]) -> sa.Update:
-    key = (tasks.c.job_id == sa.bindparam("job")) & (tasks.c.number == sa.bindparam("key"))
-    return sa.update(tasks).where(key).values({n: sa.bindparam(n) for n in names})
-
-
-def _by_columns(
-    changes: Mapping[int, Columns] | Mapping[str, Columns],
-) -> list[tuple[tuple[str, ...], list[Columns]]]:
-    """Rows with the same changed columns together, so that each group is one executemany."""
-    groups: dict[tuple[str, ...], list[Columns]] = {}
-    for key, change in changes.items():
-        if change:
-            groups.setdefault(tuple(change), []).append({"key": key, **change})
-    return list(groups.items())

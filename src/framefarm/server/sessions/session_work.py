@@ -17,10 +17,11 @@ from framefarm.server.database import Tx
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
 from framefarm.server.jobs.task_plans import job_terms_of
+from framefarm.server.jobs.task_rows import Columns
 from framefarm.server.rows import AttemptRow, SessionRow
 from framefarm.server.sessions import ownership
 from framefarm.server.sessions.assignment import committed
-from framefarm.server.sessions.report_changes import Columns, ReportChanges
+from framefarm.server.sessions.report_changes import ReportChanges
 from framefarm.server.sessions.tables import attempts, leases, sessions
 from framefarm.server.tenancy import farmwide
 
