@@ -101,7 +101,7 @@ def test_a_long_report_is_decoded_beside_the_loop_and_counts(
     monkeypatch.setattr(node_routes, "decode", decode)
     runner = site.runner(site.submit()["id"])
     machine = dataclasses.replace(site, token=runner.token)
-    said = msg.Report(seq=1, events=[msg.TaskReleased(attempt="a" * node_routes.ASIDE_BYTES)])
+    said = msg.Report(seq=1, events=[msg.TaskReleased(attempt="a" * node_routes.THREAD_BYTES)])
     path = f"/node/v1/sessions/{runner.session}/reports"
     assert machine.ask("POST", path, content=msgspec.json.encode(said)).json()["verdicts"] == ["superseded"]
     assert [name.split()[0] for name in threads] == ["AnyIO"]
