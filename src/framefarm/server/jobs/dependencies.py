@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import sqlalchemy as sa
 
 from framefarm.core.job import FINISHED, JobStatus
 from framefarm.server.database import Tx
 from framefarm.server.jobs.tables import job_dependencies, job_state
+from framefarm.server.rows import DependencyRow
 from framefarm.server.tenancy import farmwide
 
 FAILED = [str(status) for status in FINISHED - {JobStatus.SUCCESS}]
@@ -17,9 +19,9 @@ FAILED = [str(status) for status in FINISHED - {JobStatus.SUCCESS}]
 
 def record(tx: Tx, account_id: str, job_id: str, depends_on: Sequence[str]) -> None:
     """Record the unfinished or failed jobs that a new job waits for."""
-    rows = [{"job_id": job_id, "depends_on": other, "account_id": account_id} for other in depends_on]
+    rows = [DependencyRow(job_id, other, account_id) for other in depends_on]
     if rows:
-        tx.conn.execute(sa.insert(job_dependencies), rows)
+        tx.conn.execute(sa.insert(job_dependencies), [asdict(row) for row in rows])
 
 
 def dependents_of(tx: Tx, job_id: str) -> Sequence[str]:

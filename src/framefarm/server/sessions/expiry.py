@@ -12,7 +12,7 @@ from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs import task_rows
 from framefarm.server.jobs.state import JobState
-from framefarm.server.rows import SessionRow
+from framefarm.server.rows import LeaseRow, SessionRow
 from framefarm.server.sessions import ownership
 from framefarm.server.sessions.session_work import SessionWork, end_session
 from framefarm.server.sessions.tables import leases, sessions
@@ -27,8 +27,8 @@ def expire(tx: Tx, session_id: str) -> bool:
     session, state = _locked(tx, session_id)
     if session.state in {SessionState.STARTING, SessionState.LOST, SessionState.ENDED}:
         return False
-    lease = sa.select(leases.c.expires_ms).where(leases.c.session_id == session_id)
-    if tx.conn.execute(lease).scalar_one() >= tx.now_ms:
+    lease = tx.row(LeaseRow, sa.select(leases).where(leases.c.session_id == session_id))
+    if lease.expires_ms >= tx.now_ms:
         return False
     work = SessionWork(tx, session, state)
     waiting = []
