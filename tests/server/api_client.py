@@ -25,8 +25,10 @@ from framefarm.server.catalog.tables import instance_types
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
+from framefarm.server.jobs.records import SceneRecord
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.outputs import publisher
+from framefarm.server.rows import JobRow
 from framefarm.server.settings import Settings
 from framefarm.server.submission import scene_reading
 
@@ -102,18 +104,12 @@ class ApiClient:
 
     def settle(self, job_id: str) -> None:
         """Store the result of reading a job's scene, as the scene reader does."""
-        job = self.row(jobs, jobs.c.id == job_id)
-        frames = grammar.parse(job["request"]["frame_range"])
+        job = JobRow(**self.row(jobs, jobs.c.id == job_id))
+        frames = grammar.parse(job.request["frame_range"])
         assert isinstance(frames, FrameSet)
-        scouts = grammar.resolve_scouts(job["request"]["scout_frames"], frames)
-        scene = {
-            "scene_path": SCENE,
-            "frames": frames.to_text(),
-            "scouts": scouts.to_text(),
-            "scene": {"path": SCENE},
-            "warnings": [],
-        }
-        self.context.db.write_now(scene_reading.settle, self.context, job, scene)
+        scouts = grammar.resolve_scouts(job.request["scout_frames"], frames)
+        record = SceneRecord(SCENE, frames, scouts, {"path": SCENE}, [])
+        self.context.db.write_now(scene_reading.record_scene, job, record)
 
     def runner(self, job_id: str) -> FakeRunner:
         """A runner of a new session for the job, which has sent its hello."""

@@ -1,4 +1,4 @@
-"""Run by Blender's Python: `python scenes_to_read.py FOLDER` writes the scenes of test_read_scene.py."""
+"""Run by Blender's Python: `python scenes_to_read.py FOLDER` writes scenes for tests of the scene reader."""
 
 import os
 import sys
@@ -178,20 +178,7 @@ def simulated(name, baked):
 
 def simulations():
     first = empty()
-    for name in [
-        "rigid",
-        "passive",
-        "cloth",
-        "off",
-        "soft",
-        "particles",
-        "still",
-        "hair",
-        "moving",
-        "fluid",
-        "paint",
-        "nodes",
-    ]:
+    for name in UNBAKED.split():
         simulated(name, baked=False)
     for name in ("rigid baked", "cloth baked", "soft baked", "particles baked"):
         simulated(name, baked=True)

@@ -1,4 +1,4 @@
-"""What the farm makes of the looks that runners tell, and the thumbnails it serves."""
+"""Warnings about frame colours, and thumbnails."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SCENE, BLACK = msg.FrameColour(), msg.FrameColour(colour=[0.0, 0.0, 0.0])
 
 
 def saved(
-    runner: FakeRunner, task: msg.TaskOrder, frame: int, look: msg.FrameColour | None
+    runner: FakeRunner, task: msg.TaskOrder, frame: int, colour: msg.FrameColour | None
 ) -> msg.FrameSaved:
-    said = runner.saved(task, frame)
-    said.look = look
-    return said
+    event = runner.saved(task, frame)
+    event.look = colour
+    return event
 
 
 def drawn(runner: FakeRunner, task: msg.TaskOrder, frame: int, colour: str = "red") -> msg.FrameDrawn:
-    """A thumbnail where a runner puts it."""
+    """Write a thumbnail as a runner does, and return its event."""
     stream = io.BytesIO()
     Image.new("RGB", (48, 27), colour).save(stream, "webp")
     folder = Path(runner.order.thumbnails)
@@ -38,54 +38,56 @@ def drawn(runner: FakeRunner, task: msg.TaskOrder, frame: int, colour: str = "re
 
 
 def warned(site: ApiClient, job: str) -> list[int]:
-    """Frames with the warning; the job tells of each."""
-    told = site.get(f"/api/jobs/{job}/frames")["data"]
-    found = [f["frame"] for f in told if [w["code"] for w in f["warnings"]] == ["uniform_picture"]]
+    """Frames with the warning; the job has the same warnings."""
+    frames_shown = site.get(f"/api/jobs/{job}/frames")["data"]
+    numbers = [f["frame"] for f in frames_shown if [w["code"] for w in f["warnings"]] == ["uniform_picture"]]
     of_job = [w["frame"] for w in site.get(f"/api/jobs/{job}")["warnings"]]
-    assert sorted(of_job) == found
-    return found
+    assert sorted(of_job) == numbers
+    return numbers
 
 
-def told(site: ApiClient, looks: dict[int, msg.FrameColour | None], frame_range: str = "1-5") -> list[int]:
-    """The frames that are warned of when these come one by one, in this order."""
+def warned_of(
+    site: ApiClient, colours: dict[int, msg.FrameColour | None], frame_range: str = "1-5"
+) -> list[int]:
+    """The frames that are warned of when these are saved one by one, in this order."""
     job = site.submit(frame_range=frame_range, chunk_size=5)["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks
     runner.report(runner.started(task))
-    for frame, look in looks.items():
-        assert runner.report(saved(runner, task, frame, look)).verdicts == ["applied"]
+    for frame, colour in colours.items():
+        assert runner.report(saved(runner, task, frame, colour)).verdicts == ["applied"]
     return warned(site, job)
 
 
 @pytest.mark.parametrize("order", [[1, 2, 3], [2, 1, 3], [3, 2, 1], [1, 3, 2]])
 def test_uniform_picture_beside_different_ones_is_a_warning(site: ApiClient, order: list[int]) -> None:
-    looks = {1: SCENE, 2: BLACK, 3: SCENE}
-    assert told(site, {f: looks[f] for f in order}) == [2]
+    colours = {1: SCENE, 2: BLACK, 3: SCENE}
+    assert warned_of(site, {f: colours[f] for f in order}) == [2]
 
 
-def test_uniform_pictures_among_themselves_are_none(site: ApiClient) -> None:
-    assert told(site, dict.fromkeys(range(1, 6), BLACK)) == []
+def test_uniform_pictures_beside_each_other_are_no_warning(site: ApiClient) -> None:
+    assert warned_of(site, dict.fromkeys(range(1, 6), BLACK)) == []
 
 
 def test_both_ends_of_a_run_of_black_frames_are_warned_of(site: ApiClient) -> None:
-    assert told(site, {1: SCENE, 2: BLACK, 3: BLACK, 4: BLACK, 5: SCENE}) == [2, 4]
+    assert warned_of(site, {1: SCENE, 2: BLACK, 3: BLACK, 4: BLACK, 5: SCENE}) == [2, 4]
 
 
 def test_a_stepped_range_has_its_own_neighbours(site: ApiClient) -> None:
-    assert told(site, {1: SCENE, 11: BLACK, 21: BLACK}, "1-41x10") == [11]
+    assert warned_of(site, {1: SCENE, 11: BLACK, 21: BLACK}, "1-41x10") == [11]
 
 
-def test_what_is_not_known_tells_nothing(site: ApiClient) -> None:
-    assert told(site, {1: None, 2: BLACK, 3: None}) == []
+def test_an_unknown_neighbour_gives_no_warning(site: ApiClient) -> None:
+    assert warned_of(site, {1: None, 2: BLACK, 3: None}) == []
 
 
-def test_all_in_one_report_and_lies_about_looks(site: ApiClient) -> None:
+def test_frames_of_one_report_are_compared_and_invalid_colours_ignored(site: ApiClient) -> None:
     job = site.submit(frame_range="1-4", chunk_size=4)["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks
     odd = msg.FrameColour(colour=[0.1] * 1000)
-    looks = {1: SCENE, 2: BLACK, 3: odd, 4: msg.FrameColour(colour=[])}
-    report = runner.report(runner.started(task), *(saved(runner, task, f, x) for f, x in looks.items()))
+    colours = {1: SCENE, 2: BLACK, 3: odd, 4: msg.FrameColour(colour=[])}
+    report = runner.report(runner.started(task), *(saved(runner, task, f, x) for f, x in colours.items()))
     assert set(report.verdicts) == {"applied"}
     assert warned(site, job) == [2]
 
@@ -109,7 +111,7 @@ def fetch(site: ApiClient, url: str) -> Any:
     return site.ask("GET", f"{parts.path}?{parts.query}", headers={"Authorization": ""})
 
 
-def test_a_thumbnail_told_after_the_task_is_served_inline(site: ApiClient) -> None:
+def test_a_thumbnail_reported_after_its_task_is_served_inline(site: ApiClient) -> None:
     job, runner, task = render_one(site)
     assert one_frame(site, job)["thumbnail"] is None
     assert runner.report(drawn(runner, task, 1)).verdicts == ["applied"]
@@ -125,7 +127,7 @@ def test_a_thumbnail_told_after_the_task_is_served_inline(site: ApiClient) -> No
     assert one_frame(site, job)["thumbnail"] == url, "a browser may keep it"
 
 
-def test_a_thumbnail_goes_with_its_job(site: ApiClient) -> None:
+def test_a_thumbnail_is_deleted_with_its_job(site: ApiClient) -> None:
     job, runner, task = render_one(site)
     runner.report(drawn(runner, task, 1))
     runner.end()
@@ -150,10 +152,9 @@ def test_a_thumbnail_of_another_sessions_frame_is_superseded(site: ApiClient) ->
     assert {f["thumbnail_bytes"] for f in site.rows(frames)} == {None}
 
 
-def test_a_thumbnail_that_is_not_whole_is_not_there(site: ApiClient) -> None:
+def test_a_truncated_or_linked_thumbnail_is_not_found(site: ApiClient) -> None:
     job, runner, task = render_one(site)
-    said = drawn(runner, task, 1)
-    runner.report(said)
+    runner.report(drawn(runner, task, 1))
     path = Path(runner.order.thumbnails) / f"{task.attempt}-1.webp"
     path.write_bytes(path.read_bytes()[:-1])
     assert fetch(site, one_frame(site, job)["thumbnail"]).status_code == 404
@@ -162,7 +163,7 @@ def test_a_thumbnail_that_is_not_whole_is_not_there(site: ApiClient) -> None:
     assert fetch(site, one_frame(site, job)["thumbnail"]).status_code == 404
 
 
-def test_the_warning_has_its_picture(site: ApiClient) -> None:
+def test_the_warning_has_the_frames_thumbnail(site: ApiClient) -> None:
     job = site.submit(frame_range="1-2", chunk_size=2)["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks

@@ -17,6 +17,7 @@ import pytest
 from api_client import SCENE, ApiClient
 
 from framefarm.core.errors import Conflict
+from framefarm.core.frames import FrameSet
 from framefarm.protocol import node as msg
 from framefarm.protocol.api_accounts import NewUser
 from framefarm.server.accounts.tables import accounts
@@ -25,6 +26,8 @@ from framefarm.server.context import Keyring
 from framefarm.server.files import uploads
 from framefarm.server.files.tables import contents
 from framefarm.server.http.tables import idempotency
+from framefarm.server.jobs.records import SceneRecord
+from framefarm.server.rows import JobRow
 from framefarm.server.sessions import routes as node_routes
 from framefarm.server.submission import scene_reading
 from framefarm.server.timestamps import iso
@@ -98,7 +101,7 @@ def test_a_long_report_is_decoded_outside_of_the_event_loop(
     monkeypatch.setattr(node_routes, "decode", decode)
     runner = site.runner(site.submit()["id"])
     node = dataclasses.replace(site, token=runner.token)
-    report = msg.Report(seq=1, events=[msg.TaskReleased(attempt="a" * node_routes.ASIDE_BYTES)])
+    report = msg.Report(seq=1, events=[msg.TaskReleased(attempt="a" * node_routes.THREAD_BYTES)])
     path = f"/node/v1/sessions/{runner.session}/reports"
     assert node.ask("POST", path, content=msgspec.json.encode(report)).json()["verdicts"] == ["superseded"]
     assert [name.split()[0] for name in threads] == ["AnyIO"]
@@ -202,8 +205,8 @@ def test_scenes_are_read_one_at_a_time_for_each_account(site: ApiClient, other: 
         assert client.upload().status_code == 200
         for _ in range(count):
             assert client.ask("POST", "/api/jobs", json=client.payload()).status_code == 201
-    waiting = site.context.db.read_now(scene_reading.unread)
-    assert sorted(j["account_id"] for j in waiting) == sorted([site.account_id, other.account_id])
+    waiting = site.context.db.read_now(scene_reading.unread_jobs)
+    assert sorted(j.account_id for j in waiting) == sorted([site.account_id, other.account_id])
 
 
 def test_an_error_while_reading_a_scene_does_not_stop_the_next_scene(
@@ -216,17 +219,17 @@ def test_an_error_while_reading_a_scene_does_not_stop_the_next_scene(
     read_jobs: list[str] = []
     both = threading.Event()
 
-    def read(_farm: Any, job: Any) -> dict[str, Any]:
-        read_jobs.append(job["id"])
-        if job["id"] == first:
+    def read(_context: Any, job: JobRow) -> SceneRecord:
+        read_jobs.append(job.id)
+        if job.id == first:
             raise OSError("the disk")
         both.set()
-        return {"scene_path": SCENE, "frames": "1-9", "scouts": "", "scene": {}, "warnings": []}
+        return SceneRecord(SCENE, FrameSet.from_text("1-9"), FrameSet.from_text(""), {}, [])
 
-    monkeypatch.setattr(scene_reading, "read", read)
+    monkeypatch.setattr(scene_reading, "read_scene", read)
 
     async def until_both_were_tried() -> None:
-        reading = asyncio.create_task(scene_reading.run(site.context))
+        reading = asyncio.create_task(scene_reading.run_loop(site.context))
         await asyncio.to_thread(both.wait, 30)
         reading.cancel()
 

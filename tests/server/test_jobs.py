@@ -1,4 +1,4 @@
-"""What can be submitted, and what people can do to jobs."""
+"""Submitting jobs, and people's actions on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def fields(answer: Any) -> set[str]:
 # --------------------------------------------------------------------------------- submitting
 
 
-def test_every_bad_field_is_told_at_once(site: ApiClient) -> None:
+def test_all_bad_fields_are_reported_together(site: ApiClient) -> None:
     bad = site.payload(
         project="nope", instance_type="nope", blender_version="9.9", frame_range="1-", output_path="gs://no/x"
     )
@@ -61,7 +61,7 @@ def test_a_bad_value_is_refused_with_its_field(site: ApiClient, name: str, value
     assert {f.split(".")[0].split("[")[0] for f in found} == {name}
 
 
-def test_an_output_place_that_was_not_given_names_those_that_were(site: ApiClient) -> None:
+def test_an_unknown_output_path_is_refused_with_the_allowed_ones(site: ApiClient) -> None:
     answer = site.ask("POST", "/api/jobs", json=site.payload(output_path="gs://others/x"))
     (error,) = answer.json()["errors"]
     assert (error["field"], error["given"]) == ("output_path", "gs://others/x")
@@ -84,12 +84,12 @@ def test_a_job_waits_for_files_that_are_not_there_yet(site: ApiClient) -> None:
     assert site.status(job["id"]) == "pending"
 
 
-def test_a_dry_run_tells_what_would_be_and_stores_nothing(site: ApiClient) -> None:
+def test_a_dry_run_returns_counts_and_stores_nothing(site: ApiClient) -> None:
     answer = site.ask("POST", "/api/jobs?dry_run=true", json=site.payload(chunk_size=2, scout_frames="fml:3"))
     assert answer.status_code == 200, answer.text
-    said = answer.json()
-    assert (said["frames"], said["tasks"], said["scouts"]) == (9, 6, 3)
-    assert said["missing_paths"] == [SCENE]
+    plan = answer.json()
+    assert (plan["frames"], plan["tasks"], plan["scouts"]) == (9, 6, 3)
+    assert plan["missing_paths"] == [SCENE]
     assert site.rows(jobs) == []
 
 
@@ -109,7 +109,7 @@ def test_the_same_idempotency_key_submits_once(site: ApiClient) -> None:
 # ----------------------------------------------------------------------------- scouts, chunks
 
 
-def test_scouts_render_first_then_the_job_holds_until_a_person_lets_it_on(site: ApiClient) -> None:
+def test_scouts_render_first_then_the_job_holds_until_a_person_unholds_it(site: ApiClient) -> None:
     job = site.submit(scout_frames="fml:3")["id"]
     assert site.render(job) == [1, 5, 9]
     seen = site.get(f"/api/jobs/{job}")
@@ -128,7 +128,7 @@ def test_a_chunk_takes_its_frames_in_the_order_asked_for(site: ApiClient) -> Non
     assert len(site.rows(tasks)) == 3
 
 
-def test_a_job_waits_for_those_it_depends_on(site: ApiClient) -> None:
+def test_a_job_waits_for_the_jobs_it_depends_on(site: ApiClient) -> None:
     first = site.submit(frame_range="1")["id"]
     second = site.submit(frame_range="2", depends_on=[first])["id"]
     assert site.render(second) == []
@@ -167,7 +167,7 @@ def test_a_hold_for_a_failed_job_ends_when_all_that_failed_are_retried_and_succe
 # ------------------------------------------------------------------------------------ actions
 
 
-def test_a_held_job_hands_nothing_out_until_unheld(site: ApiClient) -> None:
+def test_a_held_job_assigns_no_tasks_until_unheld(site: ApiClient) -> None:
     job = site.submit(hold=True)["id"]
     assert site.status(job) == "holding"
     assert site.render(job) == []
@@ -219,8 +219,8 @@ def test_chosen_frames_rendered_again_get_a_next_revision(site: ApiClient) -> No
     assert site.row(job_state)["frames_done"] == 6
 
 
-def test_a_done_frame_of_a_failed_task_rendered_again_brings_the_missing_ones_along(site: ApiClient) -> None:
-    """No job is a success while frames of it were never rendered."""
+def test_retrying_a_done_frame_of_a_failed_task_also_renders_its_missing_frames(site: ApiClient) -> None:
+    """A job is no success while some of its frames were never rendered."""
     job = site.submit(frame_range="1-4", chunk_size=4, task_retries=0)["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks
@@ -235,7 +235,7 @@ def test_a_done_frame_of_a_failed_task_rendered_again_brings_the_missing_ones_al
     assert found == [(1, 0), (2, 0), (2, 1), (3, 1), (4, 1)]
 
 
-def test_frames_asked_for_are_rendered_again_beside_those_that_were_never_done(site: ApiClient) -> None:
+def test_retried_frames_are_rendered_with_those_that_were_never_done(site: ApiClient) -> None:
     job = site.submit(frame_range="1-3", chunk_size=3, task_retries=0)["id"]
     runner = site.runner(job)
     (task,) = runner.sync().tasks
@@ -245,7 +245,7 @@ def test_frames_asked_for_are_rendered_again_beside_those_that_were_never_done(s
     assert site.row(job_state)["frames_done"] == 3
 
 
-def test_a_redo_that_failed_is_retried_with_what_it_still_lacks(site: ApiClient) -> None:
+def test_a_failed_retry_is_retried_with_the_frames_it_still_lacks(site: ApiClient) -> None:
     job = site.submit(frame_range="1-3", chunk_size=3, task_retries=0)["id"]
     site.render(job)
     assert site.ask("POST", f"/api/jobs/{job}/retry", json={"frames": "1-2"}).status_code == 200
@@ -294,7 +294,7 @@ def test_failed_tasks_can_be_retried(site: ApiClient) -> None:
         ("GET", "/tasks/0/log", None),
     ],
 )
-def test_another_accounts_job_is_not_there(
+def test_another_accounts_job_is_not_found(
     site: ApiClient, other: ApiClient, method: str, path: str, body: Any
 ) -> None:
     job = site.submit(frame_range="1")["id"]

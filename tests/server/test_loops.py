@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
 
 import pytest
 from api_client import SCENE, ApiClient
 
+from framefarm.core.frames import FrameSet
 from framefarm.server import app
 from framefarm.server.context import AppContext, WakeHub
+from framefarm.server.jobs.records import SceneRecord
 from framefarm.server.jobs.tables import job_state
+from framefarm.server.rows import JobRow
 from framefarm.server.submission import scene_reading
 
 
@@ -67,20 +69,20 @@ def test_a_scene_whose_files_cannot_be_read_does_not_stop_other_scenes(
 ) -> None:
     assert site.upload().status_code == 200
     first, other = (site.ask("POST", "/api/jobs", json=site.payload()).json()["id"] for _ in range(2))
-    found = {"scene_path": SCENE, "frames": "1-9", "scouts": "", "scene": {"path": SCENE}, "warnings": []}
+    record = SceneRecord(SCENE, FrameSet.from_text("1-9"), FrameSet.from_text(""), {"path": SCENE}, [])
 
-    def read(_farm: AppContext, job: Any) -> dict[str, Any]:
-        if job["id"] == first:
+    def read(_context: AppContext, job: JobRow) -> SceneRecord:
+        if job.id == first:
             raise OSError("the disk fails")
-        return found
+        return record
 
-    monkeypatch.setattr(scene_reading, "read", read)
+    monkeypatch.setattr(scene_reading, "read_scene", read)
 
     async def main() -> None:
         site.context.hub.attach(asyncio.get_running_loop())
-        async with site.context.hub.listen("dispatch") as woken:
-            task = asyncio.create_task(scene_reading.run(site.context))
-            assert await woken.wait(60)
+        async with site.context.hub.listen("dispatch") as settled:
+            task = asyncio.create_task(scene_reading.run_loop(site.context))
+            assert await settled.wait(60)
             await app._cancel([task])
 
     asyncio.run(main())
@@ -95,24 +97,24 @@ def test_a_slow_scene_does_not_stop_scenes_of_other_accounts(
     for client, count in ((site, 2), (other, 1)):
         assert client.upload().status_code == 200
         job_ids += [client.ask("POST", "/api/jobs", json=client.payload()).json()["id"] for _ in range(count)]
-    found = {"scene_path": SCENE, "frames": "1-9", "scouts": "", "scene": {"path": SCENE}, "warnings": []}
+    record = SceneRecord(SCENE, FrameSet.from_text("1-9"), FrameSet.from_text(""), {"path": SCENE}, [])
     other_was_read, started = threading.Event(), []
 
-    def read(_farm: AppContext, job: Any) -> dict[str, Any]:
-        started.append(job["id"])
-        if job["id"] == job_ids[0]:
+    def read(_context: AppContext, job: JobRow) -> SceneRecord:
+        started.append(job.id)
+        if job.id == job_ids[0]:
             assert other_was_read.wait(30), "the other account's scene waits for this one"
-        if job["id"] == job_ids[2]:
+        if job.id == job_ids[2]:
             other_was_read.set()
-        return found
+        return record
 
-    monkeypatch.setattr(scene_reading, "read", read)
-    monkeypatch.setattr(scene_reading, "at_once", lambda: 2)
+    monkeypatch.setattr(scene_reading, "read_scene", read)
+    monkeypatch.setattr(scene_reading, "scenes_at_once", lambda: 2)
 
     async def main() -> None:
         site.context.hub.attach(asyncio.get_running_loop())
         async with site.context.hub.listen("dispatch") as woken:
-            task = asyncio.create_task(scene_reading.run(site.context))
+            task = asyncio.create_task(scene_reading.run_loop(site.context))
             while not all(r["scene_read"] for r in site.rows(job_state)):
                 assert await woken.wait(60)
             await app._cancel([task])

@@ -1,4 +1,4 @@
-"""What a job is told before any machine starts, by a real scene."""
+"""Warnings and failures of a job before any machine starts, from real scenes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from api_client import ApiClient
 from framefarm.core.failure_codes import CAUSES
 from framefarm.node import blender_installs
 from framefarm.server.catalog.tables import packages
+from framefarm.server.jobs.failures import Unrenderable
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.submission import scene_reading
+from framefarm.server.submission.scene_reading import UnreadJob
 
 pytestmark = pytest.mark.blender
 
@@ -28,25 +30,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def job_of(site: ApiClient, files: dict[str, bytes], *, allow_scripts: bool = False, **more: Any) -> Any:
-    """A job as the scene reader takes it up."""
+def job_of(
+    site: ApiClient, files: dict[str, bytes], *, allow_scripts: bool = False, **more: Any
+) -> UnreadJob:
+    """A submitted job whose scene is not read yet."""
     for path, data in files.items():
         assert site.upload(path, data).status_code == 200
     answer = site.ask("POST", "/api/jobs", json=site.payload(upload_paths=list(files), **more))
     assert answer.status_code == 201, answer.text
-    job = dict(site.row(jobs, jobs.c.id == answer.json()["id"]))
+    job = site.row(jobs, jobs.c.id == answer.json()["id"])
     release = site.row(packages, packages.c.id == job["package_id"])["release"]
-    return job | {"release": release, "allow_scripts": allow_scripts}
+    return UnreadJob(**job, release=release, allow_scripts=allow_scripts)
 
 
-def refused(site: ApiClient, files: dict[str, bytes], **more: Any) -> scene_reading.Unrenderable:
+def refused(site: ApiClient, files: dict[str, bytes], **more: Any) -> Unrenderable:
     job = job_of(site, files, **more)
-    with pytest.raises(scene_reading.Unrenderable) as refusal:
-        scene_reading.read(site.context, job)
-    site.context.db.write_now(scene_reading.fail, job, refusal.value)
-    told = site.get(f"/api/jobs/{job['id']}")
-    assert (told["status"], told["cause"]) == ("failed", refusal.value.cause)
-    assert told["message" if "message" in told else "reason"] == refusal.value.message
+    with pytest.raises(Unrenderable) as refusal:
+        scene_reading.read_scene(site.context, job)
+    site.context.db.write_now(scene_reading.fail_job, job, refusal.value)
+    shown = site.get(f"/api/jobs/{job.id}")
+    assert (shown["status"], shown["cause"]) == ("failed", refusal.value.cause)
+    assert shown["message" if "message" in shown else "reason"] == refusal.value.message
     return refusal.value
 
 
@@ -65,28 +69,28 @@ def test_newer_file_fails_the_job_with_both_versions(site: ApiClient, made: Path
     assert error.message.endswith(CAUSES["newer_file"].remedy)
 
 
-def test_unknown_scene_fails_the_job_with_those_that_are_there(site: ApiClient, made: Path) -> None:
+def test_unknown_scene_fails_the_job_and_names_the_scenes_of_the_file(site: ApiClient, made: Path) -> None:
     error = refused(site, {"/film/a.blend": (made / "scenes.blend").read_bytes()}, scene="Nope")
     assert error.cause == "unknown_scene" and "Shot" in error.message
 
 
 @pytest.mark.parametrize(
-    ("asked", "cause", "has"),
+    ("fields", "cause", "has"),
     [
         ({"camera": "Nope"}, "unknown_camera", "Main, Side"),
         ({"view_layers": ["Glow", "Nope"]}, "unknown_view_layer", "ViewLayer, Glow"),
     ],
 )
-def test_a_camera_or_layer_that_is_not_there_is_told_before_a_machine_is_paid(
-    site: ApiClient, made: Path, asked: dict[str, Any], cause: str, has: str
+def test_an_unknown_camera_or_view_layer_fails_the_job_before_a_machine_is_paid(
+    site: ApiClient, made: Path, fields: dict[str, Any], cause: str, has: str
 ) -> None:
     content = (made / "scenes.blend").read_bytes()
-    error = refused(site, {"/film/a.blend": content}, **asked)
+    error = refused(site, {"/film/a.blend": content}, **fields)
     assert error.cause == cause and f"'Nope'; it has: {has}" in error.message
 
 
 @pytest.mark.parametrize(
-    ("asked", "scripts"),
+    ("fields", "scripts"),
     [
         ({"camera": "Side", "view_layers": ["Glow"]}, False),
         ({"camera": "Hidden"}, False),
@@ -94,17 +98,19 @@ def test_a_camera_or_layer_that_is_not_there_is_told_before_a_machine_is_paid(
     ],
     ids=["there", "in-a-hidden-collection", "a-script-may-make-it"],
 )
-def test_a_camera_that_may_be_there_is_left_to_blender(
-    site: ApiClient, made: Path, asked: dict[str, Any], scripts: bool
+def test_a_camera_that_may_exist_is_left_to_blender(
+    site: ApiClient, made: Path, fields: dict[str, Any], scripts: bool
 ) -> None:
     content = (made / "scenes.blend").read_bytes()
-    scene_reading.read(site.context, job_of(site, {"/film/a.blend": content}, allow_scripts=scripts, **asked))
+    scene_reading.read_scene(
+        site.context, job_of(site, {"/film/a.blend": content}, allow_scripts=scripts, **fields)
+    )
 
 
 def test_a_camera_of_a_library_is_left_to_blender(site: ApiClient, made: Path) -> None:
     paths = {f"/film/{name}": (made / name).read_bytes() for name in ("dependencies.blend", "library.blend")}
     job = job_of(site, paths, camera="Nope", scene_path="/film/dependencies.blend")
-    scene_reading.read(site.context, job)
+    scene_reading.read_scene(site.context, job)
 
 
 def test_bad_frames_fail_the_job(site: ApiClient, made: Path) -> None:
@@ -115,15 +121,15 @@ def test_bad_frames_fail_the_job(site: ApiClient, made: Path) -> None:
 
 def test_unbaked_simulation_is_a_warning(site: ApiClient, made: Path) -> None:
     job = job_of(site, {"/film/a.blend": (made / "simulations.blend").read_bytes()}, scene="rigid")
-    found = scene_reading.read(site.context, job)
-    assert "unbaked_simulation" in [w["code"] for w in found["warnings"]]
+    record = scene_reading.read_scene(site.context, job)
+    assert "unbaked_simulation" in [w["code"] for w in record.warnings]
 
 
 def test_scene_guessed_is_a_warning_that_names_it(site: ApiClient, made: Path) -> None:
     content = (made / "scenes.blend").read_bytes()
     job = job_of(site, {"/film/a.blend": content, "/film/b.blend": content})
     warning = next(
-        w for w in scene_reading.read(site.context, job)["warnings"] if w["code"] == "scene_guessed"
+        w for w in scene_reading.read_scene(site.context, job).warnings if w["code"] == "scene_guessed"
     )
     assert warning["subject"] == "/film/a.blend"
 

@@ -1,4 +1,4 @@
-"""What a job does about missing files and blocked scripts: `on_missing_files`, `on_blocked_scripts`."""
+"""Reaction of a job to missing files and blocked scripts: `on_missing_files`, `on_blocked_scripts`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from api_client import ApiClient
 
 from framefarm.node import blender_installs
 from framefarm.protocol import node as msg
-from framefarm.server.catalog.tables import packages
+from framefarm.server.jobs.failures import Unrenderable
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.submission import scene_reading
 
@@ -20,16 +20,16 @@ BLOCKED = msg.NodeWarning(code="blocked_scripts", message="Some scripts were not
 LACKING = msg.NodeWarning(code="missing_file", message="A file is missing.", subject="C:/film/tex/wood.png")
 
 
-def opened(*notes: msg.NodeWarning) -> msg.BlenderOpened:
-    return msg.BlenderOpened(blender="4.2.23", load_seconds=1.0, warnings=list(notes))
+def opened(*warnings: msg.NodeWarning) -> msg.BlenderOpened:
+    return msg.BlenderOpened(blender="4.2.23", load_seconds=1.0, warnings=list(warnings))
 
 
 def job(site: ApiClient, job_id: str) -> dict[str, Any]:
-    told: dict[str, Any] = site.get(f"/api/jobs/{job_id}")
-    return told
+    answer: dict[str, Any] = site.get(f"/api/jobs/{job_id}")
+    return answer
 
 
-def test_blocked_scripts_hold_the_job_until_somebody_accepts_them(site: ApiClient) -> None:
+def test_blocked_scripts_hold_the_job_until_a_person_unholds_it(site: ApiClient) -> None:
     job_id = site.submit()["id"]
     first, second = site.runner(job_id), site.runner(job_id)
     [task] = first.sync().tasks
@@ -37,9 +37,9 @@ def test_blocked_scripts_hold_the_job_until_somebody_accepts_them(site: ApiClien
     version = first.sync().version
     answer = first.report(first.started(task), opened(BLOCKED))
     assert answer.desired.version > version
-    told = job(site, job_id)
-    assert (told["status"], told["hold_reasons"]) == ("holding", ["rule"])
-    assert [w["code"] for w in told["warnings"]] == ["blocked_scripts"]
+    shown = job(site, job_id)
+    assert (shown["status"], shown["hold_reasons"]) == ("holding", ["rule"])
+    assert [w["code"] for w in shown["warnings"]] == ["blocked_scripts"]
     assert second.sync().tasks == []
     second.report(msg.TaskReleased(attempt=other.attempt))
     # The frame in work ends, and is kept.
@@ -54,48 +54,65 @@ def test_blocked_scripts_hold_the_job_until_somebody_accepts_them(site: ApiClien
 
 
 @pytest.mark.parametrize(
-    ("asked", "note"),
+    ("fields", "warning"),
     [({"on_blocked_scripts": "warn"}, BLOCKED), ({}, LACKING), ({"on_missing_files": "warn"}, LACKING)],
 )
-def test_warn_goes_on(site: ApiClient, asked: dict[str, str], note: msg.NodeWarning) -> None:
-    job_id = site.submit(**asked)["id"]
+def test_warnings_that_are_accepted_do_not_hold_the_job(
+    site: ApiClient, fields: dict[str, str], warning: msg.NodeWarning
+) -> None:
+    job_id = site.submit(**fields)["id"]
     runner = site.runner(job_id)
     [task] = runner.sync().tasks
-    runner.report(runner.started(task), opened(note))
-    told = job(site, job_id)
-    assert (told["status"], told["hold_reasons"]) == ("running", [])
-    assert [w["code"] for w in told["warnings"]] == [note.code]
+    runner.report(runner.started(task), opened(warning))
+    shown = job(site, job_id)
+    assert (shown["status"], shown["hold_reasons"]) == ("running", [])
+    assert [w["code"] for w in shown["warnings"]] == [warning.code]
 
 
-def failing(site: ApiClient, note: msg.NodeWarning, **asked: str) -> dict[str, Any]:
-    """Two machines render when the first of them opens the scene."""
-    job_id = site.submit(**asked)["id"]
+def failing(site: ApiClient, warning: msg.NodeWarning, **fields: str) -> dict[str, Any]:
+    """A job that this warning failed while two sessions rendered it."""
+    job_id = site.submit(**fields)["id"]
     first, second = site.runner(job_id), site.runner(job_id)
     [task] = first.sync().tasks
     [other] = second.sync().tasks
     second.report(second.started(other))
-    answer = first.report(first.started(task), opened(note))
+    answer = first.report(first.started(task), opened(warning))
     assert answer.desired.cancel and second.sync().cancel
     assert site.status(job_id) == "running"
     first.report(first.ended(task, "cancelled", ms=5), msg.SessionEnded(reason="cancelled"))
     assert site.status(job_id) == "running"
     second.report(second.ended(other, "cancelled", ms=5), msg.SessionEnded(reason="cancelled"))
-    told = job(site, job_id)
-    assert (told["status"], told["tasks"]["cancelled"], told["tasks"]["failed"]) == ("failed", 9, 0)
+    shown = job(site, job_id)
+    assert (shown["status"], shown["tasks"]["cancelled"], shown["tasks"]["failed"]) == ("failed", 9, 0)
     assert site.ask("POST", f"/api/jobs/{job_id}/retry", json={}).status_code == 409
-    return told
+    return shown
 
 
 def test_scripts_blocked_fails_the_whole_job_at_once(site: ApiClient) -> None:
-    told = failing(site, BLOCKED, on_blocked_scripts="fail")
-    assert told["cause"] == "scripts_blocked"
-    assert "operator" in told["message"]
+    shown = failing(site, BLOCKED, on_blocked_scripts="fail")
+    assert shown["cause"] == "scripts_blocked"
+    assert "operator" in shown["message"]
 
 
 def test_missing_files_that_blender_finds_out_about_fail_the_whole_job(site: ApiClient) -> None:
-    told = failing(site, LACKING, on_missing_files="fail")
-    assert told["cause"] == "missing_files"
-    assert LACKING.subject in told["message"]
+    shown = failing(site, LACKING, on_missing_files="fail")
+    assert shown["cause"] == "missing_files"
+    assert LACKING.subject in shown["message"]
+
+
+def test_a_failed_task_of_a_job_that_failed_as_a_whole_cannot_be_retried(site: ApiClient) -> None:
+    job_id = site.submit(on_blocked_scripts="fail", task_retries=0)["id"]
+    runner = site.runner(job_id)
+    [task] = runner.sync().tasks
+    runner.report(runner.started(task), runner.ended(task, "failed", message="No memory."))
+    runner.report(opened(BLOCKED), msg.SessionEnded(reason="cancelled"))
+    assert site.status(job_id) == "failed"
+    refused = [
+        site.ask("POST", f"/api/jobs/{job_id}/{path}") for path in ("retry", f"tasks/{task.number}/retry")
+    ]
+    assert [answer.status_code for answer in refused] == [409, 409]
+    assert refused[0].json()["detail"] == refused[1].json()["detail"]
+    assert site.get(f"/api/jobs/{job_id}/tasks/{task.number}")["status"] == "failed"
 
 
 def test_missing_files_that_blender_finds_out_about_hold_once(site: ApiClient) -> None:
@@ -106,8 +123,8 @@ def test_missing_files_that_blender_finds_out_about_hold_once(site: ApiClient) -
     assert job(site, job_id)["hold_reasons"] == ["rule"]
     site.ask("PATCH", f"/api/jobs/{job_id}", json={"action": "unhold"})
     runner.report(opened(LACKING, msg.NodeWarning(code="missing_file", message="One more.", subject="/x")))
-    told = job(site, job_id)
-    assert (told["hold_reasons"], len(told["warnings"])) == ([], 2)
+    shown = job(site, job_id)
+    assert (shown["hold_reasons"], len(shown["warnings"])) == ([], 2)
 
 
 def test_a_scene_full_of_warnings_does_not_hide_that_scripts_were_blocked(site: ApiClient) -> None:
@@ -116,8 +133,8 @@ def test_a_scene_full_of_warnings_does_not_hide_that_scripts_were_blocked(site: 
     [task] = runner.sync().tasks
     many = [msg.NodeWarning(code="script_error", message="An error.", subject=str(n)) for n in range(300)]
     runner.report(runner.started(task), opened(*many, BLOCKED))
-    told = job(site, job_id)
-    assert (told["hold_reasons"], len(told["warnings"])) == (["rule"], 201)
+    shown = job(site, job_id)
+    assert (shown["hold_reasons"], len(shown["warnings"])) == (["rule"], 201)
 
 
 # ------------------------------------------------------------- before any machine, with a real scene
@@ -138,23 +155,26 @@ def read(site: ApiClient, made: Path, names: list[str], **more: Any) -> str:
         assert site.upload(path, data).status_code == 200
     answer = site.ask("POST", "/api/jobs", json=site.payload(upload_paths=list(paths), **more))
     assert answer.status_code == 201, answer.text
-    row = dict(site.row(jobs, jobs.c.id == answer.json()["id"]))
-    row["release"] = site.row(packages, packages.c.id == row["package_id"])["release"]
-    row["allow_scripts"] = False
+    job = unread_job(site, answer.json()["id"])
     try:
-        found = scene_reading.read(site.context, row)
-    except scene_reading.Unrenderable as error:
-        site.context.db.write_now(scene_reading.fail, row, error)
+        record = scene_reading.read_scene(site.context, job)
+    except Unrenderable as error:
+        site.context.db.write_now(scene_reading.fail_job, job, error)
     else:
-        site.context.db.write_now(scene_reading.settle, site.context, row, found)
-    return str(row["id"])
+        site.context.db.write_now(scene_reading.record_scene, job, record)
+    return job.id
+
+
+def unread_job(site: ApiClient, job_id: str) -> scene_reading.UnreadJob:
+    row = site.row(jobs, jobs.c.id == job_id)
+    return scene_reading.UnreadJob(**row, release="4.2.23", allow_scripts=False)
 
 
 @pytest.mark.blender
 def test_missing_files_fail_the_job_before_any_machine_starts(site: ApiClient, made: Path) -> None:
-    told = job(site, read(site, made, ["drive_absolute.blend"], on_missing_files="fail"))
-    assert (told["status"], told["cause"]) == ("failed", "missing_files")
-    assert "C:/proj/tex/red.png" in told["message"]
+    shown = job(site, read(site, made, ["drive_absolute.blend"], on_missing_files="fail"))
+    assert (shown["status"], shown["cause"]) == ("failed", "missing_files")
+    assert "C:/proj/tex/red.png" in shown["message"]
 
 
 @pytest.mark.blender
@@ -178,9 +198,9 @@ def test_missing_file_warns_or_holds_before_any_machine_starts(site: ApiClient, 
 @pytest.mark.blender
 def test_an_input_in_another_case_is_sent_under_both_names(site: ApiClient, made: Path) -> None:
     job_id = read(site, made, ["case.blend", "tex/blue.png"], on_missing_files="fail")
-    told = job(site, job_id)
-    assert (told["status"], told["warnings"]) == ("pending", [])
-    assert "aliases" not in told["scene_info"]
+    shown = job(site, job_id)
+    assert (shown["status"], shown["warnings"]) == ("pending", [])
+    assert "aliases" not in shown["scene_info"]
     runner = site.runner(job_id)
     answer = site.ask(
         "GET",
@@ -193,7 +213,7 @@ def test_an_input_in_another_case_is_sent_under_both_names(site: ApiClient, made
 
 
 @pytest.mark.blender
-def test_a_configuration_without_its_luts_is_told(site: ApiClient, made: Path) -> None:
+def test_a_colour_configuration_without_its_luts_is_warned_of(site: ApiClient, made: Path) -> None:
     config = b"search_path: luts\ncolorspaces:\n  - !<ColorSpace>\n    x: !<FileTransform> {src: a.spi1d}\n"
     site.upload("C:/ocio/config.ocio", config)
     row = read(site, made, ["relative.blend", "tex/blue.png"])
@@ -204,7 +224,5 @@ def test_a_configuration_without_its_luts_is_told(site: ApiClient, made: Path) -
         "/api/jobs",
         json=site.payload(upload_paths=paths, environment_variables={"OCIO": "C:\\ocio\\config.ocio"}),
     )
-    values = dict(site.row(jobs, jobs.c.id == answer.json()["id"]))
-    values |= {"release": "4.2.23", "allow_scripts": False}
-    [warning] = scene_reading.read(site.context, values)["warnings"]
+    [warning] = scene_reading.read_scene(site.context, unread_job(site, answer.json()["id"])).warnings
     assert warning["subject"] == "C:/ocio/luts/a.spi1d"

@@ -1,4 +1,4 @@
-"""What people may do to jobs in each state, and the answers that others get."""
+"""People's actions on jobs in each state, pages of lists, and idempotency keys."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from framefarm.server.accounts.tables import audit
 from framefarm.server.jobs.tables import events, jobs
 
 
-def patch(site: ApiClient, job: str, **said: Any) -> Any:
-    return site.ask("PATCH", f"/api/jobs/{job}", json=said)
+def patch(site: ApiClient, job: str, **body: Any) -> Any:
+    return site.ask("PATCH", f"/api/jobs/{job}", json=body)
 
 
 def finished(site: ApiClient) -> str:
@@ -21,14 +21,14 @@ def finished(site: ApiClient) -> str:
     return job
 
 
-def test_a_finished_job_takes_no_hold_unhold_or_cancel_and_says_what_it_takes(site: ApiClient) -> None:
+def test_a_finished_job_refuses_hold_unhold_and_cancel_with_the_allowed_actions(site: ApiClient) -> None:
     job = finished(site)
-    for said in (
+    for body in (
         {"action": "hold"}, {"action": "unhold"}, {"action": "cancel"}, {"status": "holding"},
         {"status": "pending"}, {"status": "cancelled"}, {"priority": 1},
     ):  # fmt: skip
-        answer = patch(site, job, **said)
-        assert answer.status_code == 409, said
+        answer = patch(site, job, **body)
+        assert answer.status_code == 409, body
         assert answer.json()["state"] == "success"
     assert answer.headers["content-type"] == "application/problem+json"
     assert patch(site, job, action="cancel").json()["allowed"] == ["retry", "delete"]
@@ -36,23 +36,23 @@ def test_a_finished_job_takes_no_hold_unhold_or_cancel_and_says_what_it_takes(si
     assert site.ask("DELETE", f"/api/jobs/{job}").status_code == 404
 
 
-def test_repeating_what_holds_already_changes_nothing(site: ApiClient) -> None:
+def test_repeating_an_action_changes_nothing(site: ApiClient) -> None:
     job = site.submit()["id"]
 
     def trace() -> tuple[int, int]:
         return len(site.rows(events, events.c.job_id == job)), len(site.rows(audit, audit.c.target == job))
 
-    for said, status in (
+    for body, status in (
         ({"action": "unhold"}, "pending"),
         ({"status": "pending"}, "pending"),
         ({"action": "hold"}, "holding"),
         ({"action": "unhold"}, "pending"),
         ({"action": "cancel"}, "cancelled"),
     ):
-        first = patch(site, job, **said)
+        first = patch(site, job, **body)
         before = trace()
-        again = patch(site, job, **said)
-        assert (first.status_code, again.status_code) == (200, 200), said
+        again = patch(site, job, **body)
+        assert (first.status_code, again.status_code) == (200, 200), body
         assert again.json() == first.json()
         assert first.json()["status"] == status
         assert trace() == before
@@ -60,20 +60,20 @@ def test_repeating_what_holds_already_changes_nothing(site: ApiClient) -> None:
     assert patch(site, job, action="unhold").status_code == 409
 
 
-def test_unhold_of_a_job_that_misses_files_leads_back_to_syncing(site: ApiClient) -> None:
+def test_a_job_with_missing_files_is_syncing_after_an_unhold(site: ApiClient) -> None:
     job = site.ask("POST", "/api/jobs", json=site.payload(hold=True)).json()
     assert (job["status"], job["hold_reasons"]) == ("holding", ["user"])
     assert patch(site, job["id"], action="unhold").json()["status"] == "syncing"
 
 
-def test_a_change_that_means_nothing_is_bad_input(site: ApiClient) -> None:
+def test_a_change_without_a_valid_action_or_priority_is_bad_input(site: ApiClient) -> None:
     job = site.submit()["id"]
     before = site.get(f"/api/jobs/{job}")
-    for said in (
+    for body in (
         {}, {"action": "pause"}, {"status": "running"}, {"priority": 101}, {"priority": "high"},
         {"action": "hold", "status": "pending"}, {"job_title": "x"},
     ):  # fmt: skip
-        assert patch(site, job, **said).status_code == 422, said
+        assert patch(site, job, **body).status_code == 422, body
     assert site.get(f"/api/jobs/{job}") == before
 
 
@@ -104,7 +104,7 @@ def test_members_make_projects_and_only_admins_archive_them(site: ApiClient) -> 
     assert member.ask("POST", "/api/projects", json={"name": "short"}).status_code == 409
 
 
-def test_pages_hold_from_1_to_500(site: ApiClient) -> None:
+def test_a_page_has_from_1_to_500_items(site: ApiClient) -> None:
     paths = ["/api/jobs", "/api/projects", "/api/users", "/api/auth/keys", "/api/packages",
              "/api/enterprise/instances", "/api/billing/transactions"]  # fmt: skip
     for path in paths:
@@ -128,7 +128,7 @@ def test_pages_are_stable_while_jobs_come_in(site: ApiClient) -> None:
     assert seen == made[::-1]
 
 
-def test_a_repeated_key_answers_again_whatever_happened_since(site: ApiClient) -> None:
+def test_a_repeated_idempotency_key_gets_the_first_answer_again(site: ApiClient) -> None:
     site.upload()
     key, payload = {"Idempotency-Key": "k1"}, site.payload()
     first = site.ask("POST", "/api/jobs", json=payload, headers=key)
@@ -142,7 +142,7 @@ def test_a_repeated_key_answers_again_whatever_happened_since(site: ApiClient) -
     assert len(site.rows(jobs)) == 1
 
 
-def test_a_key_belongs_to_its_user_and_path(site: ApiClient) -> None:
+def test_an_idempotency_key_belongs_to_its_user_and_path(site: ApiClient) -> None:
     key, name = {"Idempotency-Key": "same"}, {"name": "one"}
     member = member_of(site, "one@studio.example")
     assert site.ask("POST", "/api/projects", json=name, headers=key).status_code == 201

@@ -1,4 +1,4 @@
-"""Runners and the farm: only an attempt that owns its task commits, and nothing is lost or done twice."""
+"""Runners' calls: only an attempt that owns its task commits, and no frame is lost or rendered twice."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_machine_lost_gives_its_task_back_with_the_missing_frames_only(site: Api
     assert site.status(job) == "success"
 
 
-def test_a_session_that_was_lost_is_over(site: ApiClient) -> None:
+def test_calls_of_a_session_that_was_given_up_are_refused(site: ApiClient) -> None:
     runner = site.runner(site.submit()["id"])
     (task,) = runner.sync().tasks
     runner.lose()
@@ -54,7 +54,7 @@ def test_a_session_that_was_lost_is_over(site: ApiClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "lie",
+    "change",
     [
         {"staged": "../../secret.key"},
         {"staged": ".."},
@@ -68,11 +68,11 @@ def test_a_session_that_was_lost_is_over(site: ApiClient) -> None:
     ],
     ids=str,
 )
-def test_a_report_with_names_that_lead_elsewhere_is_rejected(site: ApiClient, lie: dict[str, Any]) -> None:
+def test_a_report_with_paths_outside_of_staging_is_rejected(site: ApiClient, change: dict[str, Any]) -> None:
     runner = site.runner(site.submit(frame_range="1")["id"])
     (task,) = runner.sync().tasks
     saved = runner.saved(task, 1)
-    saved.files = [msgspec.structs.replace(saved.files[0], **lie)]
+    saved.files = [msgspec.structs.replace(saved.files[0], **change)]
     assert runner.report(runner.started(task), saved).verdicts == ["applied", "rejected"]
     assert committed(site) == []
     assert site.rows(files) == []
@@ -102,7 +102,7 @@ def test_an_attempt_of_another_session_commits_nothing(site: ApiClient) -> None:
     assert committed(site) == []
 
 
-def test_a_frame_told_twice_is_committed_once(site: ApiClient) -> None:
+def test_a_frame_reported_twice_is_committed_once(site: ApiClient) -> None:
     runner = site.runner(site.submit(frame_range="1-2", chunk_size=2)["id"])
     (task,) = runner.sync().tasks
     runner.report(runner.started(task), runner.saved(task, 1))
@@ -129,7 +129,7 @@ def test_a_repeated_report_is_acknowledged_and_changes_nothing(site: ApiClient) 
     assert site.row(job_state)["frames_done"] == 1
 
 
-def test_a_report_out_of_order_is_refused_and_told_what_is_expected(site: ApiClient) -> None:
+def test_a_report_out_of_order_is_refused_with_the_expected_number(site: ApiClient) -> None:
     runner = site.runner(site.submit()["id"])
     (task,) = runner.sync().tasks
     with pytest.raises(service.ReportGap) as refused:
@@ -147,7 +147,7 @@ def test_frames_missing_from_a_success_make_it_a_failure(site: ApiClient) -> Non
     assert site.status(job) == "failed"
 
 
-def test_a_task_that_was_given_back_unbegun_leaves_no_trace(site: ApiClient) -> None:
+def test_a_task_released_before_it_began_leaves_no_attempt(site: ApiClient) -> None:
     runner = site.runner(site.submit(frame_range="1")["id"])
     (task,) = runner.sync().tasks
     runner.report(msg.TaskReleased(attempt=task.attempt))
@@ -170,7 +170,7 @@ def test_a_wrong_token_is_refused(site: ApiClient) -> None:
 
 
 def call(api: NodeApi, name: str, body: bytes) -> int:
-    """A runner's call with a token that is none; the status."""
+    """Status of a runner's call with a wrong token."""
 
     async def post() -> int:
         transport = httpx2.ASGITransport(app=api.router())
@@ -182,19 +182,21 @@ def call(api: NodeApi, name: str, body: bytes) -> int:
     return asyncio.run(post())
 
 
-def test_a_strangers_sync_ends_no_sessions_call(site: ApiClient) -> None:
-    api, mine = NodeApi(site.context), object()
-    api.held["ses_1"] = mine
+def test_a_sync_with_a_wrong_token_does_not_end_the_sessions_call(site: ApiClient) -> None:
+    api, held_call = NodeApi(site.context), object()
+    api.held["ses_1"] = held_call
     assert call(api, "sync", b'{"seen": 0, "wait_seconds": 0}') == 401
-    assert api.held == {"ses_1": mine}
+    assert api.held == {"ses_1": held_call}
 
 
-def test_a_strangers_body_is_not_read_without_end(site: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_with_a_wrong_token_is_read_up_to_a_limit(
+    site: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(routes, "MAX_BODY_BYTES", 1000)
     assert call(NodeApi(site.context), "reports", b" " * 1001) == 413
 
 
-def test_many_machines_share_a_job_and_no_frame_is_rendered_twice(site: ApiClient) -> None:
+def test_several_sessions_share_a_job_and_no_frame_is_rendered_twice(site: ApiClient) -> None:
     job = site.submit(frame_range="1-40")["id"]
     runners = [site.runner(job) for _ in range(4)]
     rendered: list[int] = []

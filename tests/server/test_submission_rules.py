@@ -1,4 +1,4 @@
-"""Every rule of a submission, through the API: what is refused names its field, and nothing is stored."""
+"""Every rule of a submission, through the API: an error names its field, and nothing is stored."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def accepted(site: ApiClient, **fields: Any) -> dict[str, Any]:
 
 
 def stored(site: ApiClient) -> list[int]:
-    """How much there is of what a submission writes."""
+    """Counts of the rows and manifests that a submission writes."""
     manifests = (site.context.data / "store" / "manifests").rglob("*")
     return [len(site.rows(table)) for table in (jobs, job_state, events)] + [sum(1 for _ in manifests)]
 
@@ -263,7 +263,7 @@ def test_a_field_without_a_default_is_required(shared: ApiClient, name: str) -> 
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_a_field_that_is_not_known_is_refused_and_the_known_are_told(shared: ApiClient, name: str) -> None:
+def test_an_unknown_field_is_refused_with_the_known_ones(shared: ApiClient, name: str) -> None:
     found = error(post(shared, **{name: "x"}))
     assert (found["field"], found["given"]) == (name, "x")
     assert "not a field" in found["message"] and "chunk_size" in found["message"]
@@ -289,7 +289,7 @@ def test_a_variable_of_the_farms_own_is_refused(shared: ApiClient, name: str) ->
 # -------------------------------------------------------------------------- all bad fields at once
 
 
-def test_wrong_types_unknown_fields_and_what_only_the_farm_knows_are_told_together(site: ApiClient) -> None:
+def test_wrong_types_unknown_fields_and_broken_rules_are_reported_together(site: ApiClient) -> None:
     answer = post(
         site,
         job_title=7,
@@ -316,7 +316,7 @@ def test_wrong_types_unknown_fields_and_what_only_the_farm_knows_are_told_togeth
     assert nothing_is_stored(site)
 
 
-def test_an_archived_project_is_told_only_once_all_else_is_right(site: ApiClient) -> None:
+def test_an_archived_project_is_reported_only_if_all_fields_are_good(site: ApiClient) -> None:
     project = site.ask("POST", "/api/projects", json={"name": "old"}).json()
     site.ask("PATCH", f"/api/projects/{project['id']}", json={"status": "archived"})
     assert error(post(site, project="old", chunk_size=0))["field"] == "chunk_size"
@@ -325,7 +325,7 @@ def test_an_archived_project_is_told_only_once_all_else_is_right(site: ApiClient
     assert nothing_is_stored(site)
 
 
-def test_a_long_value_is_given_back_short(shared: ApiClient) -> None:
+def test_a_long_value_is_cut_in_the_answer(shared: ApiClient) -> None:
     assert len(error(post(shared, job_title="x" * 100_000))["given"]) <= 200
     assert len(error(post(shared, job_title=["x" * 100_000]))["given"]) <= 200
 
@@ -388,7 +388,7 @@ ACCEPTED: list[Any] = [
 
 
 @pytest.mark.parametrize(("fields", "seen"), [pytest.param(*a[1:], id=a[0]) for a in ACCEPTED])
-def test_a_good_value_is_accepted_and_told_as_stored(
+def test_a_good_value_is_accepted_and_returned_as_stored(
     shared: ApiClient, fields: dict[str, Any], seen: dict[str, Any]
 ) -> None:
     job = accepted(shared, **fields)
@@ -396,7 +396,7 @@ def test_a_good_value_is_accepted_and_told_as_stored(
     assert shared.get(f"/api/jobs/{job['id']}") == job
 
 
-def test_what_is_left_out_has_the_documented_defaults(site: ApiClient) -> None:
+def test_omitted_fields_have_the_documented_defaults(site: ApiClient) -> None:
     payload = {name: value for name, value in site.payload().items() if name in REQUIRED}
     job = site.ask("POST", "/api/jobs", json=payload).json()
     defaults = {
@@ -409,7 +409,7 @@ def test_what_is_left_out_has_the_documented_defaults(site: ApiClient) -> None:
     assert {name: job[name] for name in defaults} == defaults
 
 
-def test_addons_are_of_the_uploads_and_for_accounts_whose_scripts_may_run(site: ApiClient) -> None:
+def test_addons_are_uploads_of_accounts_that_may_run_scripts(site: ApiClient) -> None:
     fields = {"upload_paths": ["C:\\a.blend", "C:\\tools\\Tint.zip"], "addons": ["c:/tools/tint.zip"]}
     assert error(post(site, **fields))["field"] == "addons"
     allow(site)
@@ -428,7 +428,7 @@ def allow(site: ApiClient) -> None:
     site.context.db.write_now(yes)
 
 
-def test_a_disabled_instance_type_is_as_unknown_to_members(site: ApiClient) -> None:
+def test_a_disabled_instance_type_is_unknown_to_members(site: ApiClient) -> None:
     site.ask("PATCH", f"/api/enterprise/instances/{site.instance}", json={"enabled": False})
     member = site.member()
     unknown, disabled = (error(post(member, instance_type=i)) for i in ("nope", site.instance))
@@ -446,7 +446,7 @@ def test_an_instance_type_without_a_preemptible_price_takes_no_preemptible_job(s
     assert accepted(site, preemptible=False)["preemptible"] is False
 
 
-def test_a_pin_decides_which_content_is_taken(site: ApiClient) -> None:
+def test_a_pinned_digest_decides_which_content_is_used(site: ApiClient) -> None:
     site.upload(data=b"old")
     site.upload(data=b"new")
     for pin in (
@@ -457,7 +457,7 @@ def test_a_pin_decides_which_content_is_taken(site: ApiClient) -> None:
         assert taken["md5"] == md5(b"old")
 
 
-def test_a_pin_of_what_is_not_there_waits_for_that_content_alone(site: ApiClient) -> None:
+def test_a_pin_of_missing_content_waits_for_that_content_alone(site: ApiClient) -> None:
     site.upload(data=b"old")
     job = accepted(site, upload_sha256s={SCENE: hashlib.sha256(b"new").hexdigest()})
     assert (job["status"], job["missing_paths"]) == ("syncing", [SCENE])
@@ -503,14 +503,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_stored(sit
     assert nothing_is_stored(site)
 
 
-def test_a_place_is_tried_without_leaving_anything(site: ApiClient) -> None:
+def test_the_check_of_an_output_path_leaves_no_files(site: ApiClient) -> None:
     root = site.context.data / "buckets" / "renders"
     before = sorted(root.rglob("*"))
     accepted(site, output_path="gs://renders/new/deep")
     assert sorted(root.rglob("*")) == before
 
 
-def test_a_file_place_that_was_given_is_taken(site: ApiClient) -> None:
+def test_a_granted_file_destination_is_accepted(site: ApiClient) -> None:
     folder = site.context.data.parent / "given"
     folder.mkdir()
     url = f"file://{folder}"
@@ -519,32 +519,32 @@ def test_a_file_place_that_was_given_is_taken(site: ApiClient) -> None:
     assert error(post(site, output_path=f"{url}er/shot"))["field"] == "output_path"
 
 
-def test_a_place_of_another_account_is_not_told_of(site: ApiClient, other: ApiClient) -> None:
+def test_another_accounts_destination_is_not_named(site: ApiClient, other: ApiClient) -> None:
     site.context.db.write_now(lambda tx: destinations.grant(tx, other.account_id, "gs://secret"))
     assert "secret" not in error(post(site, output_path="gs://mine/x"))["message"]
 
 
-def test_a_dry_run_stores_nothing_at_all(site: ApiClient) -> None:
+def test_a_dry_run_stores_nothing(site: ApiClient) -> None:
     site.upload()
     audits = len(site.rows(audit))
     answer = site.ask("POST", "/api/jobs?dry_run=true", json=site.payload(scout_frames="fml:3", chunk_size=3))
     assert answer.status_code == 200, answer.text
-    said = answer.json()
-    assert (said["dry_run"], said["frames"], said["scouts"], said["tasks"]) == (True, 9, 3, 5)
-    assert said["missing_paths"] == [] and said["price_per_hour"]["currency"] == "USD"
+    plan = answer.json()
+    assert (plan["dry_run"], plan["frames"], plan["scouts"], plan["tasks"]) == (True, 9, 3, 5)
+    assert plan["missing_paths"] == [] and plan["price_per_hour"]["currency"] == "USD"
     assert nothing_is_stored(site)
     assert len(site.rows(audit)) == audits
     assert accepted(site)["warnings"] == []
 
 
-def test_a_dry_run_of_what_is_wrong_tells_it(site: ApiClient) -> None:
+def test_a_dry_run_reports_bad_fields(site: ApiClient) -> None:
     answer = site.ask("POST", "/api/jobs?dry_run=true", json=site.payload(chunk_size=0))
     assert error(answer)["field"] == "chunk_size"
 
 
 def test_every_field_of_a_submission_has_a_rule_tested_here() -> None:
-    told = {name.split(".")[0].split("[")[0] for _, _, name, _ in REFUSED}
-    assert told | {"scene", *REQUIRED} >= set(JobSubmission.model_fields)
+    tested = {name.split(".")[0].split("[")[0] for _, _, name, _ in REFUSED}
+    assert tested | {"scene", *REQUIRED} >= set(JobSubmission.model_fields)
 
 
 def test_the_api_document_shows_what_can_be_submitted(site: ApiClient) -> None:

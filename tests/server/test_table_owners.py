@@ -13,18 +13,7 @@ SERVER = Path(schema.__file__).parent
 FILES = sorted(p for p in SERVER.rglob("*.py") if "migrations" not in p.parts)
 WRITES = {"insert", "update", "delete"}
 EXCEPTIONS = {
-    # Tasks, jobs and sessions change together, under the lock of the job's state.
-    ("job_api/actions.py", "job_dependencies"),
-    ("job_api/actions.py", "jobs"),
-    ("job_api/actions.py", "tasks"),
-    ("sessions/assignment.py", "tasks"),
-    ("sessions/instructions.py", "tasks"),
-    ("sessions/ownership.py", "tasks"),
-    ("sessions/reports.py", "tasks"),
-    ("submission/scene_reading.py", "jobs"),
-    ("submission/storing.py", "job_dependencies"),
-    ("submission/storing.py", "job_state"),
-    ("submission/storing.py", "jobs"),
+    # A rule makes a job on demand.
     ("wrangler/rule_engine.py", "jobs"),
     # The leader writes sessions and moves all leases at once.
     ("budgets/snapshot.py", "sessions"),

@@ -76,7 +76,7 @@ def create_app(context: AppContext, engine: LocalEngine | None = None) -> FastAP
                     dispatcher.run,
                     lambda: publisher.run(context),
                     lambda: staging_cleanup.run(context),
-                    lambda: scene_reading.run(context),
+                    lambda: scene_reading.run_loop(context),
                     lambda: billing.run(context),
                     Sender(context, lambda: followers.position).run,
                     lambda: mail.run(context, lambda: followers.position),

@@ -68,7 +68,9 @@ def _subscribe(context: AppContext) -> None:
         billing.charge_job(tx, job.account_id, job.job_id)
 
     context.db.subscribe(JobFinished, charge)
-    context.db.subscribe(FilesArrived, lambda tx, files: scene_reading.complete(tx, store, files.job_ids))
+    context.db.subscribe(
+        FilesArrived, lambda tx, files: scene_reading.accept_arrived_files(tx, store, files.job_ids)
+    )
 
 
 def _open_to_slot_users(data: Path) -> None:

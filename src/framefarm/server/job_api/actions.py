@@ -1,4 +1,4 @@
-"""What people do to jobs: hold, unhold, cancel, priority, retry, delete. One locked transaction each."""
+"""Actions of people on jobs: hold, unhold, cancel, priority, retry, delete. One locked transaction each."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
 from framefarm.server.billing import service as billing
 from framefarm.server.database import Tx
+from framefarm.server.jobs import dependencies, records, task_rows
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.state import JobState
-from framefarm.server.jobs.tables import job_dependencies, job_state, jobs, tasks
+from framefarm.server.jobs.tables import jobs, tasks
 from framefarm.server.jobs.task_plans import plan_of
 from framefarm.server.rows import JobRow, TaskRow
 from framefarm.server.sessions import ownership
 from framefarm.server.sessions.instructions import carry_out, instruct_job
 from framefarm.server.sessions.tables import frames
-from framefarm.server.tenancy import farmwide, scoped
+from framefarm.server.tenancy import scoped
 
 SAME = {"holding": "hold", "pending": "unhold", "cancelled": "cancel"}
 MAX_REDO = 10_000
 
 
-def find(tx: Tx, actor: Actor, job_id: str) -> JobRow:
-    """The job's row. Raises NotFound for another account's, too."""
+def find_job(tx: Tx, actor: Actor, job_id: str) -> JobRow:
+    """The job's row. Raises NotFound, also for another account's job."""
     query = scoped(sa.select(jobs), jobs, actor.account_id).where(
         jobs.c.id == job_id, jobs.c.deleted_ms.is_(None)
     )
@@ -42,41 +43,46 @@ def find(tx: Tx, actor: Actor, job_id: str) -> JobRow:
     return row
 
 
-def find_to_change(tx: Tx, actor: Actor, job_id: str) -> JobRow:
-    """Members change their own jobs, admins all of the account's."""
+def find_job_to_change(tx: Tx, actor: Actor, job_id: str) -> JobRow:
+    """The job's row, if the actor may change it: members their own jobs, admins all of the account's.
+
+    Raises NotFound, NotAllowed.
+    """
     actor.must_write()
-    row = find(tx, actor, job_id)
+    row = find_job(tx, actor, job_id)
     if not actor.is_admin and row.user_id != actor.user_id:
         raise NotAllowed("Members may change only their own jobs; ask an admin of the account.")
     return row
 
 
 def _locked(tx: Tx, actor: Actor, job_id: str) -> tuple[JobRow, JobState]:
-    """The job, to be changed, and its locked state. Looked at again: who waited for the lock may find it
-    deleted."""
-    find_to_change(tx, actor, job_id)
+    """The job, to be changed, and its locked state. Read again after the lock: it may have been deleted."""
+    find_job_to_change(tx, actor, job_id)
     state = job_states.lock(tx, job_id)
-    return find(tx, actor, job_id), state
+    return find_job(tx, actor, job_id), state
 
 
-def change(tx: Tx, actor: Actor, job_id: str, said: JobChange) -> None:
-    """PATCH: an action and/or a priority, all or nothing."""
-    action = said.action or SAME.get(said.status or "")
-    if said.action and said.status and SAME[said.status] != said.action:
+def change(tx: Tx, actor: Actor, job_id: str, body: JobChange) -> None:
+    """PATCH: an action and/or a priority, all or nothing.
+
+    Raises InvalidInput, NotFound, NotAllowed, Conflict.
+    """
+    action = body.action or SAME.get(body.status or "")
+    if body.action and body.status and SAME[body.status] != body.action:
         raise InvalidInput.of(
-            "status", f"says {SAME[said.status]}, but action says {said.action}", said.status
+            "status", f"says {SAME[body.status]}, but action says {body.action}", body.status
         )
-    if action is None and said.priority is None:
+    if action is None and body.priority is None:
         raise InvalidInput.of("action", "give an action (hold, unhold, cancel) and/or a priority", None)
     _, state = _locked(tx, actor, job_id)
     before = {"status": state.status, "priority": state.priority, "holds": state.holds}
     if action is not None:
-        _act(tx, actor, state, action, said.drain)
-    if said.priority is not None and said.priority != state.priority:
+        _act(tx, actor, state, action, body.drain)
+    if body.priority is not None and body.priority != state.priority:
         if state.status in FINISHED:
             raise Conflict(f"The job is {state.status}: its priority no longer matters.", state=state.status)
-        state.priority = said.priority
-        state.emit(tx, actor.name, "job.priority", {"priority": said.priority})
+        state.priority = body.priority
+        state.emit(tx, actor.name, "job.priority", {"priority": body.priority})
     if state.columns() == state.before:
         return
     job_states.save(tx, state, actor.name)
@@ -88,16 +94,17 @@ def _act(tx: Tx, actor: Actor, state: JobState, action: str, drain: bool) -> Non
     facts = state.facts
     try:
         if action == "hold":
-            made = rules.hold(facts, drain=drain)
+            change = rules.hold(facts, drain=drain)
         elif action == "unhold":
-            made = rules.unhold(facts)
+            change = rules.unhold(facts)
             if "dependency" in facts.holds:
-                _accept_dependencies(tx, state)
+                # Their failure counts as accepted.
+                state.depends_left -= dependencies.remove_failed(tx, state.job_id)
         else:
-            made = rules.cancel(facts)
+            change = rules.cancel(facts)
     except rules.Refused as refused:
         raise Conflict(str(refused), state=state.status, allowed=_allowed(state)) from None
-    carry_out(tx, state, made)
+    carry_out(tx, state, change)
 
 
 def _allowed(state: JobState) -> list[str]:
@@ -106,17 +113,11 @@ def _allowed(state: JobState) -> list[str]:
     return ["delete"] if state.status is JobStatus.CANCELLED else ["cancel"]
 
 
-def _accept_dependencies(tx: Tx, state: JobState) -> None:
-    """Jobs that ended badly are not waited for any more: their failure counts as accepted."""
-    ended = farmwide(sa.select(job_state.c.job_id)).where(
-        job_state.c.status.in_([str(JobStatus.FAILED), str(JobStatus.CANCELLED)])
-    )
-    row = (job_dependencies.c.job_id == state.job_id) & job_dependencies.c.depends_on.in_(ended)
-    state.depends_left -= tx.conn.execute(farmwide(sa.delete(job_dependencies)).where(row)).rowcount
-
-
 def delete(tx: Tx, actor: Actor, job_id: str) -> None:
-    """Marks it; the collector empties it. Outputs that were delivered, usage and ledger stay."""
+    """Mark a finished job as deleted. Delivered outputs, usage and ledger are kept.
+
+    Raises NotFound, NotAllowed, Conflict.
+    """
     _, state = _locked(tx, actor, job_id)
     if state.status not in FINISHED:
         raise Conflict(
@@ -127,18 +128,49 @@ def delete(tx: Tx, actor: Actor, job_id: str) -> None:
     mark_deleted(tx, state, actor.name, actor.request_id)
 
 
-def mark_deleted(tx: Tx, state: JobState, who: str, request_id: str = "") -> None:
-    """A finished, locked job does not exist any more."""
-    mine = jobs.c.id == state.job_id
-    tx.conn.execute(farmwide(sa.update(jobs)).where(mine).values(deleted_ms=tx.now_ms))
-    state.emit(tx, who, "job.deleted", {})
-    job_states.save(tx, state, who)
-    audit(tx, who, "job.delete", state.job_id, account_id=state.account_id, request_id=request_id)
+def mark_deleted(tx: Tx, state: JobState, actor: str, request_id: str = "") -> None:
+    """Mark a finished, locked job as deleted; retention removes its rows and files later."""
+    records.mark_deleted(tx, state.job_id)
+    state.emit(tx, actor, "job.deleted", {})
+    job_states.save(tx, state, actor)
+    audit(tx, actor, "job.delete", state.job_id, account_id=state.account_id, request_id=request_id)
 
 
-def retry(tx: Tx, actor: Actor, job_id: str, said: Retry) -> list[str]:
-    """All failed and preempted tasks again, or exactly the frames asked for. Returns task numbers."""
+def retry(tx: Tx, actor: Actor, job_id: str, body: Retry) -> list[str]:
+    """Retry all failed and preempted tasks, or exactly the frames asked for. Returns task numbers.
+
+    Raises InvalidInput, NotFound, NotAllowed, Conflict.
+    """
     job, state = _locked(tx, actor, job_id)
+    plan = _plan_to_retry(job, state)
+    if body.frames is None:
+        numbers = _failed_tasks(tx, job_id)
+        if not numbers:
+            raise Conflict("No task of this job has failed.", state=state.status)
+        _reset_failed_tasks(tx, state)
+    else:
+        billing.must_have_credit(tx, actor.account_id)
+        numbers = _redo(tx, state, plan, body.frames)
+    return _record_retry(tx, actor, state, plan, numbers)
+
+
+def retry_task(tx: Tx, actor: Actor, job_id: str, number: int) -> list[str]:
+    """Retry one failed or preempted task. Returns its number. Raises NotFound, NotAllowed, Conflict."""
+    job, state = _locked(tx, actor, job_id)
+    plan = plan_of(job)
+    if plan is None or not 0 <= number < plan.task_count:
+        raise NotFound(f"Job {job_id} has no task {number}.")
+    plan = _plan_to_retry(job, state)
+    key = (tasks.c.job_id == job_id) & (tasks.c.number == number)
+    status = tx.conn.execute(sa.select(tasks.c.status).where(key)).scalar_one_or_none()
+    if status not in {TaskStatus.FAILED, TaskStatus.PREEMPTED}:
+        raise Conflict("Only a failed or preempted task can be retried.", state=state.status)
+    _reset_task(tx, state, number)
+    return _record_retry(tx, actor, state, plan, [number])
+
+
+def _plan_to_retry(job: JobRow, state: JobState) -> TaskPlan:
+    """The job's tasks. Raises Conflict if it was cancelled, failed as a whole, or its frames are unknown."""
     plan = plan_of(job)
     if state.cancel_ms is not None or state.failed_cause is not None or plan is None:
         raise Conflict(
@@ -146,32 +178,10 @@ def retry(tx: Tx, actor: Actor, job_id: str, said: Retry) -> list[str]:
             state=state.status,
             allowed=["delete"],
         )
-    if said.frames is None:
-        numbers = _failed(tx, job_id)
-        if not numbers:
-            raise Conflict("No task of this job has failed.", state=state.status)
-        _all_again(tx, state)
-    else:
-        billing.must_have_credit(tx, actor.account_id)
-        numbers = _redo(tx, state, plan, said.frames)
-    return _retried(tx, actor, state, plan, numbers)
+    return plan
 
 
-def retry_task(tx: Tx, actor: Actor, job_id: str, number: int) -> list[str]:
-    """One failed or preempted task again."""
-    job, state = _locked(tx, actor, job_id)
-    plan = plan_of(job)
-    if plan is None or not 0 <= number < plan.task_count:
-        raise NotFound(f"Job {job_id} has no task {number}.")
-    key = (tasks.c.job_id == job_id) & (tasks.c.number == number)
-    status = tx.conn.execute(sa.select(tasks.c.status).where(key)).scalar_one_or_none()
-    if status not in {TaskStatus.FAILED, TaskStatus.PREEMPTED} or state.cancel_ms is not None:
-        raise Conflict("Only a failed or preempted task can be retried.", state=state.status)
-    _again(tx, state, number)
-    return _retried(tx, actor, state, plan, [number])
-
-
-def _retried(tx: Tx, actor: Actor, state: JobState, plan: TaskPlan, numbers: list[int]) -> list[str]:
+def _record_retry(tx: Tx, actor: Actor, state: JobState, plan: TaskPlan, numbers: list[int]) -> list[str]:
     width = plan.number_width
     names = [f"{n:0{width}d}" for n in numbers]
     job_id = state.job_id
@@ -182,7 +192,7 @@ def _retried(tx: Tx, actor: Actor, state: JobState, plan: TaskPlan, numbers: lis
     return names
 
 
-def _failed(tx: Tx, job_id: str) -> list[int]:
+def _failed_tasks(tx: Tx, job_id: str) -> list[int]:
     query = sa.select(tasks.c.number).where(tasks.c.job_id == job_id, _ENDED_BADLY)
     return list(tx.conn.execute(query.order_by(tasks.c.number)).scalars())
 
@@ -190,35 +200,29 @@ def _failed(tx: Tx, job_id: str) -> list[int]:
 _ENDED_BADLY = tasks.c.status.in_([str(TaskStatus.FAILED), str(TaskStatus.PREEMPTED)])
 
 
-FRESH_PATIENCE: dict[str, object] = {
-    "status": TaskStatus.PENDING, "preemptions": 0, "failures": 0, "losses": 0, "not_before_ms": None,
-    "cause": None, "reason": None,
-}  # fmt: skip
-
-
-def _again(tx: Tx, state: JobState, number: int, **more: object) -> None:
-    """A task goes back to pending with fresh budgets of patience."""
+def _reset_task(tx: Tx, state: JobState, number: int, **more: object) -> None:
+    """Set a task back to pending, with all its retries. `more`: other columns to set."""
     key = (tasks.c.job_id == state.job_id) & (tasks.c.number == number)
-    was = tx.conn.execute(sa.select(tasks.c.status, tasks.c.attempt_id).where(key)).one()
-    if was.attempt_id is not None:
-        ownership.displace(tx, was.attempt_id)
-    tx.conn.execute(sa.update(tasks).where(key).values(FRESH_PATIENCE | more))
-    state.move(number, was.status, TaskStatus.PENDING)
+    before = tx.conn.execute(sa.select(tasks.c.status, tasks.c.attempt_id).where(key)).one()
+    if before.attempt_id is not None:
+        ownership.displace(tx, before.attempt_id)
+    task_rows.change(tx, state.job_id, number, task_rows.RESET | more)
+    state.move(number, before.status, TaskStatus.PENDING)
 
 
-def _all_again(tx: Tx, state: JobState) -> None:
-    """All that ended badly goes back to pending, in a few statements however many there are."""
+def _reset_failed_tasks(tx: Tx, state: JobState) -> None:
+    """Set all failed and preempted tasks back to pending, in a few statements however many there are."""
     which = (tasks.c.job_id == state.job_id) & _ENDED_BADLY
     ownership.displace_owners(tx, which)
     scout = tasks.c.number < state.scout_count
     counts = sa.select(tasks.c.status, scout, sa.func.count()).where(which)
     for status, are_scouts, count in tx.conn.execute(counts.group_by(tasks.c.status, scout)).all():
         state.move_many(count, status, TaskStatus.PENDING, scouts=bool(are_scouts))
-    tx.conn.execute(sa.update(tasks).where(which).values(FRESH_PATIENCE))
+    task_rows.reset_where(tx, which)
 
 
 def _redo(tx: Tx, state: JobState, plan: TaskPlan, spec: str) -> list[int]:
-    """Render these frames again on purpose: committed ones get a next revision."""
+    """Have these frames rendered again, also committed ones, at the next revision. Returns task numbers."""
     try:
         parsed = grammar.parse(spec)
     except FrameSpecError as error:
@@ -233,13 +237,13 @@ def _redo(tx: Tx, state: JobState, plan: TaskPlan, spec: str) -> list[int]:
             by_task.setdefault(plan.task_of(frame), []).append(frame)
         except (KeyError, ValueError):
             raise InvalidInput.of("frames", f"frame {frame} is not one of the job's", spec[:200]) from None
-    for number, wanted in by_task.items():
-        _redo_task(tx, state, plan, number, wanted)
+    for number, numbers in by_task.items():
+        _redo_task(tx, state, plan, number, numbers)
     return sorted(by_task)
 
 
-def _redo_task(tx: Tx, state: JobState, plan: TaskPlan, number: int, wanted: list[int]) -> None:
-    """These frames at the next revision, and with them those that the task still lacks."""
+def _redo_task(tx: Tx, state: JobState, plan: TaskPlan, number: int, frame_numbers: list[int]) -> None:
+    """Reset a task to these frames, and those that it still lacks, at the next revision."""
     key = (tasks.c.job_id == state.job_id) & (tasks.c.number == number)
     task = tx.row_or_none(TaskRow, sa.select(tasks).where(key))
     if task is None or task.status is TaskStatus.RUNNING:
@@ -254,5 +258,5 @@ def _redo_task(tx: Tx, state: JobState, plan: TaskPlan, number: int, wanted: lis
     if task.status is not TaskStatus.SUCCESS:
         due = FrameSet.from_text(task.redo) if task.redo else plan.frames_of(number)
         lacking = set(due).difference(tx.conn.execute(done).scalars())
-    redo = FrameSet.of(sorted(lacking.union(wanted)))
-    _again(tx, state, number, revision=task.revision + 1, redo=redo.to_text())
+    redo = FrameSet.of(sorted(lacking.union(frame_numbers)))
+    _reset_task(tx, state, number, revision=task.revision + 1, redo=redo.to_text())

@@ -1,4 +1,4 @@
-"""What lies below a job: its tasks, frames, files, attempts and logs, a page at a time."""
+"""A job's tasks, frames, files, attempts and logs, a page at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from framefarm.core.money import money
 from framefarm.core.task_plan import TaskPlan
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
-from framefarm.server.job_api.actions import find
+from framefarm.server.job_api.actions import find_job
 from framefarm.server.job_api.detail import SignThumbnail, newest
 from framefarm.server.job_api.summary import HOLD_WORDS, running, waiting_for
 from framefarm.server.jobs.state import facts
@@ -30,8 +30,8 @@ SignUrl = Callable[[FileRow], str]
 
 
 def task_page(tx: Tx, actor: Actor, job_id: str, after: int, limit: int) -> list[Answer]:
-    """Tasks with numbers above `after`, computed where they have no row."""
-    job = find(tx, actor, job_id)
+    """Up to `limit` tasks with numbers above `after`, computed where they have no row. Raises NotFound."""
+    job = find_job(tx, actor, job_id)
     state = tx.row(JobStateRow, farmwide(sa.select(job_state)).where(job_state.c.job_id == job_id))
     plan = plan_of(job)
     if plan is None:
@@ -45,6 +45,7 @@ def task_page(tx: Tx, actor: Actor, job_id: str, after: int, limit: int) -> list
 def task_shape(
     tx: Tx, job: JobRow, state: JobStateRow, plan: TaskPlan, number: int, row: TaskRow | None
 ) -> Answer:
+    """One task as the API's `JobTask`. `row`: None if it was never assigned."""
     now = facts(state)
     status = untouched_status(now, number) if row is None else row.status
     if status is TaskStatus.PENDING and not now.may_start:
@@ -82,17 +83,21 @@ def _task_waits_for(
 
 
 def one_task(tx: Tx, actor: Actor, job_id: str, number: int) -> Answer:
-    found = task_page(tx, actor, job_id, number - 1, 1) if number >= 0 else []
-    if not found:
+    """One task as the API's `JobTask`. Raises NotFound."""
+    page = task_page(tx, actor, job_id, number - 1, 1) if number >= 0 else []
+    if not page:
         raise NotFound(f"Job {job_id} has no task {number}.")
-    return found[0]
+    return page[0]
 
 
 def frame_page(
-    tx: Tx, actor: Actor, job_id: str, after: int, limit: int, sign: SignUrl, draw: SignThumbnail
+    tx: Tx, actor: Actor, job_id: str, after: int, limit: int, sign: SignUrl, sign_thumbnail: SignThumbnail
 ) -> list[Answer]:
-    """Every frame of the job in order, begun or not; positions above `after`."""
-    job = find(tx, actor, job_id)
+    """Up to `limit` frames of the job in order, from the position after `after`. Raises NotFound.
+
+    `sign` and `sign_thumbnail` make addresses of files and thumbnails.
+    """
+    job = find_job(tx, actor, job_id)
     plan = plan_of(job)
     if plan is None or job.frames is None:
         return []
@@ -138,7 +143,7 @@ def frame_page(
                     for f in by_frame.get(frame, ())
                     if row is not None and f.revision == row.revision
                 ],
-                "thumbnail": draw(job.account_id, row) if row else None,
+                "thumbnail": sign_thumbnail(job.account_id, row) if row else None,
                 "warnings": (row.warnings or []) if row else [],
                 "revision": row.revision if row else 0,
             }
@@ -156,8 +161,11 @@ def _files(tx: Tx, job_id: str, first: int, last: int) -> list[FileRow]:
 def file_page(
     tx: Tx, actor: Actor, job_id: str, after: int, limit: int, sign: SignUrl
 ) -> list[tuple[int, Answer]]:
-    """Committed files in commit order, newest revision of each frame only: (cursor value, file)."""
-    find(tx, actor, job_id)
+    """(cursor value, file) of committed files in commit order, newest revision of each frame only.
+
+    Raises NotFound.
+    """
+    find_job(tx, actor, job_id)
     newer = frames.alias("newer")
     outdated = (
         farmwide(sa.select(newer.c.frame))
@@ -171,6 +179,7 @@ def file_page(
 
 
 def file_shape(row: FileRow, sign: SignUrl) -> Answer:
+    """One file as the API's `JobFile`."""
     return {
         "path": row.path,
         "frame": row.frame,
@@ -184,8 +193,8 @@ def file_shape(row: FileRow, sign: SignUrl) -> Answer:
 
 
 def attempt_page(tx: Tx, actor: Actor, job_id: str, after: str, limit: int) -> list[Answer]:
-    """Attempts in hand-out order with ids above `after`."""
-    job = find(tx, actor, job_id)
+    """Up to `limit` attempts in order of assignment, with ids above `after`. Raises NotFound."""
+    job = find_job(tx, actor, job_id)
     plan = plan_of(job)
     width = plan.number_width if plan else 3
     query = scoped(sa.select(attempts), attempts, actor.account_id).where(
@@ -198,6 +207,7 @@ def attempt_page(tx: Tx, actor: Actor, job_id: str, after: str, limit: int) -> l
 
 
 def attempt_shape(tx: Tx, row: AttemptRow, width: int) -> Answer:
+    """One attempt as the API's `JobAttempt`. `width`: digits of its task's number."""
     billed, cost = row.billed_ms, row.cost_micros
     if row.outcome is None:
         billed, cost = running(tx, row.started_ms, row.price_micros)
@@ -223,7 +233,7 @@ def attempt_shape(tx: Tx, row: AttemptRow, width: int) -> Answer:
 
 
 def log_keys(tx: Tx, actor: Actor, job_id: str, number: int) -> list[str]:
-    """Storage keys of the logs of a task's attempts, oldest first."""
+    """Storage keys of the logs of a task's attempts, oldest first. Raises NotFound."""
     one_task(tx, actor, job_id, number)
     query = scoped(sa.select(attempts.c.id), attempts, actor.account_id).where(
         attempts.c.job_id == job_id, attempts.c.task_number == number

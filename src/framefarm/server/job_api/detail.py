@@ -1,5 +1,5 @@
-"""All that is to be said of one job. Its inputs may be 100,000: they are read and encoded outside of any
-transaction, in a thread.
+"""The detail of one job. A job may have 100,000 inputs: they are read and encoded in a thread, outside of any
+transaction.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from framefarm.server.catalog.tables import packages
 from framefarm.server.database import Tx
 from framefarm.server.files import manifests
 from framefarm.server.files.tables import missing_paths
-from framefarm.server.job_api.actions import find
-from framefarm.server.job_api.forecast import outlook
+from framefarm.server.job_api.actions import find_job
+from framefarm.server.job_api.forecast import forecast_of
 from framefarm.server.job_api.summary import ListedJob, listed_jobs, running_costs, summary
 from framefarm.server.jobs.tables import job_dependencies, jobs, tasks
 from framefarm.server.json_types import Answer
@@ -28,13 +28,13 @@ from framefarm.server.tenancy import farmwide
 from framefarm.server.timestamps import iso
 
 SignThumbnail = Callable[[str, FrameRow], str | None]
-"""From an account and a row of `frames`."""
+"""Makes a thumbnail's address from an account's id and the frame's row; None if it has no thumbnail."""
 PIECE = 5000
 """Items of a list that are encoded at once."""
 
 
 class _Input(msgspec.Struct):
-    """`JobInput` of `protocol/api_jobs.py`, for speed."""
+    """`JobInput` of `protocol/api_jobs.py`, as a msgspec class for speed."""
 
     path: str
     md5: str | None
@@ -43,11 +43,11 @@ class _Input(msgspec.Struct):
 
 
 def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[Answer, tuple[str, str]]:
-    """The job, and (account, manifest SHA-256) from which its inputs are read outside the transaction."""
-    job = find(tx, actor, job_id)
+    """The job without its inputs, and (account, manifest SHA-256) for `encode`. Raises NotFound."""
+    job = find_job(tx, actor, job_id)
     state = tx.row(ListedJob, listed_jobs(actor.account_id).where(jobs.c.id == job_id))
-    running = running_costs(tx, [job_id]).get(job_id, 0)
-    answer = summary(state, running)
+    running_micros = running_costs(tx, [job_id]).get(job_id, 0)
+    answer = summary(state, running_micros)
     request = job.request
     cause, message = _cause(tx, state)
     missing = farmwide(sa.select(missing_paths.c.path)).where(missing_paths.c.job_id == job_id)
@@ -57,8 +57,8 @@ def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[Answ
     )
     release = sa.select(packages.c.release).where(packages.c.id == job.package_id)
     mean = None if state.frame_ms is None else state.frame_ms / 1000
-    left = state.frame_count - state.frames_done if state.frame_count is not None else None
-    machines = max(1, tx.conn.execute(live).scalar_one())
+    frames_left = state.frame_count - state.frames_done if state.frame_count is not None else None
+    session_count = max(1, tx.conn.execute(live).scalar_one())
     answer |= {
         name: request.get(name)
         for name in (
@@ -77,20 +77,22 @@ def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[Answ
         "depends_on": request.get("depends_on") or sorted(tx.conn.execute(depends).scalars()),
         "cause": cause,
         "message": message,
-        "warnings": _with_pictures(tx, job, sign),
+        "warnings": _warnings_with_thumbnails(tx, job, sign),
         "missing_paths": sorted(tx.conn.execute(missing).scalars()),
         "scene_info": job.scene and {k: v for k, v in job.scene.items() if k != "aliases"},
         "average_frame_seconds": mean,
-        "remaining_seconds": None if mean is None or left is None else mean * left / machines,
-        "forecast": outlook(tx, state, state.cost_micros + running),
+        "remaining_seconds": None
+        if mean is None or frames_left is None
+        else mean * frames_left / session_count,
+        "forecast": forecast_of(tx, state, state.cost_micros + running_micros),
         "blender_release": tx.conn.execute(release).scalar_one_or_none(),
         "frames_in_work": progress.in_work(tx, job_id),
     }
     return answer, (job.account_id, job.manifest_sha256)
 
 
-def _with_pictures(tx: Tx, job: JobRow, sign: SignThumbnail) -> list[Answer]:
-    """The job's warnings; those about a picture with its thumbnail."""
+def _warnings_with_thumbnails(tx: Tx, job: JobRow, sign: SignThumbnail) -> list[Answer]:
+    """The job's warnings; one about a frame has its thumbnail's address, too."""
     numbers = sorted({w["frame"] for w in job.warnings if w.get("frame") is not None})
     if not numbers:
         return list(job.warnings)
@@ -101,7 +103,7 @@ def _with_pictures(tx: Tx, job: JobRow, sign: SignThumbnail) -> list[Answer]:
 
 
 def _cause(tx: Tx, state: JobStateRow) -> tuple[str | None, str | None]:
-    """Why it failed, in one sentence: the whole job's reason, else the first failed task's."""
+    """(failure code, sentence) of the whole job's failure, else of its first failed task."""
     if state.failed_cause is not None:
         return state.failed_cause, state.failed_message
     if not state.rows_failed and not state.rows_preempted:
@@ -127,7 +129,7 @@ def newest(rows: Iterable[FrameRow]) -> dict[int, FrameRow]:
 def encode(store: LocalStore, account_id: str, manifest_sha256: str, answer: Answer) -> bytes:
     """The answer with the job's inputs, as JSON.
 
-    In pieces: while one is encoded no other thread runs, and what is not kept need not be collected.
+    In pieces: msgspec keeps other threads from running while it encodes one, and each piece is freed at once.
     """
     paths, inputs = [], []
     entries = manifests.load(store, account_id, manifest_sha256)
@@ -136,8 +138,8 @@ def encode(store: LocalStore, account_id: str, manifest_sha256: str, answer: Ans
         inputs.append(_items([_Input(e.path, e.md5, e.size, iso(e.registered_ms)) for e in piece]))
     lists = {"upload_paths": paths, "inputs": inputs}
     rest = msgspec.json.encode({name: value for name, value in answer.items() if name not in lists})
-    told = (f',"{name}":['.encode() + b",".join(pieces) + b"]" for name, pieces in lists.items())
-    return b"".join([rest[:-1], *told, b"}"])
+    encoded = (f',"{name}":['.encode() + b",".join(pieces) + b"]" for name, pieces in lists.items())
+    return b"".join([rest[:-1], *encoded, b"}"])
 
 
 def _items(items: Sequence[str | _Input]) -> bytes:

@@ -17,10 +17,10 @@ from framefarm.server.sessions.tables import sessions
 from framefarm.server.tenancy import farmwide
 
 
-def outlook(tx: Tx, row: ListedJob, cost_micros: int) -> Answer | None:
-    """What the API tells as `forecast`; None before the job's frames are known, and once it has ended.
+def forecast_of(tx: Tx, row: ListedJob, cost_micros: int) -> Answer | None:
+    """The API's `forecast`; None before the job's frames are known, and once it has ended.
 
-    `row`: the job with its state; `cost_micros`: what it has cost until now.
+    `cost_micros`: the job's cost until now, in micro-dollars.
     """
     if row.frame_count is None or row.status in FINISHED:
         return None
@@ -29,30 +29,32 @@ def outlook(tx: Tx, row: ListedJob, cost_micros: int) -> Answer | None:
             sa.func.count(), sa.func.coalesce(sa.func.sum(sa.case((sessions.c.blender.is_not(None), 1))), 0)
         )
     ).where(sessions.c.job_id == row.job_id, sessions.c.ended.is_(False), sessions.c.drain.is_(False))
-    machines, open_scenes = tx.conn.execute(live).one()
-    kind = sa.select(instance_types).where(instance_types.c.id == row.instance_type_id)
-    price = price_of(tx.row(InstanceTypeRow, kind), preemptible=row.preemptible)
-    seen = forecast(
+    session_count, open_scenes = tx.conn.execute(live).one()
+    instance = sa.select(instance_types).where(instance_types.c.id == row.instance_type_id)
+    price = price_of(tx.row(InstanceTypeRow, instance), preemptible=row.preemptible)
+    expected = forecast(
         Sums(
             row.timed_frames, row.timed_ms, row.timed_squares, row.billed_frames,
             row.billed_ms, row.loads, row.load_ms,
         ),
         frames_left=max(0, row.frame_count - row.frames_done),
-        machines=machines,
+        machines=session_count,
         warm=bool(open_scenes),
         price_micros_per_hour=price,
     )  # fmt: skip
     return {
-        "frames_left": seen.frames_left,
-        "based_on_frames": seen.based_on_frames,
-        "machines": seen.machines,
-        "seconds_left": None if seen.seconds is None else _seconds(seen.seconds),
-        "cost_left": None if seen.cost_micros is None else _money(seen.cost_micros),
-        "total_cost": None if seen.cost_micros is None else _money(seen.cost_micros.plus(cost_micros)),
+        "frames_left": expected.frames_left,
+        "based_on_frames": expected.based_on_frames,
+        "machines": expected.machines,
+        "seconds_left": None if expected.seconds is None else _seconds(expected.seconds),
+        "cost_left": None if expected.cost_micros is None else _money(expected.cost_micros),
+        "total_cost": None
+        if expected.cost_micros is None
+        else _money(expected.cost_micros.plus(cost_micros)),
     }
 
 
-def _seconds(span: Span) -> dict[str, float | None]:
+def _seconds(span: Span) -> Answer:
     return {
         "expected": round(span.expected, 3),
         "low": None if span.low is None else round(span.low, 3),

@@ -1,4 +1,4 @@
-"""`/api/jobs` and what lies below."""
+"""Routes of `/api/jobs`."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ async def list_jobs(
         after=after[0] if after else None,
         limit=paging.limit + 1,
     )
-    rows = [_in_words(context_of(request), row) for row in rows]
+    rows = [_with_dispatchers_reason(context_of(request), row) for row in rows]
     return paging.page("jobs", filters, actor, rows, lambda row: [row["id"]])
 
 
-def _in_words(context: AppContext, job: Answer) -> Answer:
-    """The dispatcher knows best what a job without a machine waits for."""
+def _with_dispatchers_reason(context: AppContext, job: Answer) -> Answer:
+    """Put in the dispatcher's reason why a job waits for a session, if it has one."""
     if job["status"] in {"pending", "running"} and job["id"] in context.waiting:
         job["waiting_for"] = context.waiting[job["id"]]
     return job
@@ -105,9 +105,9 @@ def _ms(moment: datetime | None) -> int | None:
 async def submit_job(
     request: Request, actor: Caller, submitted: Annotated[Submitted, Body()], dry_run: bool = False
 ) -> Response:
-    context, said = context_of(request), submitted.said
+    context, body = context_of(request), submitted.body
     encode = partial(_encode_kept, context, actor.account_id)
-    if not submitted.errors and (kept := await recall(request, actor, said, encode)) is not None:
+    if not submitted.errors and (kept := await recall(request, actor, body, encode)) is not None:
         return kept
     prepared = await _prepare(context, actor, submitted)
     if dry_run:
@@ -120,7 +120,7 @@ async def submit_job(
         )
         try:
             return await command(
-                request, actor, said, _submit, context, actor, prepared, status=201, encode=encode
+                request, actor, body, _submit, context, actor, prepared, status=201, encode=encode
             )
         except storing.SnapshotMoved:
             prepared = await _prepare(context, actor, submitted)
@@ -129,21 +129,21 @@ async def submit_job(
 
 async def _prepare(context: AppContext, actor: Actor, submitted: Submitted) -> validation.Prepared:
     actor.must_write()
-    place = await context.db.read(validation.destination_of, context, actor, submitted)
-    unwritable = None if place is None else await run_in_threadpool(_unwritable, place)
+    destination = await context.db.read(validation.destination_of, context, actor, submitted)
+    unwritable = None if destination is None else await run_in_threadpool(_unwritable, destination)
     return await context.db.read(validation.prepare, context, actor, submitted, unwritable)
 
 
-def _unwritable(place: destinations.OutputDestination) -> InvalidInput | None:
+def _unwritable(destination: destinations.OutputDestination) -> InvalidInput | None:
     try:
-        destinations.check_writable(place)
+        destinations.check_writable(destination)
     except InvalidInput as error:
         return error
     return None
 
 
 MANIFEST = "manifest"
-"""Of a kept answer: where its inputs are, which are not kept a second time."""
+"""Field of an answer kept for its idempotency key: the SHA-256 of the manifest, in place of the inputs."""
 
 
 def _submit(tx: Tx, context: AppContext, actor: Actor, prepared: validation.Prepared) -> Answer:
@@ -164,7 +164,7 @@ async def get_job(request: Request, actor: Caller, job_id: JobId) -> Response:
         detail.detail, actor, job_id, partial(sign_thumbnail, context)
     )
     body = await run_in_threadpool(
-        detail.encode, context.store, account, manifest, _in_words(context, answer)
+        detail.encode, context.store, account, manifest, _with_dispatchers_reason(context, answer)
     )
     return Response(body, media_type="application/json")
 
@@ -172,9 +172,9 @@ async def get_job(request: Request, actor: Caller, job_id: JobId) -> Response:
 @router.patch(
     "/{job_id}", response_model=JobDetail, summary="Update a job: hold, unhold, cancel, or priority"
 )
-async def change_job(request: Request, actor: Caller, job_id: JobId, said: JobChange) -> Response:
+async def change_job(request: Request, actor: Caller, job_id: JobId, body: JobChange) -> Response:
     context = context_of(request)
-    await context.db.write(actions.change, actor, job_id, said)
+    await context.db.write(actions.change, actor, job_id, body)
     return await get_job(request, actor, job_id)
 
 
@@ -182,19 +182,19 @@ async def change_job(request: Request, actor: Caller, job_id: JobId, said: JobCh
 async def delete_job(request: Request, actor: Caller, job_id: JobId) -> Response:
     context = context_of(request)
     await context.db.write(actions.delete, actor, job_id)
-    drawn = BackgroundTask(thumbnails.remove, context, actor.account_id, job_id)
-    return Response(status_code=204, background=drawn)
+    removal = BackgroundTask(thumbnails.remove, context, actor.account_id, job_id)
+    return Response(status_code=204, background=removal)
 
 
 @router.post("/{job_id}/retry", response_model=Retried, summary="Retry all failed tasks, or some frames")
 @idempotent
-async def retry_job(request: Request, actor: Caller, job_id: JobId, said: Retry | None = None) -> Response:
-    wanted = said or Retry()
+async def retry_job(request: Request, actor: Caller, job_id: JobId, body: Retry | None = None) -> Response:
+    retry = body or Retry()
 
     def work(tx: Tx) -> Answer:
-        return {"retried": actions.retry(tx, actor, job_id, wanted)}
+        return {"retried": actions.retry(tx, actor, job_id, retry)}
 
-    return await command(request, actor, wanted, work)
+    return await command(request, actor, retry, work)
 
 
 @router.get("/{job_id}/tasks", response_model=TaskPage, summary="The job's tasks")
@@ -225,7 +225,7 @@ async def retry_task(request: Request, actor: Caller, job_id: JobId, number: Tas
     "/{job_id}/tasks/{number}/log",
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}}},
-    summary="What Blender said, all attempts one after the other",
+    summary="Blender's output, all attempts one after the other",
 )
 async def task_log(
     request: Request,
@@ -260,7 +260,7 @@ async def task_log(
 
 
 def _read_logs(context: AppContext, keys: list[str], position: int) -> bytes:
-    """Up to 256 KiB of the logs, taken as one text, from `position` in bytes."""
+    """Up to 256 KiB of the logs from byte `position`, as if they were one file."""
     for key in keys:
         path = context.store.path(key)
         try:
@@ -309,7 +309,7 @@ async def list_files(request: Request, actor: Caller, paging: Paging, job_id: Jo
     return answer | {"data": [file for _, file in answer["data"]]}
 
 
-@router.get("/{job_id}/attempts", response_model=AttemptPage, summary="Every try of every task")
+@router.get("/{job_id}/attempts", response_model=AttemptPage, summary="Every attempt of every task")
 async def list_attempts(request: Request, actor: Caller, paging: Paging, job_id: JobId) -> Answer:
     after = paging.after("attempts", [job_id], actor)
     start = after[0] if after else ""

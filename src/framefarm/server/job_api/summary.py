@@ -1,4 +1,4 @@
-"""Jobs in short, as lists have them; the detail begins with the same."""
+"""Jobs as lists show them; the detail of a job begins with the same fields."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def listing(
     after: str | None,
     limit: int,
 ) -> list[Answer]:
-    """Newest first; up to `limit` jobs with ids below `after`."""
+    """The account's jobs, newest first; up to `limit` with ids below `after`. Raises InvalidInput."""
     query = listed_jobs(actor.account_id).where(jobs.c.deleted_ms.is_(None))
     if status is not None:
         known = [str(s) for s in JobStatus]
@@ -99,12 +99,12 @@ def listing(
     if after is not None:
         query = query.where(jobs.c.id < after)
     rows = tx.rows(ListedJob, query.order_by(jobs.c.id.desc()).limit(limit))
-    running_cost = running_costs(tx, [row.job_id for row in rows])
-    return [summary(row, running_cost.get(row.job_id, 0)) for row in rows]
+    costs_by_job = running_costs(tx, [row.job_id for row in rows])
+    return [summary(row, costs_by_job.get(row.job_id, 0)) for row in rows]
 
 
 def running_costs(tx: Tx, job_ids: list[str]) -> dict[str, int]:
-    """What each job's attempts in work have cost until now, micro-dollars; live sessions hold them."""
+    """Cost until now of each job's attempts in work, in micro-dollars, by job id."""
     query = farmwide(
         sa.select(attempts.c.job_id, attempts.c.started_ms, attempts.c.price_micros)
         .join(sessions, sessions.c.id == attempts.c.session_id)
@@ -127,7 +127,8 @@ def running(tx: Tx, started_ms: int | None, price_micros: int) -> tuple[int, int
     return spent_ms, cost_micros(spent_ms, price_micros)
 
 
-def summary(row: ListedJob, running_cost: int) -> Answer:
+def summary(row: ListedJob, running_micros: int) -> Answer:
+    """A job as the API's lists show it. `running_micros`: cost until now of its attempts in work."""
     now = facts(row)
     reasons = hold_reasons(now) if row.status is JobStatus.HOLDING else sorted(now.holds)
     task_counts = frame_counts = None
@@ -168,7 +169,7 @@ def summary(row: ListedJob, running_cost: int) -> Answer:
         "progress": row.frames_done / row.frame_count if row.frame_count else 0.0,
         "frames": frame_counts,
         "tasks": task_counts,
-        "cost": money(row.cost_micros + running_cost),
+        "cost": money(row.cost_micros + running_micros),
         "created_at": iso(row.created_ms),
         "started_at": iso(row.started_ms),
         "ended_at": iso(row.ended_ms),

@@ -1,21 +1,22 @@
-"""The narrow row that says where a job stands: locked, changed in memory, written back once.
+"""A job's row of `job_state`: its status and counts, locked, changed in memory and written back once.
 
-Whoever changes a job's state locks this row first, so each change is wholly before or after every other.
-Status, events and what follows from an end are settled in `save`, nowhere else.
+A change of a job's state locks this row first, so each change is wholly before or after every other. Only
+`save` sets the status, writes events, and reacts to a job's end.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import sqlalchemy as sa
 
 from framefarm.core.errors import NotFound
 from framefarm.core.job import FINISHED, JobFacts, JobStatus, TaskStatus, hold_reasons, job_status
 from framefarm.server.database import Tx
-from framefarm.server.jobs.tables import events, job_dependencies, job_state
+from framefarm.server.jobs import dependencies
+from framefarm.server.jobs.tables import events, job_state
 from framefarm.server.metrics import FRAMES
 from framefarm.server.rows import JobStateRow
 from framefarm.server.tenancy import farmwide
@@ -75,8 +76,8 @@ class JobState(JobStateRow):
         if scouts and status in ENDED_TASK:
             self.scouts_ended += count
 
-    def emit(self, tx: Tx, actor: str, kind: str, data: dict[str, Any]) -> None:
-        """Add a row to the job's events; written by `save`."""
+    def emit(self, tx: Tx, actor: str, event: str, data: Mapping[str, object]) -> None:
+        """Add a row to the job's events; written by `save`. `event`: its type, as frame.done."""
         self.event_number += 1
         self.pending_events.append(
             {
@@ -85,8 +86,8 @@ class JobState(JobStateRow):
                 "number": self.event_number,
                 "at_ms": tx.now_ms,
                 "actor": actor,
-                "type": kind,
-                "data": data,
+                "type": event,
+                "data": dict(data),
             }
         )
 
@@ -132,7 +133,7 @@ def _update(names: tuple[str, ...]) -> sa.Update:
 
 
 def save(tx: Tx, state: JobState, actor: str = "system") -> None:
-    """Settle the status, write what changed and its events, and do what follows from an end."""
+    """Set the job's status, write its changes and events, and react to its end. `actor`: for the events."""
     now = state.facts
     status = job_status(now)
     changed = status != state.before["status"]
@@ -142,7 +143,7 @@ def save(tx: Tx, state: JobState, actor: str = "system") -> None:
         if status is JobStatus.RUNNING and state.started_ms is None:
             state.started_ms = tx.now_ms
         state.ended_ms = tx.now_ms if status in FINISHED else None
-        data: dict[str, Any] = {"status": str(status), "was": str(state.before["status"])}
+        data: dict[str, object] = {"status": str(status), "was": str(state.before["status"])}
         if reasons := hold_reasons(now):
             data["hold_reasons"] = reasons
         if state.failed_message:
@@ -161,38 +162,32 @@ def save(tx: Tx, state: JobState, actor: str = "system") -> None:
     state.before = columns
     if changed and status in FINISHED:
         tx.publish(JobFinished(state.account_id, state.job_id))
-        _tell_dependents(tx, state.job_id, success=status is JobStatus.SUCCESS)
+        _update_dependents(tx, state.job_id, success=status is JobStatus.SUCCESS)
 
 
 def add_hold(state: JobState, hold: str) -> None:
+    """Add a reason to hold the job."""
     state.holds = ",".join(sorted(state.facts.holds | {hold}))
 
 
 def drop_hold(state: JobState, hold: str) -> None:
+    """Remove a reason to hold the job, if it is there."""
     state.holds = ",".join(sorted(state.facts.holds - {hold}))
 
 
-def _waits_for_a_failed_one(tx: Tx, job_id: str) -> bool:
-    ended = [str(status) for status in FINISHED - {JobStatus.SUCCESS}]
-    query = farmwide(sa.select(job_dependencies.c.job_id)).where(job_dependencies.c.job_id == job_id)
-    other = job_state.c.job_id == job_dependencies.c.depends_on
-    found = query.join(job_state, other).where(job_state.c.status.in_(ended))
-    return tx.conn.execute(found.limit(1)).first() is not None
+def _update_dependents(tx: Tx, job_id: str, *, success: bool) -> None:
+    """After a job's end: its success counts for the jobs that wait for it, any other end holds them.
 
-
-def _tell_dependents(tx: Tx, job_id: str, *, success: bool) -> None:
-    """A job that others wait for has ended: count it off, or hold them. One that failed before, was retried
-    and succeeds holds nobody any more."""
-    waiting = farmwide(sa.select(job_dependencies.c.job_id)).where(job_dependencies.c.depends_on == job_id)
-    for dependent in tx.conn.execute(waiting.order_by(job_dependencies.c.job_id)).scalars().all():
+    A job that failed, was retried and succeeds also ends the hold that it caused.
+    """
+    for dependent in dependencies.dependents_of(tx, job_id):
         state = lock(tx, dependent)
-        if JobStatus(state.status) in FINISHED:
+        if state.status in FINISHED:
             continue
         if success:
             state.depends_left -= 1
-            row = (job_dependencies.c.job_id == dependent) & (job_dependencies.c.depends_on == job_id)
-            tx.conn.execute(farmwide(sa.delete(job_dependencies)).where(row))
-            if "dependency" in state.facts.holds and not _waits_for_a_failed_one(tx, dependent):
+            dependencies.remove(tx, dependent, job_id)
+            if "dependency" in state.facts.holds and not dependencies.has_failed_one(tx, dependent):
                 drop_hold(state, "dependency")
         else:
             add_hold(state, "dependency")

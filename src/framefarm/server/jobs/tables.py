@@ -1,4 +1,4 @@
-"""Jobs, the narrow row that says where each stands, and what people may want to see of them."""
+"""Jobs, their states, dependencies, tasks and events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ jobs = sa.Table(
     sa.Column("title", sa.Text, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("deleted_ms", sa.BigInteger),
-    sa.Column("emptied_ms", sa.BigInteger),  # deleted, and only what its bill needs is left
+    sa.Column("emptied_ms", sa.BigInteger),  # deleted, and all removed but what its bill needs
     sa.Column("request", sa.JSON, nullable=False),  # as accepted, defaults filled in, without paths
     sa.Column("instance_type_id", sa.Text, sa.ForeignKey("instance_types.id"), nullable=False),
     sa.Column("preemptible", sa.Boolean, nullable=False),
@@ -28,7 +28,7 @@ jobs = sa.Table(
     sa.Column("chunk_size", sa.Integer, nullable=False),
     sa.Column("frames", sa.Text),  # run-length text; null until known
     sa.Column("scouts", sa.Text, nullable=False, server_default=""),
-    sa.Column("scene", sa.JSON),  # what the reader found
+    sa.Column("scene", sa.JSON),  # facts from its file
     sa.Column("warnings", sa.JSON, nullable=False),
     sa.Index("ix_jobs_account_id_id", "account_id", "id"),
     sa.Index("ix_jobs_output_url", "output_url"),
@@ -55,7 +55,7 @@ job_state = sa.Table(
     sa.Column("frame_count", sa.Integer),
     sa.Column("holds", sa.Text, nullable=False),  # sorted, comma separated: dependency,user
     sa.Column("gate_open", sa.Boolean, nullable=False),
-    sa.Column("missing", sa.Integer, nullable=False),  # paths not there yet
+    sa.Column("missing", sa.Integer, nullable=False),  # inputs not uploaded yet
     sa.Column("scene_read", sa.Boolean, nullable=False),
     sa.Column("depends_left", sa.Integer, nullable=False),  # jobs it still waits for
     sa.Column("cancel_ms", sa.BigInteger),
@@ -81,7 +81,7 @@ job_state = sa.Table(
     sa.Column("billed_ms", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("loads", sa.Integer, nullable=False, server_default="0"),
     sa.Column("load_ms", sa.BigInteger, nullable=False, server_default="0"),  # hello to scene opened
-    sa.Column("arrived_ms", sa.BigInteger),  # when a file it missed last arrived
+    sa.Column("arrived_ms", sa.BigInteger),  # when a missing file last arrived
     sa.Column("started_ms", sa.BigInteger),
     sa.Column("ended_ms", sa.BigInteger),
     sa.Index("ix_job_state_account_id_status", "account_id", "status"),
@@ -111,7 +111,7 @@ tasks = sa.Table(
     sa.Column("losses", sa.Integer, nullable=False, server_default="0"),
     sa.Column("frames_done", sa.Integer, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("redo", sa.Text),  # frames wanted again at `revision`
+    sa.Column("redo", sa.Text),  # frames to render again at `revision`
     sa.Column("cause", sa.Text),
     sa.Column("reason", sa.Text),  # one sentence
     sa.Column("not_before_ms", sa.BigInteger),

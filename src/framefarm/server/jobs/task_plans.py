@@ -1,4 +1,4 @@
-"""A job's tasks, computed: from its frames, scouts and chunk size, kept for a while because parsing costs."""
+"""A job's tasks, computed from its frames, scouts and chunk size, and cached."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from framefarm.server.json_types import Json
 from framefarm.server.tenancy import farmwide
 
 KEPT = 1024
-"""Most jobs whose terms are kept."""
+"""Most jobs whose terms are cached."""
 
 
 @lru_cache(maxsize=512)
@@ -43,7 +43,7 @@ def plan_of(job: Planned) -> TaskPlan | None:
 
 @dataclass(frozen=True, slots=True)
 class JobTerms:
-    """What a hand-out and a report need to know of a job; none of it changes once its scene was read."""
+    """Terms of a job for assignments and reports. They do not change once its scene was read."""
 
     plan: TaskPlan
     frames: FrameSet
@@ -69,8 +69,8 @@ _TERMS = farmwide(sa.select(jobs.c.frames, jobs.c.scouts, jobs.c.chunk_size, job
 
 def job_terms_of(tx: Tx, job_id: str) -> JobTerms:
     """The job's terms, read once per process. Only for a job that has tasks."""
-    mine = _terms.setdefault(tx.conn.engine, {})
-    known = mine.get(job_id)
+    cached = _terms.setdefault(tx.conn.engine, {})
+    known = cached.get(job_id)
     if known is None:
         row = tx.row(_TermsRow, _TERMS, {"job_id": job_id})
         plan, request = plan_of(row), row.request
@@ -82,7 +82,7 @@ def job_terms_of(tx: Tx, job_id: str) -> JobTerms:
             request["preemptible_retries"],
             request["task_retries"],
         )
-        if len(mine) >= KEPT:
-            mine.clear()
-        mine[job_id] = known
+        if len(cached) >= KEPT:
+            cached.clear()
+        cached[job_id] = known
     return known

@@ -191,11 +191,9 @@ def record_result(tx: Tx, context: AppContext, result: PublishResult) -> None:
 def warn_unwritable(tx: Tx, job_ids: Collection[str], refused: dict[str, tuple[str, str]]) -> None:
     """Warn those of these jobs that are in `PublishResult.refused`; remove the warning of the others."""
     warnings = {
-        job_id: {
-            "code": UNWRITABLE,
-            "message": explain(UNWRITABLE, {"place": url, "what": why}),
-            "subject": url,
-        }
+        job_id: job_warnings.JobWarning(
+            code=UNWRITABLE, message=explain(UNWRITABLE, {"place": url, "what": why}), subject=url
+        )
         for job_id, (url, why) in refused.items()
     }
     job_warnings.replace_code(tx, job_ids, UNWRITABLE, warnings)

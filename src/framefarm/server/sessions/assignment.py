@@ -1,4 +1,4 @@
-"""Handing out tasks: the API replica that holds a session's call does it, under the job's lock."""
+"""Assignment of tasks to sessions, under the job's lock, by the process that answers the session's call."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from framefarm.core.task_plan import TaskPlan
 from framefarm.protocol.node import DesiredState, TaskOrder
 from framefarm.server.database import Tx
 from framefarm.server.ids import new_id
+from framefarm.server.jobs import task_rows
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
 from framefarm.server.jobs.task_plans import job_terms_of
@@ -33,7 +34,7 @@ _LIVE = farmwide(sa.select(sa.func.count()).select_from(sessions)).where(
     sessions.c.job_id == sa.bindparam("job"), ~sessions.c.ended
 )
 
-_NEW_WORK = (
+_ASSIGNED = (
     farmwide(sa.update(sessions))
     .where(sessions.c.id == sa.bindparam("session"))
     .values(version=sa.bindparam("new_version"), state=SessionState.RENDERING, idle_since_ms=None)
@@ -58,16 +59,16 @@ class _OpenRow:
 
 
 def open_attempts(tx: Tx, session_id: str) -> Sequence[OpenAttempt]:
-    """The session's attempts that have not ended, in hand-out order."""
+    """The session's attempts that have not ended, in order of assignment."""
     return tx.rows(_OpenRow, _OPEN, {"session": session_id})
 
 
 def desired(
     session: SessionRow, facts: JobFacts, held: Sequence[OpenAttempt], lease_seconds: float, now_ms: int
 ) -> DesiredState:
-    """Everything the farm wants of this session now."""
-    until = session.preempt_ms
-    wanted = [] if facts.holds or session.cancel or until is not None else held
+    """The session's desired state. `held`: its open attempts; `now_ms`: the time of the transaction."""
+    until_ms = session.preempt_ms
+    to_render = [] if facts.holds or session.cancel or until_ms is not None else held
     return DesiredState(
         version=session.version,
         tasks=[
@@ -77,19 +78,19 @@ def desired(
                 frames=list(FrameSet.from_text(a.frames)),
                 revision=a.revision,
             )
-            for a in wanted
+            for a in to_render
         ],
         drain=session.drain,
         cancel=session.cancel,
         lease_seconds=lease_seconds,
-        preempt_seconds=None if until is None else max(0.0, (until - now_ms) / 1000),
+        preempt_seconds=None if until_ms is None else max(0.0, (until_ms - now_ms) / 1000),
     )
 
 
-def hand_out(
+def assign_tasks(
     tx: Tx, session: SessionRow, state: JobState, held: Sequence[OpenAttempt]
 ) -> Sequence[OpenAttempt]:
-    """Give the session more tasks if it should have more; returns all that it holds now."""
+    """Give the session more tasks if it should have more; returns all its open attempts."""
     ready = state.facts.ready
     if not ready or session.drain or session.cancel:
         return held
@@ -97,61 +98,48 @@ def hand_out(
     terms = job_terms_of(tx, job_id)
     plan = terms.plan
     scouting = state.next < state.scout_count
-    want = batch_size(
+    count = batch_size(
         held=len(held),
         frame_ms=state.frame_ms,
         frames_per_task=1 if scouting else terms.chunk_size,
         ready=ready,
         live_sessions=tx.conn.execute(_LIVE, {"job": job_id}).scalar_one(),
     )
-    if want <= 0:
+    if count <= 0:
         return held
-    fresh = _take_returned(tx, session, state, plan, want) if state.rows_pending else []
-    first, last = state.next, min(state.facts.limit, state.next + want - len(fresh))
+    assigned = _assign_returned(tx, session, state, plan, count) if state.rows_pending else []
+    first, last = state.next, min(state.facts.limit, state.next + count - len(assigned))
     if last > first:
         new = [
             _attempt(tx, session, n, FrameSet.of(plan.frames_of(n)).to_text(), 0) for n in range(first, last)
         ]
-        tx.conn.execute(
-            sa.insert(tasks),
-            [
-                {
-                    "job_id": job_id,
-                    "number": a.task_number,
-                    "status": TaskStatus.RUNNING,
-                    "attempt_id": a.id,
-                    "attempt_count": 1,
-                    "frames_done": 0,
-                }
-                for a in new
-            ],
-        )
+        task_rows.insert_running(tx, job_id, [(a.task_number, a.id) for a in new])
         state.next = last
         for a in new:
             state.move(a.task_number, None, TaskStatus.RUNNING)
-        fresh += new
-    if not fresh:
+        assigned += new
+    if not assigned:
         return held
-    tx.conn.execute(sa.insert(attempts), [asdict(attempt) for attempt in fresh])
+    tx.conn.execute(sa.insert(attempts), [asdict(attempt) for attempt in assigned])
     session.version += 1
     session.state = SessionState.RENDERING
-    tx.conn.execute(_NEW_WORK, {"session": session.id, "new_version": session.version})
-    return [*held, *fresh]
+    tx.conn.execute(_ASSIGNED, {"session": session.id, "new_version": session.version})
+    return [*held, *assigned]
 
 
-def _take_returned(
-    tx: Tx, session: SessionRow, state: JobState, plan: TaskPlan, want: int
+def _assign_returned(
+    tx: Tx, session: SessionRow, state: JobState, plan: TaskPlan, most: int
 ) -> list[AttemptRow]:
-    """Tasks that came back: their next attempt gets the frames that are missing, no more."""
+    """Assign up to `most` tasks that came back; the attempt gets only the frames that are missing."""
     due = sa.or_(tasks.c.not_before_ms.is_(None), tasks.c.not_before_ms <= tx.now_ms)
     query = sa.select(tasks).where(
         tasks.c.job_id == session.job_id, tasks.c.status == TaskStatus.PENDING, due
     )
-    taken = []
-    for task in tx.rows(TaskRow, query.order_by(tasks.c.number).limit(want)):
+    assigned = []
+    for task in tx.rows(TaskRow, query.order_by(tasks.c.number).limit(most)):
         number = task.number
-        wanted = FrameSet.from_text(task.redo) if task.redo else FrameSet.of(plan.frames_of(number))
-        missing = wanted.difference(committed(tx, session.job_id, number, task.revision))
+        due_frames = FrameSet.from_text(task.redo) if task.redo else FrameSet.of(plan.frames_of(number))
+        missing = due_frames.difference(committed(tx, session.job_id, number, task.revision))
         lost = task.attempt_id is not None and displace(tx, task.attempt_id)
         attempt = _attempt(tx, session, number, missing.to_text(), task.revision)
         change = {
@@ -160,15 +148,14 @@ def _take_returned(
             "attempt_count": task.attempt_count + 1,
             "losses": task.losses + lost,
         }
-        key = (tasks.c.job_id == session.job_id) & (tasks.c.number == number)
-        tx.conn.execute(sa.update(tasks).where(key).values(change))
+        task_rows.change(tx, session.job_id, number, change)
         state.move(number, TaskStatus.PENDING, TaskStatus.RUNNING)
-        taken.append(attempt)
-    return taken
+        assigned.append(attempt)
+    return assigned
 
 
 def committed(tx: Tx, job_id: str, number: int, revision: int) -> FrameSet:
-    """The task's frames that are committed at `revision`."""
+    """The task's frames that are committed at `revision` or later."""
     query = sa.select(frames.c.frame).where(
         frames.c.job_id == job_id, frames.c.task_number == number, frames.c.revision >= revision
     )

@@ -1,6 +1,6 @@
-"""Sessions that fall silent, and sessions that are gone. Only the leader calls these.
+"""Sessions that fall silent, and sessions that have died. Only the leader calls these functions.
 
-Each locks the job first and then reads the session again: a call of its runner may have come between.
+Each locks the job first and then reads the session again: a call of its runner may have come meanwhile.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from framefarm.core.session_lease import SessionEvent, SessionState, reassignabl
 from framefarm.core.task_outcomes import TaskFacts
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
+from framefarm.server.jobs import task_rows
 from framefarm.server.jobs.state import JobState
-from framefarm.server.rows import SessionRow
+from framefarm.server.rows import LeaseRow, SessionRow
 from framefarm.server.sessions import ownership
-from framefarm.server.sessions.reports import Reporter, end_session
+from framefarm.server.sessions.session_work import SessionWork, end_session
 from framefarm.server.sessions.tables import leases, sessions
 from framefarm.server.tenancy import farmwide
 
@@ -23,26 +24,26 @@ SILENT = "The machine did not answer any more."
 
 
 def expire(tx: Tx, session_id: str) -> bool:
-    """Its lease has run out: its tasks may go to others, it keeps those that nobody takes. False if it has
-    renewed its lease after all."""
+    """Mark a session as lost whose lease has run out. Its tasks wait for others; it still owns those that no
+    other session takes. False if it renewed its lease meanwhile."""
     session, state = _locked(tx, session_id)
     if session.state in {SessionState.STARTING, SessionState.LOST, SessionState.ENDED}:
         return False
-    lease = sa.select(leases.c.expires_ms).where(leases.c.session_id == session_id)
-    if tx.conn.execute(lease).scalar_one() >= tx.now_ms:
+    lease = tx.row(LeaseRow, sa.select(leases).where(leases.c.session_id == session_id))
+    if lease.expires_ms >= tx.now_ms:
         return False
-    mine = Reporter(tx, session, state)
+    work = SessionWork(tx, session, state)
     waiting = []
     cancel_asked = state.facts.cancel_asked or state.facts.failed
-    for attempt in list(mine.own.values()):
+    for attempt in list(work.owned.values()):
         task = TaskFacts(attempt.task_status, 0, 0, attempt.losses, 0, 0)
         if reassignable(task, cancel_asked=cancel_asked):
             state.move(attempt.task_number, TaskStatus.RUNNING, TaskStatus.PENDING)
             waiting.append(attempt.task_number)
-            del mine.own[attempt.id]
-    mine.forfeit(SILENT)
-    mine.apply([])
-    ownership.set_status(tx, state.job_id, waiting, TaskStatus.PENDING)
+            del work.owned[attempt.id]
+    work.return_all(SILENT)
+    work.write()
+    task_rows.set_status(tx, state.job_id, waiting, TaskStatus.PENDING)
     after = session_after(session.state, SessionEvent.LEASE_EXPIRED)
     _change(tx, session_id, state=after, version=session.version + 1, idle_since_ms=None)
     state.emit(tx, "system", "session.lost", {"session": session_id, "tasks": waiting})
@@ -51,24 +52,27 @@ def expire(tx: Tx, session_id: str) -> bool:
 
 
 def give_up(tx: Tx, session_id: str) -> None:
-    """A lost session was silent for longer than any runner works on alone: it owns nothing any more."""
+    """End all attempts of a lost session that was silent for longer than a runner renders on alone."""
     session, state = _locked(tx, session_id)
-    if session.state is not SessionState.LOST or not ownership.take_back(tx, session, state):
+    if session.state is not SessionState.LOST or not ownership.bring_back(tx, session, state):
         return
-    mine = Reporter(tx, session, state)
-    mine.forfeit(SILENT)
-    mine.apply([])
+    work = SessionWork(tx, session, state)
+    work.return_all(SILENT)
+    work.write()
     _change(tx, session_id, state=SessionState.LOST)
     job_states.save(tx, state)
 
 
 def lose_session(tx: Tx, session_id: str, reason: str, message: str) -> None:
-    """The session is gone for good: what it still owned goes back as the farm's loss."""
+    """End a session whose runner died. Tasks that it still owned go back, at the farm's cost.
+
+    `reason`: a code for the session's row; `message`: one sentence for its attempts.
+    """
     session, state = _locked(tx, session_id)
     if session.ended:
         return
     if session.state is SessionState.LOST:
-        ownership.take_back(tx, session, state)
+        ownership.bring_back(tx, session, state)
     end_session(tx, session, state, reason, message)
     job_states.save(tx, state)
 

@@ -1,4 +1,4 @@
-"""Instructions to sessions: every change of what the farm wants of a running session.
+"""Instructions to sessions: every change of a running session's desired state.
 
 An instruction is state, not a message: the session's row changes, its `version` rises, and the call that the
 API holds open for the runner is answered at once.
@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from framefarm.core.job import Change, TaskStatus
 from framefarm.server.database import Tx
+from framefarm.server.jobs import task_rows
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
 from framefarm.server.sessions import ownership
@@ -25,7 +26,7 @@ def instruct(tx: Tx, session_id: str, **change: object) -> None:
 
 
 def instruct_job(tx: Tx, job_id: str, **change: object) -> None:
-    """Change all live sessions of a job likewise, and have the dispatcher look at the job."""
+    """Change columns of all live sessions of a job, raise their versions, and wake calls and dispatcher."""
     live = (sessions.c.job_id == job_id) & ~sessions.c.ended
     values = {"version": sessions.c.version + 1, **change}
     tx.conn.execute(farmwide(sa.update(sessions)).where(live).values(values))
@@ -52,6 +53,6 @@ def cancel_pending(tx: Tx, state: JobState, message: str) -> None:
     ownership.displace_waiting(tx, state.job_id, message)
     scouts = pending & (tasks.c.number < state.scout_count)
     state.scouts_ended += tx.conn.execute(sa.select(sa.func.count()).where(scouts)).scalar_one()
-    count = tx.conn.execute(sa.update(tasks).where(pending).values(status=TaskStatus.CANCELLED)).rowcount
+    count = task_rows.cancel_pending(tx, state.job_id)
     state.rows_pending -= count
     state.rows_cancelled += count

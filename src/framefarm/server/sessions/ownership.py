@@ -1,7 +1,7 @@
-"""The fence: which attempts still own their task. Every function here wants the job's lock held.
+"""The fence: which attempts still own their task. Every function here needs the job's lock.
 
-A task whose session fell silent is `pending` and still names its attempt: it goes to whoever comes first. If
-another session takes it, the attempt is lost; if its own session calls before that, it goes on.
+A task whose session fell silent is `pending` and still names its attempt. If another session takes the task,
+that attempt is lost; if its own session calls before that, it renders on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from framefarm.core.job import TaskStatus
 from framefarm.core.session_lease import SessionEvent, session_after
 from framefarm.core.task_outcomes import Outcome
 from framefarm.server.database import Tx
+from framefarm.server.jobs import task_rows
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import tasks
 from framefarm.server.rows import SessionRow
@@ -25,7 +26,7 @@ OWN = (
     & (tasks.c.number == attempts.c.task_number)
     & (tasks.c.attempt_id == attempts.c.id)
 )
-"""An attempt and the task that it owns. By the task's key: a job may have a million of them."""
+"""Joins an attempt to the task that it owns, by the task's key: a job may have a million of them."""
 TAKEN_OVER = "The machine did not answer; another one took over what was missing."
 
 
@@ -47,15 +48,15 @@ def owned(tx: Tx, session_id: str) -> list[OwnedTask]:
     return tx.rows(OwnedTask, query.order_by(attempts.c.assigned_ms, attempts.c.task_number))
 
 
-def take_back(tx: Tx, session: SessionRow, state: JobState) -> bool:
-    """A lost session is heard of again: what it still owns is in work again. False if that is nothing."""
-    mine = owned(tx, session.id)
-    if not mine:
+def bring_back(tx: Tx, session: SessionRow, state: JobState) -> bool:
+    """Bring back a lost session that called again, with the tasks that it owns. False if it owns none."""
+    tasks_owned = owned(tx, session.id)
+    if not tasks_owned:
         return False
-    waiting = [row.task_number for row in mine if row.status is TaskStatus.PENDING]
+    waiting = [row.task_number for row in tasks_owned if row.status is TaskStatus.PENDING]
     for number in waiting:
         state.move(number, TaskStatus.PENDING, TaskStatus.RUNNING)
-    set_status(tx, state.job_id, waiting, TaskStatus.RUNNING)
+    task_rows.set_status(tx, state.job_id, waiting, TaskStatus.RUNNING)
     session.state = session_after(session.state, SessionEvent.LATE_CALL)
     session.version += 1
     session.idle_since_ms = None
@@ -64,24 +65,18 @@ def take_back(tx: Tx, session: SessionRow, state: JobState) -> bool:
     return True
 
 
-def set_status(tx: Tx, job_id: str, numbers: list[int], status: TaskStatus) -> None:
-    if numbers:
-        key = (tasks.c.job_id == job_id) & tasks.c.number.in_(numbers)
-        tx.conn.execute(sa.update(tasks).where(key).values(status=status))
-
-
 def displace(tx: Tx, attempt_id: str, message: str = TAKEN_OVER) -> bool:
-    """Another takes the task: the attempt that still owned it is lost. False if it had ended before."""
+    """End an attempt as lost, as another takes its task. False if it had ended before."""
     return _lose(tx, attempts.c.id == attempt_id, message) > 0
 
 
 def displace_waiting(tx: Tx, job_id: str, message: str) -> None:
-    """Nobody will take the job's waiting tasks any more: attempts that still owned one are lost."""
+    """End the open attempts that still own one of the job's pending tasks as lost."""
     displace_owners(tx, (tasks.c.job_id == job_id) & (tasks.c.status == TaskStatus.PENDING), message)
 
 
 def displace_owners(tx: Tx, which: sa.ColumnElement[bool], message: str = TAKEN_OVER) -> None:
-    """The open attempts that still own one of these tasks are lost."""
+    """End the open attempts that still own one of the tasks `which` as lost."""
     owners = sa.select(tasks.c.attempt_id).where(which, tasks.c.attempt_id.is_not(None))
     _lose(tx, attempts.c.id.in_(owners), message)
 

@@ -1,10 +1,10 @@
-"""The node API: what runners call. Not part of the public API; plain Starlette and msgspec, for speed."""
+"""The node API, which runners call. Not part of the public API; plain Starlette and msgspec, for speed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -32,25 +32,26 @@ M = TypeVar("M", bound=msg.Message)
 MAX_WAIT_SECONDS = 20.0
 MAX_BODY_BYTES = 32 << 20
 """A runner's largest report: 4,000 files, each path of 8 parts of 255 characters that JSON may escape."""
-ASIDE_BYTES = 1 << 18
-"""A longer body is decoded beside the loop."""
+THREAD_BYTES = 1 << 18
+"""A longer body is decoded in a thread, so that the event loop goes on."""
 MAX_FRAME = 1_048_574
 PROGRESS_SECONDS = 1.5
+"""Least time between two reports of progress by one session."""
 PROGRESS_CALLS_A_SECOND = 200
-"""Most calls a second that come round only to tell progress; with more sessions each comes more rarely."""
+"""Most calls a second that only report progress; with more sessions each reports less often."""
 
 
 class NodeApi:
-    """Routes below `/node/v1`, and the leases of the calls that are held open."""
+    """Routes below `/node/v1`, and the leases of the sessions whose calls are held open."""
 
     def __init__(self, context: AppContext) -> None:
         self.context = context
         self.held: dict[str, object] = {}
-        """Session → the newest sync of it: that one is held, older ones are answered."""
+        """Session → its newest sync. That one is held open; older ones are answered at once."""
         self.heard: set[str] = set()
         """Sessions that reported since their leases were last renewed."""
         self.progress: dict[str, Progress] = {}
-        """Session → how far its frame is, as last told and not yet written down."""
+        """Session → its latest progress that is not written to the database yet."""
 
     def router(self) -> Router:
         base = "/node/v1/sessions/{session}"
@@ -63,13 +64,14 @@ class NodeApi:
             ]
         )
 
-    async def hello(self, request: Request, session: str, token: str) -> Any:
-        said = await self._said(request, session, token, msg.Hello)
-        return await self.context.db.write(service.hello, self.context, session, token, said)
+    async def hello(self, request: Request, session: str, token: str) -> msg.SessionConfig:
+        body = await self._body(request, session, token, msg.Hello)
+        return await self.context.db.write(service.hello, self.context, session, token, body)
 
-    async def inputs(self, _request: Request, session: str, token: str) -> Any:
-        found = await self.context.db.read(service.manifest_of, self.context, session, token)
-        account, sha256, aliases = found
+    async def inputs(self, _request: Request, session: str, token: str) -> msg.Inputs:
+        account, sha256, aliases = await self.context.db.read(
+            service.manifest_of, self.context, session, token
+        )
 
         def gather() -> msg.Inputs:
             store = self.context.store
@@ -84,60 +86,68 @@ class NodeApi:
                 for e in entries
                 if e.sha256 is not None and e.size is not None
             }
-            again = [msgspec.structs.replace(inputs[real], path=name) for name, real in aliases]
-            return msg.Inputs(inputs=[*inputs.values(), *again])
+            renamed = [msgspec.structs.replace(inputs[real], path=name) for name, real in aliases]
+            return msg.Inputs(inputs=[*inputs.values(), *renamed])
 
         return await run_in_threadpool(gather)
 
-    async def sync(self, request: Request, session: str, token: str) -> Any:
-        said = await self._said(request, session, token, msg.Sync)
-        context, me = self.context, object()
+    async def sync(self, request: Request, session: str, token: str) -> msg.DesiredState:
+        body = await self._body(request, session, token, msg.Sync)
+        context, this_call = self.context, object()
         job = await context.db.read(service.job_of, context, session, token)
         older = self.held.get(session)
-        self.held[session] = me
+        self.held[session] = this_call
         if older is not None:
             context.hub.wake(f"session:{session}")
         began = time.monotonic()
-        longest = min(said.wait_seconds, MAX_WAIT_SECONDS, context.settings.lease_seconds / 3)
+        longest = min(body.wait_seconds, MAX_WAIT_SECONDS, context.settings.lease_seconds / 3)
         try:
-            self._note_progress(session, job, said.progress)
+            self._keep_progress(session, job, body.progress)
             async with context.hub.listen(f"session:{session}", f"job:{job}") as woken:
                 answer = await self._desired(session, token)
-                while answer.version == said.seen and self.held.get(session) is me and not context.draining:
+                while (
+                    answer.version == body.seen
+                    and self.held.get(session) is this_call
+                    and not context.draining
+                ):
                     wait = min(longest, self._progress_seconds()) if answer.tasks else longest
                     if not await woken.wait(began + wait - time.monotonic()):
                         break
                     answer = await self._desired(session, token)
             return answer
         finally:
-            if self.held.get(session) is me:
+            if self.held.get(session) is this_call:
                 del self.held[session]
 
-    async def report(self, request: Request, session: str, token: str) -> Any:
-        said = await self._said(request, session, token, msg.Report)
-        receipt = await self.context.db.write(service.report, self.context, session, token, said)
+    async def report(self, request: Request, session: str, token: str) -> msg.ReportReply:
+        body = await self._body(request, session, token, msg.Report)
+        reply = await self.context.db.write(service.report, self.context, session, token, body)
         self.heard.add(session)
-        return receipt
+        return reply
 
     def _progress_seconds(self) -> float:
-        """How long the call of a rendering session is held: its next one says how far its frame is."""
+        """How long the call of a rendering session is held; its next one reports progress."""
         return max(PROGRESS_SECONDS, len(self.held) / PROGRESS_CALLS_A_SECOND)
 
     async def _desired(self, session: str, token: str) -> msg.DesiredState:
-        """What the farm wants of a session; a commit only where a hand-out may be due."""
+        """The session's desired state. Writes to the database only where an assignment may be due."""
         self.heard.add(session)
-        seen = await self.context.db.read(service.look, self.context, session, token)
-        if seen is not None:
-            return seen
+        unchanged = await self.context.db.read(service.desired_unless_due, self.context, session, token)
+        if unchanged is not None:
+            return unchanged
         return await self.context.db.write(service.sync, self.context, session, token)
 
-    def _note_progress(self, session: str, job: str, said: msg.Progress | None) -> None:
-        """A runner may say anything of itself: only what can be a frame and a fraction is kept."""
-        if said is not None and -MAX_FRAME <= said.frame <= MAX_FRAME and len(said.attempt) <= 100:
-            self.progress[session] = Progress(session, job, said.attempt, said.frame, said.fraction)
+    def _keep_progress(self, session: str, job: str, reported: msg.Progress | None) -> None:
+        """Keep a report of progress, if it can be true: a runner may send any values."""
+        if reported is None or not -MAX_FRAME <= reported.frame <= MAX_FRAME or len(reported.attempt) > 100:
+            return
+        self.progress[session] = Progress(session, job, reported.attempt, reported.frame, reported.fraction)
 
-    async def _said(self, request: Request, session: str, token: str, kind: type[M]) -> M:
-        """The call's body; bounded, and beyond a little only of a session that is known."""
+    async def _body(self, request: Request, session: str, token: str, message: type[M]) -> M:
+        """The call's body. Above STRANGERS_BYTES it is read only for a session with a valid token.
+
+        Raises TooLarge, NotAuthenticated, SessionOver, msgspec.DecodeError, msgspec.ValidationError.
+        """
         body = bytearray()
         known = False
         async for piece in request.stream():
@@ -147,31 +157,33 @@ class NodeApi:
             if len(body) > ANONYMOUS_BYTES and not known:
                 await self.context.db.read(service.job_of, self.context, session, token)
                 known = True
-        if len(body) > ASIDE_BYTES:
-            return await run_in_threadpool(decode, body, type=kind)
-        return decode(body, type=kind)
+        if len(body) > THREAD_BYTES:
+            return await run_in_threadpool(decode, body, type=message)
+        return decode(body, type=message)
 
     async def renew_held(self) -> None:
-        """Renew the leases of all sessions that called here or whose call is held, in one statement, and
-        write down how far their frames are, in the same commit."""
-        alive, said = self.heard | self.held.keys(), list(self.progress.values())
+        """Renew the leases of all sessions that called here or whose call is held, and record their
+        progress, in one commit."""
+        alive, reported = self.heard | self.held.keys(), list(self.progress.values())
         self.heard.clear()
         self.progress.clear()
 
         def work(tx: Tx) -> None:
             service.renew(tx, self.context, sorted(alive))
-            progress.record(tx, said)
+            progress.record(tx, reported)
 
-        if alive or said:
+        if alive or reported:
             await self.context.db.write(work)
 
     def _guard(
-        self, call: Callable[[Request, str, str], Awaitable[Any]]
+        self, call: Callable[[Request, str, str], Awaitable[msg.Message]]
     ) -> Callable[[Request], Awaitable[Response]]:
+        """An endpoint that checks for a token, and turns the call's answer or error into a response."""
+
         async def endpoint(request: Request) -> Response:
             try:
-                kind, _, token = request.headers.get("authorization", "").partition(" ")
-                if kind.lower() != "bearer" or not token:
+                scheme, _, token = request.headers.get("authorization", "").partition(" ")
+                if scheme.lower() != "bearer" or not token:
                     raise NotAuthenticated("A session token is needed.")
                 session = request.path_params["session"]
                 name = f"runner {call.__name__}"
@@ -188,7 +200,7 @@ class NodeApi:
                 return _json(422, {"detail": f"not JSON: {error}"})
             except service.ReportGap as gap:
                 return _json(409, msg.SequenceGap(expected=gap.expected))
-            except (service.SessionOver, NotFound) as error:  # or its job is not there any more
+            except (service.SessionOver, NotFound) as error:  # NotFound: its job was deleted
                 return _json(410, {"detail": error.detail})
             except NotAuthenticated as error:
                 return _json(401, {"detail": error.detail})
@@ -201,7 +213,7 @@ class NodeApi:
             except Exception as error:
                 if not disk_is_full(error):
                     raise
-                # In one line: a traceback for each call would go to the same disk.
+                # One line: a traceback for each call would be written to the same disk.
                 log.warning("disk_full", call=call.__name__)
                 return _json(503, {"detail": "The farm's disk is full; nothing was stored."})
 
@@ -209,7 +221,7 @@ class NodeApi:
 
 
 class NodeFirst:
-    """Takes the runners' calls out of the stream before the public API's layers: they are the hot path."""
+    """Routes the runners' calls past the public API's layers: they are the hot path."""
 
     def __init__(self, app: ASGIApp, router: Router) -> None:
         self.app, self.router = app, router
@@ -222,5 +234,5 @@ class NodeFirst:
         await self.router({k: v for k, v in scope.items() if k != "app"}, receive, send)
 
 
-def _json(status: int, body: Any) -> Response:
+def _json(status: int, body: msg.Message | dict[str, object]) -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/json")

@@ -1,5 +1,6 @@
-"""What a job does about what Blender told when it first opened the scene: `on_blocked_scripts` and
-`on_missing_files`. Whoever lifts the hold has accepted it: what was told once does not hold again.
+"""Reaction of a job to warnings of Blender as it opens the scene: `on_blocked_scripts`, `on_missing_files`.
+
+Lifting the hold accepts the warnings: they do not hold the job again.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from framefarm.server.sessions.instructions import cancel_pending, instruct_job
 from framefarm.server.tenancy import farmwide
 
 CHOICES = {"blocked_scripts": ("on_blocked_scripts", "hold"), "missing_file": ("on_missing_files", "warn")}
-"""Code of a warning → the job's field, and what counts without it."""
+"""Code of a warning → the job's field, and its default."""
 STOPPED = "The job failed while this machine did not answer."
 
 
-def judge(tx: Tx, session: SessionRow, state: JobState, fresh: list[msg.NodeWarning]) -> None:
+def hold_or_fail(tx: Tx, session: SessionRow, state: JobState, new: list[msg.NodeWarning]) -> None:
     """Hold or fail the job, whose lock is held, for warnings that it did not have before."""
-    told = {code: [n.subject for n in fresh if n.code == code] for code in CHOICES}
-    if not any(told.values()):
+    subjects_by_code = {code: [w.subject for w in new if w.code == code] for code in CHOICES}
+    if not any(subjects_by_code.values()):
         return
     row = farmwide(sa.select(jobs.c.request, jobs.c.warnings)).where(jobs.c.id == state.job_id)
-    request, have = tx.conn.execute(row).one()
-    for code, subjects in told.items():
-        field, usual = CHOICES[code]
-        asked = request.get(field, usual) if subjects else "warn"
-        if asked == "fail":
+    request, stored = tx.conn.execute(row).one()
+    for code, subjects in subjects_by_code.items():
+        field, default = CHOICES[code]
+        choice = request.get(field, default) if subjects else "warn"
+        if choice == "fail":
             cause, message = _failure(code, subjects)
             _fail(tx, session, state, cause, message)
             return
-        if asked == "hold" and sum(w["code"] == code for w in have) == len(subjects):
+        if choice == "hold" and sum(w["code"] == code for w in stored) == len(subjects):
             job_states.add_hold(state, "rule")
             _instruct(tx, session, state)
 

@@ -1,4 +1,4 @@
-"""The runner's calls: hello, inputs, sync, report. Leases are renewed by each."""
+"""The runner's calls: hello, inputs, sync, report. Each renews the session's lease."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_state, jobs
 from framefarm.server.rows import JobRow, JobStateRow, PackageRow, SessionRow
 from framefarm.server.sessions import ownership
-from framefarm.server.sessions.assignment import OpenAttempt, desired, hand_out, open_attempts
+from framefarm.server.sessions.assignment import OpenAttempt, assign_tasks, desired, open_attempts
 from framefarm.server.sessions.reports import Reporter
 from framefarm.server.sessions.tables import leases, sessions
 from framefarm.server.storage import keys
@@ -27,7 +27,7 @@ from framefarm.server.tenancy import farmwide
 
 
 class SessionOver(FarmError):
-    """Nothing of this session is its own any more; the runner ends (410)."""
+    """The session has ended, or other sessions took all its tasks; its runner ends (410)."""
 
     title = "This session is over"
 
@@ -40,10 +40,13 @@ class ReportGap(Conflict):
         self.expected = expected
 
 
-def hello(tx: Tx, context: AppContext, session_id: str, token: str, said: msg.Hello) -> msg.SessionConfig:
-    """The first hello of a session wins; a runner whose session is not `starting` ends."""
+def hello(tx: Tx, context: AppContext, session_id: str, token: str, body: msg.Hello) -> msg.SessionConfig:
+    """Take a runner's first call; returns all that it needs to render.
+
+    Raises NotAuthenticated, SessionOver; Conflict for another protocol, or a session that is not `starting`.
+    """
     session = _session(tx, context, session_id, token)
-    if said.protocol not in {msg.PROTOCOL_VERSION, msg.PROTOCOL_VERSION - 1} or said.protocol < 1:
+    if body.protocol not in {msg.PROTOCOL_VERSION, msg.PROTOCOL_VERSION - 1} or body.protocol < 1:
         raise Conflict(f"This farm speaks node protocol {msg.PROTOCOL_VERSION}.")
     starting = (sessions.c.id == session_id) & (sessions.c.state == SessionState.STARTING)
     change = {"state": SessionState.READY, "hello_ms": tx.now_ms, "idle_since_ms": tx.now_ms}
@@ -87,8 +90,8 @@ def hello(tx: Tx, context: AppContext, session_id: str, token: str, said: msg.He
 def manifest_of(
     tx: Tx, context: AppContext, session_id: str, token: str
 ) -> tuple[str, str, Sequence[tuple[str, str]]]:
-    """(account, manifest SHA-256, aliases) of the session's job, for the inputs call. An alias is another
-    name, by which the scene knows an input, and that input's path."""
+    """(account, manifest SHA-256, aliases) of the session's job, for the inputs call. An alias is a pair: the
+    input's path as the scene spells it, and as it was uploaded. Raises NotAuthenticated, SessionOver."""
     session = _session(tx, context, session_id, token)
     query = farmwide(sa.select(jobs.c.account_id, jobs.c.manifest_sha256, jobs.c.scene)).where(
         jobs.c.id == session.job_id
@@ -98,12 +101,15 @@ def manifest_of(
 
 
 def job_of(tx: Tx, context: AppContext, session_id: str, token: str) -> str:
-    """The session's job; the token is checked."""
+    """Id of the session's job. Raises NotAuthenticated, SessionOver."""
     return _session(tx, context, session_id, token).job_id
 
 
-def look(tx: Tx, context: AppContext, session_id: str, token: str) -> msg.DesiredState | None:
-    """The desired state as it stands, without handing out; None where a hand-out may be due."""
+def desired_unless_due(tx: Tx, context: AppContext, session_id: str, token: str) -> msg.DesiredState | None:
+    """The desired state as stored; None where `sync` has to assign tasks or bring back a lost session.
+
+    Raises NotAuthenticated, SessionOver.
+    """
     session = _session(tx, context, session_id, token)
     if session.state is SessionState.LOST:
         return None
@@ -116,37 +122,41 @@ def look(tx: Tx, context: AppContext, session_id: str, token: str) -> msg.Desire
 
 
 def sync(tx: Tx, context: AppContext, session_id: str, token: str) -> msg.DesiredState:
-    """Renew the lease, hand out, and answer what the farm wants of the session."""
+    """Renew the lease, assign tasks, and return the desired state. Raises NotAuthenticated, SessionOver."""
     session, state = _locked(tx, context, session_id, token)
     renew(tx, context, [session_id])
-    held = _settle(tx, context, session, state, None)
+    held = _assign_or_idle(tx, session, state, open_attempts(tx, session.id))
     job_states.save(tx, state)
     return desired(session, state.facts, held, context.settings.lease_seconds, tx.now_ms)
 
 
-def report(tx: Tx, context: AppContext, session_id: str, token: str, said: msg.Report) -> msg.ReportReply:
-    """Apply a report, once; then hand out, so that the answer already carries the next tasks."""
+def report(tx: Tx, context: AppContext, session_id: str, token: str, body: msg.Report) -> msg.ReportReply:
+    """Apply a report, once; then assign tasks, so that the reply carries the next ones.
+
+    Raises NotAuthenticated, SessionOver, ReportGap.
+    """
     session, state = _locked(tx, context, session_id, token)
-    if said.seq > session.last_seq + 1:
+    if body.seq > session.last_seq + 1:
         raise ReportGap(session.last_seq + 1)
     status = state.status
-    reporter = None
+    work = None
     verdicts: list[msg.Verdict] = []
-    if said.seq == session.last_seq + 1:
+    if body.seq == session.last_seq + 1:
         reporter = Reporter(tx, session, state)
-        verdicts = reporter.apply(said.events)
-        session.last_seq = said.seq
-        tx.conn.execute(_REPORTED, {"session": session_id, "seq": said.seq})
-        if reporter.out.files:
+        work = reporter.work
+        verdicts = reporter.apply(body.events)
+        session.last_seq = body.seq
+        tx.conn.execute(_REPORTED, {"session": session_id, "seq": body.seq})
+        if work.changes.files:
             tx.wake("publish")
     held: Sequence[OpenAttempt] = []
     if not session.ended:
-        held = _settle(tx, context, session, state, list(reporter.own.values()) if reporter else None)
+        held = open_attempts(tx, session.id) if work is None else list(work.owned.values())
+        held = _assign_or_idle(tx, session, state, held)
     job_states.save(tx, state)
-    # Others need to look only where there is something new for them: plain progress wakes nobody.
-    if session.ended or state.status != status or (reporter and reporter.gave_back):
-        job_id = session.job_id
-        tx.wake(f"job:{job_id}", "dispatch")
+    # Plain progress wakes no listener: only changes that concern other sessions do.
+    if session.ended or state.status != status or (work and work.gave_back):
+        tx.wake(f"job:{session.job_id}", "dispatch")
     return msg.ReportReply(
         last_seq=session.last_seq,
         verdicts=verdicts,
@@ -155,7 +165,7 @@ def report(tx: Tx, context: AppContext, session_id: str, token: str, said: msg.R
 
 
 def renew(tx: Tx, context: AppContext, session_ids: list[str]) -> None:
-    """One statement for any number of sessions."""
+    """Renew the leases of these sessions, in one statement."""
     if session_ids:
         until = tx.now_ms + round(context.settings.lease_seconds * 1000)
         tx.conn.execute(
@@ -163,16 +173,12 @@ def renew(tx: Tx, context: AppContext, session_ids: list[str]) -> None:
         )
 
 
-def _settle(
-    tx: Tx,
-    context: AppContext,
-    session: SessionRow,
-    state: job_states.JobState,
-    held: Sequence[OpenAttempt] | None,
+def _assign_or_idle(
+    tx: Tx, session: SessionRow, state: job_states.JobState, held: Sequence[OpenAttempt]
 ) -> Sequence[OpenAttempt]:
-    """Hand out, and note when a session falls idle; `ready` ends with the first call for work. `held`: its
-    open attempts, if they are known."""
-    held = hand_out(tx, session, state, open_attempts(tx, session.id) if held is None else held)
+    """Assign tasks to a session with the open attempts `held`; one without any becomes idle, also if it was
+    `ready`. Returns its open attempts."""
+    held = assign_tasks(tx, session, state, held)
     if not held and session.state in {SessionState.READY, SessionState.RENDERING}:
         session.state, session.idle_since_ms = SessionState.IDLE, tx.now_ms
         tx.conn.execute(_IDLE, {"session": session.id, "now_ms": tx.now_ms})
@@ -189,14 +195,14 @@ _REPORTED = _CHANGE.values(last_seq=sa.bindparam("seq"))
 def _locked(
     tx: Tx, context: AppContext, session_id: str, token: str
 ) -> tuple[SessionRow, job_states.JobState]:
-    """The session as it stands while its job's row is locked. A lost session comes back if it still owns a
-    task; else it is over. Raises NotAuthenticated, SessionOver."""
+    """The session, read while its job's row is locked. A lost session that still owns a task is brought back.
+    Raises NotAuthenticated, SessionOver."""
     session = _session(tx, context, session_id, token)
     state = job_states.lock(tx, session.job_id)
-    if tx.conn.dialect.name != "sqlite":  # there, others may have changed it while this one waited
+    if tx.conn.dialect.name != "sqlite":  # PostgreSQL: it may have changed during the wait for the lock
         session = _session(tx, context, session_id, token)
     if session.state is SessionState.LOST:
-        if not ownership.take_back(tx, session, state):
+        if not ownership.bring_back(tx, session, state):
             raise SessionOver("The machine did not answer for too long: others have taken all its tasks.")
         renew(tx, context, [session_id])
         state.emit(tx, "system", "session.back", {"session": session_id})

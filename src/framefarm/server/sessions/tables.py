@@ -34,8 +34,8 @@ sessions = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),  # of its desired state
     sa.Column("drain", sa.Boolean, nullable=False),
     sa.Column("cancel", sa.Boolean, nullable=False),
-    sa.Column("preempt_ms", sa.BigInteger),  # its slot is taken: the deadline, then it is killed
-    sa.Column("taken", sa.Boolean, nullable=False, server_default=sa.false()),  # with its machine
+    sa.Column("preempt_ms", sa.BigInteger),  # its slot is taken: deadline, after which it is killed
+    sa.Column("taken", sa.Boolean, nullable=False, server_default=sa.false()),  # its node is taken away, too
     sa.Column("last_seq", sa.Integer, nullable=False),
     sa.Column("blender", sa.Text),
     sa.Column("spent_micros", sa.BigInteger, nullable=False, server_default="0"),  # its ended attempts
@@ -52,7 +52,7 @@ sessions = sa.Table(
 )
 
 FAILED = sa.text("outcome IN ('failed', 'lost', 'timed_out')")
-"""As the index has it: a query must say the same, or the index does not serve."""
+"""Condition of the index of failed attempts: a query must use the same text, or the index is not used."""
 
 leases = sa.Table(
     "leases",
@@ -132,7 +132,7 @@ frames = sa.Table(
     sa.Column("render_ms", sa.Integer, nullable=False),
     sa.Column("peak_memory_bytes", sa.BigInteger),
     sa.Column("warnings", sa.JSON),
-    sa.Column("look", sa.Text),  # as core/pictures stores it; null: not known
+    sa.Column("look", sa.Text),  # frame colour as text (core/frame_colour.py); null: unknown
     sa.Column("thumbnail_bytes", sa.Integer),  # null: there is none (yet)
 )
 
@@ -154,7 +154,7 @@ files = sa.Table(
     sa.Column("sha256", sa.Text, nullable=False),
     sa.Column("staged", sa.Text, nullable=False),  # key in the store's staging
     sa.Column("published_ms", sa.BigInteger),
-    sa.Column("replaced_by", sa.Text),  # a job that wrote the same place later
+    sa.Column("replaced_by", sa.Text),  # a job that wrote the same path later
     sa.Index("ix_files_job_id_frame", "job_id", "frame"),
     sa.Index("ix_files_job_id_path", "job_id", "path"),
     sa.Index(

@@ -1,4 +1,4 @@
-"""Every rule of a submission: all that is wrong with it is told at once, before anything is stored."""
+"""Every rule of a submission: all its errors are reported together, before anything is stored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 from pydantic import ValidationError
@@ -34,15 +34,15 @@ from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.files import manifests
 from framefarm.server.jobs.tables import job_state, jobs
+from framefarm.server.jobs.warnings import JobWarning
 from framefarm.server.mail import service as mail
 from framefarm.server.projects import service as projects
-from framefarm.server.rows import ProjectRow
 from framefarm.server.submission.parsing import Submitted
 from framefarm.server.tenancy import farmwide, scoped
 
 T = TypeVar("T")
-REUSED_TOLD = 100
-"""Most inputs that are warned of one by one."""
+MOST_REUSED = 100
+"""Most reused inputs that are warned of one by one."""
 _HEX = {"upload_md5s": re.compile(r"[0-9a-f]{32}\Z"), "upload_sha256s": re.compile(r"[0-9a-f]{64}\Z")}
 _EMPTY = FrameSet.from_text("")
 
@@ -51,19 +51,19 @@ _EMPTY = FrameSet.from_text("")
 class Prepared:
     """A submission that passed every rule, ready to be stored."""
 
-    said: JobSubmission
-    project: ProjectRow
+    body: JobSubmission
     instance: catalog.Instance
     package: catalog.Package
-    place: destinations.OutputDestination
+    destination: destinations.OutputDestination
     paths: list[str]
     pins: manifests.Pins
     scene_path: str | None
     frames: FrameSet | None
     scouts: FrameSet
-    depends_on: list[Any]
+    depends_on: list[str]
+    """Ids of the jobs to wait for."""
     snapshot: manifests.Snapshot
-    warnings: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[JobWarning] = field(default_factory=list)
     manifest_sha256: str = ""
     addons: list[str] = field(default_factory=list)
 
@@ -71,51 +71,52 @@ class Prepared:
 def destination_of(
     tx: Tx, context: AppContext, actor: Actor, submitted: Submitted
 ) -> destinations.OutputDestination | None:
-    """Where the frames shall go; None where `prepare` refuses it."""
-    if "output_path" in submitted.bad:
+    """The destination of the frames; None where `prepare` refuses it."""
+    if "output_path" in submitted.bad_fields:
         return None
     with contextlib.suppress(InvalidInput):
-        return destinations.resolve(tx, context, actor.account_id, submitted.said.output_path)
+        return destinations.resolve(tx, context, actor.account_id, submitted.body.output_path)
     return None
 
 
 def prepare(
     tx: Tx, context: AppContext, actor: Actor, submitted: Submitted, unwritable: InvalidInput | None = None
 ) -> Prepared:
-    """Check everything; raises InvalidInput with every bad field, else Conflict for an archived project.
+    """Check every rule. Raises NotAllowed; InvalidInput with every bad field, else Conflict.
 
-    `unwritable`: what a look at the place of `destination_of` found; that waits for a disk, so it is not done here.
+    `unwritable`: the error, if the destination of `destination_of` cannot be written. The caller checks that
+    outside of any transaction, as it waits for a disk.
     """
     actor.must_write()
-    said, check = submitted.said, _Checks(submitted)
+    body, check = submitted.body, _Checks(submitted)
     account_id = actor.account_id
-    project = check(lambda: projects.project_for_job(tx, account_id, said.project), "project")
+    check(lambda: projects.project_for_job(tx, account_id, body.project), "project")
     instance = check(
-        lambda: catalog.instance_for(tx, account_id, said.instance_type, actor.is_admin), "instance_type"
+        lambda: catalog.instance_for(tx, account_id, body.instance_type, actor.is_admin), "instance_type"
     )
-    package = check(lambda: catalog.package_for(tx, said.blender_version), "blender_version")
-    place = check(lambda: _place(tx, context, account_id, said, unwritable), "output_path")
+    package = check(lambda: catalog.package_for(tx, body.blender_version), "blender_version")
+    destination = check(lambda: _destination(tx, context, account_id, body, unwritable), "output_path")
     if instance is not None:
-        check(lambda: _preemptible(said, instance), "preemptible")
-    frames = check(lambda: _frames(said), "frame_range")
-    scouts = check(lambda: _scouts(said, frames), "scout_frames")
-    paths = check(lambda: _paths(said), "upload_paths")
-    scene_path = check(lambda: _scene(said, paths), "scene_path")
-    texts = dict(zip(said.upload_paths, paths, strict=True)) if paths is not None else None
+        check(lambda: _preemptible(body, instance), "preemptible")
+    frames = check(lambda: _frames(body), "frame_range")
+    scouts = check(lambda: _scouts(body, frames), "scout_frames")
+    paths = check(lambda: _paths(body), "upload_paths")
+    scene_path = check(lambda: _scene(body, paths), "scene_path")
+    texts = dict(zip(body.upload_paths, paths, strict=True)) if paths is not None else None
     pins: dict[str, tuple[str | None, str | None]] = {}
-    check(lambda: _pins(pins, "upload_md5s", said.upload_md5s, texts), "upload_md5s")
-    check(lambda: _pins(pins, "upload_sha256s", said.upload_sha256s, texts), "upload_sha256s")
-    depends = check(lambda: _dependencies(tx, actor, said), "depends_on")
-    check(lambda: _environment(said, texts), "environment_variables")
-    check(lambda: _notify(tx, context, account_id, said), "notify")
-    addons = check(lambda: _addons(tx, account_id, said, paths), "addons")
+    check(lambda: _pins(pins, "upload_md5s", body.upload_md5s, texts), "upload_md5s")
+    check(lambda: _pins(pins, "upload_sha256s", body.upload_sha256s, texts), "upload_sha256s")
+    depends = check(lambda: _dependencies(tx, actor, body), "depends_on")
+    check(lambda: _environment(body, texts), "environment_variables")
+    check(lambda: _notify(tx, context, account_id, body), "notify")
+    addons = check(lambda: _addons(tx, account_id, body, paths), "addons")
     check(lambda: billing.must_have_credit(tx, account_id), "")
     check.done()
-    assert instance is not None and package is not None and project is not None
-    assert place is not None and paths is not None and depends is not None
+    assert instance is not None and package is not None
+    assert destination is not None and paths is not None and depends is not None
     snapshot = manifests.snapshot(tx, account_id, actor.user_id, paths, pins)
     prepared = Prepared(
-        said, project, instance, package, place, paths, pins, scene_path,
+        body, instance, package, destination, paths, pins, scene_path,
         None if isinstance(frames, Pick) else frames, scouts or _EMPTY, depends, snapshot,
         addons=addons or [],
     )  # fmt: skip
@@ -123,27 +124,27 @@ def prepare(
     return prepared
 
 
-def _notify(tx: Tx, context: AppContext, account_id: str, said: JobSubmission) -> None:
-    if said.notify is None:
+def _notify(tx: Tx, context: AppContext, account_id: str, body: JobSubmission) -> None:
+    if body.notify is None:
         return
-    try:  # beside another bad field it is as it was sent
-        notify = Notify.model_validate(said.notify)
+    try:  # beside another bad field it is not parsed yet
+        notify = Notify.model_validate(body.notify)
     except ValidationError:
-        return  # which is told already
+        return  # reported already
     mail.check(tx, context.settings, account_id, notify.email)
 
 
 class _Checks:
-    """Runs checks of fields that could be read, and keeps what they refuse until `done`."""
+    """Runs checks of fields that parsed, and collects their errors until `done`."""
 
     def __init__(self, submitted: Submitted) -> None:
-        self._bad = submitted.bad
+        self._bad_fields = submitted.bad_fields
         self._errors = list(submitted.errors)
         self._conflict: Conflict | None = None
 
     def __call__(self, work: Callable[[], T], name: str) -> T | None:
-        """None where the field `name` could not be read, or was refused."""
-        if name in self._bad:
+        """The check's result; None if the field `name` did not parse, or was refused."""
+        if name in self._bad_fields:
             return None
         try:
             return work()
@@ -154,7 +155,7 @@ class _Checks:
         return None
 
     def done(self) -> None:
-        """Raises InvalidInput with every bad field; else what the state forbids."""
+        """Raise InvalidInput with every bad field, else the Conflict that a check raised, if any."""
         if self._errors:
             raise InvalidInput(self._errors)
         if self._conflict is not None:
@@ -166,91 +167,91 @@ def _refuse(errors: list[FieldError]) -> None:
         raise InvalidInput(errors)
 
 
-def _place(
-    tx: Tx, context: AppContext, account_id: str, said: JobSubmission, unwritable: InvalidInput | None
+def _destination(
+    tx: Tx, context: AppContext, account_id: str, body: JobSubmission, unwritable: InvalidInput | None
 ) -> destinations.OutputDestination:
-    place = destinations.resolve(tx, context, account_id, said.output_path)
+    destination = destinations.resolve(tx, context, account_id, body.output_path)
     if unwritable is not None:
         raise unwritable
-    return place
+    return destination
 
 
-def _preemptible(said: JobSubmission, instance: catalog.Instance) -> None:
-    if said.preemptible and instance.preemptible_price_micros is None:
+def _preemptible(body: JobSubmission, instance: catalog.Instance) -> None:
+    if body.preemptible and instance.preemptible_price_micros is None:
         sentence = f"must be false: {instance.id} has no preemptible price"
         raise InvalidInput.of("preemptible", sentence, True)
 
 
-def _frames(said: JobSubmission) -> FrameSet | Pick:
+def _frames(body: JobSubmission) -> FrameSet | Pick:
     try:
-        return grammar.parse(said.frame_range)
+        return grammar.parse(body.frame_range)
     except FrameSpecError as error:
-        raise InvalidInput.of("frame_range", str(error), said.frame_range[:200]) from None
+        raise InvalidInput.of("frame_range", str(error), body.frame_range[:200]) from None
 
 
-def _scouts(said: JobSubmission, frames: FrameSet | Pick | None) -> FrameSet | None:
-    """None until the frames are known: then only the grammar is checked."""
+def _scouts(body: JobSubmission, frames: FrameSet | Pick | None) -> FrameSet | None:
+    """The scouts; None while the frames are unknown: then only the grammar is checked."""
     try:
         if isinstance(frames, FrameSet):
-            return grammar.resolve_scouts(said.scout_frames, frames)
-        if said.scout_frames:
-            grammar.parse(said.scout_frames)
+            return grammar.resolve_scouts(body.scout_frames, frames)
+        if body.scout_frames:
+            grammar.parse(body.scout_frames)
     except FrameSpecError as error:
-        raise InvalidInput.of("scout_frames", str(error), said.scout_frames[:200]) from None
+        raise InvalidInput.of("scout_frames", str(error), body.scout_frames[:200]) from None
     return None
 
 
-def _paths(said: JobSubmission) -> list[str]:
+def _paths(body: JobSubmission) -> list[str]:
     """The upload paths, normalised, in their order."""
-    paths, errors = normalise_all(said.upload_paths)
+    paths, errors = normalise_all(body.upload_paths)
     _refuse(errors)
-    if said.scene_path is None and not any(p.lower().endswith(".blend") for p in paths):
+    if body.scene_path is None and not any(p.lower().endswith(".blend") for p in paths):
         sentence = "none of them is a .blend: upload the scene, or name it in scene_path"
         errors.append(FieldError("upload_paths", sentence, paths[0]))
     _refuse(errors)
     return paths
 
 
-def _scene(said: JobSubmission, paths: list[str] | None) -> str | None:
-    """The scene's path; None while it is not known which .blend it is."""
-    if said.scene_path is None:
+def _scene(body: JobSubmission, paths: list[str] | None) -> str | None:
+    """The scene's path; None if it may be one of several .blends."""
+    if body.scene_path is None:
         blends = [p for p in paths or () if p.lower().endswith(".blend")]
         return blends[0] if len(blends) == 1 else None
-    return _one_of(paths, said.scene_path, "scene_path")
+    return _one_of(paths, body.scene_path, "scene_path")
 
 
 def _one_of(paths: Collection[str] | None, given: str, field: str) -> str:
-    """The upload path that `given` names; where `paths` could not be read, `given` normalised."""
+    """The upload path that `given` names; `given` normalised, if the upload paths did not parse."""
     try:
-        wanted = normalise(given)
+        path = normalise(given)
     except ValueError as error:
         raise InvalidInput.of(field, str(error), given[:200]) from None
-    if paths is None or wanted.text in paths:
-        return wanted.text
-    if wanted.kind != "posix":  # Windows ignores case
-        for path in paths:
-            if path.lower() == wanted.text.lower():
-                return path
+    if paths is None or path.text in paths:
+        return path.text
+    if path.kind != "posix":  # Windows ignores case
+        for candidate in paths:
+            if candidate.lower() == path.text.lower():
+                return candidate
     raise InvalidInput.of(field, "must be one of upload_paths", given[:200])
 
 
-def _addons(tx: Tx, account_id: str, said: JobSubmission, paths: Collection[str] | None) -> list[str]:
+def _addons(tx: Tx, account_id: str, body: JobSubmission, paths: Collection[str] | None) -> list[str]:
     """The add-ons' upload paths. Enabling one runs its code."""
-    if not said.addons:
+    if not body.addons:
         return []
     account = sa.select(accounts.c.allow_scripts).where(accounts.c.id == account_id)
     if not tx.conn.execute(farmwide(account)).scalar_one():
         sentence = "an add-on is code, and this account's jobs may not run any: ask the farm's operator"
-        raise InvalidInput.of("addons", sentence, said.addons[0][:200])
+        raise InvalidInput.of("addons", sentence, body.addons[0][:200])
     errors: list[FieldError] = []
-    found: list[str] = []
-    for index, given in enumerate(said.addons):
+    addons: list[str] = []
+    for index, given in enumerate(body.addons):
         try:
-            found.append(_one_of(paths, given, f"addons[{index}]"))
+            addons.append(_one_of(paths, given, f"addons[{index}]"))
         except InvalidInput as bad:
             errors += bad.errors
     _refuse(errors)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(addons))
 
 
 def _pins(
@@ -283,8 +284,8 @@ def _pins(
     _refuse(errors)
 
 
-def _environment(said: JobSubmission, texts: Mapping[str, str] | None) -> None:
-    variables = said.environment_variables
+def _environment(body: JobSubmission, texts: Mapping[str, str] | None) -> None:
+    variables = body.environment_variables
     errors: list[FieldError] = []
     for name, text in variables.items():
         where = f"environment_variables.{name[:200]}"
@@ -301,37 +302,40 @@ def _environment(said: JobSubmission, texts: Mapping[str, str] | None) -> None:
         _one_of(texts.values(), variables["OCIO"], "environment_variables.OCIO")
 
 
-def _dependencies(tx: Tx, actor: Actor, said: JobSubmission) -> list[Any]:
-    """The jobs waited for. New jobs are waited for by none, so a cycle cannot be submitted."""
-    wanted = list(dict.fromkeys(said.depends_on))
+def _dependencies(tx: Tx, actor: Actor, body: JobSubmission) -> list[str]:
+    """The jobs to wait for, sorted. No job waits for a new one, so a cycle cannot be submitted."""
+    wanted = list(dict.fromkeys(body.depends_on))
     if not wanted:
         return []
-    query = sa.select(job_state.c.job_id, job_state.c.status).join(jobs, jobs.c.id == job_state.c.job_id)
-    mine = scoped(query, job_state, actor.account_id).where(
-        job_state.c.job_id.in_(wanted), jobs.c.deleted_ms.is_(None)
+    query = scoped(sa.select(jobs.c.id), jobs, actor.account_id).where(
+        jobs.c.id.in_(wanted), jobs.c.deleted_ms.is_(None)
     )
-    rows = list(tx.conn.execute(mine).mappings())
-    unknown = sorted(set(wanted) - {r["job_id"] for r in rows})
+    known = set(tx.conn.execute(query).scalars())
+    unknown = sorted(set(wanted) - known)
     _refuse([FieldError("depends_on", "there is no such job in your account", u) for u in unknown])
-    return rows
+    return sorted(known)
 
 
 def _warn(tx: Tx, context: AppContext, actor: Actor, prepared: Prepared) -> None:
     if context.settings.sandbox == "none":
-        prepared.warnings.append({"code": "no_sandbox", "message": explain("no_sandbox"), "subject": ""})
+        _add_warning(prepared, "no_sandbox", explain("no_sandbox"), "")
     used = [path for path in prepared.snapshot.used if path not in prepared.pins]
-    for path in used[:REUSED_TOLD]:
+    for path in used[:MOST_REUSED]:
         text = "An earlier job used this file, and nothing was uploaded for it since."
-        prepared.warnings.append({"code": "input_not_reconfirmed", "message": text, "subject": path})
-    if len(used) > REUSED_TOLD:
-        text = f"So it is with {len(used) - REUSED_TOLD:,} more of its files."
-        prepared.warnings.append({"code": "input_not_reconfirmed", "message": text, "subject": ""})
+        _add_warning(prepared, "input_not_reconfirmed", text, path)
+    if len(used) > MOST_REUSED:
+        text = f"Earlier jobs used {len(used) - MOST_REUSED:,} more of its files, also without a new upload."
+        _add_warning(prepared, "input_not_reconfirmed", text, "")
     shared = (
         scoped(sa.select(jobs.c.id), jobs, actor.account_id)
         .join(job_state, job_state.c.job_id == jobs.c.id)
-        .where(jobs.c.output_url == prepared.place.url, jobs.c.deleted_ms.is_(None))
+        .where(jobs.c.output_url == prepared.destination.url, jobs.c.deleted_ms.is_(None))
     )
     other = tx.conn.execute(shared.order_by(jobs.c.id.desc()).limit(1)).scalar()
     if other is not None:
-        text = f"Job {other} has the same output_path: the job that writes a file last keeps the place."
-        prepared.warnings.append({"code": "output_shared", "message": text, "subject": other})
+        text = f"Job {other} has the same output_path: of two files with the same name the later one is kept."
+        _add_warning(prepared, "output_shared", text, other)
+
+
+def _add_warning(prepared: Prepared, code: str, message: str, subject: str) -> None:
+    prepared.warnings.append(JobWarning(code=code, message=message, subject=subject))

@@ -27,7 +27,7 @@ from framefarm.server.jobs.tables import job_state, jobs
 from framefarm.server.loops import repeat
 from framefarm.server.rows import JobStateRow, SessionRow
 from framefarm.server.sessions.instructions import instruct
-from framefarm.server.sessions.reports import Reporter
+from framefarm.server.sessions.session_work import SessionWork
 from framefarm.server.sessions.tables import attempts, sessions
 from framefarm.server.tenancy import farmwide
 from framefarm.server.wrangler.tables import wrangler_actions, wrangler_rules
@@ -208,18 +208,18 @@ def _end_attempt(tx: Tx, state: JobState, action: Action) -> None:
     session_id = farmwide(sa.select(attempts.c.session_id)).where(attempts.c.id == action.attempt)
     query = farmwide(sa.select(sessions)).where(sessions.c.id == tx.conn.execute(session_id).scalar_one())
     session = tx.row(SessionRow, query)
-    mine = Reporter(tx, session, state)
-    attempt = mine.own.get(action.attempt or "")
+    work = SessionWork(tx, session, state)
+    attempt = work.owned.get(action.attempt or "")
     if attempt is not None:
         text = explain("rule_runtime", {"what": action.reason})
-        mine.end(
+        work.end(
             attempt, Outcome.TIMED_OUT, tx.now_ms - (attempt.started_ms or tx.now_ms), "rule_runtime", text
         )
-        change = mine.out.tasks[attempt.task_number]
+        change = work.task_change(attempt)
         if action.do == "kill" and change["status"] is TaskStatus.PENDING:
             change.update(status=TaskStatus.FAILED, not_before_ms=None)
             state.move(attempt.task_number, TaskStatus.PENDING, TaskStatus.FAILED)
-        mine.apply([])
+        work.write()
     instruct(tx, session.id, cancel=True)
     tx.wake(f"job:{state.job_id}", "dispatch")
 
