@@ -23,7 +23,7 @@ MARK_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "cancelled"
 STRIP_WIDTH = 72
 """Most marks in a strip of frames."""
 ROWS_SHOWN = 10
-"""Most rows of one kind in the bill of a month, and most missing files of a job."""
+"""Most rows of each kind in a month's bill, and most missing files listed for a job."""
 
 
 def status_text(status: str) -> Text:

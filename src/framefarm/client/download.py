@@ -19,7 +19,7 @@ from framefarm.client.jobs import quoted
 CHUNK_BYTES = 1 << 20
 WORKERS = 4
 ATTEMPTS = 3
-"""How often a file is fetched before it counts as failed."""
+"""Most attempts to fetch a file."""
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
 

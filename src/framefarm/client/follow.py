@@ -27,7 +27,7 @@ PACE_SECONDS = 0.5
 QUIET_SECONDS = 5.0
 """Longest time between two requests for the job without an event: its cost grows all the same."""
 LEAVING_SECONDS = 1.0
-"""The same while a job is holding or cancelling: the end of a task does not always cause an event."""
+"""Longest time between two requests while a job is holding or cancelling: the end of a task does not always cause an event."""
 POLL_SECONDS = 1.0
 """Time between two requests for the job without an event stream."""
 LATE_SECONDS = 2.0
@@ -87,7 +87,7 @@ class _EventInbox:
         self._has_stream, self._status = True, ""
 
     def is_behind(self, job: Job) -> bool:
-        """Whether the event of the job's current status is still to come."""
+        """Whether the stream has not yet delivered the event for the job's current status."""
         return self._has_stream and self._status != job["status"]
 
     def collect(self, quiet_seconds: float, not_before: float = 0.0) -> list[Event]:

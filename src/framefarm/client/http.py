@@ -84,7 +84,7 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Connect to nothing yet. Raises LocalProblem if `url` is not an address of a farm.
+        """Create a client without opening a connection. Raises LocalProblem if `url` is not an address of a farm.
 
         Args:
             patience_seconds: how long a call is repeated.
@@ -164,7 +164,7 @@ class Client:
         self._request("DELETE", path)
 
     def send(self, path: str, make_content: Callable[[], Iterable[bytes]], headers: Mapping[str, str]) -> Any:
-        """Answer to a POST, as JSON. `make_content` makes the body's parts anew for each attempt."""
+        """POST a body and return the JSON answer. `make_content` makes the body again for each attempt."""
         return self._json("POST", path, make_content=make_content, headers=headers, repeatable=True)
 
     # ------------------------------------------------------------------------------ bytes

@@ -19,7 +19,7 @@ WORKERS = 4
 
 
 def missing(client: Client, files: Sequence[HashedFile]) -> list[HashedFile]:
-    """Files whose content the farm lacks. The others it registers under their paths at once.
+    """Ask the farm which files it lacks, and return them; it registers the others under their paths.
 
     Raises Refused or Unreachable.
     """

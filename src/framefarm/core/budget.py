@@ -48,7 +48,7 @@ class BudgetTerms:
 
     @property
     def cancels_at_limit(self) -> bool:
-        """Whether a job that gets no money is cancelled (otherwise it is held)."""
+        """Whether this budget cancels a job that has reached its limit, instead of holding it."""
         return self.cancel_at is not None and (self.hold_at is None or self.cancel_at <= self.hold_at)
 
     def _at(self, percent: int | None) -> int | None:

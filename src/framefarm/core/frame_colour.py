@@ -26,7 +26,7 @@ class FrameColour:
 
 
 def is_outlier(frame: FrameColour | None, neighbours: Sequence[FrameColour | None]) -> bool:
-    """Whether a single-coloured frame differs from at least one neighbour. None: unknown, and ignored.
+    """Whether a single-coloured frame differs from at least one neighbour; an unknown neighbour is None.
 
     One differing neighbour is enough: both ends of a run of black frames are outliers.
     """

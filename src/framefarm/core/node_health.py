@@ -18,7 +18,7 @@ from enum import StrEnum
 from framefarm.core.failure_codes import CAUSES, Fault, is_node_fault, may_be_node_fault
 
 LONGEST_DOUBLING = 6
-"""The longest pause is 2 to this power times the first one."""
+"""Most doublings of a node's pause: it is set aside for at most 2**6 times the first pause."""
 AVOID_WINDOW_MS = 120_000
 """A job avoids a node because of its failures there within this time."""
 SESSION_REASONS = {
@@ -182,12 +182,12 @@ def judge_node(
 
 
 def set_aside(node: NodeHealth, now_ms: int, reason: str) -> NodeHealth:
-    """The node set aside by the operator, until the operator returns it."""
+    """Health of a node that the operator set aside, until the operator returns it."""
     return replace(node, standing=NodeState.SET_ASIDE, since_ms=now_ms, until_ms=None, reason=reason)
 
 
 def returned(node: NodeHealth, now_ms: int) -> NodeHealth:
-    """The node in use again; its earlier failures do not count."""
+    """Health of a node that is in use again; its earlier failures do not count."""
     return NodeHealth(node.name, NodeState.IN_USE, since_ms=now_ms, counted_from_ms=now_ms)
 
 

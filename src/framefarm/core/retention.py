@@ -26,9 +26,9 @@ class RetentionPolicy:
     """How long unneeded data is kept, in milliseconds."""
 
     unclaimed_ms: int
-    """Content, since an account last claimed it."""
+    """For content: time since an account last claimed it."""
     condemned_ms: int
-    """Bytes of condemned content, since it was condemned."""
+    """For the bytes of condemned content: time since it was condemned."""
     logs_ms: int
     tokens_ms: int
     events_ms: int

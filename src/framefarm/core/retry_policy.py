@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from framefarm.core.failure_codes import CAUSES, Fault, fails_everywhere, is_scene_fault
 
 ENOUGH = 2
-"""Equal failures on this many nodes, or of a kind that every node repeats, end the retries."""
+"""Number of equal failures that end a task's retries: on different nodes, or with a code that fails everywhere."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class Demand:
 
     @property
     def wanted(self) -> int:
-        """Number of further sessions that it could use."""
+        """Number of sessions that the job could use beyond those it has."""
         most = self.ready - self.starting
         return most if self.max_sessions is None else min(most, self.max_sessions - self.sessions)
 

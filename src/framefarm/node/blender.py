@@ -28,7 +28,7 @@ from framefarm.node.sandbox import SandboxUnavailable
 from framefarm.protocol.node import Package
 
 PROBE_BYTES = 64 << 10
-"""The same number as in in_blender/scene.py."""
+"""Free bytes that the output folder must have; equal to the test file of in_blender/scene.py."""
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Blender:
 
     @property
     def pid(self) -> int:
-        """The process outside the sandbox whose end is the sandbox's end."""
+        """Id of the sandbox's outermost process; the sandbox ends with it."""
         return self._process.pid
 
     def open_scene(self) -> None:
@@ -267,7 +267,7 @@ def picture_name(frame: int) -> str:
 
 
 def _is_full(folder: Path) -> bool:
-    """Less room than in_blender/scene.py tries to write before and after each frame."""
+    """Whether the folder has less free space than in_blender/scene.py needs for its test file."""
     state = os.statvfs(folder)
     return state.f_bavail * state.f_frsize < PROBE_BYTES or state.f_favail == 0 < state.f_files
 

@@ -21,7 +21,7 @@ class FrameCheck:
     cause: str | None = None
     message: str | None = None
     colour: FrameColour | None = None
-    """Of its first picture; None if it could not be decoded."""
+    """Colour of the frame's first picture; None if it could not be decoded."""
 
 
 def pictures_to_check(files: Sequence[StagedFile]) -> list[StagedFile]:

@@ -36,7 +36,7 @@ THUMBNAIL_BYTES = 1 << 20
 SECONDS = 120.0
 """Time limit for one picture."""
 PICTURES_PER_PROCESS = 5000
-"""Then a new process takes over, so that memory leaks of a library stay small."""
+"""Pictures that one decoder process decodes before it is replaced, which bounds memory leaks of a library."""
 CPU_SECONDS = 7200
 MAX_ATTEMPTS = 2
 """A picture that a process died of is tried once more: the process may have ended for another reason."""

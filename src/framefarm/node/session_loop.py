@@ -38,7 +38,7 @@ PATIENCE_BEFORE_HELLO_SECONDS = 60.0
 LAST_REPORT_SECONDS = 20.0
 """How long the end of a session waits for its last report's answer."""
 LOG_BYTES = 64 << 20
-"""Of each attempt's log."""
+"""Most bytes of each attempt's log."""
 
 
 class StopRequest:

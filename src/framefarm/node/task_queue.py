@@ -59,7 +59,7 @@ class TaskQueue:
     unacknowledged_bytes: int = 0
     """Size of the staged files that were reported and have no verdict yet."""
     max_unacknowledged_bytes: int | None = None
-    """Rendering pauses from here on; None: no limit."""
+    """Unacknowledged bytes at which rendering pauses; None: no limit."""
     runtime_ms: int | None = None
     """Longest time for a task; None: no limit."""
     no_progress_ms: int | None = None

@@ -18,7 +18,7 @@ NODES_WITH_RAW_PATHS = ("TEX_IES", "SCRIPT")
 
 
 def remap(table):
-    """Set each path to the file that it means.
+    """Replace each artist's path in the scene with its path in the sandbox.
 
     `table`: pairs (artist's path, path in the sandbox), each valid for the path and all below it.
     """
