@@ -140,11 +140,13 @@ class _Planner:
     drain: list[str] = field(default_factory=list)
     preempt: list[str] = field(default_factory=list)
     deadlines: list[int] = field(default_factory=list)
+    by_node: defaultdict[str, list[Session]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         self.ready = {d.job for d in self.demand if d.ready > 0}
         for s in self.sessions:
             self.add(s.account, s.user, s.job, s.slot.cores)
+            self.by_node[s.node].append(s)
 
     def add(self, account: str, user: str, job: str, cores: int) -> None:
         for key in ((account,), (account, user), (account, user, job)):
@@ -154,14 +156,14 @@ class _Planner:
         shares = (self.share[(d.account,)], self.share[(d.account, d.user)])
         return (d.preemptible, -d.priority, *shares, d.served_ms, d.created_ms, d.job)
 
-    def starts(self, room: _Room, whole: _Room) -> tuple[list[Start], list[Demand]]:
-        """Sessions to start on free slots, and the demand for which no slot is free, most urgent first.
+    def starts(self, room: _Room, whole: _Room) -> tuple[list[Start], dict[str, int]]:
+        """Sessions to start on free slots; and, most urgent job first, job → number of slots that it lacks.
 
         `whole`: resources of the empty nodes.
         """
         remaining = {d.job: d.wanted for d in self.demand}
         starts: list[Start] = []
-        unmet: list[Demand] = []
+        unmet: dict[str, int] = {}
         reserved: set[str] = set()
         barred: set[str] = set()
         """Nodes where on-demand work would preempt at once a session that started there."""
@@ -171,7 +173,7 @@ class _Planner:
             closed = reserved | barred if d.preemptible else reserved
             node = next((n for n in room.free if n not in closed and room.fits(n, d)), None)
             if node is None:
-                unmet += [d] * remaining[d.job]
+                unmet[d.job] = remaining[d.job]
                 open_demand.remove(d)
                 big_enough = [n for n in whole.free if n not in reserved and whole.fits(n, d)]
                 if not d.preemptible:
@@ -188,7 +190,7 @@ class _Planner:
                 open_demand.remove(d)
         return starts, unmet
 
-    def relieve(self, unmet: list[Demand], room: _Room) -> None:
+    def relieve(self, unmet: dict[str, int], room: _Room) -> None:
         """End sessions for demand without a free slot. Slots of leaving sessions count as free in `room`."""
         for s in self.sessions:
             if s.leaving:
@@ -196,12 +198,11 @@ class _Planner:
                 self.add(s.account, s.user, s.job, -s.slot.cores)
         # First one slot for each job without a session: the leaving sessions were ended for those jobs.
         # Ranked anew after each slot, without sessions that leave: in the order in which the jobs will start.
-        slots = Counter((d.sessions > 0, d.job) for d in unmet)
-        for later, job in list(slots):
-            if not later and slots[later, job] > 1:
-                slots[True, job] = slots[later, job] - 1
-                slots[later, job] = 1
-        demand = {d.job: d for d in unmet}
+        demand = {d.job: d for d in self.demand if d.job in unmet}
+        slots: Counter[tuple[bool, str]] = Counter()
+        for job, lacking in unmet.items():
+            first = 0 if demand[job].sessions else 1
+            slots += Counter({(False, job): first, (True, job): lacking - first})
 
         def order(key: tuple[bool, str]) -> tuple[object, ...]:
             return (demand[key[1]].preemptible, key[0], self.rank(demand[key[1]]))
@@ -261,12 +262,8 @@ class _Planner:
         ending = {*self.drain, *self.preempt}
         candidates = [
             s
-            for s in self.sessions
-            if s.node == node
-            and not s.leaving
-            and not s.silent
-            and s.job != d.job
-            and s.session not in ending
+            for s in self.by_node[node]
+            if not s.leaving and not s.silent and s.job != d.job and s.session not in ending
         ]
         taking = not d.preemptible
         candidates = [
@@ -353,7 +350,7 @@ def plan(
         tuple(starts),
         tuple(planner.drain),
         tuple(planner.preempt),
-        tuple(dict.fromkeys(d.job for d in unmet)),
+        tuple(unmet),
         min(planner.deadlines, default=None),
     )
 
