@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,14 @@ from framefarm.protocol.node import Package, RenderSettings, SessionConfig, Slot
 from framefarm.sandboxing.limits import Limits
 from framefarm.sandboxing.uids import UidClaim
 
-IN_BLENDER = Path(__file__).with_name("in_blender")
-DRIVER = f"driver/{IN_BLENDER.name}"
+_IN_BLENDER = Path(__file__).with_name("in_blender")
+PROGRAM = {source.name: source.read_bytes() for source in _IN_BLENDER.glob("*.py")}
+"""The files of in_blender/ by name, as they were when this process began.
+
+A runner outlives an upgrade in place, and starts further Blenders: they get the program that speaks as
+this runner does, whatever lies on disk by then.
+"""
+DRIVER = f"driver/{_IN_BLENDER.name}"
 """Where the copy of in_blender/ is, below Blender's work folder and below FARM_FOLDER."""
 
 
@@ -120,9 +125,9 @@ def _make_folders(work: Path, uid: int) -> None:
     (work / "driver").chmod(0o755)
     copy = work / DRIVER
     copy.mkdir(mode=0o755)
-    for source in IN_BLENDER.glob("*.py"):
-        shutil.copyfile(source, copy / source.name)
-        (copy / source.name).chmod(0o644)
+    for name, content in PROGRAM.items():
+        (copy / name).write_bytes(content)
+        (copy / name).chmod(0o644)
     copy.chmod(0o755)
 
 
