@@ -28,7 +28,7 @@ from framefarm.server.context import Keyring
 from framefarm.server.database import Tx
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
-from framefarm.server.http.openapi import idempotent, may_refuse, throttled
+from framefarm.server.http.openapi import documents_403, documents_429, documents_idempotency_key
 from framefarm.server.http.paging import Paging
 from framefarm.server.json_types import Answer
 from framefarm.server.rows import TokenRow, UserRow
@@ -55,7 +55,7 @@ def _account(tx: Tx, account_id: str) -> Answer:
 
 
 @router.post("/auth/login", response_model=Session, summary="Log in: the answer holds an access_token")
-@throttled
+@documents_429
 async def login(request: Request, response: Response, body: Login) -> Answer:
     context = context_of(request)
     email = body.email.strip().lower()
@@ -157,7 +157,7 @@ async def revoke_key(request: Request, actor: Writer, key_id: Id) -> Response:
 
 
 @router.get("/users", response_model=UserPage, summary="The account's users")
-@may_refuse
+@documents_403
 async def list_users(request: Request, actor: Admin, paging: Paging) -> Answer:
     after = paging.after("users", [], actor)
     rows = await context_of(request).db.read(
@@ -173,8 +173,8 @@ def _refuse_key(actor: Actor) -> None:
 
 
 @router.post("/users", status_code=201, response_model=UserInfo, summary="Add a user to the account")
-@throttled
-@idempotent
+@documents_429
+@documents_idempotency_key
 async def add_user(request: Request, actor: Admin, body: NewUser) -> Response:
     _refuse_key(actor)
     passwords.check_new(body.password)
@@ -188,7 +188,7 @@ async def add_user(request: Request, actor: Admin, body: NewUser) -> Response:
 
 
 @router.patch("/users/{user_id}", response_model=UserInfo, summary="Change a user's role, password, access")
-@throttled
+@documents_429
 async def change_user(request: Request, actor: Admin, user_id: Id, body: UserChange) -> UserInfo:
     if body.password is not None or body.role is not None:
         _refuse_key(actor)

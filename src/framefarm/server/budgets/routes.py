@@ -13,7 +13,7 @@ from framefarm.server.budgets.status import standing
 from framefarm.server.database import Tx
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
-from framefarm.server.http.openapi import idempotent
+from framefarm.server.http.openapi import documents_idempotency_key
 from framefarm.server.http.paging import Paging
 
 router = APIRouter(prefix="/api/budgets", tags=["budgets"])
@@ -32,7 +32,7 @@ async def list_budgets(request: Request, actor: Admin, paging: Paging) -> Any:
 
 
 @router.post("", status_code=201, response_model=Budget, summary="Set a budget")
-@idempotent
+@documents_idempotency_key
 async def create_budget(request: Request, actor: Admin, said: NewBudget) -> Response:
     return await command(request, actor, said, service.create, context_of(request), actor, said, status=201)
 

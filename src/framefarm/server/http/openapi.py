@@ -58,19 +58,19 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 _PROPERTIES = "openapi_properties"
 
 
-def throttled(endpoint: Endpoint) -> Endpoint:
-    """Mark a route that may answer 429."""
-    return _mark(endpoint, "throttled")
+def documents_429(endpoint: Endpoint) -> Endpoint:
+    """Publish that a route may answer 429. It does not itself limit the calls."""
+    return _mark(endpoint, "429")
 
 
-def may_refuse(endpoint: Endpoint) -> Endpoint:
-    """Mark a route that may answer 403 though it only reads."""
-    return _mark(endpoint, "may_refuse")
+def documents_403(endpoint: Endpoint) -> Endpoint:
+    """Publish that a route may answer 403 though it only reads. The route itself checks the role."""
+    return _mark(endpoint, "403")
 
 
-def idempotent(endpoint: Endpoint) -> Endpoint:
-    """Mark a route that takes an `Idempotency-Key`."""
-    return _mark(endpoint, "idempotent")
+def documents_idempotency_key(endpoint: Endpoint) -> Endpoint:
+    """Publish that a route takes an `Idempotency-Key`. The route itself runs its work by `command`."""
+    return _mark(endpoint, "idempotency_key")
 
 
 def _mark(endpoint: Endpoint, name: str) -> Endpoint:
@@ -114,7 +114,7 @@ def _with_errors(document: Json, marks: dict[tuple[str, str], frozenset[str]]) -
             marked = marks.get((path, method), frozenset())
             for status in sorted(_statuses(path, method, operation, marked)):
                 operation["responses"][str(status)] = _response(status)
-            if "idempotent" in marked:
+            if "idempotency_key" in marked:
                 operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
     return document
 
@@ -124,7 +124,7 @@ def _statuses(path: str, method: str, operation: Json, marked: frozenset[str]) -
     statuses = {422}
     if "security" in operation or path == "/api/auth/login":
         statuses.add(401)
-    if "may_refuse" in marked or (method not in READ and "security" in operation):
+    if "403" in marked or (method not in READ and "security" in operation):
         statuses.add(403)
     if "{" in path:
         statuses.add(404)
@@ -134,7 +134,7 @@ def _statuses(path: str, method: str, operation: Json, marked: frozenset[str]) -
         statuses.add(409)
     if "requestBody" in operation:
         statuses |= {413, 415}
-    if "throttled" in marked:
+    if "429" in marked:
         statuses.add(429)
     return statuses
 

@@ -20,7 +20,7 @@ from framefarm.server.catalog import destinations
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.http.context import context_of
-from framefarm.server.http.openapi import may_refuse
+from framefarm.server.http.openapi import documents_403
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.outputs import signed_urls, thumbnails
 from framefarm.server.outputs.publisher import RenderedFile
@@ -65,7 +65,7 @@ def _open(context: AppContext, row: RenderedFile) -> io.FileIO:
     },
     summary="A rendered file, by its signed address",
 )
-@may_refuse
+@documents_403
 async def get_file(
     request: Request,
     file_id: int,
@@ -124,7 +124,7 @@ def _stream(file: io.FileIO, start: int, end: int) -> Iterator[bytes]:
     responses={200: {"description": "The picture", "content": {"image/webp": {}}}},
     summary="A frame's thumbnail, by its signed address",
 )
-@may_refuse
+@documents_403
 async def get_thumbnail(
     request: Request,
     job_id: str,

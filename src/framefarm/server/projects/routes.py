@@ -11,7 +11,7 @@ from framefarm.server.accounts.callers import Caller, Writer
 from framefarm.server.database import Tx
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
-from framefarm.server.http.openapi import idempotent
+from framefarm.server.http.openapi import documents_idempotency_key
 from framefarm.server.http.paging import Paging
 from framefarm.server.json_types import Answer
 from framefarm.server.projects import service
@@ -43,7 +43,7 @@ async def list_projects(
 
 
 @router.post("", status_code=201, response_model=Project, summary="Create a new project")
-@idempotent
+@documents_idempotency_key
 async def create_project(request: Request, actor: Writer, body: NewProject) -> Response:
     def work(tx: Tx) -> Answer:
         return _project(service.create(tx, actor.account_id, actor.user_id, body.name, actor))

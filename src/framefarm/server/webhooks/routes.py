@@ -20,7 +20,7 @@ from framefarm.server.accounts.callers import Admin
 from framefarm.server.context import AppContext
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
-from framefarm.server.http.openapi import idempotent, may_refuse
+from framefarm.server.http.openapi import documents_403, documents_idempotency_key
 from framefarm.server.http.paging import Paging
 from framefarm.server.webhooks import addresses, service
 
@@ -42,7 +42,7 @@ async def _check(context: AppContext, url: str) -> None:
 
 
 @router.get("", response_model=WebhookPage, summary="The account's webhooks")
-@may_refuse
+@documents_403
 async def list_webhooks(request: Request, actor: Admin, paging: Paging) -> Any:
     after = paging.after("webhooks", [], actor)
     start = after[0] if after else ""
@@ -61,7 +61,7 @@ async def add_webhook(request: Request, actor: Admin, said: NewWebhook) -> Any:
 
 
 @router.get("/{webhook_id}", response_model=Webhook, summary="One webhook")
-@may_refuse
+@documents_403
 async def get_webhook(request: Request, actor: Admin, webhook_id: Id) -> Any:
     return await context_of(request).db.read(service.one, actor, webhook_id)
 
@@ -85,7 +85,7 @@ async def delete_webhook(request: Request, actor: Admin, webhook_id: Id) -> Resp
     response_model=DeliveryPage,
     summary="What was sent to a webhook, newest first",
 )
-@may_refuse
+@documents_403
 async def list_deliveries(
     request: Request,
     actor: Admin,
@@ -105,6 +105,6 @@ async def list_deliveries(
 @router.post(
     "/{webhook_id}/deliveries/{delivery_id}/resend", response_model=Delivery, summary="Send a delivery again"
 )
-@idempotent
+@documents_idempotency_key
 async def send_again(request: Request, actor: Admin, webhook_id: Id, delivery_id: Id) -> Response:
     return await command(request, actor, None, service.send_again, actor, webhook_id, delivery_id)

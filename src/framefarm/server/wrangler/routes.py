@@ -10,7 +10,7 @@ from framefarm.protocol.api_wrangler import NewRule, Rule, RuleChange, RulePage
 from framefarm.server.accounts.callers import Admin
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
-from framefarm.server.http.openapi import idempotent
+from framefarm.server.http.openapi import documents_idempotency_key
 from framefarm.server.http.paging import Paging
 from framefarm.server.wrangler import service
 
@@ -28,7 +28,7 @@ async def list_rules(request: Request, actor: Admin, paging: Paging) -> Any:
 
 
 @router.post("", status_code=201, response_model=Rule, summary="Make a wrangler rule")
-@idempotent
+@documents_idempotency_key
 async def create_rule(request: Request, actor: Admin, said: Annotated[NewRule, Body()]) -> Response:
     return await command(request, actor, said, service.create, actor, said, status=201)
 
