@@ -27,7 +27,8 @@ PACE_SECONDS = 0.5
 QUIET_SECONDS = 5.0
 """Longest time between two requests for the job without an event: its cost grows all the same."""
 LEAVING_SECONDS = 1.0
-"""Longest time between two requests while a job is holding or cancelling: the end of a task does not always cause an event."""
+"""Longest time between two requests while a job is holding or cancelling: the
+end of a task does not always cause an event."""
 POLL_SECONDS = 1.0
 """Time between two requests for the job without an event stream."""
 LATE_SECONDS = 2.0

@@ -84,7 +84,7 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Create a client without opening a connection. Raises LocalProblem if `url` is not an address of a farm.
+        """Create a client; it opens no connection yet. Raises LocalProblem if `url` is not a farm's address.
 
         Args:
             patience_seconds: how long a call is repeated.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from framefarm.core.failure_codes import CAUSES, Fault, fails_everywhere, is_scene_fault
 
 ENOUGH = 2
-"""Number of equal failures that end a task's retries: on different nodes, or with a code that fails everywhere."""
+"""Equal failures that end a task's retries: on different nodes, or with a code that fails everywhere."""
 
 
 @dataclass(frozen=True, slots=True)

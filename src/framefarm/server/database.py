@@ -58,7 +58,7 @@ class EnumText(sa.TypeDecorator[StrEnum]):
         self.members = members
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        return None if value is None else str(value)
+        return None if value is None else str(self.members(value))
 
     def process_result_value(self, value: str | None, dialect: sa.Dialect) -> StrEnum | None:
         return None if value is None else self.members(value)
@@ -278,7 +278,7 @@ class Database:
 
     def _run_read(self, work: Callable[[Tx], T]) -> T:
         with self._read_engine.connect() as conn, conn.begin():
-            return work(Tx(conn, self.clock_ms(), subscribers=self._subscribers))
+            return work(Tx(conn, self.clock_ms()))
 
     def _run_own(self, work: Callable[[Tx], T]) -> T:
         for attempt in range(6):

@@ -1,4 +1,4 @@
-"""A job's row: its creation, and the few changes of it. Status and counts are in `jobs/state.py`."""
+"""A job's row: its creation, and the few changes of it. Status and counts are in `server/jobs/state.py`."""
 
 from __future__ import annotations
 
