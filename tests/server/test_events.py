@@ -23,36 +23,39 @@ from framefarm.server.events.commit_horizon import Horizon, Read, advance
 from framefarm.server.events.streams import Stream, Streams
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import events
+from framefarm.server.rows import EventRow
 from framefarm.server.sessions import progress
 
 DAY_MS = 24 * 3_600_000
 
 
-def row(number: int) -> dict[str, Any]:
-    return {"id": number}
+def event_row(event_id: int) -> EventRow:
+    return EventRow(event_id, "acc", "job", event_id, 0, "test", "job.priority", {})
 
 
 # ------------------------------------------------------------------------------- the horizon
 
 
 def test_rows_without_a_gap_are_passed_on_at_once() -> None:
-    after, ready = advance(Horizon(4), Read([row(5), row(6)], oldest_running=9))
-    assert (after, [r["id"] for r in ready]) == (Horizon(6), [5, 6])
+    after, ready = advance(Horizon(4), Read([event_row(5), event_row(6)], oldest_running=9))
+    assert (after, [r.id for r in ready]) == (Horizon(6), [5, 6])
 
 
 def test_a_gap_is_waited_for_until_every_older_transaction_has_ended() -> None:
-    stopped, ready = advance(Horizon(4), Read([row(5), row(7)], oldest_running=90, newest_begun=100))
-    assert [r["id"] for r in ready] == [5]
-    still, ready = advance(stopped, Read([row(7), row(8)], oldest_running=99, newest_begun=105))
+    stopped, ready = advance(
+        Horizon(4), Read([event_row(5), event_row(7)], oldest_running=90, newest_begun=100)
+    )
+    assert [r.id for r in ready] == [5]
+    still, ready = advance(stopped, Read([event_row(7), event_row(8)], oldest_running=99, newest_begun=105))
     assert (ready, still.position) == ([], 5)
-    filled, ready = advance(still, Read([row(6), row(7), row(8)], oldest_running=99))
-    assert (filled, [r["id"] for r in ready]) == (Horizon(8), [6, 7, 8])
+    filled, ready = advance(still, Read([event_row(6), event_row(7), event_row(8)], oldest_running=99))
+    assert (filled, [r.id for r in ready]) == (Horizon(8), [6, 7, 8])
 
 
 def test_a_number_that_was_rolled_back_is_given_up_and_newer_gaps_are_not() -> None:
-    stopped, _ = advance(Horizon(4), Read([row(6)], oldest_running=90, newest_begun=100))
-    after, ready = advance(stopped, Read([row(6), row(9)], oldest_running=100, newest_begun=110))
-    assert [r["id"] for r in ready] == [6]
+    stopped, _ = advance(Horizon(4), Read([event_row(6)], oldest_running=90, newest_begun=100))
+    after, ready = advance(stopped, Read([event_row(6), event_row(9)], oldest_running=100, newest_begun=110))
+    assert [r.id for r in ready] == [6]
     assert after == Horizon(6, 9, 110)
 
 
@@ -65,9 +68,9 @@ def test_events_that_commit_out_of_order_reach_a_global_reader_all_and_in_order(
     got: list[int] = []
 
     async def turn() -> None:
-        read = await db.read(commit_horizon.look, reader.horizon)
+        read = await db.read(commit_horizon.read_events, reader.horizon)
         reader.horizon, ready = advance(reader.horizon, read)
-        got.extend(r["id"] for r in ready)
+        got.extend(r.id for r in ready)
 
     def change(job: str) -> None:
         assert site.ask("PATCH", f"/api/jobs/{job}", json={"priority": 77}).status_code == 200
@@ -118,7 +121,7 @@ def test_a_rolled_back_number_holds_nobody_up(site: ApiClient) -> None:
     site.ask("PATCH", f"/api/jobs/{job}", json={"priority": 3})
     newest = max(r["id"] for r in site.rows(events))
     for _ in range(3):
-        site.loop.run(reader.round())
+        site.loop.run(reader.run_pass())
     assert reader.position == newest
 
 

@@ -290,7 +290,7 @@ def test_only_plain_http_addresses_are_taken(url: str) -> None:
 
 @pytest.mark.parametrize("text", ["93.184.215.14", "2606:2800:21f:cb07::1"])
 def test_the_public_internet_is_open(text: str) -> None:
-    addresses.judge(ipaddress.ip_address(text), ())
+    addresses.check_address(ipaddress.ip_address(text), ())
 
 
 def test_a_name_is_resolved_once_and_that_address_is_connected_to(
@@ -309,7 +309,7 @@ def test_a_name_is_resolved_once_and_that_address_is_connected_to(
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
         monkeypatch.setattr(loop, "getaddrinfo", rebinding)
-        backend = addresses.Guarded(())
+        backend = addresses.GuardedBackend(())
 
         class Inner:
             async def connect_tcp(self, host: str, port: int, **_: Any) -> str:
