@@ -10,7 +10,7 @@ from framefarm.core.money import money
 from framefarm.protocol.api_billing import CurrentPeriod, TransactionPage
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.billing import service
-from framefarm.server.budgets.status import standing
+from framefarm.server.budgets.status import budgets_of
 from framefarm.server.http.context import context_of
 from framefarm.server.http.paging import Paging
 from framefarm.server.timestamps import iso
@@ -22,7 +22,7 @@ Kind = Literal["charge", "payment", "credit", "refund", "adjustment"]
 @router.get("/current-period", response_model=CurrentPeriod, summary="Current billing period usage and cost")
 async def current_period(request: Request, actor: Caller) -> Any:
     found = await context_of(request).db.read(service.current_period, actor.account_id)
-    budgets = await context_of(request).db.read(standing, actor.account_id)
+    budgets = await context_of(request).db.read(budgets_of, actor.account_id)
     by = found["by"]
     return {
         "start": iso(found["start_ms"]),

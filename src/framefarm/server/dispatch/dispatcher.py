@@ -161,7 +161,7 @@ class Dispatcher:
         self.lead.renew(tx)
         settled = reconcile.settle(tx, self.context, seen.observed, self.lead.since_ms)
         decided = Decisions(stop=settled.stop, forget=settled.forget)
-        money = budgets.take(tx, self.context)
+        budget_pass = budgets.run_pass(tx, self.context.settings)
         live = demand.live_sessions(tx)
         self._end_finished_jobs(tx, live)
         machines = nodes.look(tx, self.context, seen.capacity, seen.notices, self.lead.steady_ms)
@@ -185,9 +185,9 @@ class Dispatcher:
         )
         demand_of = {d.job: d for d in wanted}
         for start in plan.start:
-            spec = self._write_session(tx, demand_of[start.job], start, types, money)
+            spec = self._write_session(tx, demand_of[start.job], start, types, budget_pass)
             decided.start += [spec] if spec is not None else []
-        money.write_budgets()
+        budget_pass.write_budgets()
         for session_id in plan.drain:
             instruct(tx, session_id, drain=True)
         until = tx.now_ms + round(settings.preemption_grace_seconds * 1000)
@@ -267,13 +267,13 @@ class Dispatcher:
         wanted: schedule.Demand,
         start: schedule.Start,
         types: dict[str, InstanceTypeRow],
-        money: budgets.BudgetPass,
+        budget_pass: budgets.BudgetPass,
     ) -> SessionSpec | None:
         """None where the job's budgets have no money for another session."""
         price = price_of(types[wanted.instance_type], preemptible=wanted.preemptible)
         token = secrets.token_urlsafe(32)
         session_id = new_id("ses")
-        may, cap_micros = money.first_slice(session_id, wanted.job, price)
+        may, cap_micros = budget_pass.first_slice(session_id, wanted.job, price)
         if not may:
             return None
         tx.conn.execute(
