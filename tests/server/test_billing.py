@@ -132,8 +132,8 @@ def test_the_current_period_counts_what_is_not_charged_yet(site: ApiClient) -> N
     clock = FakeClock(site)
     runner = site.runner(site.submit(frame_range="1-9")["id"])
     works(clock, runner, 1234)
-    seen = site.context.db.read_now(billing.current_period, site.account_id)
-    assert (seen["total"], seen["unposted"], seen["balance"], seen["frames"]) == (1234, 1234, 0, 1)
+    usage = site.context.db.read_now(billing.current_period, site.account_id)
+    assert (usage.total, usage.unposted, usage.balance, usage.frames) == (1234, 1234, 0, 1)
 
 
 def test_one_account_sees_nothing_of_anothers_money(site: ApiClient, other: ApiClient) -> None:

@@ -35,8 +35,9 @@ def add(site: ApiClient, **said: Any) -> str:
     return name
 
 
-def look(site: ApiClient, leader: Turned) -> int:
-    return site.loop.run(rule_engine.turn(site.context, leader.require_lead))
+def apply_rules(site: ApiClient, leader: Turned) -> int:
+    """Number of actions of one pass."""
+    return site.loop.run(rule_engine.run_pass(site.context, leader.require_lead))
 
 
 def acted(site: ApiClient, job: str) -> list[dict[str, Any]]:
@@ -64,9 +65,9 @@ def test_rule_runtime_kill_fails_the_task_for_good_and_stops_its_machine(
     rule = add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, runner = running(site, task_retries=5)
     clock.now_ms += 60_000
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     clock.now_ms += 1_000
-    assert look(site, leader) == 1
+    assert apply_rules(site, leader) == 1
     first = site.get(f"/api/jobs/{job}/tasks/0")
     assert first["status"] == "failed" and "rule of the account" in first["reason"]
     ended = site.rows(attempts, attempts.c.outcome == "timed_out")
@@ -87,7 +88,7 @@ def test_rule_runtime_retry_counts_as_a_failure_and_goes_to_another_machine(
     job, runner = running(site, task_retries=1)
     (old,) = [t for t in runner.sync().tasks if t.number == 0]
     clock.now_ms += 61_000
-    assert look(site, leader) == 1
+    assert apply_rules(site, leader) == 1
     assert site.get(f"/api/jobs/{job}/tasks/0")["retries_left"] == 0
     receipt = runner.report(runner.ended(old, "cancelled", ms=61_000))
     assert receipt.verdicts == ["superseded"]
@@ -99,7 +100,7 @@ def test_rule_runtime_retry_counts_as_a_failure_and_goes_to_another_machine(
     assert again.number == 0
     other.report(other.started(again))
     clock.now_ms += 61_000
-    look(site, leader)
+    apply_rules(site, leader)
     assert site.get(f"/api/jobs/{job}/tasks/0")["status"] == "failed"
     counts_agree(site, job)
 
@@ -110,7 +111,7 @@ def test_task_runs_long_is_told_once_and_nothing_is_stopped(
     add(site, kind="max_task_runtime", seconds=60, action="notify")
     job, runner = running(site)
     clock.now_ms += 61_000
-    assert [look(site, leader) for _ in range(3)] == [1, 0, 0]
+    assert [apply_rules(site, leader) for _ in range(3)] == [1, 0, 0]
     assert [w["code"] for w in site.get(f"/api/jobs/{job}")["warnings"]] == ["task_runs_long"]
     assert not runner.sync().cancel
 
@@ -123,7 +124,7 @@ def test_a_silent_machines_task_is_left_to_whoever_comes_first(
     clock.now_ms += 61_000
     site.context.db.write_now(expiry.expire, runner.session)
     assert site.row(sessions)["state"] == "lost"
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     counts_agree(site, job)
 
 
@@ -132,9 +133,9 @@ def test_a_job_that_waits_for_spot_goes_on_demand(site: ApiClient, leader: Turne
     urgent = site.submit(frame_range="1-4", preemptible=True, priority=80)["id"]
     other = site.submit(frame_range="1-4", preemptible=True, priority=79)["id"]
     clock.now_ms += 899_000
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     clock.now_ms += 1_000
-    assert [look(site, leader) for _ in range(2)] == [1, 0]
+    assert [apply_rules(site, leader) for _ in range(2)] == [1, 0]
     assert not site.get(f"/api/jobs/{urgent}")["preemptible"]
     assert site.get(f"/api/jobs/{other}")["preemptible"]
     assert [e["action"] for e in acted(site, urgent)] == ["on_demand"]
@@ -152,7 +153,7 @@ def test_a_job_that_has_a_machine_or_is_held_does_not_wait_for_spot(
     busy, _ = running(site, preemptible=True)
     held = site.submit(frame_range="1-4", preemptible=True, hold=True)["id"]
     clock.now_ms += 10_000_000
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     assert site.get(f"/api/jobs/{busy}")["preemptible"] and site.get(f"/api/jobs/{held}")["preemptible"]
 
 
@@ -165,13 +166,13 @@ def test_upload_waits_is_told_again_only_after_something_arrived(
     job = site.ask("POST", "/api/jobs", json=site.payload(upload_paths=paths)).json()["id"]
     assert site.status(job) == "syncing"
     clock.now_ms += 60_000
-    assert [look(site, leader) for _ in range(2)] == [1, 0]
+    assert [apply_rules(site, leader) for _ in range(2)] == [1, 0]
     clock.now_ms += 1_000
     assert site.upload(paths[1]).status_code == 200
     clock.now_ms += 59_000
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     clock.now_ms += 1_000
-    assert look(site, leader) == 1
+    assert apply_rules(site, leader) == 1
     (first, second) = site.get(f"/api/jobs/{job}")["warnings"]
     assert first["code"] == second["code"] == "upload_waits"
     assert ("2 of its files" in first["message"], "1 of its files" in second["message"]) == (True, True)
@@ -183,7 +184,7 @@ def test_upload_stalled_fails_the_job_in_the_end(site: ApiClient, leader: Turned
     paths = ["/film/shot.blend", "/film/never.png"]
     job = site.ask("POST", "/api/jobs", json=site.payload(upload_paths=paths)).json()["id"]
     clock.now_ms += 120_000
-    assert look(site, leader) == 1
+    assert apply_rules(site, leader) == 1
     seen = site.get(f"/api/jobs/{job}")
     assert (seen["status"], seen["cause"]) == ("failed", "upload_stalled")
     assert "120 seconds" in seen["message"]
@@ -195,7 +196,7 @@ def test_a_rule_is_for_its_own_account(
     add(other, kind="max_task_runtime", seconds=1, action="kill")
     running(site)
     clock.now_ms += 61_000
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
 
 
 def test_a_rule_that_is_off_does_nothing(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
@@ -204,9 +205,9 @@ def test_a_rule_that_is_off_does_nothing(site: ApiClient, leader: Turned, clock:
     assert site.ask("PATCH", where, json={"enabled": False}).json()["enabled"] is False
     running(site)
     clock.now_ms += 61_000
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     assert site.ask("PATCH", where, json={"enabled": True}).status_code == 200
-    assert look(site, leader) == 1
+    assert apply_rules(site, leader) == 1
     assert site.ask("DELETE", where).status_code == 204
     assert site.ask("GET", where).status_code == 404
     assert site.rows(wrangler_actions) == []
@@ -221,7 +222,7 @@ def test_what_changed_between_the_look_and_the_act_is_not_done(
     (action,) = site.context.db.read_now(rule_engine.due)
     (task, *_) = runner.sync().tasks
     runner.report(*[runner.saved(task, f) for f in task.frames], runner.ended(task))
-    assert not site.context.db.write_now(rule_engine.act, site.context, action, leader.require_lead)
+    assert not site.context.db.write_now(rule_engine.act, action, leader.require_lead)
     assert site.get(f"/api/jobs/{job}/tasks/0")["status"] == "success"
 
 
@@ -232,7 +233,7 @@ def test_whoever_leads_no_more_does_nothing(site: ApiClient, leader: Turned, clo
     Turned(site.context, FakeEngine(8), site.loop)
     with pytest.raises(NotLeader):
         site.context.db.write_now(leader.require_lead)
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     assert site.get(f"/api/jobs/{job}/tasks/0")["status"] == "running"
 
 
