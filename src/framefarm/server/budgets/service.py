@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -47,7 +46,7 @@ def create(tx: Tx, actor: Actor, body: NewBudget) -> Answer:
         )
     period = body.period or ("total" if body.job is not None else "month")
     values = {name: getattr(body, name) for name in TERMS}
-    _check(values)
+    _check_thresholds(body.warn_at, body.hold_at, body.cancel_at)
     budget_id = new_id("bud")
     tx.conn.execute(
         sa.insert(budgets).values(
@@ -93,12 +92,12 @@ def _job(tx: Tx, actor: Actor, job_id: str | None) -> str | None:
     return job_id
 
 
-def _check(terms: Mapping[str, Any]) -> None:
-    steps = [terms[name] for name in ("warn_at", "hold_at", "cancel_at") if terms[name] is not None]
+def _check_thresholds(warn_at: int | None, hold_at: int | None, cancel_at: int | None) -> None:
+    steps = [step for step in (warn_at, hold_at, cancel_at) if step is not None]
     if not steps:
         raise InvalidInput.of("hold_at", "give at least one of warn_at, hold_at, cancel_at", None)
     if steps != sorted(steps):
-        raise InvalidInput.of("hold_at", "must not be below warn_at, nor above cancel_at", terms["hold_at"])
+        raise InvalidInput.of("hold_at", "must not be below warn_at, nor above cancel_at", hold_at)
 
 
 def find(tx: Tx, actor: Actor, budget_id: str) -> Answer:
@@ -123,7 +122,8 @@ def change(tx: Tx, actor: Actor, budget_id: str, body: BudgetChange) -> Answer:
             raise InvalidInput.of(name, "can't be null", None)
     values = {name: value for name, value in given.items() if value != getattr(row, name)}
     if values:
-        _check({name: getattr(row, name) for name in TERMS} | values)
+        new = replace(row, **values)
+        _check_thresholds(new.warn_at, new.hold_at, new.cancel_at)
         before = {name: getattr(row, name) for name in values}
         statement = scoped(sa.update(budgets), budgets, actor.account_id).where(budgets.c.id == budget_id)
         warn_again = {"warned": False} if {"amount_micros", "warn_at"} & set(values) else {}

@@ -240,4 +240,4 @@ def node_set_aside(tx: Tx, context: AppContext, said: Arguments) -> dict[str, An
 @command("node.return")
 def node_return(tx: Tx, context: AppContext, said: Arguments) -> dict[str, Any]:
     tx.wake("dispatch")
-    return nodes.put_back(tx, said["node"])
+    return nodes.return_to_use(tx, said["node"])
