@@ -25,7 +25,7 @@ ME = "ada@studio.example"
 
 
 class Inbox:
-    """Takes mails, or refuses them with what `refuse` says."""
+    """An SMTP server that takes mails, or refuses them with the answer `refuse`."""
 
     def __init__(self) -> None:
         self.got: list[EmailMessage] = []
@@ -136,7 +136,7 @@ def test_mail_server_down_gets_the_mail_later(
     assert [m["Subject"] for m in inbox.got] == ["Shot 1 is holding"]
 
 
-def test_no_title_begins_a_header(site: ApiClient, inbox: Inbox) -> None:
+def test_line_breaks_in_a_title_begin_no_header(site: ApiClient, inbox: Inbox) -> None:
     event = EventRow(1, "acc_1", "job_1", 1, 0, "system", "job.status", {"message": "It\r\n.\r\nfailed"})
     mail = service.DueMail(
         job_id="job_1", state="failed", account_id="acc_1", event_id=1, status=MailStatus.PENDING, attempts=0,
@@ -187,8 +187,8 @@ def test_the_operator_may_allow_other_addresses(site: ApiClient) -> None:
     assert answer.json()["notify"]["on"] == ["success", "failed", "holding"]
 
 
-def test_a_password_does_not_travel_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+def test_password_is_not_sent_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[str] = []
 
     class Plain:
         def __init__(self, *_: Any, **__: Any) -> None: ...
@@ -201,12 +201,12 @@ def test_a_password_does_not_travel_in_the_clear(monkeypatch: pytest.MonkeyPatch
             return False
 
         def login(self, *_: str) -> None:
-            said.append("password")
+            commands.append("password")
 
     monkeypatch.setattr(sender.smtplib, "SMTP", Plain)
     with pytest.raises(sender.smtplib.SMTPException, match="no TLS"):
         sender.send("smtp://u:p@mail.example", EmailMessage())
-    assert said == []
+    assert commands == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Wrangler rules: each acts once, says why, and leaves the books and counts right."""
+"""Wrangler rules: each acts once, gives its reason, and keeps the ledger and the counts right."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from api_client import ApiClient
-from fake_engine import FakeEngine, Turned
+from fake_engine import FakeEngine, ManualDispatcher
 from test_billing import FakeClock
 
 from framefarm.server.accounts.tables import audit
@@ -24,18 +24,18 @@ def clock(site: ApiClient) -> FakeClock:
 
 
 @pytest.fixture
-def leader(site: ApiClient, clock: FakeClock) -> Turned:
-    return Turned(site.context, FakeEngine(8), site.loop)
+def leader(site: ApiClient, clock: FakeClock) -> ManualDispatcher:
+    return ManualDispatcher(site.context, FakeEngine(8), site.loop)
 
 
-def add(site: ApiClient, **said: Any) -> str:
-    answer = site.ask("POST", "/api/wrangler/rules", json=said)
+def add(site: ApiClient, **body: Any) -> str:
+    answer = site.ask("POST", "/api/wrangler/rules", json=body)
     assert answer.status_code == 201, answer.text
     name: str = answer.json()["id"]
     return name
 
 
-def apply_rules(site: ApiClient, leader: Turned) -> int:
+def apply_rules(site: ApiClient, leader: ManualDispatcher) -> int:
     """Number of actions of one pass."""
     return site.loop.run(rule_engine.run_pass(site.context, leader.require_lead))
 
@@ -45,7 +45,7 @@ def acted(site: ApiClient, job: str) -> list[dict[str, Any]]:
 
 
 def running(site: ApiClient, **more: Any) -> tuple[str, Any]:
-    """A job with a machine that has begun its first task."""
+    """A job, and its runner that has begun the first task."""
     job = site.submit(frame_range="1-4", **more)["id"]
     runner = site.runner(job)
     runner.report(runner.started(runner.sync().tasks[0]))
@@ -60,7 +60,7 @@ def counts_agree(site: ApiClient, job: str) -> None:
 
 
 def test_rule_runtime_kill_fails_the_task_for_good_and_stops_its_machine(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     rule = add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, runner = running(site, task_retries=5)
@@ -82,7 +82,7 @@ def test_rule_runtime_kill_fails_the_task_for_good_and_stops_its_machine(
 
 
 def test_rule_runtime_retry_counts_as_a_failure_and_goes_to_another_machine(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="retry")
     job, runner = running(site, task_retries=1)
@@ -106,7 +106,7 @@ def test_rule_runtime_retry_counts_as_a_failure_and_goes_to_another_machine(
 
 
 def test_task_runs_long_is_told_once_and_nothing_is_stopped(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="notify")
     job, runner = running(site)
@@ -117,7 +117,7 @@ def test_task_runs_long_is_told_once_and_nothing_is_stopped(
 
 
 def test_a_silent_machines_task_is_left_to_whoever_comes_first(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, runner = running(site)
@@ -128,7 +128,9 @@ def test_a_silent_machines_task_is_left_to_whoever_comes_first(
     counts_agree(site, job)
 
 
-def test_a_job_that_waits_for_spot_goes_on_demand(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
+def test_a_job_that_waits_for_spot_goes_on_demand(
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
+) -> None:
     rule = add(site, kind="spot_to_on_demand", wait_seconds=900, min_priority=80)
     urgent = site.submit(frame_range="1-4", preemptible=True, priority=80)["id"]
     other = site.submit(frame_range="1-4", preemptible=True, priority=79)["id"]
@@ -147,7 +149,7 @@ def test_a_job_that_waits_for_spot_goes_on_demand(site: ApiClient, leader: Turne
 
 
 def test_a_job_that_has_a_machine_or_is_held_does_not_wait_for_spot(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(site, kind="spot_to_on_demand", wait_seconds=900)
     busy, _ = running(site, preemptible=True)
@@ -158,7 +160,7 @@ def test_a_job_that_has_a_machine_or_is_held_does_not_wait_for_spot(
 
 
 def test_upload_waits_is_told_again_only_after_something_arrived(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(site, kind="stalled_upload", remind_after_seconds=60)
     paths = ["/film/shot.blend", "/film/a.png", "/film/b.png"]
@@ -178,7 +180,9 @@ def test_upload_waits_is_told_again_only_after_something_arrived(
     assert ("2 of its files" in first["message"], "1 of its files" in second["message"]) == (True, True)
 
 
-def test_upload_stalled_fails_the_job_in_the_end(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
+def test_upload_stalled_fails_the_job_in_the_end(
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
+) -> None:
     add(site, kind="stalled_upload", remind_after_seconds=None, fail_after_seconds=120)
     assert site.upload().status_code == 200
     paths = ["/film/shot.blend", "/film/never.png"]
@@ -191,7 +195,7 @@ def test_upload_stalled_fails_the_job_in_the_end(site: ApiClient, leader: Turned
 
 
 def test_a_rule_is_for_its_own_account(
-    site: ApiClient, other: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, other: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(other, kind="max_task_runtime", seconds=1, action="kill")
     running(site)
@@ -199,7 +203,7 @@ def test_a_rule_is_for_its_own_account(
     assert apply_rules(site, leader) == 0
 
 
-def test_a_rule_that_is_off_does_nothing(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
+def test_a_rule_that_is_off_does_nothing(site: ApiClient, leader: ManualDispatcher, clock: FakeClock) -> None:
     rule = add(site, kind="max_task_runtime", seconds=1, action="kill")
     where = f"/api/wrangler/rules/{rule}"
     assert site.ask("PATCH", where, json={"enabled": False}).json()["enabled"] is False
@@ -213,8 +217,8 @@ def test_a_rule_that_is_off_does_nothing(site: ApiClient, leader: Turned, clock:
     assert site.rows(wrangler_actions) == []
 
 
-def test_what_changed_between_the_look_and_the_act_is_not_done(
-    site: ApiClient, leader: Turned, clock: FakeClock
+def test_action_that_is_no_longer_due_is_not_done(
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, runner = running(site)
@@ -226,11 +230,11 @@ def test_what_changed_between_the_look_and_the_act_is_not_done(
     assert site.get(f"/api/jobs/{job}/tasks/0")["status"] == "success"
 
 
-def test_whoever_leads_no_more_does_nothing(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
+def test_former_leader_does_no_action(site: ApiClient, leader: ManualDispatcher, clock: FakeClock) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, _ = running(site)
     clock.now_ms += 61_000
-    Turned(site.context, FakeEngine(8), site.loop)
+    ManualDispatcher(site.context, FakeEngine(8), site.loop)
     with pytest.raises(NotLeader):
         site.context.db.write_now(leader.require_lead)
     assert apply_rules(site, leader) == 0
@@ -238,7 +242,7 @@ def test_whoever_leads_no_more_does_nothing(site: ApiClient, leader: Turned, clo
 
 
 @pytest.mark.parametrize(
-    ("said", "word"),
+    ("body", "word"),
     [
         ({"kind": "change_zone", "wait_seconds": 60}, "no engine of this farm knows zones"),
         ({"kind": "stalled_upload", "remind_after_seconds": None}, "give a time"),
@@ -248,18 +252,16 @@ def test_whoever_leads_no_more_does_nothing(site: ApiClient, leader: Turned, clo
         ({"kind": "of thumb"}, "kind"),
     ],
 )
-def test_a_rule_that_cannot_be_followed_is_refused(site: ApiClient, said: dict[str, Any], word: str) -> None:
-    answer = site.ask("POST", "/api/wrangler/rules", json=said)
+def test_a_rule_that_cannot_be_followed_is_refused(site: ApiClient, body: dict[str, Any], word: str) -> None:
+    answer = site.ask("POST", "/api/wrangler/rules", json=body)
     assert answer.status_code == 422
     assert word in answer.text
 
 
-def test_where_jobs_take_machines_of_every_zone_there_is_none_to_move_to(
-    site: ApiClient, leader: Turned
-) -> None:
+def test_change_zone_is_refused_because_jobs_use_all_zones(site: ApiClient, leader: ManualDispatcher) -> None:
     engine = FakeEngine(1, [("m1", "south"), ("m2", "north")])
     job = site.submit(frame_range="1-4")["id"]
-    Turned(site.context, engine, site.loop).turn()
+    ManualDispatcher(site.context, engine, site.loop).turn()
     mine = site.rows(sessions, sessions.c.job_id == job)
     assert sorted((s["node"], s["zone"]) for s in mine) == [("m1", "south"), ("m2", "north")]
     answer = site.ask("POST", "/api/wrangler/rules", json={"kind": "change_zone", "wait_seconds": 60})
@@ -270,5 +272,5 @@ def test_where_jobs_take_machines_of_every_zone_there_is_none_to_move_to(
 def test_rules_are_for_admins(site: ApiClient) -> None:
     member = site.member()
     assert member.ask("GET", "/api/wrangler/rules").status_code == 403
-    said = {"kind": "max_task_runtime", "seconds": 9}
-    assert member.ask("POST", "/api/wrangler/rules", json=said).status_code == 403
+    body = {"kind": "max_task_runtime", "seconds": 9}
+    assert member.ask("POST", "/api/wrangler/rules", json=body).status_code == 403
