@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from api_client import ApiClient
+from dispatch_harness import DispatchHarness
 from structlog.testing import capture_logs
 from test_billing import books_agree
-from test_leases import DispatchHarness
 from test_metrics import metrics
 from typer.testing import CliRunner
 

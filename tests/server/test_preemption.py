@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from api_client import ApiClient
+from dispatch_harness import DispatchHarness
 from test_billing import books_agree
-from test_leases import DispatchHarness
 
 from framefarm.protocol import node as msg
 from framefarm.server.jobs.tables import tasks

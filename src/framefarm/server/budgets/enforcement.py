@@ -109,8 +109,8 @@ class BudgetPass(BudgetSnapshot):
         if not self.rows:
             return True, None
         query = farmwide(sa.select(jobs.c.account_id, jobs.c.project_id)).where(jobs.c.id == job_id)
-        found = self.tx.conn.execute(query).one()
-        job = BudgetedJob(job_id, found.account_id, found.project_id)
+        account_id, project_id = self.tx.conn.execute(query).one()
+        job = BudgetedJob(job_id, account_id, project_id)
         above = [self.balances[budget] for budget in self.above(job)]
         if job_id in self.stopped:
             return False, None

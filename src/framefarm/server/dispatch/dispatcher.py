@@ -76,7 +76,7 @@ class Dispatcher:
         self.paused_until_ms: int | None = None
         """Time in ms at which the next pause of a task ends."""
         self.stopping: dict[str, asyncio.Task[None]] = {}
-        """Session → its stop in progress, which may take the engine's whole grace: ticks do not wait for it."""
+        """Session → its stop in progress, which ticks do not wait for: it may take the whole grace."""
 
     async def run(self) -> None:
         pulse = min(2.0, self.context.settings.lease_seconds / 10)

@@ -24,7 +24,7 @@ LastEventId = Annotated[
 Follow = Annotated[bool, Query(description="false: send what is there, and end.")]
 ANSWERS: dict[int | str, Answer] = {
     200: {
-        "description": "A stream of events that goes on until the client leaves.",
+        "description": "A stream of events that continues until the client leaves.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }

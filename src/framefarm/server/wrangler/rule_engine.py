@@ -88,14 +88,16 @@ def due(tx: Tx, job_id: str | None = None) -> list[Action]:
 
 def facts_of(tx: Tx, account_id: str, account_rules: list[Rule], job_id: str | None) -> list[Fact]:
     """Facts that the account's rules may apply to: those old enough for one of them."""
-    found: list[Fact] = []
+    account_facts: list[Fact] = []
     if runtimes := [r.seconds for r in account_rules if isinstance(r, MaxTaskRuntime)]:
-        found += _running(tx, account_id, job_id, tx.now_ms - min(runtimes) * 1000)
+        account_facts += _running(tx, account_id, job_id, tx.now_ms - min(runtimes) * 1000)
     if waits := [r for r in account_rules if isinstance(r, SpotToOnDemand)]:
-        found += _waiting(tx, account_id, job_id, tx.now_ms - min(r.wait_seconds for r in waits) * 1000)
+        account_facts += _waiting(
+            tx, account_id, job_id, tx.now_ms - min(r.wait_seconds for r in waits) * 1000
+        )
     if any(isinstance(r, StalledUpload) for r in account_rules):
-        found += _syncing(tx, account_id, job_id)
-    return found
+        account_facts += _syncing(tx, account_id, job_id)
+    return account_facts
 
 
 def _running(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> list[Fact]:
@@ -137,12 +139,12 @@ def _waiting(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> lis
         jobs.c.preemptible,
         ~live.exists(),
     )  # fmt: skip
-    found: list[Fact] = []
+    waiting: list[Fact] = []
     for job in tx.rows(_WaitingJob, _of(query, job_state, job_id)):
         if facts(job).ready:
             since = max(job.status_since_ms, job.last_ended_ms or 0)
-            found.append(rules.Waiting(job.job_id, job.priority, since))
-    return found
+            waiting.append(rules.Waiting(job.job_id, job.priority, since))
+    return waiting
 
 
 def _syncing(tx: Tx, account_id: str, job_id: str | None) -> list[Fact]:
