@@ -193,8 +193,8 @@ def test_warning_removed_while_another_is_added_stays_removed(on_postgres: ApiCl
         lambda tx: publisher._warn(tx, {job}, {}),
         lambda tx: warnings.add(tx, job, [note]),
     )
-    warnings = site.row(jobs, jobs.c.id == job)["warnings"]
-    assert [w["code"] for w in warnings] == ["budget_low"]
+    kept = site.row(jobs, jobs.c.id == job)["warnings"]
+    assert [w["code"] for w in kept] == ["budget_low"]
 
 
 # ------------------------------------------------------------------------- retrying many tasks

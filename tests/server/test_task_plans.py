@@ -46,7 +46,7 @@ def test_what_is_asked_all_the_time_goes_through_no_whole_table(tmp_path: Path, 
             if work == "tick":
                 dispatcher.turn()
             elif work == "watch":
-                context.db.write_now(dispatcher._anything)
+                context.db.write_now(dispatcher._has_work)
             elif work == "hand out and report":
                 runner.render_all()
                 runner.end()
