@@ -23,6 +23,7 @@ from framefarm.server.accounts.tables import users
 from framefarm.server.actor import Actor
 from framefarm.server.database import Database, Tx, sqlite_url
 from framefarm.server.job_api import actions
+from framefarm.server.jobs import warnings
 from framefarm.server.jobs.tables import job_state, jobs, tasks
 from framefarm.server.outputs import publisher
 from framefarm.server.projects import service as projects
