@@ -1,4 +1,4 @@
-"""An engine that runs nothing: its sessions live, die and fall silent as a test says."""
+"""An engine without processes: the test decides how its sessions live, end and fall silent."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class FakeEngine:
 
     def __init__(self, cores: int, nodes: Sequence[tuple[str, str]] = ((NODE, ""),)) -> None:
         self.cores = cores
-        """Of each machine."""
+        """Cores of each node."""
         self.nodes = list(nodes)
-        """(name, zone) of each machine."""
+        """(name, zone) of each node."""
         self.noticed: list[Notice] = []
         self.started: dict[str, SessionSpec] = {}
         self.seen: dict[str, Observed] = {}
@@ -30,8 +30,8 @@ class FakeEngine:
 
     def start(self, session: SessionSpec) -> None:
         if session.id not in self.started:
-            here = [self.started[s] for s in self.running if self.started[s].node == session.node]
-            used = sum(s.cores for s in here)
+            on_node = [self.started[s] for s in self.running if self.started[s].node == session.node]
+            used = sum(s.cores for s in on_node)
             assert used + session.cores <= self.cores, "a slot was given twice"
             self.started[session.id] = session
             self.seen[session.id] = Observed("running")
@@ -41,7 +41,7 @@ class FakeEngine:
         return [s for s, seen in self.seen.items() if seen.state == "running"]
 
     def die(self, session_id: str, reason: str = "") -> None:
-        """The session's runner ends."""
+        """End the session's runner."""
         self.seen[session_id] = Observed("exited", reason)
 
     def stop(self, session_id: str, grace_seconds: float) -> None:
@@ -64,8 +64,8 @@ class FakeEngine:
         self.seen.pop(session_id, None)
 
 
-class Turned(Dispatcher):
-    """The real dispatcher, turned by hand."""
+class ManualDispatcher(Dispatcher):
+    """The real dispatcher, with ticks that the test starts."""
 
     def __init__(self, context: AppContext, engine: FakeEngine, loop: asyncio.Runner) -> None:
         super().__init__(context, engine, "test")
@@ -73,7 +73,7 @@ class Turned(Dispatcher):
         context.db.write_now(self.lead.acquire)
 
     def turn(self) -> float:
-        """One tick, until all that it began is done."""
+        """Run one tick and wait for the stops that it began."""
 
         async def once() -> float:
             pause = await self.tick()

@@ -1,4 +1,4 @@
-"""A runner that says what a real one says, and renders nothing. For tests of the farm's side alone."""
+"""A runner that sends the messages of a real one and renders nothing, for tests of the server alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRICE_MICROS = 3_600_000
 
 
 def _write_session(tx: Tx, context: AppContext, job_id: str, session_id: str, token: str) -> None:
-    """What the dispatcher writes before it starts a machine."""
+    """Insert the rows that the dispatcher inserts before it starts a session."""
     job = tx.conn.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().one()
     tx.conn.execute(
         sa.insert(sessions).values(
@@ -66,8 +66,8 @@ class FakeRunner:
         return self.context.db.write_now(service.sync, self.context, self.session, self.token)
 
     def report(self, *events: msg.Event, seq: int | None = None) -> msg.ReportReply:
-        said = msg.Report(seq=self.seq + 1 if seq is None else seq, events=list(events))
-        receipt = self.context.db.write_now(service.report, self.context, self.session, self.token, said)
+        report = msg.Report(seq=self.seq + 1 if seq is None else seq, events=list(events))
+        receipt = self.context.db.write_now(service.report, self.context, self.session, self.token, report)
         self.seq = receipt.last_seq
         return receipt
 
@@ -100,25 +100,25 @@ class FakeRunner:
         )
 
     def render(self, task: msg.TaskOrder, ms: int = 0) -> msg.ReportReply:
-        """All of a task in one report."""
+        """Report a whole task at once."""
         saved = [self.saved(task, f) for f in task.frames]
         return self.report(self.started(task), *saved, self.ended(task, ms=ms))
 
     def render_all(self) -> list[int]:
-        """Render what is handed out until nothing is; the frames in order."""
+        """Render all assigned tasks until none follows; returns the frames in order."""
         rendered: list[int] = []
-        wanted = self.sync().tasks
-        while wanted:
-            task = wanted[0]
+        assigned = self.sync().tasks
+        while assigned:
+            task = assigned[0]
             rendered += task.frames
             receipt = self.render(task)
             assert set(receipt.verdicts) == {"applied"}
-            wanted = receipt.desired.tasks
+            assigned = receipt.desired.tasks
         return rendered
 
     def end(self) -> None:
         self.report(msg.SessionEnded(reason="drained"))
 
     def lose(self) -> None:
-        """The engine or the lease says that the machine is gone."""
+        """Lose the session, as the engine or the lease would."""
         self.context.db.write_now(expiry.lose_session, self.session, "runner_lost", "The machine was lost.")

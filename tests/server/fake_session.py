@@ -1,4 +1,4 @@
-"""A runner's own desk, moved by hand over the farm's real functions: no process, no Blender."""
+"""A runner's real task queue over the server's real functions, advanced by the test, without Blender."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ class FakeSession:
         return self.context.db.clock_ms()
 
     def hello(self) -> None:
-        said = msg.Hello(protocol=msg.PROTOCOL_VERSION, node="fake-node", pid=1, boot_id="b")
+        hello = msg.Hello(protocol=msg.PROTOCOL_VERSION, node="fake-node", pid=1, boot_id="b")
         try:
-            self.context.db.write_now(service.hello, self.context, self.spec.id, self.spec.token, said)
+            self.context.db.write_now(service.hello, self.context, self.spec.id, self.spec.token, hello)
         except (Conflict, service.SessionOver):
             self.over = True
         self.said_hello = True
 
     def sync(self) -> None:
         try:
-            wanted = self.context.db.write_now(service.sync, self.context, self.spec.id, self.spec.token)
+            desired = self.context.db.write_now(service.sync, self.context, self.spec.id, self.spec.token)
         except service.SessionOver:
             self.over = True
             return
-        self._take(wanted)
+        self._take(desired)
 
     def render(self) -> int | None:
-        """Begin and save the next frame, as far as this machine knows; returns it."""
+        """Begin and save the next frame of the tasks in hand; returns it."""
         due = self.desk.next(self.now_ms())
         if due is None:
             return None
@@ -74,12 +74,12 @@ class FakeSession:
         return msg.BlenderOpened(blender="4.2.23", load_seconds=1.0)
 
     def unfit(self, cause: str = "machine_unfit") -> None:
-        """The machine cannot do the job."""
+        """Report that the node can't render the job."""
         self.outbox.append(msg.SessionFailed(cause=cause, message="No sandbox."))
         self.send()
 
     def send(self, *, hear: bool = True) -> tuple[list[msg.Event], list[msg.Verdict]]:
-        """Report what there is to tell, that in flight first. `hear` false: the answer is lost."""
+        """Send the report in flight, or one of all queued events. `hear` false: the answer is lost."""
         if self.in_flight is None:
             if not self.outbox:
                 return [], []
@@ -99,8 +99,8 @@ class FakeSession:
             self._take(receipt.desired)
         return report.events, receipt.verdicts
 
-    def _take(self, wanted: msg.DesiredState) -> None:
-        self.outbox += self.desk.take(wanted, self.now_ms())
+    def _take(self, desired: msg.DesiredState) -> None:
+        self.outbox += self.desk.take(desired, self.now_ms())
         if self.desk.done and not self.over:
             self.outbox.append(msg.SessionEnded(reason="drained"))
 

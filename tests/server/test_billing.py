@@ -1,4 +1,4 @@
-"""Money: attempts are the meter, the ledger is append only, and all sums agree to the micro-dollar."""
+"""Billing: attempts are metered, the ledger is append only, and all sums agree to the micro-dollar."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOUR_MS = 3_600_000
 
 
 class FakeClock:
-    """The database's clock, moved by hand: time that passes is time that may be billed."""
+    """Clock of the database that the test advances: only time that passes may be billed."""
 
     def __init__(self, site: ApiClient) -> None:
         self.now_ms = 1_800_000_000_000
@@ -31,7 +31,7 @@ class FakeClock:
 
 
 def works(clock: FakeClock, runner: FakeRunner, ms: int) -> None:
-    """The runner's next task takes `ms` milliseconds: as many micro-dollars."""
+    """Render the runner's next task in `ms` milliseconds, which cost as many micro-dollars."""
     task = runner.sync().tasks[0]
     runner.report(runner.started(task))
     clock.now_ms += ms
@@ -39,7 +39,7 @@ def works(clock: FakeClock, runner: FakeRunner, ms: int) -> None:
 
 
 def books_agree(site: ApiClient) -> int:
-    """Checks every sum of the ledger; the balance."""
+    """Check every sum of the ledger; returns the account's balance."""
     entries = sorted(site.rows(ledger_transactions), key=lambda e: e["number"])
     total = 0
     for number, entry in enumerate(entries, 1):
@@ -82,7 +82,7 @@ def test_a_runner_cannot_bill_more_time_than_has_passed(site: ApiClient) -> None
 
 
 def test_a_preempted_attempt_is_billed_until_its_last_committed_frame(site: ApiClient) -> None:
-    """A second in work, of which the first frame took 300 ms; what was lost of the second is free."""
+    """One second in work, of which the first frame took 300 ms; the lost part of the second frame is free."""
     clock = FakeClock(site)
     job = site.submit(frame_range="1-2", chunk_size=2)["id"]
     runner = site.runner(job)
@@ -106,7 +106,7 @@ def test_clock_set_back_while_a_task_renders_stops_no_report(site: ApiClient) ->
     assert site.row(attempts)["billed_ms"] == 0
 
 
-def test_what_the_farm_lost_costs_nothing(site: ApiClient) -> None:
+def test_attempts_lost_by_the_farm_cost_nothing(site: ApiClient) -> None:
     clock = FakeClock(site)
     runner = site.runner(site.submit(frame_range="1")["id"])
     (task,) = runner.sync().tasks
@@ -132,8 +132,8 @@ def test_the_current_period_counts_what_is_not_charged_yet(site: ApiClient) -> N
     clock = FakeClock(site)
     runner = site.runner(site.submit(frame_range="1-9")["id"])
     works(clock, runner, 1234)
-    seen = site.context.db.read_now(billing.current_period, site.account_id)
-    assert (seen["total"], seen["unposted"], seen["balance"], seen["frames"]) == (1234, 1234, 0, 1)
+    usage = site.context.db.read_now(billing.current_period, site.account_id)
+    assert (usage.total, usage.unposted, usage.balance, usage.frames) == (1234, 1234, 0, 1)
 
 
 def test_one_account_sees_nothing_of_anothers_money(site: ApiClient, other: ApiClient) -> None:
@@ -156,7 +156,7 @@ def test_one_account_sees_nothing_of_anothers_money(site: ApiClient, other: ApiC
         max_size=6,
     )
 )
-def test_whatever_is_posted_the_books_agree(site: ApiClient, posted: list[tuple[str, int]]) -> None:
+def test_books_agree_after_any_entries(site: ApiClient, posted: list[tuple[str, int]]) -> None:
     before = books_agree(site)
     for kind, amount in posted:
         site.context.db.write_now(billing.post, site.account_id, kind, amount, "test", "operator")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from api_client import ApiClient
-from fake_engine import FakeEngine, Turned
+from fake_engine import FakeEngine, ManualDispatcher
 from fake_session import FakeSession, frame_saved
 from test_billing import FakeClock, works
 
@@ -19,7 +19,7 @@ from framefarm.server.sessions.tables import attempts, sessions
 
 DOLLAR = 1_000_000
 HOURLY = 3600 * DOLLAR
-"""A dollar a second."""
+"""Micro-dollars per hour: a dollar a second."""
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def clock(site: ApiClient) -> FakeClock:
 
 
 @pytest.fixture
-def leader(site: ApiClient, clock: FakeClock) -> Turned:
+def leader(site: ApiClient, clock: FakeClock) -> ManualDispatcher:
     site.context.db.write_now(catalog.set_price, site.instance, HOURLY, HOURLY)
     site.context.settings.lease_seconds = 10_000.0
-    return Turned(site.context, FakeEngine(8), site.loop)
+    return ManualDispatcher(site.context, FakeEngine(8), site.loop)
 
 
-def set_budget(site: ApiClient, **said: Any) -> dict[str, Any]:
-    answer = site.ask("POST", "/api/budgets", json={"amount_micros": 100 * DOLLAR} | said)
+def set_budget(site: ApiClient, **body: Any) -> dict[str, Any]:
+    answer = site.ask("POST", "/api/budgets", json={"amount_micros": 100 * DOLLAR} | body)
     assert answer.status_code == 201, answer.text
     made: dict[str, Any] = answer.json()
     return made
@@ -47,13 +47,13 @@ def budget(site: ApiClient, budget_id: str) -> dict[str, Any]:
 
 
 def micros(site: ApiClient, budget_id: str) -> tuple[int, int]:
-    """(spent, reserved)"""
+    """(spent, reserved) of a budget, in micro-dollars."""
     seen = budget(site, budget_id)
     return seen["spent"]["amount_micros"], seen["reserved"]["amount_micros"]
 
 
-def machines(site: ApiClient, leader: Turned) -> list[FakeSession]:
-    """Those that the leader started and that have not said hello."""
+def machines(site: ApiClient, leader: ManualDispatcher) -> list[FakeSession]:
+    """Sessions that the leader has started and that have not called yet."""
     engine = leader.engine
     assert isinstance(engine, FakeEngine)
     known = {row["id"] for row in site.rows(sessions, sessions.c.state == "starting")}
@@ -68,8 +68,8 @@ def kinds(site: ApiClient, job: str) -> list[str]:
     return [e["type"] for e in site.rows(events, events.c.job_id == job)]
 
 
-def pass_time(clock: FakeClock, leader: Turned, seconds: float) -> None:
-    """Seconds go by, and the leader looks every two of them."""
+def pass_time(clock: FakeClock, leader: ManualDispatcher, seconds: float) -> None:
+    """Let seconds pass, with a tick of the leader every 2 s."""
     while seconds > 0:
         clock.now_ms += round(min(2.0, seconds) * 1000)
         seconds -= 2.0
@@ -77,7 +77,7 @@ def pass_time(clock: FakeClock, leader: Turned, seconds: float) -> None:
 
 
 def agrees(site: ApiClient) -> None:
-    """Every budget's counters are the sums of what they count."""
+    """Check that the counters of every budget are the sums of their rows."""
     for row in site.rows(budgets):
         held = [r["held_micros"] for r in site.rows(reservations, reservations.c.budget_id == row["id"])]
         assert row["reserved_micros"] == sum(held)
@@ -85,7 +85,7 @@ def agrees(site: ApiClient) -> None:
     assert live <= {s["id"] for s in site.rows(sessions)}
 
 
-def test_a_session_sets_money_aside_before_it_starts(site: ApiClient, leader: Turned) -> None:
+def test_a_session_sets_money_aside_before_it_starts(site: ApiClient, leader: ManualDispatcher) -> None:
     made = set_budget(site, amount_micros=10_000 * DOLLAR)
     site.submit(frame_range="1", max_sessions=1)
     leader.turn()
@@ -93,7 +93,9 @@ def test_a_session_sets_money_aside_before_it_starts(site: ApiClient, leader: Tu
     agrees(site)
 
 
-def test_what_a_session_did_not_spend_comes_back(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
+def test_unspent_reservation_of_an_ended_session_is_returned(
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
+) -> None:
     made = set_budget(site, amount_micros=10_000 * DOLLAR)
     job = site.submit(frame_range="1", max_sessions=1)["id"]
     leader.turn()
@@ -111,7 +113,7 @@ def test_what_a_session_did_not_spend_comes_back(site: ApiClient, leader: Turned
     assert site.rows(reservations) == []
 
 
-def test_a_job_without_money_is_held_and_no_machine_starts(site: ApiClient, leader: Turned) -> None:
+def test_a_job_without_money_is_held_and_no_machine_starts(site: ApiClient, leader: ManualDispatcher) -> None:
     made = set_budget(site, amount_micros=DOLLAR)
     job = site.submit(frame_range="1-9")["id"]
     leader.turn()
@@ -125,7 +127,9 @@ def test_a_job_without_money_is_held_and_no_machine_starts(site: ApiClient, lead
     assert (row["actor"], row["target"]) == (f"budget:{made['id']}", job)
 
 
-def test_unhold_of_a_budgets_hold_is_a_conflict_with_the_remedy(site: ApiClient, leader: Turned) -> None:
+def test_unhold_of_a_budgets_hold_is_a_conflict_with_the_remedy(
+    site: ApiClient, leader: ManualDispatcher
+) -> None:
     set_budget(site, amount_micros=DOLLAR)
     job = site.submit(frame_range="1-9")["id"]
     leader.turn()
@@ -135,7 +139,9 @@ def test_unhold_of_a_budgets_hold_is_a_conflict_with_the_remedy(site: ApiClient,
 
 
 @pytest.mark.parametrize("how", ["raise", "remove", "percent"])
-def test_a_job_goes_on_by_itself_once_its_budget_allows_it(site: ApiClient, leader: Turned, how: str) -> None:
+def test_a_job_goes_on_by_itself_once_its_budget_allows_it(
+    site: ApiClient, leader: ManualDispatcher, how: str
+) -> None:
     made = set_budget(site, amount_micros=DOLLAR, warn_at=1, hold_at=50)
     job = site.submit(frame_range="1-9", max_sessions=1)["id"]
     leader.turn()
@@ -157,7 +163,7 @@ def test_a_job_goes_on_by_itself_once_its_budget_allows_it(site: ApiClient, lead
 
 
 def test_with_drain_frames_in_work_end_and_nothing_more_is_begun(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     made = set_budget(site, amount_micros=20 * DOLLAR, mode="drain")
     job = site.submit(frame_range="1-9", max_sessions=1, chunk_size=9)["id"]
@@ -187,7 +193,7 @@ def test_with_drain_frames_in_work_end_and_nothing_more_is_begun(
 
 
 def test_with_stop_sessions_are_stopped_before_the_limit(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     made = set_budget(site, amount_micros=60 * DOLLAR, mode="stop")
     job = site.submit(frame_range="1-9", max_sessions=1)["id"]
@@ -214,7 +220,7 @@ def test_with_stop_sessions_are_stopped_before_the_limit(
 
 
 def test_with_stop_a_machine_that_was_cut_off_is_not_billed_beyond_the_limit(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     made = set_budget(site, amount_micros=60 * DOLLAR, mode="stop")
     site.submit(frame_range="1", max_sessions=1)
@@ -232,7 +238,7 @@ def test_with_stop_a_machine_that_was_cut_off_is_not_billed_beyond_the_limit(
     assert micros(site, made["id"])[0] == cost
 
 
-def test_every_budget_above_a_job_counts(site: ApiClient, leader: Turned) -> None:
+def test_every_budget_above_a_job_counts(site: ApiClient, leader: ManualDispatcher) -> None:
     project = set_budget(site, project="default", amount_micros=10_000 * DOLLAR)
     account = set_budget(site, amount_micros=DOLLAR)
     job = site.submit(frame_range="1")["id"]
@@ -242,7 +248,7 @@ def test_every_budget_above_a_job_counts(site: ApiClient, leader: Turned) -> Non
     assert (budget(site, account["id"])["jobs_held"], budget(site, project["id"])["jobs_held"]) == (1, 0)
 
 
-def test_a_jobs_budget_holds_that_job_only(site: ApiClient, leader: Turned) -> None:
+def test_a_jobs_budget_holds_that_job_only(site: ApiClient, leader: ManualDispatcher) -> None:
     one = site.submit(frame_range="1", max_sessions=1)["id"]
     two = site.submit(frame_range="1", max_sessions=1)["id"]
     set_budget(site, job=one, amount_micros=DOLLAR)
@@ -252,7 +258,7 @@ def test_a_jobs_budget_holds_that_job_only(site: ApiClient, leader: Turned) -> N
 
 
 def test_a_budget_counts_what_was_spent_before_it_was_set(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     job = site.submit(frame_range="1-2", max_sessions=1)["id"]
     runner = site.runner(job)
@@ -270,7 +276,9 @@ def test_a_budget_counts_what_was_spent_before_it_was_set(
     assert micros(site, made["id"]) == (spent, 0)
 
 
-def test_a_new_month_begins_with_nothing_spent(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
+def test_a_new_month_begins_with_nothing_spent(
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
+) -> None:
     job = site.submit(frame_range="1-9", max_sessions=1)["id"]
     runner = site.runner(job)
     works(clock, runner, 60_000)
@@ -285,7 +293,7 @@ def test_a_new_month_begins_with_nothing_spent(site: ApiClient, leader: Turned, 
 
 
 def test_budget_low_is_told_once_as_event_and_warning(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     job = site.submit(frame_range="1-9", max_sessions=1)["id"]
     set_budget(site, amount_micros=10_000, warn_at=40, hold_at=None)
@@ -299,7 +307,7 @@ def test_budget_low_is_told_once_as_event_and_warning(
     assert site.get("/api/billing/current-period")["budgets"][0]["warned"] is True
 
 
-def test_a_budget_that_cancels_cancels(site: ApiClient, leader: Turned) -> None:
+def test_a_budget_that_cancels_cancels(site: ApiClient, leader: ManualDispatcher) -> None:
     set_budget(site, amount_micros=DOLLAR, hold_at=None, cancel_at=100)
     job = site.submit(frame_range="1-9")["id"]
     leader.turn()
@@ -307,8 +315,8 @@ def test_a_budget_that_cancels_cancels(site: ApiClient, leader: Turned) -> None:
     assert "budget.cancelled" in kinds(site, job)
 
 
-def test_many_sessions_share_what_is_left_and_never_more(
-    site: ApiClient, leader: Turned, clock: FakeClock
+def test_many_sessions_share_the_rest_of_a_budget_without_passing_it(
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     made = set_budget(site, amount_micros=200 * DOLLAR, mode="stop")
     site.submit(frame_range="1-90")
@@ -331,7 +339,7 @@ def test_many_sessions_share_what_is_left_and_never_more(
 
 
 @pytest.mark.parametrize(
-    ("said", "field"),
+    ("body", "field"),
     [
         ({"amount_micros": 0}, "amount_micros"),
         ({"project": "none such"}, "project"),
@@ -343,8 +351,8 @@ def test_many_sessions_share_what_is_left_and_never_more(
         ({"mode": "sometimes"}, "mode"),
     ],
 )
-def test_a_budget_that_makes_no_sense_is_refused(site: ApiClient, said: dict[str, Any], field: str) -> None:
-    answer = site.ask("POST", "/api/budgets", json={"amount_micros": DOLLAR} | said)
+def test_a_budget_that_makes_no_sense_is_refused(site: ApiClient, body: dict[str, Any], field: str) -> None:
+    answer = site.ask("POST", "/api/budgets", json={"amount_micros": DOLLAR} | body)
     assert answer.status_code == 422
     assert [e["field"].split(".")[-1] for e in answer.json()["errors"]] == [field]
 

@@ -1,4 +1,4 @@
-"""The order of events on a real PostgreSQL, and what a stream sends, resumes and ends with."""
+"""The order of events on a real PostgreSQL; messages, resumption and ends of streams."""
 
 from __future__ import annotations
 
@@ -23,51 +23,54 @@ from framefarm.server.events.commit_horizon import Horizon, Read, advance
 from framefarm.server.events.streams import Stream, Streams
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import events
+from framefarm.server.rows import EventRow
 from framefarm.server.sessions import progress
 
 DAY_MS = 24 * 3_600_000
 
 
-def row(number: int) -> dict[str, Any]:
-    return {"id": number}
+def event_row(event_id: int) -> EventRow:
+    return EventRow(event_id, "acc", "job", event_id, 0, "test", "job.priority", {})
 
 
 # ------------------------------------------------------------------------------- the horizon
 
 
 def test_rows_without_a_gap_are_passed_on_at_once() -> None:
-    after, ready = advance(Horizon(4), Read([row(5), row(6)], oldest_running=9))
-    assert (after, [r["id"] for r in ready]) == (Horizon(6), [5, 6])
+    after, ready = advance(Horizon(4), Read([event_row(5), event_row(6)], oldest_running=9))
+    assert (after, [r.id for r in ready]) == (Horizon(6), [5, 6])
 
 
-def test_a_gap_is_waited_for_until_every_older_transaction_has_ended() -> None:
-    stopped, ready = advance(Horizon(4), Read([row(5), row(7)], oldest_running=90, newest_begun=100))
-    assert [r["id"] for r in ready] == [5]
-    still, ready = advance(stopped, Read([row(7), row(8)], oldest_running=99, newest_begun=105))
+def test_reader_waits_at_a_gap_until_all_older_transactions_have_ended() -> None:
+    stopped, ready = advance(
+        Horizon(4), Read([event_row(5), event_row(7)], oldest_running=90, newest_begun=100)
+    )
+    assert [r.id for r in ready] == [5]
+    still, ready = advance(stopped, Read([event_row(7), event_row(8)], oldest_running=99, newest_begun=105))
     assert (ready, still.position) == ([], 5)
-    filled, ready = advance(still, Read([row(6), row(7), row(8)], oldest_running=99))
-    assert (filled, [r["id"] for r in ready]) == (Horizon(8), [6, 7, 8])
+    filled, ready = advance(still, Read([event_row(6), event_row(7), event_row(8)], oldest_running=99))
+    assert (filled, [r.id for r in ready]) == (Horizon(8), [6, 7, 8])
 
 
-def test_a_number_that_was_rolled_back_is_given_up_and_newer_gaps_are_not() -> None:
-    stopped, _ = advance(Horizon(4), Read([row(6)], oldest_running=90, newest_begun=100))
-    after, ready = advance(stopped, Read([row(6), row(9)], oldest_running=100, newest_begun=110))
-    assert [r["id"] for r in ready] == [6]
+def test_rolled_back_id_is_skipped_and_newer_gaps_are_kept() -> None:
+    stopped, _ = advance(Horizon(4), Read([event_row(6)], oldest_running=90, newest_begun=100))
+    after, ready = advance(stopped, Read([event_row(6), event_row(9)], oldest_running=100, newest_begun=110))
+    assert [r.id for r in ready] == [6]
     assert after == Horizon(6, 9, 110)
 
 
 def test_events_that_commit_out_of_order_reach_a_global_reader_all_and_in_order(site: ApiClient) -> None:
-    """Two writers: the one that took the lower number commits last, as on PostgreSQL it may."""
+    """Of two writers the one with the lower id commits last, which PostgreSQL allows."""
     first, second, third = (site.submit(job_title=f"job {n}")["id"] for n in range(3))
     db = site.context.db
     reader = Streams(site.context)
     site.loop.run(reader.up_to_date())
     got: list[int] = []
 
-    async def turn() -> None:
-        read = await db.read(commit_horizon.look, reader.horizon)
+    async def read_once() -> None:
+        read = await db.read(commit_horizon.read_events, reader.horizon)
         reader.horizon, ready = advance(reader.horizon, read)
-        got.extend(r["id"] for r in ready)
+        got.extend(r.id for r in ready)
 
     def change(job: str) -> None:
         assert site.ask("PATCH", f"/api/jobs/{job}", json={"priority": 77}).status_code == 200
@@ -75,7 +78,7 @@ def test_events_that_commit_out_of_order_reach_a_global_reader_all_and_in_order(
     if db.is_sqlite:
         for job in (first, second, third):
             change(job)
-            site.loop.run(turn())
+            site.loop.run(read_once())
     else:
         lower_written, commit_now = threading.Event(), threading.Event()
 
@@ -91,18 +94,18 @@ def test_events_that_commit_out_of_order_reach_a_global_reader_all_and_in_order(
         change(second)
         change(third)
         for _ in range(3):
-            site.loop.run(turn())
-        assert got == []  # the newer ones are there, but an older one may still come
+            site.loop.run(read_once())
+        assert got == []  # the newer rows are committed, but an older one may still follow
         commit_now.set()
         late.result(30)
         for _ in range(3):
-            site.loop.run(turn())
+            site.loop.run(read_once())
     known = [r["id"] for r in site.rows(events) if r["data"].get("priority") in {1, 77}]
     assert got == sorted(known)
     assert len(got) == 3
 
 
-def test_a_rolled_back_number_holds_nobody_up(site: ApiClient) -> None:
+def test_rolled_back_id_does_not_stop_the_reader(site: ApiClient) -> None:
     job = site.submit()["id"]
     reader = Streams(site.context)
     site.loop.run(reader.up_to_date())
@@ -118,7 +121,7 @@ def test_a_rolled_back_number_holds_nobody_up(site: ApiClient) -> None:
     site.ask("PATCH", f"/api/jobs/{job}", json={"priority": 3})
     newest = max(r["id"] for r in site.rows(events))
     for _ in range(3):
-        site.loop.run(reader.round())
+        site.loop.run(reader.run_pass())
     assert reader.position == newest
 
 
@@ -127,7 +130,7 @@ def test_a_rolled_back_number_holds_nobody_up(site: ApiClient) -> None:
 
 @dataclass
 class Follower:
-    """One open stream: what it sent so far, parsed."""
+    """The messages of one open stream so far, parsed."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -152,7 +155,7 @@ class Follower:
         async with asyncio.timeout(30):
             while not condition(self):
                 self.changed.clear()
-                with suppress(TimeoutError):  # it may speak of the farm, which tells nobody here
+                with suppress(TimeoutError):  # the condition may be about the farm, which sets no event here
                     await asyncio.wait_for(self.changed.wait(), 0.02)
 
 
@@ -160,7 +163,7 @@ class Follower:
 async def following(
     site: ApiClient, path: str, seen: str | None = None, **headers: str
 ) -> AsyncIterator[Follower]:
-    """The ASGI application asked as a server would: the answer's pieces as they are sent."""
+    """Call the ASGI application as a server would, and collect the pieces of its answer."""
     mine = Follower()
     gone = asyncio.Event()
     sent = {"authorization": f"Bearer {site.token}"} | headers
@@ -275,7 +278,7 @@ def test_the_accounts_stream_begins_at_the_next_event_and_shows_no_other_account
     site.loop.run(story())
 
 
-def test_what_another_process_wrote_is_seen_though_nobody_wakes_this_one(site: ApiClient) -> None:
+def test_events_of_another_process_are_read_without_a_wake(site: ApiClient) -> None:
     job = site.submit()["id"]
     other_process = Database(site.context.db.url.render_as_string(hide_password=False))
 
@@ -298,13 +301,13 @@ def test_what_another_process_wrote_is_seen_though_nobody_wakes_this_one(site: A
 
 
 @pytest.mark.parametrize("seen", ["x", "-1", "1.5", "9" * 19])
-def test_an_id_that_never_was_one_is_refused(site: ApiClient, seen: str) -> None:
+def test_malformed_last_event_id_is_refused(site: ApiClient, seen: str) -> None:
     answer = site.ask("GET", "/api/events?follow=false", headers={"Last-Event-ID": seen})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "Last-Event-ID"
 
 
-def test_what_is_not_kept_any_more_is_a_reset_and_the_newest_event_always_stays(site: ApiClient) -> None:
+def test_trimmed_events_cause_a_reset_and_the_newest_event_is_kept(site: ApiClient) -> None:
     job = site.submit()["id"]
     for value in (1, 2):
         site.ask("PATCH", f"/api/jobs/{job}", json={"priority": value})
@@ -330,7 +333,7 @@ def test_what_is_not_kept_any_more_is_a_reset_and_the_newest_event_always_stays(
 
 
 @pytest.mark.parametrize("how", ["logout", "role", "drain"])
-def test_a_stream_ends_when_its_caller_may_not_look_any_more(
+def test_stream_ends_when_its_caller_loses_access(
     site: ApiClient, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("framefarm.server.events.streams.CHECK_SECONDS", 0.05)
@@ -377,7 +380,7 @@ def test_a_cookie_opens_a_stream_and_no_token_opens_none(site: ApiClient) -> Non
     site.loop.run(story())
 
 
-def test_a_client_that_takes_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("framefarm.server.events.streams.QUEUED_EVENTS", 10)
 
     async def story() -> None:
@@ -401,18 +404,18 @@ def test_progress_is_the_latest_value_of_frames_in_work_and_no_event(site: ApiCl
     runner.report(runner.started(task))
     count = len(site.rows(events))
 
-    def said(frame: int, fraction: float, attempt: str = task.attempt) -> progress.Progress:
+    def progress_of(frame: int, fraction: float, attempt: str = task.attempt) -> progress.Progress:
         return progress.Progress(runner.session, job, attempt, frame, fraction)
 
     async def story() -> None:
         async with reading(site), following(site, f"/api/jobs/{job}/events") as one:
             await one.until(lambda f: site.app.state.streams.all())
-            await site.context.db.write(progress.record, [said(1, 0.25)])
-            await site.context.db.write(progress.record, [said(1, 0.5)])
+            await site.context.db.write(progress.record, [progress_of(1, 0.25)])
+            await site.context.db.write(progress.record, [progress_of(1, 0.5)])
             await one.until(lambda f: any(m.get("event") == "progress" for m in f.messages))
-            (told,) = [m for m in one.messages if m.get("event") == "progress"]
-            assert "id" not in told
-            assert json.loads(told["data"])["frame"] == 1
+            (sent_progress,) = [m for m in one.messages if m.get("event") == "progress"]
+            assert "id" not in sent_progress
+            assert json.loads(sent_progress["data"])["frame"] == 1
 
     site.loop.run(story())
     (shown,) = site.get(f"/api/jobs/{job}")["frames_in_work"]
@@ -420,7 +423,7 @@ def test_progress_is_the_latest_value_of_frames_in_work_and_no_event(site: ApiCl
     assert len(site.rows(events)) == count
     runner.report(runner.saved(task, 1))
     assert site.get(f"/api/jobs/{job}")["frames_in_work"] == []
-    for wrong in (said(2, 9e9), said(2, 0.5, "att_of_another")):
+    for wrong in (progress_of(2, 9e9), progress_of(2, 0.5, "att_of_another")):
         site.context.db.write_now(progress.record, [wrong])
     assert site.get(f"/api/jobs/{job}")["frames_in_work"] == []
 
@@ -430,10 +433,10 @@ def test_a_runners_sync_carries_progress_to_the_jobs_detail(site: ApiClient) -> 
     runner = site.runner(job)
     task = runner.sync().tasks[0]
     runner.report(runner.started(task))
-    told = msg.Progress(attempt=task.attempt, frame=3, fraction=0.125)
+    latest = msg.Progress(attempt=task.attempt, frame=3, fraction=0.125)
     body = {
         "seen": 0, "wait_seconds": 0,
-        "progress": {"attempt": told.attempt, "frame": told.frame, "fraction": told.fraction},
+        "progress": {"attempt": latest.attempt, "frame": latest.frame, "fraction": latest.fraction},
     }  # fmt: skip
 
     async def story() -> None:
@@ -454,7 +457,7 @@ def test_a_runners_sync_carries_progress_to_the_jobs_detail(site: ApiClient) -> 
     site.loop.run(story())
 
 
-def test_a_user_follows_so_many_events_and_logs_at_once_and_is_told_so(site: ApiClient) -> None:
+def test_number_of_event_and_log_streams_of_a_user_is_limited(site: ApiClient) -> None:
     job = site.submit()["id"]
     member = site.member()
     site.context.settings.streams_per_user = 3

@@ -1,4 +1,4 @@
-"""Several dispatchers on one PostgreSQL: one leads, the others wait, and time is the database's."""
+"""Several dispatchers on one PostgreSQL: one leads, the others wait, and the database's clock counts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def url(postgres: Any) -> Iterator[str]:
 
 @pytest.fixture
 def farms(tmp_path: Path, url: str) -> Iterator[tuple[AppContext, AppContext]]:
-    """One farm, as two processes see it."""
+    """One farm as two processes, each with its own context."""
     with a_farm(tmp_path, url) as one:
         one.settings.lease_seconds = LEASE_SECONDS
         other = replace(one, db=Database(url), hub=WakeHub())
@@ -43,7 +43,7 @@ def farms(tmp_path: Path, url: str) -> Iterator[tuple[AppContext, AppContext]]:
 
 
 class Pair:
-    """Two dispatchers that run, over one engine."""
+    """Two running dispatchers over one engine."""
 
     def __init__(self, farms: tuple[AppContext, AppContext]) -> None:
         self.engine = FakeEngine(4)
@@ -63,7 +63,7 @@ class Pair:
         return counted
 
     async def until(self, this: Callable[[], bool]) -> None:
-        """Looks after each tick of either."""
+        """Wait until the condition holds; it is checked after each tick of either dispatcher."""
         async with asyncio.timeout(60):
             while not this():
                 self.ticked.clear()
@@ -106,7 +106,7 @@ def test_only_one_leads_and_the_other_follows_at_once_when_it_stops(
 def test_when_the_leader_dies_the_other_leads_after_a_lease_and_every_session_gets_a_full_one(
     farms: tuple[AppContext, AppContext],
 ) -> None:
-    """It dies like a process: nothing is said in the end."""
+    """The leader ends as a killed process does, without releasing the lead."""
     one, other = farms
     first, second = (LeaderLease(context.settings, f"machine-{n}") for n, context in enumerate(farms))
     one.db.write_now(first.acquire)
@@ -134,7 +134,7 @@ def test_when_the_leader_dies_the_other_leads_after_a_lease_and_every_session_ge
     assert runner.sync().tasks
 
 
-def test_one_that_comes_back_under_its_name_need_not_wait(farms: tuple[AppContext, AppContext]) -> None:
+def test_dispatcher_that_restarts_under_its_name_leads_at_once(farms: tuple[AppContext, AppContext]) -> None:
     one, other = farms
     one.db.write_now(LeaderLease(one.settings, "machine").acquire)
     again = LeaderLease(other.settings, "machine")
@@ -142,7 +142,7 @@ def test_one_that_comes_back_under_its_name_need_not_wait(farms: tuple[AppContex
     assert again.epoch == 2
 
 
-def test_two_that_begin_at_once_do_not_both_lead(farms: tuple[AppContext, AppContext]) -> None:
+def test_of_two_dispatchers_that_start_at_once_one_leads(farms: tuple[AppContext, AppContext]) -> None:
     for _ in range(5):
         farms[0].db.write_now(lambda tx: tx.conn.execute(sa.delete(leaders)))
         both = [LeaderLease(context.settings, f"machine-{n}") for n, context in enumerate(farms)]
@@ -166,12 +166,12 @@ def test_leases_are_judged_by_the_databases_clock(
     assert abs(one.db.clock_ms() - other.db.clock_ms()) < 1000
 
 
-def test_the_servers_clock_never_goes_back_a_little(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_clock_does_not_step_back_by_a_drift(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = sa.create_engine(url)
     clock = ServerClock(engine)
     began = clock()
     stopped = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: stopped)  # this process's time stands still
+    monkeypatch.setattr(time, "monotonic", lambda: stopped)  # stops the clock of this process
     before = clock()
     assert before >= began
     clock._server_ms -= 500

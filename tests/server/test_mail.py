@@ -14,16 +14,18 @@ from aiosmtpd.controller import Controller
 from api_client import ApiClient
 from pydantic import SecretStr, ValidationError
 
+from framefarm.core.delivery import MailStatus
 from framefarm.server.events.streams import Streams
 from framefarm.server.mail import sender, service
 from framefarm.server.mail.tables import mails
+from framefarm.server.rows import EventRow
 from framefarm.server.settings import Settings
 
 ME = "ada@studio.example"
 
 
 class Inbox:
-    """Takes mails, or refuses them with what `refuse` says."""
+    """An SMTP server that takes mails, or refuses them with the answer `refuse`."""
 
     def __init__(self) -> None:
         self.got: list[EmailMessage] = []
@@ -60,15 +62,15 @@ def inbox(site: ApiClient) -> Iterator[Inbox]:
         box.server.stop()
 
 
-def turn(site: ApiClient) -> None:
-    """Rounds of the mailer until nothing is due now."""
+def send_due_mails(site: ApiClient) -> None:
+    """Passes of the mailer until no mail is due."""
 
-    async def rounds() -> None:
+    async def passes() -> None:
         position = await Streams(site.context).up_to_date()
-        while await sender.round_(site.context, position) == 0.0:
+        while await sender.run_pass(site.context, position) == 0.0:
             pass
 
-    site.loop.run(rounds())
+    site.loop.run(passes())
 
 
 def act(site: ApiClient, job: str, action: str) -> None:
@@ -82,13 +84,13 @@ def test_a_mail_is_sent_once_for_each_state_that_was_asked_for(site: ApiClient, 
     for _ in range(2):
         act(site, job, "hold")
         act(site, quiet, "hold")
-        turn(site)
+        send_due_mails(site)
         act(site, job, "unhold")
-        turn(site)
+        send_due_mails(site)
     site.render(job)
     assert site.status(job) == "success"
-    turn(site)
-    turn(site)
+    send_due_mails(site)
+    send_due_mails(site)
     assert [m["Subject"] for m in inbox.got] == ["Shot 7 é is holding", "Shot 7 é is done"]
     assert inbox.to == [[ME], [ME]]
     assert job in inbox.got[0].get_content()
@@ -103,16 +105,16 @@ def test_a_mail_that_was_refused_for_now_is_sent_later_and_lost_by_no_restart(
     job = site.submit(notify={"email": [ME], "on": ["holding"]})["id"]
     act(site, job, "hold")
     inbox.refuse = "451 try again"
-    turn(site)
+    send_due_mails(site)
     (row,) = site.rows(mails)
     assert (row["status"], row["attempts"]) == ("pending", 1)
     assert "451" in row["error"]
     inbox.refuse = None
-    turn(site)
+    send_due_mails(site)
     assert inbox.got == []
     clock = site.context.db.clock_ms
     monkeypatch.setattr(site.context.db, "clock_ms", lambda: clock() + 3_601_000)
-    turn(site)
+    send_due_mails(site)
     assert len(inbox.got) == 1
 
 
@@ -123,23 +125,25 @@ def test_mail_server_down_gets_the_mail_later(
     inbox.server.stop()
     job = site.submit(notify={"email": [ME], "on": ["holding"]})["id"]
     act(site, job, "hold")
-    turn(site)
+    send_due_mails(site)
     (row,) = site.rows(mails)
     assert (row["status"], row["attempts"]) == ("pending", 1)
     assert "refused" in row["error"]
     inbox.open(inbox.server.port)
     clock = site.context.db.clock_ms
     monkeypatch.setattr(site.context.db, "clock_ms", lambda: clock() + 3_601_000)
-    turn(site)
+    send_due_mails(site)
     assert [m["Subject"] for m in inbox.got] == ["Shot 1 is holding"]
 
 
-def test_no_title_begins_a_header(site: ApiClient, inbox: Inbox) -> None:
-    row = {
-        "title": "x\r\nBcc: eve@rival.example\r\n\r\nbody", "state": "failed", "job_id": "job_1",
-        "event": {"data": {"message": "It\r\n.\r\nfailed"}}, "request": {"notify": {"email": [ME]}},
-    }  # fmt: skip
-    message = service.compose(row, "farm@studio.example", "http://farm")
+def test_line_breaks_in_a_title_begin_no_header(site: ApiClient, inbox: Inbox) -> None:
+    event = EventRow(1, "acc_1", "job_1", 1, 0, "system", "job.status", {"message": "It\r\n.\r\nfailed"})
+    mail = service.DueMail(
+        job_id="job_1", state="failed", account_id="acc_1", event_id=1, status=MailStatus.PENDING, attempts=0,
+        created_ms=0, next_ms=0, error=None, title="x\r\nBcc: eve@rival.example\r\n\r\nbody",
+        request={"notify": {"email": [ME]}}, event=event,
+    )  # fmt: skip
+    message = service.compose(mail, "farm@studio.example", "http://farm")
     sender.send(site.context.settings.smtp_url.get_secret_value(), message)
     (got,) = inbox.got
     assert got["Bcc"] is None
@@ -183,8 +187,8 @@ def test_the_operator_may_allow_other_addresses(site: ApiClient) -> None:
     assert answer.json()["notify"]["on"] == ["success", "failed", "holding"]
 
 
-def test_a_password_does_not_travel_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+def test_password_is_not_sent_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[str] = []
 
     class Plain:
         def __init__(self, *_: Any, **__: Any) -> None: ...
@@ -197,12 +201,12 @@ def test_a_password_does_not_travel_in_the_clear(monkeypatch: pytest.MonkeyPatch
             return False
 
         def login(self, *_: str) -> None:
-            said.append("password")
+            commands.append("password")
 
     monkeypatch.setattr(sender.smtplib, "SMTP", Plain)
     with pytest.raises(sender.smtplib.SMTPException, match="no TLS"):
         sender.send("smtp://u:p@mail.example", EmailMessage())
-    assert said == []
+    assert commands == []
 
 
 @pytest.mark.parametrize(

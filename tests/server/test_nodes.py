@@ -1,4 +1,4 @@
-"""Machines that are set aside, tried again, returned; and machines that are taken away."""
+"""Nodes that are set aside, get a trial and return to use; and nodes that depart."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from api_client import ApiClient
+from dispatch_harness import DispatchHarness
 from structlog.testing import capture_logs
 from test_billing import books_agree
-from test_leases import DispatchHarness
 from test_metrics import metrics
 from typer.testing import CliRunner
 
@@ -32,9 +32,9 @@ def harness(site: ApiClient) -> DispatchHarness:
     return DispatchHarness(site, cores=1)
 
 
-def operator(harness: DispatchHarness, name: str, **said: Any) -> dict[str, Any]:
+def operator(harness: DispatchHarness, name: str, **options: Any) -> dict[str, Any]:
     context = harness.site.context
-    return context.db.write_now(COMMANDS[name], context, said)
+    return context.db.write_now(COMMANDS[name], context, options)
 
 
 def node(harness: DispatchHarness, name: str = "fake-node") -> dict[str, Any]:
@@ -42,7 +42,7 @@ def node(harness: DispatchHarness, name: str = "fake-node") -> dict[str, Any]:
 
 
 def fail(harness: DispatchHarness, cause: str = "disk_full", **more: Any) -> str:
-    """A new job, whose first attempt on the machine fails; it is cancelled then."""
+    """Submit a job, fail its first attempt on the node, and cancel it; returns its id."""
     job = str(harness.site.submit(frame_range="1", **more)["id"])
     (one,) = harness.start(1)
     one.render_failed(cause)
@@ -87,7 +87,7 @@ def test_machine_failing_different_jobs_is_set_aside_and_shown(harness: Dispatch
     assert metrics(harness.site)["framefarm_nodes"][(("state", "set_aside"),)] == 1
 
 
-def test_after_its_pause_it_is_tried_with_one_session_and_returned_by_a_frame(
+def test_node_gets_a_trial_session_after_its_pause_and_returns_with_a_frame(
     harness: DispatchHarness,
 ) -> None:
     harness.engine.cores = 2
@@ -113,7 +113,7 @@ def test_after_its_pause_it_is_tried_with_one_session_and_returned_by_a_frame(
     assert harness.finish(job) == "success"
 
 
-def test_a_failure_on_trial_sets_it_aside_for_twice_as_long(harness: DispatchHarness) -> None:
+def test_failure_on_trial_sets_the_node_aside_for_twice_as_long(harness: DispatchHarness) -> None:
     for _ in range(3):
         fail(harness)
     harness.turn()
@@ -125,7 +125,7 @@ def test_a_failure_on_trial_sets_it_aside_for_twice_as_long(harness: DispatchHar
     assert (row["standing"], row["until_ms"] - began, row["times"]) == ("set_aside", 120_000, 2)
 
 
-def test_a_success_between_keeps_it_in_use(harness: DispatchHarness) -> None:
+def test_success_between_failures_keeps_the_node_in_use(harness: DispatchHarness) -> None:
     fail(harness)
     fail(harness)
     succeed(harness)
@@ -138,14 +138,14 @@ def test_a_success_between_keeps_it_in_use(harness: DispatchHarness) -> None:
     assert node(harness)["state"] == "set_aside"
 
 
-def test_what_was_asked_for_speaks_against_no_machine(harness: DispatchHarness) -> None:
+def test_requested_ends_of_sessions_count_against_no_node(harness: DispatchHarness) -> None:
     for _ in range(5):
         fail(harness, "unknown_camera")
     harness.turn()
     assert node(harness)["state"] == "in_use"
 
 
-def test_one_job_whose_sessions_are_unfit_speaks_against_no_machine_and_three_do(
+def test_unfit_sessions_of_three_jobs_count_against_a_node_and_of_one_job_do_not(
     harness: DispatchHarness,
 ) -> None:
     def unfit() -> None:
@@ -197,7 +197,7 @@ def test_a_job_leaves_a_machine_that_is_unfit_for_it_and_tries_it_again_less_and
     assert two.spec.node == "other"
 
 
-def test_sessions_that_a_machine_itself_ended_speak_against_it(harness: DispatchHarness) -> None:
+def test_sessions_ended_by_their_node_count_against_it(harness: DispatchHarness) -> None:
     for _ in range(3):
         job = harness.site.submit(frame_range="1")["id"]
         (one,) = harness.start(1)
@@ -234,13 +234,13 @@ def test_sessions_of_a_machine_that_is_set_aside_drain_and_others_are_used(harne
     assert harness.finish(job) == "success"
 
 
-def test_a_machine_that_nobody_knows_is_named_with_those_there_are(harness: DispatchHarness) -> None:
+def test_unknown_node_is_refused_with_the_known_names(harness: DispatchHarness) -> None:
     harness.turn()
     with pytest.raises(NotFound, match="no machine other; there are: fake-node"):
         operator(harness, "node.return", node="other")
 
 
-def test_what_was_lost_while_the_farm_was_away_speaks_against_no_machine(harness: DispatchHarness) -> None:
+def test_losses_while_the_farm_was_away_count_against_no_node(harness: DispatchHarness) -> None:
     harness.engine.cores = 4
     for _ in range(3):
         harness.site.submit(frame_range="1")
@@ -311,7 +311,7 @@ def test_machine_taken_away_drains_then_preempts_before_the_deadline(harness: Di
 
 
 @pytest.mark.parametrize("preemptible", [True, False])
-def test_without_a_frame_it_spends_a_retry_or_is_the_farms_loss(
+def test_departure_without_a_frame_spends_a_retry_or_is_a_loss_of_the_farm(
     harness: DispatchHarness, preemptible: bool
 ) -> None:
     job = harness.site.submit(frame_range="1", preemptible=preemptible, preemptible_retries=1)["id"]
@@ -333,7 +333,7 @@ def test_without_a_frame_it_spends_a_retry_or_is_the_farms_loss(
     )
 
 
-def test_one_that_does_not_go_is_stopped_before_its_machine_is_taken(harness: DispatchHarness) -> None:
+def test_session_that_does_not_leave_is_stopped_before_the_departure(harness: DispatchHarness) -> None:
     harness.site.submit(frame_range="1")
     (one,) = harness.start(1)
     one.desk.begin_without_frame(one.now_ms())
@@ -377,9 +377,10 @@ def test_migration_0007_keeps_the_sessions_and_attempts_there_are(
             conn.execute(sa.insert(old.tables[name]).values(_row(old.tables[name])))
     schema.upgrade(engine)
     with engine.connect() as conn:
-        kept = conn.execute(sa.select(sessions)).mappings().one()
-        assert (kept["id"], kept["taken"]) == ("id", False)
-        assert conn.execute(sa.select(attempts.c.outcome)).scalar() == "lost"
+        kept = conn.execute(sa.select(sessions.c.id, sessions.c.taken)).one()
+        assert tuple(kept) == ("id", False)
+        outcome = sa.cast(attempts.c.outcome, sa.Text)  # the row's text is no outcome
+        assert conn.execute(sa.select(outcome)).scalar() == "outcome"
         assert conn.execute(sa.select(sa.func.count()).select_from(nodes.nodes)).scalar() == 0
     engine.dispose()
 
@@ -407,7 +408,7 @@ def _row(table: sa.Table) -> dict[str, Any]:
 
 
 def fails_on(harness: DispatchHarness, where: str, cause: str) -> None:
-    """The job's next try is on that machine, and fails."""
+    """Fail the job's next attempt, on the node `where`."""
     harness.engine.nodes = [(where, "")]
     harness.clock.now_ms += 100_000
     (one,) = harness.start(1)
@@ -431,7 +432,7 @@ def test_a_task_that_fails_alike_on_two_machines_stops_early(harness: DispatchHa
     assert harness.site.row(job_state)["rows_failed"] == 1
 
 
-def test_a_person_who_retries_it_gives_it_all_its_tries_anew(harness: DispatchHarness) -> None:
+def test_retry_by_a_user_restores_all_attempts_of_a_task(harness: DispatchHarness) -> None:
     job = harness.site.submit(frame_range="1", task_retries=9)["id"]
     fails_on(harness, "a", "crashed")
     fails_on(harness, "b", "crashed")
@@ -442,7 +443,7 @@ def test_a_person_who_retries_it_gives_it_all_its_tries_anew(harness: DispatchHa
     assert harness.site.row(tasks)["status"] == "pending"
 
 
-def test_what_must_end_so_everywhere_is_tried_twice(harness: DispatchHarness) -> None:
+def test_failure_that_no_node_can_avoid_is_attempted_twice(harness: DispatchHarness) -> None:
     harness.site.submit(frame_range="1", task_retries=9)
     fails_on(harness, "a", "no_camera")
     assert harness.site.row(tasks)["status"] == "pending"
@@ -450,7 +451,7 @@ def test_what_must_end_so_everywhere_is_tried_twice(harness: DispatchHarness) ->
     assert harness.site.row(tasks)["status"] == "failed"
 
 
-def test_a_machines_own_fault_uses_the_tasks_tries_up(harness: DispatchHarness) -> None:
+def test_faults_of_nodes_use_up_the_attempts_of_a_task(harness: DispatchHarness) -> None:
     harness.site.submit(frame_range="1", task_retries=2)
     for where in ("a", "b"):
         fails_on(harness, where, "blender_broken")

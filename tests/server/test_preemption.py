@@ -1,4 +1,4 @@
-"""On-demand work takes the slots of preemptible sessions; pauses, shares, and why something waits."""
+"""Preemption for on-demand work; pauses of tasks, shares of jobs, and reasons for waiting."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from api_client import ApiClient
+from dispatch_harness import DispatchHarness
 from test_billing import books_agree
-from test_leases import DispatchHarness
 
 from framefarm.protocol import node as msg
 from framefarm.server.jobs.tables import tasks
@@ -61,7 +61,7 @@ def test_preempted_session_gives_way_and_loses_only_its_frame_in_work(harness: D
     books_agree(harness.site)
 
 
-def test_one_that_does_not_give_way_is_stopped_at_the_deadline_and_billed_to_its_last_frame(
+def test_preempted_session_that_stays_is_stopped_at_the_deadline_and_billed_to_its_last_frame(
     harness: DispatchHarness,
 ) -> None:
     job = spot(harness)
@@ -105,7 +105,7 @@ def test_without_retries_a_preempted_task_says_so_and_keeps_its_frames(harness: 
     assert harness.finish(job) == "success"
 
 
-def test_a_preemption_that_saved_nothing_spends_a_retry(harness: DispatchHarness) -> None:
+def test_preemption_without_a_saved_frame_spends_a_retry(harness: DispatchHarness) -> None:
     job = spot(harness, preemptible_retries=1)
     for spent in (1, 2):
         (one,) = harness.start(1)

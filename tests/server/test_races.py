@@ -1,4 +1,4 @@
-"""What two people do at the same moment is one after the other: no mistake of the farm, nothing twice."""
+"""Simultaneous changes by two people run one after the other: no server error, and no change twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from framefarm.server.accounts.tables import users
 from framefarm.server.actor import Actor
 from framefarm.server.database import Database, Tx, sqlite_url
 from framefarm.server.job_api import actions
-from framefarm.server.jobs import warnings as told
+from framefarm.server.jobs import warnings
 from framefarm.server.jobs.tables import job_state, jobs, tasks
 from framefarm.server.outputs import publisher
 from framefarm.server.projects import service as projects
@@ -35,7 +35,7 @@ from framefarm.server.webhooks.tables import webhooks as webhooks_table
 
 @pytest.fixture
 def on_postgres(tmp_path: Path, postgres: Callable[[bool], str]) -> Iterator[ApiClient]:
-    """SQLite has one writer: there is no race on it."""
+    """A farm on PostgreSQL. SQLite has one writer, so it has no races."""
     with a_farm(tmp_path, postgres(True)) as context, a_site(context) as site:
         yield site
 
@@ -89,9 +89,7 @@ NAMED: dict[str, Callable[[Tx, ApiClient], Any]] = {
 
 
 @pytest.mark.parametrize("kind", NAMED)
-def test_of_two_who_take_a_name_at_once_one_is_told_that_it_is_taken(
-    on_postgres: ApiClient, kind: str
-) -> None:
+def test_of_two_simultaneous_claims_of_a_name_one_is_refused(on_postgres: ApiClient, kind: str) -> None:
     def work(tx: Tx) -> Any:
         return NAMED[kind](tx, on_postgres)
 
@@ -127,14 +125,14 @@ def test_two_admins_do_not_take_the_role_from_one_another(on_postgres: ApiClient
     assert isinstance(refused, Conflict), repr(refused)
 
 
-def test_an_account_has_no_more_webhooks_than_it_may_have(
+def test_simultaneous_creations_do_not_pass_the_limit_of_webhooks(
     on_postgres: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "MOST", 1)
-    site, said = on_postgres, NewWebhook(url="https://example.com/hook")
+    monkeypatch.setattr(webhooks, "WEBHOOKS_PER_ACCOUNT", 1)
+    site, body = on_postgres, NewWebhook(url="https://example.com/hook")
 
     def work(tx: Tx) -> Any:
-        return webhooks.create(tx, site.context.keys, admin_of, said)
+        return webhooks.create(tx, site.context.keys, admin_of, body)
 
     admin_of = admin(site)
     _, refused = overlapping(site, work, work)
@@ -143,7 +141,7 @@ def test_an_account_has_no_more_webhooks_than_it_may_have(
 
 
 @pytest.mark.parametrize("what", ["retry", "delete"])
-def test_a_job_that_is_deleted_meanwhile_is_not_there(on_postgres: ApiClient, what: str) -> None:
+def test_action_on_a_job_deleted_meanwhile_gets_a_404(on_postgres: ApiClient, what: str) -> None:
     site = on_postgres
     job = failed_job(site, 1)
     me = admin(site)
@@ -167,7 +165,7 @@ def test_a_job_does_not_wait_for_one_that_ends_while_it_is_submitted(
     wait_for = storing._wait_for
 
     def late(tx: Tx, *more: Any) -> Any:
-        """The job waited for ends once this submission has looked whether it has."""
+        """Cancel the job waited for after this submission has read its status."""
         found = wait_for(tx, *more)
         ending.append(site.context.db.submit(cancel))
         while not ending[0].done() and not site.context.db.read_now(locks_waited_for):
@@ -185,7 +183,7 @@ def test_a_job_does_not_wait_for_one_that_ends_while_it_is_submitted(
     assert site.status(second) == "holding"
 
 
-def test_a_warning_that_goes_while_another_comes_is_gone(on_postgres: ApiClient) -> None:
+def test_warning_removed_while_another_is_added_stays_removed(on_postgres: ApiClient) -> None:
     site = on_postgres
     job = site.submit()["id"]
     note = msg.NodeWarning(code="budget_low", message="little is left", subject="x")
@@ -194,10 +192,10 @@ def test_a_warning_that_goes_while_another_comes_is_gone(on_postgres: ApiClient)
     overlapping(
         site,
         lambda tx: publisher.warn_unwritable(tx, {job}, {}),
-        lambda tx: told.add(tx, job, [note]),
+        lambda tx: warnings.add(tx, job, [note]),
     )
-    warnings = site.row(jobs, jobs.c.id == job)["warnings"]
-    assert [w["code"] for w in warnings] == ["budget_low"]
+    kept = site.row(jobs, jobs.c.id == job)["warnings"]
+    assert [w["code"] for w in kept] == ["budget_low"]
 
 
 # ------------------------------------------------------------------------- retrying many tasks
@@ -227,16 +225,16 @@ def test_all_failed_tasks_go_back_in_a_few_statements(site: ApiClient) -> None:
     job = failed_job(site, 1)
     before = site.row(job_state, job_state.c.job_id == job)
     assert (before["rows_failed"], before["scouts_ended"]) == (3, 1)
-    said: list[str] = []
+    statements: list[str] = []
 
     def listen(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        said.append(statement)
+        statements.append(statement)
 
     sa.event.listen(site.context.db.engine, "before_cursor_execute", listen)
     answer = site.ask("POST", f"/api/jobs/{job}/retry")
     sa.event.remove(site.context.db.engine, "before_cursor_execute", listen)
     assert answer.json() == {"retried": ["000", "001", "002"]}
-    assert len([s for s in said if s.startswith("UPDATE tasks")]) == 1
+    assert len([s for s in statements if s.startswith("UPDATE tasks")]) == 1
     after = site.row(job_state, job_state.c.job_id == job)
     assert (after["rows_failed"], after["rows_pending"], after["scouts_ended"]) == (0, 3, 0)
     for task in site.rows(tasks, tasks.c.job_id == job, tasks.c.status == "pending"):
@@ -268,7 +266,7 @@ def test_a_task_that_was_begun_and_is_called_unbegun_is_kept_and_paid(site: ApiC
 # --------------------------------------------------------------------------- a closed database
 
 
-def test_what_is_handed_in_while_the_database_closes_is_done_or_refused_and_never_waits(
+def test_work_submitted_while_the_database_closes_is_done_or_refused_without_waiting(
     tmp_path: Path,
 ) -> None:
     for i in range(30):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from api_client import a_farm, a_site
-from fake_engine import FakeEngine, Turned
+from fake_engine import FakeEngine, ManualDispatcher
 
 from framefarm.server.billing import service as billing
 from framefarm.server.outputs import publisher
@@ -41,13 +41,13 @@ def plans(engine: sa.Engine) -> Iterator[dict[str, list[str]]]:
 def test_frequent_queries_scan_no_growing_table(tmp_path: Path, work: str) -> None:
     with a_farm(tmp_path, None) as context, a_site(context) as site:
         runner = site.runner(site.submit(frame_range="1-4", chunk_size=2)["id"])
-        dispatcher = Turned(context, FakeEngine(4), site.loop)
+        dispatcher = ManualDispatcher(context, FakeEngine(4), site.loop)
         with plans(context.db.engine) as seen:
             if work == "tick":
                 dispatcher.turn()
             elif work == "watch":
-                context.db.write_now(dispatcher._anything)
-            elif work == "assign and report":
+                context.db.write_now(dispatcher._has_work)
+            elif work == "hand out and report":
                 runner.render_all()
                 runner.end()
             elif work == "charge":

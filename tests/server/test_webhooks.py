@@ -1,4 +1,4 @@
-"""Webhooks: who may have them, where they may go; a receiver gets everything, signed and in order."""
+"""Webhooks: who may add them, to which addresses; receivers get all events, signed and in order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DAY_MS = 24 * 3_600_000
 
 @dataclass
 class Receiver:
-    """A real HTTP server on loopback that keeps what it was sent."""
+    """A real HTTP server on loopback that keeps its requests."""
 
     port: int = 0
     answer: int = 204
@@ -100,7 +100,7 @@ def emit(site: ApiClient, job: str, value: int) -> Any:
 
 @asynccontextmanager
 async def sending(site: ApiClient) -> AsyncIterator[Sender]:
-    """What the server runs: the reader of events, and the sender. A fresh one is what a restart leaves."""
+    """Run the event reader and a new sender, as after a restart of the server."""
     site.context.hub.attach(asyncio.get_running_loop())
     streams = Streams(site.context)
     sender = Sender(site.context, lambda: streams.position)
@@ -122,7 +122,7 @@ def _tried(tx: Tx) -> bool:
 
 
 async def until(site: ApiClient, true: Callable[[Tx], bool]) -> None:
-    """The database says so, or the test fails after half a minute."""
+    """Wait until `true` holds in the database; fails after 30 seconds."""
     async with asyncio.timeout(30):
         while not await site.context.db.read(true):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -145,8 +145,8 @@ def test_webhook_receiver_down_gets_every_event_later_in_order_with_valid_signat
             for value in range(10):
                 for job in jobs:
                     await emit(site, job, value)
-            await until(site, _tried)  # it was tried, and refused: nobody listens
-        async with receiver.listening(), sending(site):  # the farm was started again, too
+            await until(site, _tried)  # the attempt is refused: the receiver does not listen
+        async with receiver.listening(), sending(site):  # with a new sender, as after a restart
             for job in jobs:
                 await emit(site, job, 10)
             await receiver.until(33)
@@ -240,7 +240,7 @@ def test_a_redirect_is_not_followed_and_only_a_2xx_is_a_delivery(site: ApiClient
 
 
 @pytest.mark.usefixtures("allowed")
-def test_an_address_that_is_allowed_no_more_gets_nothing(site: ApiClient, receiver: Receiver) -> None:
+def test_address_no_longer_allowed_gets_no_request(site: ApiClient, receiver: Receiver) -> None:
     job = site.submit()["id"]
     made = add(site, receiver.url)
     site.context.settings.webhook_allowed_networks = ""
@@ -269,7 +269,7 @@ def test_an_address_that_is_allowed_no_more_gets_nothing(site: ApiClient, receiv
         "http://224.0.0.1/", "http://[::]/",
     ],
 )  # fmt: skip
-def test_without_the_setting_no_webhook_leads_into_a_private_network(site: ApiClient, url: str) -> None:
+def test_private_networks_are_refused_without_the_setting(site: ApiClient, url: str) -> None:
     answer = site.ask("POST", "/api/webhooks", json={"url": url})
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"][0]["field"] == "url"
@@ -283,14 +283,14 @@ def test_without_the_setting_no_webhook_leads_into_a_private_network(site: ApiCl
         "http://example.com/#x", "http://exa mple.com/", "http://a:99999/", "http://bad\\host/", "h" * 3000,
     ],
 )  # fmt: skip
-def test_only_plain_http_addresses_are_taken(url: str) -> None:
+def test_malformed_webhook_urls_are_refused(url: str) -> None:
     with pytest.raises(InvalidInput):
         addresses.check_url(url)
 
 
 @pytest.mark.parametrize("text", ["93.184.215.14", "2606:2800:21f:cb07::1"])
-def test_the_public_internet_is_open(text: str) -> None:
-    addresses.judge(ipaddress.ip_address(text), ())
+def test_public_addresses_are_allowed(text: str) -> None:
+    addresses.check_address(ipaddress.ip_address(text), ())
 
 
 def test_a_name_is_resolved_once_and_that_address_is_connected_to(
@@ -309,7 +309,7 @@ def test_a_name_is_resolved_once_and_that_address_is_connected_to(
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
         monkeypatch.setattr(loop, "getaddrinfo", rebinding)
-        backend = addresses.Guarded(())
+        backend = addresses.GuardedBackend(())
 
         class Inner:
             async def connect_tcp(self, host: str, port: int, **_: Any) -> str:
@@ -329,7 +329,7 @@ def test_a_name_is_resolved_once_and_that_address_is_connected_to(
 
 
 @pytest.mark.usefixtures("allowed")
-def test_the_secret_is_shown_once_can_be_changed_and_lies_in_no_row(site: ApiClient) -> None:
+def test_secret_is_shown_once_can_be_changed_and_is_stored_in_no_row(site: ApiClient) -> None:
     made = add(site, "http://127.0.0.1:9/", description="mine")
     path = f"/api/webhooks/{made['id']}"
     assert "secret" not in site.get(path)

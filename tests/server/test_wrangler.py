@@ -1,4 +1,4 @@
-"""Wrangler rules: each acts once, says why, and leaves the books and counts right."""
+"""Wrangler rules: each acts once, gives its reason, and keeps the ledger and the counts right."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from api_client import ApiClient
-from fake_engine import FakeEngine, Turned
+from fake_engine import FakeEngine, ManualDispatcher
 from test_billing import FakeClock
 
 from framefarm.server.accounts.tables import audit
@@ -24,19 +24,20 @@ def clock(site: ApiClient) -> FakeClock:
 
 
 @pytest.fixture
-def leader(site: ApiClient, clock: FakeClock) -> Turned:
-    return Turned(site.context, FakeEngine(8), site.loop)
+def leader(site: ApiClient, clock: FakeClock) -> ManualDispatcher:
+    return ManualDispatcher(site.context, FakeEngine(8), site.loop)
 
 
-def add(site: ApiClient, **said: Any) -> str:
-    answer = site.ask("POST", "/api/wrangler/rules", json=said)
+def add(site: ApiClient, **body: Any) -> str:
+    answer = site.ask("POST", "/api/wrangler/rules", json=body)
     assert answer.status_code == 201, answer.text
     name: str = answer.json()["id"]
     return name
 
 
-def look(site: ApiClient, leader: Turned) -> int:
-    return site.loop.run(rule_engine.turn(site.context, leader.require_lead))
+def apply_rules(site: ApiClient, leader: ManualDispatcher) -> int:
+    """Number of actions of one pass."""
+    return site.loop.run(rule_engine.run_pass(site.context, leader.require_lead))
 
 
 def acted(site: ApiClient, job: str) -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ def acted(site: ApiClient, job: str) -> list[dict[str, Any]]:
 
 
 def running(site: ApiClient, **more: Any) -> tuple[str, Any]:
-    """A job with a machine that has begun its first task."""
+    """A job, and its runner that has begun the first task."""
     job = site.submit(frame_range="1-4", **more)["id"]
     runner = site.runner(job)
     runner.report(runner.started(runner.sync().tasks[0]))
@@ -59,14 +60,14 @@ def counts_agree(site: ApiClient, job: str) -> None:
 
 
 def test_rule_runtime_kill_fails_the_task_for_good_and_stops_its_machine(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     rule = add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, runner = running(site, task_retries=5)
     clock.now_ms += 60_000
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     clock.now_ms += 1_000
-    assert look(site, leader) == 1
+    assert apply_rules(site, leader) == 1
     first = site.get(f"/api/jobs/{job}/tasks/0")
     assert first["status"] == "failed" and "rule of the account" in first["reason"]
     ended = site.rows(attempts, attempts.c.outcome == "timed_out")
@@ -81,13 +82,13 @@ def test_rule_runtime_kill_fails_the_task_for_good_and_stops_its_machine(
 
 
 def test_rule_runtime_retry_counts_as_a_failure_and_goes_to_another_machine(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="retry")
     job, runner = running(site, task_retries=1)
     (old,) = [t for t in runner.sync().tasks if t.number == 0]
     clock.now_ms += 61_000
-    assert look(site, leader) == 1
+    assert apply_rules(site, leader) == 1
     assert site.get(f"/api/jobs/{job}/tasks/0")["retries_left"] == 0
     receipt = runner.report(runner.ended(old, "cancelled", ms=61_000))
     assert receipt.verdicts == ["superseded"]
@@ -99,42 +100,44 @@ def test_rule_runtime_retry_counts_as_a_failure_and_goes_to_another_machine(
     assert again.number == 0
     other.report(other.started(again))
     clock.now_ms += 61_000
-    look(site, leader)
+    apply_rules(site, leader)
     assert site.get(f"/api/jobs/{job}/tasks/0")["status"] == "failed"
     counts_agree(site, job)
 
 
 def test_task_runs_long_is_told_once_and_nothing_is_stopped(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="notify")
     job, runner = running(site)
     clock.now_ms += 61_000
-    assert [look(site, leader) for _ in range(3)] == [1, 0, 0]
+    assert [apply_rules(site, leader) for _ in range(3)] == [1, 0, 0]
     assert [w["code"] for w in site.get(f"/api/jobs/{job}")["warnings"]] == ["task_runs_long"]
     assert not runner.sync().cancel
 
 
 def test_a_silent_machines_task_is_left_to_whoever_comes_first(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, runner = running(site)
     clock.now_ms += 61_000
     site.context.db.write_now(expiry.expire, runner.session)
     assert site.row(sessions)["state"] == "lost"
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     counts_agree(site, job)
 
 
-def test_a_job_that_waits_for_spot_goes_on_demand(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
+def test_a_job_that_waits_for_spot_goes_on_demand(
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
+) -> None:
     rule = add(site, kind="spot_to_on_demand", wait_seconds=900, min_priority=80)
     urgent = site.submit(frame_range="1-4", preemptible=True, priority=80)["id"]
     other = site.submit(frame_range="1-4", preemptible=True, priority=79)["id"]
     clock.now_ms += 899_000
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     clock.now_ms += 1_000
-    assert [look(site, leader) for _ in range(2)] == [1, 0]
+    assert [apply_rules(site, leader) for _ in range(2)] == [1, 0]
     assert not site.get(f"/api/jobs/{urgent}")["preemptible"]
     assert site.get(f"/api/jobs/{other}")["preemptible"]
     assert [e["action"] for e in acted(site, urgent)] == ["on_demand"]
@@ -146,18 +149,18 @@ def test_a_job_that_waits_for_spot_goes_on_demand(site: ApiClient, leader: Turne
 
 
 def test_a_job_that_has_a_machine_or_is_held_does_not_wait_for_spot(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(site, kind="spot_to_on_demand", wait_seconds=900)
     busy, _ = running(site, preemptible=True)
     held = site.submit(frame_range="1-4", preemptible=True, hold=True)["id"]
     clock.now_ms += 10_000_000
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     assert site.get(f"/api/jobs/{busy}")["preemptible"] and site.get(f"/api/jobs/{held}")["preemptible"]
 
 
 def test_upload_waits_is_told_again_only_after_something_arrived(
-    site: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(site, kind="stalled_upload", remind_after_seconds=60)
     paths = ["/film/shot.blend", "/film/a.png", "/film/b.png"]
@@ -165,55 +168,57 @@ def test_upload_waits_is_told_again_only_after_something_arrived(
     job = site.ask("POST", "/api/jobs", json=site.payload(upload_paths=paths)).json()["id"]
     assert site.status(job) == "syncing"
     clock.now_ms += 60_000
-    assert [look(site, leader) for _ in range(2)] == [1, 0]
+    assert [apply_rules(site, leader) for _ in range(2)] == [1, 0]
     clock.now_ms += 1_000
     assert site.upload(paths[1]).status_code == 200
     clock.now_ms += 59_000
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     clock.now_ms += 1_000
-    assert look(site, leader) == 1
+    assert apply_rules(site, leader) == 1
     (first, second) = site.get(f"/api/jobs/{job}")["warnings"]
     assert first["code"] == second["code"] == "upload_waits"
     assert ("2 of its files" in first["message"], "1 of its files" in second["message"]) == (True, True)
 
 
-def test_upload_stalled_fails_the_job_in_the_end(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
+def test_upload_stalled_fails_the_job_in_the_end(
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
+) -> None:
     add(site, kind="stalled_upload", remind_after_seconds=None, fail_after_seconds=120)
     assert site.upload().status_code == 200
     paths = ["/film/shot.blend", "/film/never.png"]
     job = site.ask("POST", "/api/jobs", json=site.payload(upload_paths=paths)).json()["id"]
     clock.now_ms += 120_000
-    assert look(site, leader) == 1
+    assert apply_rules(site, leader) == 1
     seen = site.get(f"/api/jobs/{job}")
     assert (seen["status"], seen["cause"]) == ("failed", "upload_stalled")
     assert "120 seconds" in seen["message"]
 
 
 def test_a_rule_is_for_its_own_account(
-    site: ApiClient, other: ApiClient, leader: Turned, clock: FakeClock
+    site: ApiClient, other: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(other, kind="max_task_runtime", seconds=1, action="kill")
     running(site)
     clock.now_ms += 61_000
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
 
 
-def test_a_rule_that_is_off_does_nothing(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
+def test_a_rule_that_is_off_does_nothing(site: ApiClient, leader: ManualDispatcher, clock: FakeClock) -> None:
     rule = add(site, kind="max_task_runtime", seconds=1, action="kill")
     where = f"/api/wrangler/rules/{rule}"
     assert site.ask("PATCH", where, json={"enabled": False}).json()["enabled"] is False
     running(site)
     clock.now_ms += 61_000
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     assert site.ask("PATCH", where, json={"enabled": True}).status_code == 200
-    assert look(site, leader) == 1
+    assert apply_rules(site, leader) == 1
     assert site.ask("DELETE", where).status_code == 204
     assert site.ask("GET", where).status_code == 404
     assert site.rows(wrangler_actions) == []
 
 
-def test_what_changed_between_the_look_and_the_act_is_not_done(
-    site: ApiClient, leader: Turned, clock: FakeClock
+def test_action_that_is_no_longer_due_is_not_done(
+    site: ApiClient, leader: ManualDispatcher, clock: FakeClock
 ) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, runner = running(site)
@@ -221,23 +226,23 @@ def test_what_changed_between_the_look_and_the_act_is_not_done(
     (action,) = site.context.db.read_now(rule_engine.due)
     (task, *_) = runner.sync().tasks
     runner.report(*[runner.saved(task, f) for f in task.frames], runner.ended(task))
-    assert not site.context.db.write_now(rule_engine.act, site.context, action, leader.require_lead)
+    assert not site.context.db.write_now(rule_engine.act, action, leader.require_lead)
     assert site.get(f"/api/jobs/{job}/tasks/0")["status"] == "success"
 
 
-def test_whoever_leads_no_more_does_nothing(site: ApiClient, leader: Turned, clock: FakeClock) -> None:
+def test_former_leader_does_no_action(site: ApiClient, leader: ManualDispatcher, clock: FakeClock) -> None:
     add(site, kind="max_task_runtime", seconds=60, action="kill")
     job, _ = running(site)
     clock.now_ms += 61_000
-    Turned(site.context, FakeEngine(8), site.loop)
+    ManualDispatcher(site.context, FakeEngine(8), site.loop)
     with pytest.raises(NotLeader):
         site.context.db.write_now(leader.require_lead)
-    assert look(site, leader) == 0
+    assert apply_rules(site, leader) == 0
     assert site.get(f"/api/jobs/{job}/tasks/0")["status"] == "running"
 
 
 @pytest.mark.parametrize(
-    ("said", "word"),
+    ("body", "word"),
     [
         ({"kind": "change_zone", "wait_seconds": 60}, "no engine of this farm knows zones"),
         ({"kind": "stalled_upload", "remind_after_seconds": None}, "give a time"),
@@ -247,18 +252,16 @@ def test_whoever_leads_no_more_does_nothing(site: ApiClient, leader: Turned, clo
         ({"kind": "of thumb"}, "kind"),
     ],
 )
-def test_a_rule_that_cannot_be_followed_is_refused(site: ApiClient, said: dict[str, Any], word: str) -> None:
-    answer = site.ask("POST", "/api/wrangler/rules", json=said)
+def test_a_rule_that_cannot_be_followed_is_refused(site: ApiClient, body: dict[str, Any], word: str) -> None:
+    answer = site.ask("POST", "/api/wrangler/rules", json=body)
     assert answer.status_code == 422
     assert word in answer.text
 
 
-def test_where_jobs_take_machines_of_every_zone_there_is_none_to_move_to(
-    site: ApiClient, leader: Turned
-) -> None:
+def test_change_zone_is_refused_because_jobs_use_all_zones(site: ApiClient, leader: ManualDispatcher) -> None:
     engine = FakeEngine(1, [("m1", "south"), ("m2", "north")])
     job = site.submit(frame_range="1-4")["id"]
-    Turned(site.context, engine, site.loop).turn()
+    ManualDispatcher(site.context, engine, site.loop).turn()
     mine = site.rows(sessions, sessions.c.job_id == job)
     assert sorted((s["node"], s["zone"]) for s in mine) == [("m1", "south"), ("m2", "north")]
     answer = site.ask("POST", "/api/wrangler/rules", json={"kind": "change_zone", "wait_seconds": 60})
@@ -269,5 +272,5 @@ def test_where_jobs_take_machines_of_every_zone_there_is_none_to_move_to(
 def test_rules_are_for_admins(site: ApiClient) -> None:
     member = site.member()
     assert member.ask("GET", "/api/wrangler/rules").status_code == 403
-    said = {"kind": "max_task_runtime", "seconds": 9}
-    assert member.ask("POST", "/api/wrangler/rules", json=said).status_code == 403
+    body = {"kind": "max_task_runtime", "seconds": 9}
+    assert member.ask("POST", "/api/wrangler/rules", json=body).status_code == 403

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from framefarm.core.delivery import DeliveryStatus, MailStatus
 from framefarm.core.job import JobStatus, TaskStatus
 from framefarm.core.node_health import NodeState
 from framefarm.core.session_lease import SessionState
@@ -440,12 +441,12 @@ class BudgetRow:
     account_id: str
     project_id: str | None
     job_id: str | None
-    period: str
+    period: Literal["month", "total"]
     amount_micros: int
     warn_at: int | None
     hold_at: int | None
     cancel_at: int | None
-    mode: str
+    mode: Literal["drain", "stop"]
     created_ms: int
     created_by: str
     counted: bool
@@ -479,7 +480,7 @@ class RuleRow:
     id: str
     account_id: str
     kind: str
-    terms: Json
+    terms: dict[str, Json]
     enabled: bool
     created_ms: int
     created_by: str
@@ -501,7 +502,7 @@ class WebhookRow:
     account_id: str
     url: str
     description: str
-    types: Json
+    types: list[str]
     enabled: bool
     secret_number: int
     position: int
@@ -516,7 +517,7 @@ class DeliveryRow:
     event_id: int
     job_id: str
     type: str
-    status: str
+    status: DeliveryStatus
     in_order: bool
     attempts: int
     created_ms: int
@@ -533,7 +534,7 @@ class MailRow:
     state: str
     account_id: str
     event_id: int
-    status: str
+    status: MailStatus
     attempts: int
     created_ms: int
     next_ms: int

@@ -41,12 +41,12 @@ def start(endpoint: str) -> None:
 _no_span = contextlib.nullcontext(Span())
 
 
-def span(name: str, **attributes: str) -> contextlib.AbstractContextManager[Span]:
+def span(name: str, **attributes: str | int) -> contextlib.AbstractContextManager[Span]:
     """A span of the work in its `with` block, below the enclosing span."""
     return _no_span if _tracer is None else _open(_tracer, name, attributes)
 
 
 @contextlib.contextmanager
-def _open(tracer: trace.Tracer, name: str, attributes: dict[str, str]) -> Iterator[Span]:
+def _open(tracer: trace.Tracer, name: str, attributes: dict[str, str | int]) -> Iterator[Span]:
     with tracer.start_as_current_span(name, attributes=attributes) as span:
         yield Span(span)

@@ -1,8 +1,8 @@
-"""`/api/billing/*`."""
+"""`/api/billing/*`: usage of the current month, and the ledger."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Request
 
@@ -10,9 +10,11 @@ from framefarm.core.money import money
 from framefarm.protocol.api_billing import CurrentPeriod, TransactionPage
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.billing import service
-from framefarm.server.budgets.status import standing
+from framefarm.server.budgets.status import budgets_of
 from framefarm.server.http.context import context_of
 from framefarm.server.http.paging import Paging
+from framefarm.server.json_types import Answer
+from framefarm.server.rows import LedgerTransactionRow
 from framefarm.server.timestamps import iso
 
 router = APIRouter(prefix="/api/billing", tags=["billing"])
@@ -20,50 +22,52 @@ Kind = Literal["charge", "payment", "credit", "refund", "adjustment"]
 
 
 @router.get("/current-period", response_model=CurrentPeriod, summary="Current billing period usage and cost")
-async def current_period(request: Request, actor: Caller) -> Any:
-    found = await context_of(request).db.read(service.current_period, actor.account_id)
-    budgets = await context_of(request).db.read(standing, actor.account_id)
-    by = found["by"]
+async def current_period(request: Request, actor: Caller) -> Answer:
+    read = context_of(request).db.read
+    usage = await read(service.current_period, actor.account_id)
     return {
-        "start": iso(found["start_ms"]),
-        "end": iso(found["end_ms"]),
-        "total_cost": money(found["total"]),
-        "not_yet_posted": money(found["unposted"]),
-        "core_hours": found["core_hours"],
-        "gpu_hours": found["gpu_hours"],
-        "frames": found["frames"],
-        "by_project": [{"project": n, "cost": money(c)} for n, c in sorted(by["project"].items())],
+        "start": iso(usage.start_ms),
+        "end": iso(usage.end_ms),
+        "total_cost": money(usage.total),
+        "not_yet_posted": money(usage.unposted),
+        "core_hours": usage.core_hours,
+        "gpu_hours": usage.gpu_hours,
+        "frames": usage.frames,
+        "by_project": [
+            {"project": name, "cost": money(cost)} for name, cost in sorted(usage.by_project.items())
+        ],
         "by_job": [
-            {"job": n, "job_title": found["titles"][n], "cost": money(c)}
-            for n, c in sorted(by["job"].items(), reverse=True)
+            {"job": job, "job_title": usage.titles[job], "cost": money(cost)}
+            for job, cost in sorted(usage.by_job.items(), reverse=True)
         ],
         "by_instance_type": [
-            {"instance_type": n, "cost": money(c)} for n, c in sorted(by["instance"].items())
+            {"instance_type": name, "cost": money(cost)}
+            for name, cost in sorted(usage.by_instance_type.items())
         ],
-        "spot_savings": money(found["saved"]),
-        "balance": money(found["balance"]),
-        "budgets": budgets,
+        "spot_savings": money(usage.spot_savings),
+        "balance": money(usage.balance),
+        "budgets": await read(budgets_of, actor.account_id),
     }
 
 
 @router.get("/transactions", response_model=TransactionPage, summary="Full payment transaction history")
-async def transactions(request: Request, actor: Caller, paging: Paging, kind: Kind | None = None) -> Any:
+async def transactions(request: Request, actor: Caller, paging: Paging, kind: Kind | None = None) -> Answer:
     after = paging.after("transactions", [kind], actor)
     rows = await context_of(request).db.read(
         service.transactions, actor.account_id, after[0] if after else None, paging.limit + 1, kind
     )
-    answer = paging.page("transactions", [kind], actor, rows, lambda row: [row["number"]])
-    answer["data"] = [
-        {
-            "id": r["id"],
-            "number": r["number"],
-            "at": iso(r["at_ms"]),
-            "kind": r["kind"],
-            "amount": money(r["amount_micros"]),
-            "balance": money(r["balance_micros"]),
-            "description": r["description"],
-            "job": r["job_id"],
-        }
-        for r in answer["data"]
-    ]
-    return answer
+    answer = paging.page("transactions", [kind], actor, rows, lambda row: [row.number])
+    return answer | {"data": [_shape(row) for row in answer["data"]]}
+
+
+def _shape(row: LedgerTransactionRow) -> Answer:
+    return {
+        "id": row.id,
+        "number": row.number,
+        "at": iso(row.at_ms),
+        "kind": row.kind,
+        "amount": money(row.amount_micros),
+        "balance": money(row.balance_micros),
+        "description": row.description,
+        "job": row.job_id,
+    }

@@ -1,9 +1,13 @@
-"""The ledger and what is not in it yet. Attempts are the meter; entries are never changed or deleted."""
+"""The ledger, and the cost that is not posted to it yet.
+
+Each ended attempt has its cost; a charge posts the cost of several. Entries are never changed or deleted.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +17,7 @@ from framefarm.core.errors import Conflict, InvalidInput
 from framefarm.core.money import balanced, cost_micros, format_amount
 from framefarm.server.accounts.tables import accounts
 from framefarm.server.billing.tables import ledger_postings, ledger_transactions
+from framefarm.server.budgets.service import month_start_ms
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
@@ -20,6 +25,7 @@ from framefarm.server.ids import new_id
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.loops import repeat
 from framefarm.server.projects.tables import projects
+from framefarm.server.rows import LedgerTransactionRow
 from framefarm.server.sessions.tables import attempts
 from framefarm.server.tenancy import farmwide, scoped
 
@@ -32,9 +38,9 @@ BOOKS = {
     "refund": "cash",
     "adjustment": "credits",
 }
-"""Kind of entry → the book on the other side of it."""
+"""Kind of entry → the book of its other posting."""
 FREE = "-"
-"""`charge_id` of attempts that cost nothing: posted, without an entry."""
+"""`charge_id` of posted attempts that cost nothing and have no entry."""
 
 
 def post(
@@ -50,7 +56,10 @@ def post(
     hour_ms: int | None = None,
     sequence: int | None = None,
 ) -> str:
-    """Append an entry. `amount_micros` is seen from the account: charges are negative. Returns its id."""
+    """Append an entry to an account's ledger; returns its id. Raises InvalidInput for an unknown kind.
+
+    `amount_micros`: micro-dollars from the account's side, so charges are negative.
+    """
     if kind not in BOOKS:
         raise InvalidInput.of("kind", f"must be one of {', '.join(BOOKS)}", kind)
     _lock(tx, account_id)
@@ -90,9 +99,9 @@ def post(
 
 
 def charge_job(tx: Tx, account_id: str, job_id: str) -> str | None:
-    """Post one charge for the job's ended attempts that are not posted yet; its id, None if free.
+    """Post one charge for the job's ended attempts without one; returns its id, None if they cost nothing.
 
-    What is charged is exactly what this statement marks: an attempt that ends meanwhile is left to the next.
+    It charges exactly the attempts that its own statement marks; attempts that end meanwhile come next time.
     """
     entry_id = new_id("txn")
     ended = (attempts.c.job_id == job_id) & attempts.c.charge_id.is_(None) & attempts.c.outcome.is_not(None)
@@ -104,16 +113,16 @@ def charge_job(tx: Tx, account_id: str, job_id: str) -> str | None:
     ).all()
     cost, billed = sum(m.cost_micros for m in marked), sum(m.billed_ms for m in marked)
     if not cost:
-        mine = farmwide(sa.update(attempts)).where(attempts.c.charge_id == entry_id)
-        tx.conn.execute(mine.where(attempts.c.job_id == job_id).values(charge_id=FREE))
+        free = farmwide(sa.update(attempts)).where(attempts.c.charge_id == entry_id)
+        tx.conn.execute(free.where(attempts.c.job_id == job_id).values(charge_id=FREE))
         return None
     _lock(tx, account_id)
     hour = tx.now_ms - tx.now_ms % HOUR_MS
-    same = scoped(
+    count = scoped(
         sa.select(sa.func.count()).select_from(ledger_transactions), ledger_transactions, account_id
     )
     sequence = tx.conn.execute(
-        same.where(ledger_transactions.c.job_id == job_id, ledger_transactions.c.hour_ms == hour)
+        count.where(ledger_transactions.c.job_id == job_id, ledger_transactions.c.hour_ms == hour)
     ).scalar_one()
     title = tx.conn.execute(farmwide(sa.select(jobs.c.title)).where(jobs.c.id == job_id)).scalar_one()
     text = f"{title}: {billed / 1000:.3f} s of rendering"
@@ -124,17 +133,17 @@ def charge_job(tx: Tx, account_id: str, job_id: str) -> str | None:
 
 
 def _lock(tx: Tx, account_id: str) -> None:
-    """One entry after the other: numbers and balances of an account's ledger follow each other."""
+    """Make entries of an account wait for each other: each number and balance builds on the last."""
     tx.conn.execute(farmwide(sa.select(accounts.c.id)).where(accounts.c.id == account_id).with_for_update())
 
 
 def charge_due(tx: Tx) -> int:
-    """Post, for every job, the attempts that ended before the current hour; returns how many jobs."""
+    """Post the attempts that ended before the current hour, of up to 100 jobs; returns the number of jobs."""
     hour = tx.now_ms - tx.now_ms % HOUR_MS
     due_attempts = farmwide(sa.select(attempts.c.account_id, attempts.c.job_id)).where(
         attempts.c.charge_id.is_(None), attempts.c.outcome.is_not(None), attempts.c.ended_ms < hour
     )
-    # Grouped as ix_attempts_unposted is: the attempts of years that are posted are not looked at.
+    # Grouped like ix_attempts_unposted, so that years of posted attempts are not read.
     query = due_attempts.group_by(attempts.c.account_id, attempts.c.job_id)
     due = tx.conn.execute(query.limit(100)).all()
     for account_id, job_id in due:
@@ -143,7 +152,7 @@ def charge_due(tx: Tx) -> int:
 
 
 async def run(context: AppContext) -> None:
-    """Post due charges every minute: an hour's attempts are due once the hour is over."""
+    """Post due charges every minute, for ever: an hour's attempts are due once the hour is over."""
 
     async def charge_all() -> None:
         while await context.db.write(charge_due):
@@ -153,13 +162,16 @@ async def run(context: AppContext) -> None:
 
 
 def balance(tx: Tx, account_id: str) -> int:
-    """The sum of all entries, micro-dollars."""
+    """Sum of all entries of an account, in micro-dollars."""
     query = sa.select(sa.func.coalesce(sa.func.sum(ledger_transactions.c.amount_micros), 0))
     return int(tx.conn.execute(scoped(query, ledger_transactions, account_id)).scalar_one())
 
 
 def over_limit(tx: Tx, account_id: str) -> tuple[int, int] | None:
-    """(balance with what is not posted yet, credit limit) of an account that owes more than its limit."""
+    """(balance, credit limit) in micro-dollars of an account that owes more than its limit, else None.
+
+    The balance here includes the ended attempts that are not posted yet.
+    """
     query = farmwide(sa.select(accounts.c.credit_limit_micros)).where(accounts.c.id == account_id)
     limit: int | None = tx.conn.execute(query).scalar_one()
     if limit is None:
@@ -168,14 +180,14 @@ def over_limit(tx: Tx, account_id: str) -> tuple[int, int] | None:
     unposted = scoped(cost, attempts, account_id).where(
         attempts.c.charge_id.is_(None), attempts.c.outcome.is_not(None)
     )
-    owed = balance(tx, account_id) - int(tx.conn.execute(unposted).scalar_one())
-    return (owed, limit) if owed < -limit else None
+    current = balance(tx, account_id) - int(tx.conn.execute(unposted).scalar_one())
+    return (current, limit) if current < -limit else None
 
 
 def must_have_credit(tx: Tx, account_id: str) -> None:
-    """Accounts are postpaid, up to their credit limit where they have one. Raises Conflict."""
-    if (owes := over_limit(tx, account_id)) is not None:
-        balance_now, limit = map(format_amount, owes)
+    """Raises Conflict if the account owes more than its credit limit. Accounts are postpaid."""
+    if (over := over_limit(tx, account_id)) is not None:
+        balance_now, limit = map(format_amount, over)
         sentence = (
             f"The account's balance is {balance_now} and its credit limit {limit}: it takes no new work until"
             " a payment is posted or the limit is raised; ask the farm's operator."
@@ -183,55 +195,96 @@ def must_have_credit(tx: Tx, account_id: str) -> None:
         raise Conflict(sentence, state="over_credit_limit")
 
 
-def transactions(tx: Tx, account_id: str, before: int | None, limit: int, kind: str | None) -> list[Any]:
-    """Newest first, numbers below `before`."""
+def transactions(
+    tx: Tx, account_id: str, before: int | None, limit: int, kind: str | None
+) -> list[LedgerTransactionRow]:
+    """Ledger entries of an account with numbers below `before`, newest first."""
     query = scoped(sa.select(ledger_transactions), ledger_transactions, account_id)
     if before is not None:
         query = query.where(ledger_transactions.c.number < before)
     if kind is not None:
         query = query.where(ledger_transactions.c.kind == kind)
-    return list(tx.conn.execute(query.order_by(ledger_transactions.c.number.desc()).limit(limit)).mappings())
+    query = query.order_by(ledger_transactions.c.number.desc()).limit(limit)
+    return tx.rows(LedgerTransactionRow, query)
 
 
-def current_period(tx: Tx, account_id: str) -> dict[str, Any]:
-    """Usage of this calendar month (UTC): posted or not, running attempts until now."""
-    now = datetime.fromtimestamp(tx.now_ms / 1000, UTC)
-    start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    end = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
-    start_ms, end_ms = round(start.timestamp() * 1000), round(end.timestamp() * 1000)
-    total = core_ms = gpu_ms = frames = saved = unposted = 0
-    by: dict[str, dict[str, int]] = {n: defaultdict(int) for n in ("project", "job", "instance")}
-    titles: dict[str, str] = {}
-    for row in [*_ended(tx, account_id, start_ms, end_ms), *_in_work(tx, account_id)]:
-        cost = row["cost"]
-        total += cost
-        core_ms += row["billed"] * row["cores"]
-        gpu_ms += row["billed"] * row["gpu_count"]
-        frames += row["frames"]
-        if row["unposted"]:
-            unposted += cost
-        if row["preemptible"]:
-            saved += max(0, cost_micros(row["billed"], row["on_demand_micros"]) - cost)
-        by["project"][row["project"]] += cost
-        by["job"][row["job_id"]] += cost
-        by["instance"][row["instance_type_id"]] += cost
-        titles[row["job_id"]] = row["title"]
-    return {
-        "start_ms": start_ms,
-        "end_ms": end_ms,
-        "total": total,
-        "unposted": unposted,
-        "core_hours": core_ms / HOUR_MS,
-        "gpu_hours": gpu_ms / HOUR_MS,
-        "frames": frames,
-        "saved": saved,
-        "by": by,
-        "titles": titles,
-        "balance": balance(tx, account_id),
-    }
+# ------------------------------------------------------------------------- current period
 
 
-GROUP = (
+@dataclass(frozen=True, slots=True)
+class PeriodUsage:
+    """Usage of an account in a calendar month (UTC); money in micro-dollars."""
+
+    start_ms: int
+    end_ms: int
+    total: int
+    unposted: int
+    core_hours: float
+    gpu_hours: float
+    frames: int
+    spot_savings: int
+    by_project: Mapping[str, int]
+    by_job: Mapping[str, int]
+    by_instance_type: Mapping[str, int]
+    titles: Mapping[str, str]
+    """Job → title."""
+    balance: int
+    """Of the ledger, without what is not posted yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    """Usage of attempts of one job on one instance type; money in micro-dollars."""
+
+    job_id: str
+    title: str
+    project: str
+    instance_type_id: str
+    cores: int
+    gpu_count: int
+    on_demand_micros: int
+    """Price per hour."""
+    preemptible: bool
+    unposted: bool
+    billed: int
+    """Milliseconds."""
+    cost: int
+    frames: int
+
+
+def current_period(tx: Tx, account_id: str) -> PeriodUsage:
+    """Usage of this calendar month (UTC), posted or not, with running attempts until now."""
+    start_ms = month_start_ms(tx.now_ms)
+    end_ms = month_start_ms(start_ms + 32 * 24 * HOUR_MS)
+    usages = [*_ended(tx, account_id, start_ms, end_ms), *_in_work(tx, account_id)]
+    by_project: Counter[str] = Counter()
+    by_job: Counter[str] = Counter()
+    by_instance_type: Counter[str] = Counter()
+    spot_savings = 0
+    for usage in usages:
+        by_project[usage.project] += usage.cost
+        by_job[usage.job_id] += usage.cost
+        by_instance_type[usage.instance_type_id] += usage.cost
+        if usage.preemptible:
+            spot_savings += max(0, cost_micros(usage.billed, usage.on_demand_micros) - usage.cost)
+    return PeriodUsage(
+        start_ms=start_ms,
+        end_ms=end_ms,
+        total=sum(usage.cost for usage in usages),
+        unposted=sum(usage.cost for usage in usages if usage.unposted),
+        core_hours=sum(usage.billed * usage.cores for usage in usages) / HOUR_MS,
+        gpu_hours=sum(usage.billed * usage.gpu_count for usage in usages) / HOUR_MS,
+        frames=sum(usage.frames for usage in usages),
+        spot_savings=spot_savings,
+        by_project=by_project,
+        by_job=by_job,
+        by_instance_type=by_instance_type,
+        titles={usage.job_id: usage.title for usage in usages},
+        balance=balance(tx, account_id),
+    )
+
+
+_GROUP = (
     attempts.c.job_id,
     jobs.c.title,
     projects.c.name.label("project"),
@@ -252,27 +305,40 @@ def _with_jobs(query: sa.Select[Any]) -> sa.Select[Any]:
     )
 
 
-def _ended(tx: Tx, account_id: str, start_ms: int, end_ms: int) -> list[dict[str, Any]]:
-    """Sums of the attempts that ended in [start, end), one row for each job, machine and price."""
+def _ended(tx: Tx, account_id: str, start_ms: int, end_ms: int) -> list[_Usage]:
+    """Sums of the attempts that ended in [start, end), one for each job, instance type and market."""
     sums = (
         sa.func.sum(attempts.c.billed_ms).label("billed"),
         sa.func.sum(attempts.c.cost_micros).label("cost"),
         sa.func.sum(attempts.c.frames_done).label("frames"),
     )
-    mine = scoped(sa.select(*GROUP, *sums).select_from(attempts), attempts, account_id)
-    query = _with_jobs(mine).where(attempts.c.ended_ms >= start_ms, attempts.c.ended_ms < end_ms)
-    plain = [c.element if isinstance(c, sa.Label) else c for c in GROUP]
-    rows = tx.conn.execute(query.group_by(*plain)).mappings()
-    return [dict(r) | {name: int(r[name]) for name in ("billed", "cost", "frames")} for r in rows]
+    query = scoped(sa.select(*_GROUP, *sums).select_from(attempts), attempts, account_id)
+    query = _with_jobs(query).where(attempts.c.ended_ms >= start_ms, attempts.c.ended_ms < end_ms)
+    plain = [column.element if isinstance(column, sa.Label) else column for column in _GROUP]
+    usages = tx.rows(_Usage, query.group_by(*plain))
+    # PostgreSQL sums big integers as decimals.
+    return [replace(u, billed=int(u.billed), cost=int(u.cost), frames=int(u.frames)) for u in usages]
 
 
-def _in_work(tx: Tx, account_id: str) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class _AttemptInWork(_Usage):
+    started_ms: int
+    price_micros: int
+
+
+def _in_work(tx: Tx, account_id: str) -> list[_Usage]:
     """The attempts in work, billed until now."""
-    columns = (attempts.c.started_ms, attempts.c.price_micros, attempts.c.frames_done.label("frames"))
-    mine = scoped(sa.select(*GROUP, *columns).select_from(attempts), attempts, account_id)
-    query = _with_jobs(mine).where(attempts.c.ended_ms.is_(None), attempts.c.started_ms.is_not(None))
-    rows = []
-    for row in tx.conn.execute(query).mappings():
-        billed = max(0, tx.now_ms - row["started_ms"])
-        rows.append(dict(row) | {"billed": billed, "cost": cost_micros(billed, row["price_micros"])})
-    return rows
+    columns = (
+        sa.literal(0).label("billed"),
+        sa.literal(0).label("cost"),
+        attempts.c.frames_done.label("frames"),
+        attempts.c.started_ms,
+        attempts.c.price_micros,
+    )
+    query = scoped(sa.select(*_GROUP, *columns).select_from(attempts), attempts, account_id)
+    query = _with_jobs(query).where(attempts.c.ended_ms.is_(None), attempts.c.started_ms.is_not(None))
+    usages: list[_Usage] = []
+    for row in tx.rows(_AttemptInWork, query):
+        billed_ms = max(0, tx.now_ms - row.started_ms)
+        usages.append(replace(row, billed=billed_ms, cost=cost_micros(billed_ms, row.price_micros)))
+    return usages

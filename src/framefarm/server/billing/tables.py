@@ -1,4 +1,4 @@
-"""The ledger: double entry, append only. Every transaction's postings sum to zero."""
+"""The ledger: double entry, append only. The postings of each transaction sum to zero."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ ledger_transactions = sa.Table(
     sa.Column("number", sa.BigInteger, nullable=False),  # per account, in posting order
     sa.Column("at_ms", sa.BigInteger, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),  # charge | payment | credit | refund | adjustment
-    sa.Column("amount_micros", sa.BigInteger, nullable=False),  # seen from the account: charges are negative
+    sa.Column(
+        "amount_micros", sa.BigInteger, nullable=False
+    ),  # from the account's side: charges are negative
     sa.Column("balance_micros", sa.BigInteger, nullable=False),  # of the account, after this
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("job_id", sa.Text),

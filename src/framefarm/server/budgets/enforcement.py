@@ -1,10 +1,9 @@
-"""The leader's side of budgets: in each of its ticks, sessions are given money, or stopped for want of it."""
+"""Budgets in the leader's tick: sessions get slices of money, jobs without are held or cancelled."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import sqlalchemy as sa
 
@@ -16,33 +15,33 @@ from framefarm.core.job import FINISHED, JobStatus
 from framefarm.core.money import format_amount
 from framefarm.protocol import node as msg
 from framefarm.server.accounts.audit import audit
-from framefarm.server.budgets.snapshot import BudgetSnapshot, LiveSession
+from framefarm.server.budgets.snapshot import BudgetedJob, BudgetSnapshot, LiveSession, SessionCosts
 from framefarm.server.budgets.status import terms_of
 from framefarm.server.budgets.tables import budget_holds
 from framefarm.server.catalog.prices import price_of
 from framefarm.server.catalog.tables import instance_types
-from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs import warnings
 from framefarm.server.jobs.tables import job_state, jobs
-from framefarm.server.rows import BudgetHoldRow
+from framefarm.server.rows import BudgetHoldRow, BudgetRow
 from framefarm.server.sessions.instructions import carry_out
+from framefarm.server.settings import Settings
 from framefarm.server.tenancy import farmwide
 
 STOP_MS = 6000
-"""How long it takes at most from the decision to stop a session until its Blender is gone."""
+"""Most time from the decision to stop a session until its Blender has ended."""
 
 
-def margins_ms(context: AppContext) -> tuple[int, int]:
-    """(stop, drain): how early a session must have new money. The leader looks every 2 s or more often."""
-    pulse_ms = round(min(2.0, context.settings.lease_seconds / 10) * 1000)
+def margins_ms(settings: Settings) -> tuple[int, int]:
+    """(stop, drain): how early a session needs new money. The leader ticks every 2 s or more often."""
+    pulse_ms = round(min(2.0, settings.lease_seconds / 10) * 1000)
     return 2 * pulse_ms + STOP_MS, pulse_ms
 
 
 @dataclass(frozen=True, slots=True)
 class _HeldJob(BudgetHoldRow):
-    """A job that a budget holds, with what a session of it costs."""
+    """A job that a budget holds, with the prices of its instance type."""
 
     preemptible: bool
     status: JobStatus
@@ -52,68 +51,83 @@ class _HeldJob(BudgetHoldRow):
 
 @dataclass
 class BudgetPass(BudgetSnapshot):
-    """One look at all budgets. `first_slice` gives a session that is about to be written its money."""
+    """Budgets during one tick of the leader."""
 
     stopped: set[str] = field(default_factory=set)
-    """Jobs held or cancelled in this turn."""
+    """Jobs held or cancelled in this tick."""
 
     def extend(self) -> None:
-        """Sessions whose money runs out get a slice; where there is none, their job is held or cancelled."""
-        takers = Counter(name for live in self.live.values() for name in live.purse.held)
+        """Reserve a slice for each session that runs out of money; without one, hold or cancel its job."""
+        takers = self._takers()
         for live in self.live.values():
-            if live.row["cancel"] or live.row["job_id"] in self.stopped:
+            job_id = live.row.job_id
+            if live.row.cancel or job_id in self.stopped:
                 continue
-            # A budget that drains and holds the job already has said its word: frames in work end.
+            # A draining budget that already holds the job does not act again: frames in work end.
             above = [
-                self.pots[name]
-                for name in self.above(live.row)
-                if self.pots[name].mode == "stop" or (live.row["job_id"], name) not in self.holds
+                self.balances[budget]
+                for budget in self.above(live.row)
+                if self.balances[budget].mode == "stop" or (job_id, budget) not in self.holds
             ]
-            if self._needs(live, above):
-                rules.settle(live.purse, self.pots, live.row["spent_micros"])
-                refused = self._ask(live.purse, above, live.running_micros, takers)
+            if self._needs_money(live, above):
+                rules.settle(live.reservation, self.balances, live.row.spent_micros)
+                refused = self._ask(live.reservation, above, live.running_micros, takers)
                 if refused:
-                    self._refuse(live.row["job_id"], refused)
+                    self._refuse(job_id, refused)
 
-    def _needs(self, live: LiveSession, above: list[BudgetBalance]) -> bool:
-        fresh = live.row["spent_micros"] - live.purse.settled_micros
-        stop_ms, _ = margins_ms(self.context)
-        need = fresh + live.running_micros + rules.cost_rounded_up(stop_ms, live.purse.price_micros)
-        return any(p.limit_micros is not None and live.purse.held[p.id] < need for p in above)
+    def _takers(self) -> Counter[str]:
+        """Budget → sessions that reserve from it."""
+        return Counter(budget for live in self.live.values() for budget in live.reservation.held)
+
+    def _needs_money(self, live: LiveSession, above: list[BudgetBalance]) -> bool:
+        reservation = live.reservation
+        unsettled = live.row.spent_micros - reservation.settled_micros
+        stop_ms, _ = margins_ms(self.settings)
+        need = unsettled + live.running_micros + rules.cost_rounded_up(stop_ms, reservation.price_micros)
+        return any(b.limit_micros is not None and reservation.held[b.id] < need for b in above)
 
     def _ask(
-        self, purse: SessionReservation, above: list[BudgetBalance], running_micros: int, takers: Counter[str]
+        self,
+        reservation: SessionReservation,
+        above: list[BudgetBalance],
+        running_micros: int,
+        takers: Counter[str],
     ) -> tuple[str, ...]:
-        stop_ms, drain_ms = margins_ms(self.context)
+        """Reserve a slice from each budget that needs it; returns the ids of budgets without money."""
+        stop_ms, drain_ms = margins_ms(self.settings)
         return rules.reserve(
-            purse, above, running_micros=running_micros, stop_margin_ms=stop_ms, drain_margin_ms=drain_ms,
-            takers=takers,
+            reservation, above, running_micros=running_micros, stop_margin_ms=stop_ms,
+            drain_margin_ms=drain_ms, takers=takers,
         ).refused  # fmt: skip
 
     def first_slice(self, session_id: str, job_id: str, price_micros: int) -> tuple[bool, int | None]:
-        """(whether a session of the job may be written, its `cost_cap_micros`). Without money for it the job
-        is held, unless sessions of it are at work: these go on with what they have."""
+        """Reserve the first slice of a session that is about to be inserted; `price_micros` per hour.
+
+        Returns (whether it may be inserted, its `cost_cap_micros`). A job without money for it is held or
+        cancelled, unless it has live sessions: these continue with their reservations.
+        """
         if not self.rows:
             return True, None
         query = farmwide(sa.select(jobs.c.account_id, jobs.c.project_id)).where(jobs.c.id == job_id)
-        job = dict(self.tx.conn.execute(query).mappings().one()) | {"job_id": job_id}
-        above = [self.pots[name] for name in self.above(job)]
+        account_id, project_id = self.tx.conn.execute(query).one()
+        job = BudgetedJob(job_id, account_id, project_id)
+        above = [self.balances[budget] for budget in self.above(job)]
         if job_id in self.stopped:
             return False, None
-        purse = SessionReservation(session_id, price_micros)
-        takers = Counter(name for live in self.live.values() for name in live.purse.held)
-        refused = self._ask(purse, above, 0, takers + Counter(pot.id for pot in above))
+        reservation = SessionReservation(session_id, price_micros)
+        takers = self._takers() + Counter(balance.id for balance in above)
+        refused = self._ask(reservation, above, 0, takers)
         if refused:
-            if not any(live.row["job_id"] == job_id for live in self.live.values()):
+            if not any(live.row.job_id == job_id for live in self.live.values()):
                 self._refuse(job_id, refused)
             return False, None
-        row = job | {"cost_cap_micros": None, "spent_micros": 0, "cancel": False}
-        self.live[session_id] = LiveSession(row, purse, 0)
+        row = SessionCosts(job_id, job.account_id, job.project_id, session_id, price_micros)
+        self.live[session_id] = LiveSession(row, reservation, 0)
         self.write_reservations(self.live[session_id])
-        return True, purse.cap_micros(self.pots)
+        return True, reservation.cap_micros(self.balances)
 
     def _refuse(self, job_id: str, refused: tuple[str, ...]) -> None:
-        """No budget in `refused` has money for this job."""
+        """Hold or cancel a job for which the budgets `refused` have no money."""
         tx = self.tx
         state = job_states.lock(tx, job_id)
         self.stopped.add(job_id)
@@ -122,47 +136,47 @@ class BudgetPass(BudgetSnapshot):
             return
         first = self.rows[refused[0]]
         cancels = any(terms_of(self.rows[name]).cancels_at_limit for name in refused)
-        stop = any(self.pots[name].mode == "stop" for name in refused)
+        stop = any(self.balances[name].mode == "stop" for name in refused)
         known = all((job_id, name) in self.holds for name in refused)
         if known and not cancels and not (stop and facts.running):
             return
         before = {"status": state.status, "holds": state.holds}
-        made = job_rules.cancel(facts) if cancels else job_rules.hold(facts, drain=not stop, by="budget")
-        carry_out(tx, state, made)
+        changes = job_rules.cancel(facts) if cancels else job_rules.hold(facts, drain=not stop, by="budget")
+        carry_out(tx, state, changes)
         for name in refused if not cancels else ():
-            self._note_hold(state, self.rows[name])
-        what = "budget.cancelled" if cancels else "budget.held"
-        actor = f"budget:{first['id']}"
-        data = {"budgets": list(refused), "mode": "stop" if stop else "drain", "reason": self._words(first)}
-        state.emit(tx, actor, what, data)
+            self._record_hold(state, self.rows[name])
+        event = "budget.cancelled" if cancels else "budget.held"
+        actor = f"budget:{first.id}"
+        data = {"budgets": list(refused), "mode": "stop" if stop else "drain", "reason": self._reason(first)}
+        state.emit(tx, actor, event, data)
         job_states.save(tx, state, actor)
         after = {"status": state.status, "holds": state.holds, "reason": data["reason"]}
-        audit(tx, actor, what, job_id, account_id=state.account_id, before=before, after=after)
+        audit(tx, actor, event, job_id, account_id=state.account_id, before=before, after=after)
 
-    def _words(self, row: dict[str, Any]) -> str:
-        pot = self.pots[row["id"]]
-        taken = format_amount(pot.spent_micros + pot.reserved_micros)
-        return f"{taken} of the budget's {format_amount(row['amount_micros'])} are spent or set aside."
+    def _reason(self, row: BudgetRow) -> str:
+        balance = self.balances[row.id]
+        taken = format_amount(balance.spent_micros + balance.reserved_micros)
+        return f"{taken} of the budget's {format_amount(row.amount_micros)} are spent or set aside."
 
-    def _note_hold(self, state: job_states.JobState, row: dict[str, Any]) -> None:
-        key = (state.job_id, row["id"])
+    def _record_hold(self, state: job_states.JobState, row: BudgetRow) -> None:
+        key = (state.job_id, row.id)
         values = {
             "limit_micros": terms_of(row).limit_micros,
-            "period_start_ms": row["period_start_ms"],
+            "period_start_ms": row.period_start_ms,
             "at_ms": self.tx.now_ms,
         }
         if key in self.holds:
-            mine = farmwide(sa.update(budget_holds)).where(
+            statement = farmwide(sa.update(budget_holds)).where(
                 budget_holds.c.job_id == key[0], budget_holds.c.budget_id == key[1]
             )
-            self.tx.conn.execute(mine.values(values))
+            self.tx.conn.execute(statement.values(values))
         else:
-            names = {"job_id": key[0], "budget_id": key[1], "account_id": state.account_id}
-            self.tx.conn.execute(sa.insert(budget_holds).values(names | values))
+            ids = {"job_id": key[0], "budget_id": key[1], "account_id": state.account_id}
+            self.tx.conn.execute(sa.insert(budget_holds).values(ids | values))
             self.holds.add(key)
 
     def lift(self) -> None:
-        """Jobs go on once every budget that held them has money again, or is gone."""
+        """Lift the holds of budgets that have money again or were deleted; a job without holds continues."""
         query = farmwide(
             sa.select(
                 budget_holds, jobs.c.preemptible, job_state.c.status,
@@ -178,24 +192,24 @@ class BudgetPass(BudgetSnapshot):
             finished = row.status in FINISHED
             if not finished and not self._has_money(row):
                 continue
-            mine = (budget_holds.c.job_id == row.job_id) & (budget_holds.c.budget_id == row.budget_id)
-            self.tx.conn.execute(farmwide(sa.delete(budget_holds)).where(mine))
+            this = (budget_holds.c.job_id == row.job_id) & (budget_holds.c.budget_id == row.budget_id)
+            self.tx.conn.execute(farmwide(sa.delete(budget_holds)).where(this))
             self.holds.discard((row.job_id, row.budget_id))
             if not finished and not any(job == row.job_id for job, _ in self.holds):
-                self._go_on(row.job_id, row.budget_id)
+                self._release(row.job_id, row.budget_id)
 
     def _has_money(self, row: _HeldJob) -> bool:
-        pot = self.pots.get(row.budget_id)
-        if pot is None:
+        balance = self.balances.get(row.budget_id)
+        if balance is None:
             return True
         price = price_of(row, preemptible=row.preemptible)
-        began = self.rows[pot.id]["period_start_ms"]
-        changed = row.limit_micros != pot.limit_micros or row.period_start_ms != began
-        stop_ms, drain_ms = margins_ms(self.context)
-        least = 2 * stop_ms if pot.mode == "stop" else drain_ms + rules.DRAIN_LEAST_MS
-        return rules.may_resume(pot, price, changed=changed, least_ms=least)
+        period_start_ms = self.rows[balance.id].period_start_ms
+        changed = row.limit_micros != balance.limit_micros or row.period_start_ms != period_start_ms
+        stop_ms, drain_ms = margins_ms(self.settings)
+        least_ms = 2 * stop_ms if balance.mode == "stop" else drain_ms + rules.DRAIN_LEAST_MS
+        return rules.may_resume(balance, price, changed=changed, least_ms=least_ms)
 
-    def _go_on(self, job_id: str, budget_id: str) -> None:
+    def _release(self, job_id: str, budget_id: str) -> None:
         state = job_states.lock(self.tx, job_id)
         before = {"status": state.status, "holds": state.holds}
         carry_out(self.tx, state, job_rules.lift(state.facts, "budget"))
@@ -208,42 +222,41 @@ class BudgetPass(BudgetSnapshot):
         )
 
     def watch_thresholds(self) -> None:
-        """Warn, and cancel what has passed `cancel_at`."""
-        for name, row in self.rows.items():
-            terms, pot = terms_of(row), self.pots[name]
-            at_work = [live for live in self.live.values() if name in live.purse.held]
-            spent = pot.spent_micros + sum(
-                live.row["spent_micros"] - live.purse.settled_micros + live.running_micros for live in at_work
+        """Warn of budgets beyond `warn_at`; cancel the jobs under budgets beyond `cancel_at`."""
+        for budget, row in list(self.rows.items()):
+            terms = terms_of(row)
+            at_work = [live for live in self.live.values() if budget in live.reservation.held]
+            spent = self.balances[budget].spent_micros + sum(
+                live.row.spent_micros - live.reservation.settled_micros + live.running_micros
+                for live in at_work
             )
-            if terms.warn_micros is not None and spent >= terms.warn_micros and not row["warned"]:
-                row["warned"] = True
-                self._warn(row, spent, {live.row["job_id"] for live in at_work})
+            if terms.warn_micros is not None and spent >= terms.warn_micros and not row.warned:
+                self.rows[budget] = replace(row, warned=True)
+                self._warn(row, spent, {live.row.job_id for live in at_work})
             if terms.cancel_micros is not None and spent >= terms.cancel_micros:
-                held = {job for job, budget in self.holds if budget == name}
-                for job_id in sorted({live.row["job_id"] for live in at_work} | held):
+                held = {job for job, holding in self.holds if holding == budget}
+                for job_id in sorted({live.row.job_id for live in at_work} | held):
                     self._cancel(row, job_id)
 
-    def _warn(self, row: dict[str, Any], spent: int, at_work: set[str]) -> None:
-        actor = f"budget:{row['id']}"
-        facts = {"spent": format_amount(spent), "amount": format_amount(row["amount_micros"])}
+    def _warn(self, row: BudgetRow, spent: int, at_work: set[str]) -> None:
+        actor = f"budget:{row.id}"
+        facts = {"spent": format_amount(spent), "amount": format_amount(row.amount_micros)}
         text = explain("budget_low", facts)
         for job_id in sorted(at_work):
             state = job_states.lock(self.tx, job_id)
-            warnings.add(
-                self.tx, job_id, [msg.NodeWarning(code="budget_low", message=text, subject=row["id"])]
-            )
-            state.emit(self.tx, actor, "budget.warned", {"budget": row["id"], "message": text})
+            warnings.add(self.tx, job_id, [msg.NodeWarning(code="budget_low", message=text, subject=row.id)])
+            state.emit(self.tx, actor, "budget.warned", {"budget": row.id, "message": text})
             job_states.save(self.tx, state, actor)
-        audit(self.tx, actor, "budget.warned", row["id"], account_id=row["account_id"], after=facts)
+        audit(self.tx, actor, "budget.warned", row.id, account_id=row.account_id, after=facts)
 
-    def _cancel(self, row: dict[str, Any], job_id: str) -> None:
+    def _cancel(self, row: BudgetRow, job_id: str) -> None:
         state = job_states.lock(self.tx, job_id)
         if state.facts.cancel_asked or JobStatus(state.status) in FINISHED:
             return
         before = {"status": state.status, "holds": state.holds}
         carry_out(self.tx, state, job_rules.cancel(state.facts))
-        actor, reason = f"budget:{row['id']}", self._words(row)
-        state.emit(self.tx, actor, "budget.cancelled", {"budgets": [row["id"]], "reason": reason})
+        actor, reason = f"budget:{row.id}", self._reason(row)
+        state.emit(self.tx, actor, "budget.cancelled", {"budgets": [row.id], "reason": reason})
         job_states.save(self.tx, state, actor)
         self.stopped.add(job_id)
         after = {"status": state.status, "reason": reason}
@@ -252,21 +265,23 @@ class BudgetPass(BudgetSnapshot):
             actor,
             "budget.cancelled",
             job_id,
-            account_id=row["account_id"],
+            account_id=row.account_id,
             before=before,
             after=after,
         )
 
 
-def take(tx: Tx, context: AppContext) -> BudgetPass:
-    """One look at all budgets, in the leader's transaction: settle, extend, hold, lift, warn. Call
-    `first_slice` for each session that is to be written afterwards, and `write_budgets` in the end."""
-    turn = BudgetPass(tx, context)
-    turn.read()
-    if turn.rows:
-        turn.extend()
-        turn.watch_thresholds()
-    turn.lift()
-    if turn.rows:
-        turn.write()
-    return turn
+def run_pass(tx: Tx, settings: Settings) -> BudgetPass:
+    """Settle, extend, hold, lift and warn, in the transaction of the leader's tick.
+
+    Afterwards call `first_slice` for each session that is to be inserted, and `write_budgets` at the end.
+    """
+    budget_pass = BudgetPass(tx, settings)
+    budget_pass.read()
+    if budget_pass.rows:
+        budget_pass.extend()
+        budget_pass.watch_thresholds()
+    budget_pass.lift()
+    if budget_pass.rows:
+        budget_pass.write()
+    return budget_pass

@@ -1,4 +1,4 @@
-"""Budgets, the money that sessions have set aside from them, and the jobs they hold."""
+"""Budgets, the reservations of sessions in them, and the jobs that they hold."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ budgets = sa.Table(
     sa.Column("account_id", sa.Text, sa.ForeignKey("accounts.id"), nullable=False, index=True),
     sa.Column("project_id", sa.Text),  # of one project; else
     sa.Column("job_id", sa.Text),  # of one job; else of the whole account
-    sa.Column("period", sa.Text, nullable=False),  # month (UTC) | total
+    sa.Column("period", sa.Text, nullable=False, info={"row": 'Literal["month", "total"]'}),  # month: of UTC
     sa.Column("amount_micros", sa.BigInteger, nullable=False),
     sa.Column("warn_at", sa.Integer),  # percent of the amount
     sa.Column("hold_at", sa.Integer),
     sa.Column("cancel_at", sa.Integer),
-    sa.Column("mode", sa.Text, nullable=False),  # drain | stop
+    sa.Column("mode", sa.Text, nullable=False, info={"row": 'Literal["drain", "stop"]'}),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
-    sa.Column("counted", sa.Boolean, nullable=False),  # what was spent before it was made is in `spent`
+    sa.Column(
+        "counted", sa.Boolean, nullable=False
+    ),  # `spent_micros` includes what was spent before it was made
     sa.Column("period_start_ms", sa.BigInteger, nullable=False),  # 0 for a total
-    sa.Column("spent_micros", sa.BigInteger, nullable=False),  # ended attempts, as far as settled
+    sa.Column(
+        "spent_micros", sa.BigInteger, nullable=False
+    ),  # cost of ended attempts, as of the last settling
     sa.Column("reserved_micros", sa.BigInteger, nullable=False),  # the sum of its reservations
     sa.Column("warned", sa.Boolean, nullable=False),
 )
@@ -34,8 +38,12 @@ reservations = sa.Table(
     sa.Column("session_id", sa.Text, primary_key=True),
     sa.Column("budget_id", sa.Text, primary_key=True),
     sa.Column("account_id", sa.Text, nullable=False),
-    sa.Column("settled_micros", sa.BigInteger, nullable=False),  # of the session's cost, taken out before
-    sa.Column("held_micros", sa.BigInteger, nullable=False),  # set aside and not spent, as far as settled
+    sa.Column(
+        "settled_micros", sa.BigInteger, nullable=False
+    ),  # part of the session's cost already counted as spent
+    sa.Column(
+        "held_micros", sa.BigInteger, nullable=False
+    ),  # reserved and not spent yet, as of the last settling
     sa.Index("ix_reservations_budget_id", "budget_id"),
 )
 
@@ -45,7 +53,7 @@ budget_holds = sa.Table(
     sa.Column("job_id", sa.Text, primary_key=True),
     sa.Column("budget_id", sa.Text, primary_key=True),
     sa.Column("account_id", sa.Text, nullable=False),
-    sa.Column("limit_micros", sa.BigInteger),  # what the limit was then
+    sa.Column("limit_micros", sa.BigInteger),  # limit of the budget at `at_ms`
     sa.Column("period_start_ms", sa.BigInteger, nullable=False),
     sa.Column("at_ms", sa.BigInteger, nullable=False),
 )

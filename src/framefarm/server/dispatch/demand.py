@@ -24,13 +24,13 @@ T = TypeVar("T")
 
 
 def unfinished() -> sa.ColumnElement[bool]:
-    """By the statuses there are, not by those there are not: so the index serves."""
+    """Condition on `job_state`. It lists the unfinished statuses, so that the index on the status is used."""
     return job_state.c.status.in_([str(s) for s in JobStatus if s not in FINISHED])
 
 
 @dataclass(slots=True)
 class LiveSession(SessionRow):
-    """A session that has not ended, with what the plan needs of its job."""
+    """A session that has not ended, with the facts of its job that the plan needs."""
 
     job_status: JobStatus
     priority: int
@@ -60,7 +60,7 @@ def live_sessions(tx: Tx) -> list[LiveSession]:
 
 
 def slots_held(live: Sequence[LiveSession]) -> list[schedule.Session]:
-    """The live sessions as the plan sees them."""
+    """Live sessions in the form that the plan takes."""
     return [
         schedule.Session(
             session=s.id,
@@ -92,8 +92,10 @@ class _UnfinishedJob(JobStateRow):
 def demand(
     tx: Tx, live: Sequence[LiveSession], avoided: Mapping[str, Mapping[str, object]]
 ) -> tuple[list[schedule.Demand], dict[str, InstanceTypeRow]]:
-    """Jobs with tasks that could be handed out now, and all instance types by id. `avoided`: job → machines
-    that it does not use now."""
+    """Jobs with tasks that could be assigned now, and all instance types by id.
+
+    `avoided`: job → nodes that it does not use now.
+    """
     types = {row.id: row for row in tx.rows(InstanceTypeRow, sa.select(instance_types))}
     query = farmwide(
         sa.select(
@@ -109,14 +111,13 @@ def demand(
     paused = _paused(tx) if any(r.rows_pending for r, _ in rows) else {}
     served = _served(tx, [r.job_id for r, ready in rows if ready])
     sessions_of = group_by(live, lambda session: session.job_id)
-    found = []
+    demands = []
     for row, ready in rows:
         ready -= paused.get(row.job_id, 0)
         if ready <= 0:
             continue
-        mine = sessions_of[row.job_id]
-        kind = types[row.instance_type_id]
-        found.append(
+        own_sessions = sessions_of[row.job_id]
+        demands.append(
             schedule.Demand(
                 job=row.job_id,
                 account=row.account_id,
@@ -125,28 +126,34 @@ def demand(
                 created_ms=row.created_ms,
                 instance_type=row.instance_type_id,
                 preemptible=row.preemptible,
-                slot=schedule.Slot(kind.cores, kind.memory_bytes, kind.gpu_count),
+                slot=slot_of(types[row.instance_type_id]),
                 ready=ready,
                 max_sessions=row.max_sessions,
-                sessions=len(mine),
-                starting=sum(s.held == 0 and s.state is not SessionState.LOST and not s.drain for s in mine),
+                sessions=len(own_sessions),
+                starting=sum(
+                    s.held == 0 and s.state is not SessionState.LOST and not s.drain for s in own_sessions
+                ),
                 served_ms=served.get(row.job_id, 0),
                 avoid=frozenset(avoided.get(row.job_id, ())),
             )
         )
-    return found, types
+    return demands, types
+
+
+def slot_of(instance_type: InstanceTypeRow) -> schedule.Slot:
+    return schedule.Slot(instance_type.cores, instance_type.memory_bytes, instance_type.gpu_count)
 
 
 def group_by(items: Iterable[T], key: Callable[[T], str]) -> defaultdict[str, list[T]]:
     """Items by key, in one pass: a farm may have 10,000 sessions on as many nodes."""
-    found = defaultdict(list)
+    groups = defaultdict(list)
     for item in items:
-        found[key(item)].append(item)
-    return found
+        groups[key(item)].append(item)
+    return groups
 
 
 def _paused(tx: Tx) -> dict[str, int]:
-    """Job → tasks that wait out a pause after a failure."""
+    """Job → number of tasks that pause after a failure."""
     query = sa.select(tasks.c.job_id, sa.func.count()).where(
         tasks.c.status == TaskStatus.PENDING, tasks.c.not_before_ms > tx.now_ms
     )
@@ -154,21 +161,22 @@ def _paused(tx: Tx) -> dict[str, int]:
 
 
 def _served(tx: Tx, job_ids: list[str]) -> dict[str, int]:
+    """Job → time in ms at which its newest session was created."""
     newest = farmwide(sa.select(sessions.c.job_id, sa.func.max(sessions.c.created_ms)))
     query = newest.where(sessions.c.job_id.in_(job_ids)).group_by(sessions.c.job_id)
     return {job: int(at) for job, at in tx.conn.execute(query)} if job_ids else {}
 
 
-def next_due(tx: Tx) -> int | None:
-    """When the next pause of a task ends."""
+def next_pause_end_ms(tx: Tx) -> int | None:
+    """Time in ms at which the next pause of a task ends."""
     query = sa.select(sa.func.min(tasks.c.not_before_ms)).where(
         tasks.c.status == TaskStatus.PENDING, tasks.c.not_before_ms > tx.now_ms
     )
     return tx.conn.execute(query).scalar()
 
 
-def due(tx: Tx, since_ms: int) -> list[str]:
-    """Jobs with a task whose pause has ended since then."""
+def jobs_with_ended_pause(tx: Tx, since_ms: int) -> list[str]:
+    """Jobs with a task whose pause has ended after `since_ms`."""
     query = sa.select(tasks.c.job_id).where(
         tasks.c.status == TaskStatus.PENDING,
         tasks.c.not_before_ms > since_ms,

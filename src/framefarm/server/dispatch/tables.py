@@ -1,4 +1,4 @@
-"""The leader of several dispatchers on one database."""
+"""Lease of the leader, the one of several dispatchers that decides."""
 
 from __future__ import annotations
 

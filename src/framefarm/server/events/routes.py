@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.types import Receive, Scope, Send
 
 from framefarm.server.accounts.callers import Caller
 from framefarm.server.actor import Actor
-from framefarm.server.events.service import Kind, last_event_id
+from framefarm.server.events.service import StreamKind, last_event_id
 from framefarm.server.events.streams import Followed, Stream, Streams
+from framefarm.server.json_types import Answer
 
 router = APIRouter(tags=["events"])
 LastEventId = Annotated[
@@ -21,18 +22,18 @@ LastEventId = Annotated[
     ),
 ]
 Follow = Annotated[bool, Query(description="false: send what is there, and end.")]
-ANSWERS: dict[int | str, dict[str, Any]] = {
+ANSWERS: dict[int | str, Answer] = {
     200: {
-        "description": "A stream of events that goes on until the client leaves.",
+        "description": "A stream of events that continues until the client leaves.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
 
 
 class EventStream(Followed):
-    """A stream that leaves its reader whichever way it ends. Headers are sent at once.
+    """Response that sends a stream, and removes it from the reader however it ends.
 
-    FastAPI's own event response encodes each event once per client; here it comes encoded from the reader.
+    FastAPI's own event response encodes each event once per client; the reader here encodes it once for all.
     """
 
     media_type = "text/event-stream"
@@ -57,10 +58,10 @@ class EventStream(Followed):
 
 
 async def _answer(
-    request: Request, kind: Kind, key: str, actor: Actor, seen: str | None, follow: bool
+    request: Request, kind: StreamKind, key: str, actor: Actor, seen: str | None, follow: bool
 ) -> EventStream:
     streams: Streams = request.app.state.streams
-    give_back = streams.take_place(actor)
+    give_back = streams.claim_stream(actor)
     try:
         stream = await streams.open(kind, key, actor, last_event_id(seen))
     except BaseException:
@@ -78,7 +79,7 @@ async def _answer(
 )
 async def follow_account(
     request: Request, actor: Caller, seen: LastEventId = None, follow: Follow = True
-) -> Any:
+) -> EventStream:
     return await _answer(request, "account", actor.account_id, actor, seen, follow)
 
 
@@ -95,5 +96,5 @@ async def follow_job(
     job_id: Annotated[str, Path(max_length=100)],
     seen: LastEventId = None,
     follow: Follow = True,
-) -> Any:
+) -> EventStream:
     return await _answer(request, "job", job_id, actor, seen, follow)

@@ -1,4 +1,4 @@
-"""Positions of those who read `events`, and how far each frame in work is."""
+"""Positions of the readers of `events` that survive a restart."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ reader_positions = sa.Table(
     "reader_positions",
     metadata,
     sa.Column("name", sa.Text, primary_key=True),  # mail | trimmed
-    sa.Column("position", sa.BigInteger, nullable=False),  # id of the last event it is done with
+    sa.Column("position", sa.BigInteger, nullable=False),  # id of the last event that it has handled
 )

@@ -254,7 +254,7 @@ async def task_log(
             await asyncio.sleep(FOLLOW_SECONDS)
 
     streams: Streams = request.app.state.streams
-    give_back = streams.take_place(actor) if follow else lambda: None
+    give_back = streams.claim_stream(actor) if follow else lambda: None
     headers = {"X-Content-Type-Options": "nosniff"}
     return Followed(chunks(), give_back, media_type="text/plain; charset=utf-8", headers=headers)
 

@@ -1,4 +1,7 @@
-"""Sends mails over SMTP, again and again for a day. Rows decide; a restart loses nothing."""
+"""Loop that sends mails over SMTP, repeated for a day.
+
+All that it needs is in the mails' rows, so a restart loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +22,24 @@ from framefarm.server.metrics import MAILS
 
 log = structlog.get_logger(__name__)
 AT_ONCE = 20
-LOOK_SECONDS = 10.0
-SECONDS = 30.0
-"""For each step of a conversation with the SMTP server."""
+POLL_SECONDS = 10.0
+STEP_SECONDS = 30.0
+"""Limit of each step of a conversation with the SMTP server."""
 
 
 def send(url: str, message: EmailMessage) -> None:
-    """Hand a mail to the SMTP server. Raises SMTPException, OSError.
+    """Hand a mail to the SMTP server at `url` (smtp://… or smtps://…). Raises SMTPException, OSError.
 
-    A password goes over TLS only, except to this machine itself.
+    A password is sent over TLS only, except to this machine itself.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
     tls = ssl.create_default_context()
     server: smtplib.SMTP
     if parts.scheme == "smtps":
-        server = smtplib.SMTP_SSL(host, parts.port or 465, timeout=SECONDS, context=tls)
+        server = smtplib.SMTP_SSL(host, parts.port or 465, timeout=STEP_SECONDS, context=tls)
     else:
-        server = smtplib.SMTP(host, parts.port or 25, timeout=SECONDS)
+        server = smtplib.SMTP(host, parts.port or 25, timeout=STEP_SECONDS)
     with server:
         server.ehlo()
         safe = parts.scheme == "smtps" or _is_loopback(host)
@@ -59,39 +62,42 @@ def _is_loopback(host: str) -> bool:
 
 
 async def run(context: AppContext, position: Callable[[], int | None]) -> None:
-    """The mailer's life: woken by events. Without FRAMEFARM_SMTP_URL it has nothing to do."""
+    """Queue and send mails for ever, woken by events; without FRAMEFARM_SMTP_URL return at once.
+
+    `position` returns the commit horizon: the last event id that may be read, None while it is unknown.
+    """
     if context.settings.smtp_url is None:
         return
     async with context.hub.listen("mail") as woken:
         await repeat_when_woken(
-            woken, lambda: round_(context, position()), seconds=LOOK_SECONDS, failure="mail_failed"
+            woken, lambda: run_pass(context, position()), seconds=POLL_SECONDS, failure="mail_failed"
         )
 
 
-async def round_(context: AppContext, up_to: int | None) -> float:
-    """Write down new mails and send what is due; returns in how many seconds to look again."""
+async def run_pass(context: AppContext, up_to: int | None) -> float:
+    """Queue new mails and send due ones; returns the seconds until the next pass."""
     assert context.settings.smtp_url is not None
     if up_to is not None and await context.db.read(service.any_new, up_to):
-        while await context.db.write(service.plan, up_to):
+        while await context.db.write(service.queue_mails, up_to):
             pass
-    due, later_ms = await context.db.write(service.take, AT_ONCE)
-    for row in due:
-        message = service.compose(row, context.settings.mail_from, context.base_url())
+    due, next_due_ms = await context.db.write(service.claim_due, AT_ONCE)
+    for mail in due:
+        message = service.compose(mail, context.settings.mail_from, context.base_url())
         error, final = None, False
         try:
             await run_in_threadpool(send, context.settings.smtp_url.get_secret_value(), message)
         except (smtplib.SMTPException, OSError) as failure:
             error, final = f"{type(failure).__name__}: {failure}"[:300], _is_final(failure)
-            log.warning("mail_not_sent", job=row["job_id"], state=row["state"], error=error, final=final)
-        await context.db.write(service.settle, row, error, final=final)
+            log.warning("mail_not_sent", job=mail.job_id, state=mail.state, error=error, final=final)
+        await context.db.write(service.record_attempt, mail, error, final=final)
         MAILS.labels("sent" if error is None else "refused").inc()
     if due:
         return 0.0
-    return LOOK_SECONDS if later_ms is None else max(0.05, (later_ms - context.db.clock_ms()) / 1000)
+    return POLL_SECONDS if next_due_ms is None else max(0.05, (next_due_ms - context.db.clock_ms()) / 1000)
 
 
 def _is_final(failure: Exception) -> bool:
-    """Whether the server said 5xx to every recipient: no later try will be taken either."""
+    """Whether the server refused every recipient with a 5xx: later attempts would fail too."""
     if isinstance(failure, smtplib.SMTPRecipientsRefused):
         return all(code >= 500 for code, _ in failure.recipients.values())
     return False

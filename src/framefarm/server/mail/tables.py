@@ -1,10 +1,11 @@
-"""One row for each mail: a job and a state it came to."""
+"""Mails: one for each job and state that it reached."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-from framefarm.server.database import metadata
+from framefarm.core.delivery import MailStatus
+from framefarm.server.database import EnumText, metadata
 
 mails = sa.Table(
     "mails",
@@ -13,7 +14,7 @@ mails = sa.Table(
     sa.Column("state", sa.Text, primary_key=True),
     sa.Column("account_id", sa.Text, nullable=False),
     sa.Column("event_id", sa.BigInteger, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),  # pending | sent | failed
+    sa.Column("status", EnumText(MailStatus), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("next_ms", sa.BigInteger, nullable=False),

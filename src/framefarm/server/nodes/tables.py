@@ -1,4 +1,4 @@
-"""The machines that engines have shown, and where each stands."""
+"""Nodes that an engine has shown, and the health of each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ nodes = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("zone", sa.Text, nullable=False),
     sa.Column("market", sa.Text, nullable=False),  # on_demand | preemptible | any
-    sa.Column("present", sa.Boolean, nullable=False),  # the engine shows it
-    sa.Column("leaving_ms", sa.BigInteger),  # its provider takes it then
+    sa.Column("present", sa.Boolean, nullable=False),  # shown by the engine now
+    sa.Column("leaving_ms", sa.BigInteger),  # deadline of its departure
     sa.Column("standing", EnumText(NodeState), nullable=False),
     sa.Column("since_ms", sa.BigInteger, nullable=False),
     sa.Column("counted_from_ms", sa.BigInteger, nullable=False),

@@ -251,4 +251,4 @@ def node_set_aside(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
 @command("node.return")
 def node_return(tx: Tx, context: AppContext, arguments: Arguments) -> Reply:
     tx.wake("dispatch")
-    return nodes.put_back(tx, arguments["node"])
+    return nodes.return_to_use(tx, arguments["node"])

@@ -1,5 +1,8 @@
-"""Where a webhook may go: the name is resolved once, each of its addresses is judged, and one of exactly
-those is connected to. No proxy of the environment, no redirect: see `Guarded` and `sender.py`."""
+"""Addresses that webhooks may connect to: public ones, and the networks that the operator allows.
+
+A host name is resolved once, every address is checked, and only a checked address is connected to.
+Environment proxies and redirects are not used (`sender.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore2
@@ -17,15 +19,16 @@ from framefarm.core.errors import InvalidInput
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_URL = 2000
+"""Most characters of a webhook's URL."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class Forbidden(Exception):
-    """The address is not one that the farm calls; the text says which, and why."""
+    """A webhook may not connect to the address; the text names it and the reason."""
 
 
 def networks(text: str) -> tuple[Network, ...]:
-    """`127.0.0.0/8, 10.1.2.3` as networks. Raises ValueError."""
+    """Networks of a comma-separated list, as `127.0.0.0/8, 10.1.2.3`. Raises ValueError."""
     return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
@@ -47,11 +50,14 @@ def check_url(url: str) -> tuple[str, int]:
     return host, port
 
 
-def judge(address: Address, allowed: Iterable[Network]) -> None:
-    """Raises Forbidden for an address of this machine, a private network, or a cloud's metadata service."""
+def check_address(address: Address, allowed: Iterable[Network]) -> None:
+    """Refuse addresses of this machine, of private networks and of a cloud's metadata service.
+
+    Raises Forbidden, unless one of the `allowed` networks holds the address.
+    """
     plain = _unwrapped(address)
-    for one in {address, plain}:
-        if any(one.version == network.version and one in network for network in allowed):
+    for candidate in {address, plain}:
+        if any(candidate.version == network.version and candidate in network for network in allowed):
             return
     if not plain.is_global or plain.is_multicast or plain.is_reserved or plain.is_unspecified:
         raise Forbidden(f"{address} is not an address on the public internet")
@@ -73,25 +79,32 @@ def _unwrapped(address: Address) -> Address:
 
 
 async def resolve(host: str, port: int, allowed: Sequence[Network]) -> list[str]:
-    """The host's addresses, each of them judged. Raises Forbidden, OSError."""
+    """Addresses of a host, all of them checked. Raises Forbidden, OSError."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
     for text in addresses:
-        judge(ipaddress.ip_address(text.partition("%")[0]), allowed)
+        check_address(ipaddress.ip_address(text.partition("%")[0]), allowed)
     if not addresses:
         raise OSError(f"{host} has no address")
     return addresses
 
 
-class Guarded(httpcore2.AsyncNetworkBackend):
-    """Connects to the addresses that were judged, and to no name."""
+class GuardedBackend(httpcore2.AsyncNetworkBackend):
+    """Network backend that connects to checked addresses only, never to a name."""
 
     def __init__(self, allowed: Sequence[Network]) -> None:
         self._allowed = allowed
-        self._inner: Any = httpcore2.AnyIOBackend()
+        self._inner = httpcore2.AnyIOBackend()
 
-    async def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> Any:
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature is httpcore's
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
         try:
             addresses = await resolve(host, port, self._allowed)
         except OSError as error:
@@ -99,10 +112,21 @@ class Guarded(httpcore2.AsyncNetworkBackend):
         failure: Exception | None = None
         for address in addresses[:4]:
             try:
-                return await self._inner.connect_tcp(address, port, *args, **kwargs)
+                return await self._inner.connect_tcp(
+                    address,
+                    port,
+                    timeout=timeout,
+                    local_address=local_address,
+                    socket_options=socket_options,
+                )
             except httpcore2.ConnectError as error:
                 failure = error
         raise failure or httpcore2.ConnectError(f"{host} can't be reached")
 
-    async def connect_unix_socket(self, path: str, *args: Any, **kwargs: Any) -> Any:
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature is httpcore's
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
         raise Forbidden("a webhook never goes to a local socket")

@@ -1,8 +1,8 @@
-"""`/api/webhooks`: an account's admins say where its events are sent, and look at how that went."""
+"""`/api/webhooks`: webhooks of an account and their deliveries, for its admins."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
@@ -17,21 +17,22 @@ from framefarm.protocol.api_webhooks import (
     WebhookWithSecret,
 )
 from framefarm.server.accounts.callers import Admin
-from framefarm.server.context import AppContext
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.openapi import documents_403, documents_idempotency_key
 from framefarm.server.http.paging import Paging
+from framefarm.server.json_types import Answer
+from framefarm.server.settings import Settings
 from framefarm.server.webhooks import addresses, service
 
 router = APIRouter(prefix="/api/webhooks", tags=["webhooks"])
 Id = Annotated[str, Path(max_length=100)]
 
 
-async def _check(context: AppContext, url: str) -> None:
-    """Raises InvalidInput for what is no address, can't be resolved, or leads into a private network."""
+async def _check_url(settings: Settings, url: str) -> None:
+    """Raises InvalidInput for a malformed URL, an unknown host, or an address in a private network."""
     host, port = addresses.check_url(url)
-    allowed = addresses.networks(context.settings.webhook_allowed_networks)
+    allowed = addresses.networks(settings.webhook_allowed_networks)
     try:
         await addresses.resolve(host, port, allowed)
     except addresses.Forbidden as error:
@@ -43,7 +44,7 @@ async def _check(context: AppContext, url: str) -> None:
 
 @router.get("", response_model=WebhookPage, summary="The account's webhooks")
 @documents_403
-async def list_webhooks(request: Request, actor: Admin, paging: Paging) -> Any:
+async def list_webhooks(request: Request, actor: Admin, paging: Paging) -> Answer:
     after = paging.after("webhooks", [], actor)
     start = after[0] if after else ""
     rows = await context_of(request).db.read(service.listing, actor, start, paging.limit + 1)
@@ -53,25 +54,25 @@ async def list_webhooks(request: Request, actor: Admin, paging: Paging) -> Any:
 @router.post(
     "", status_code=201, response_model=WebhookWithSecret, summary="Add a webhook; its secret is shown once"
 )
-async def add_webhook(request: Request, actor: Admin, said: NewWebhook) -> Any:
+async def add_webhook(request: Request, actor: Admin, body: NewWebhook) -> Answer:
     context = context_of(request)
-    await _check(context, said.url)
-    # No Idempotency-Key: its answer would be kept, and the secret in it.
-    return await context.db.write(service.create, context.keys, actor, said)
+    await _check_url(context.settings, body.url)
+    # No Idempotency-Key: the answer would be kept, with the secret in it.
+    return await context.db.write(service.create, context.keys, actor, body)
 
 
 @router.get("/{webhook_id}", response_model=Webhook, summary="One webhook")
 @documents_403
-async def get_webhook(request: Request, actor: Admin, webhook_id: Id) -> Any:
-    return await context_of(request).db.read(service.one, actor, webhook_id)
+async def get_webhook(request: Request, actor: Admin, webhook_id: Id) -> Answer:
+    return await context_of(request).db.read(service.find, actor, webhook_id)
 
 
 @router.patch("/{webhook_id}", response_model=WebhookWithSecret, summary="Change a webhook, or its secret")
-async def change_webhook(request: Request, actor: Admin, webhook_id: Id, said: WebhookChange) -> Any:
+async def change_webhook(request: Request, actor: Admin, webhook_id: Id, body: WebhookChange) -> Answer:
     context = context_of(request)
-    if said.url is not None:
-        await _check(context, said.url)
-    return await context.db.write(service.change, context.keys, actor, webhook_id, said)
+    if body.url is not None:
+        await _check_url(context.settings, body.url)
+    return await context.db.write(service.change, context.keys, actor, webhook_id, body)
 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Remove a webhook and its deliveries")
@@ -83,7 +84,7 @@ async def delete_webhook(request: Request, actor: Admin, webhook_id: Id) -> Resp
 @router.get(
     "/{webhook_id}/deliveries",
     response_model=DeliveryPage,
-    summary="What was sent to a webhook, newest first",
+    summary="Deliveries of a webhook, newest first",
 )
 @documents_403
 async def list_deliveries(
@@ -92,14 +93,14 @@ async def list_deliveries(
     paging: Paging,
     webhook_id: Id,
     status: Annotated[Literal["pending", "delivered", "failed"] | None, Query()] = None,
-) -> Any:
+) -> Answer:
     filters = [webhook_id, status]
     after = paging.after("deliveries", filters, actor)
     before = after[0] if after else None
     read = context_of(request).db.read
     rows = await read(service.delivery_page, actor, webhook_id, status, before, paging.limit + 1)
-    answer = paging.page("deliveries", filters, actor, rows, lambda row: [row[0]])
-    return answer | {"data": [delivery for _, delivery in answer["data"]]}
+    answer = paging.page("deliveries", filters, actor, rows, lambda row: [row.event_id])
+    return answer | {"data": [service.delivery_shape(row) for row in answer["data"]]}
 
 
 @router.post(

@@ -1,10 +1,11 @@
-"""Where an account wants its events sent, and each sending."""
+"""Webhooks of an account, and one delivery for each webhook and event."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-from framefarm.server.database import metadata
+from framefarm.core.delivery import DeliveryStatus
+from framefarm.server.database import EnumText, metadata
 
 webhooks = sa.Table(
     "webhooks",
@@ -13,10 +14,10 @@ webhooks = sa.Table(
     sa.Column("account_id", sa.Text, sa.ForeignKey("accounts.id"), nullable=False, index=True),
     sa.Column("url", sa.Text, nullable=False),
     sa.Column("description", sa.Text, nullable=False, server_default=""),
-    sa.Column("types", sa.JSON, nullable=False),  # event types; ["*"] is all
+    sa.Column("types", sa.JSON, nullable=False, info={"row": "list[str]"}),  # event types; ["*"] is all
     sa.Column("enabled", sa.Boolean, nullable=False),
     sa.Column("secret_number", sa.Integer, nullable=False),  # the secret is derived from it, never stored
-    sa.Column("position", sa.BigInteger, nullable=False),  # id of the last event that was looked at for it
+    sa.Column("position", sa.BigInteger, nullable=False),  # id of the last event read for it
     sa.Column("created_ms", sa.BigInteger, nullable=False),
 )
 
@@ -29,12 +30,14 @@ webhook_deliveries = sa.Table(
     sa.Column("event_id", sa.BigInteger, nullable=False),
     sa.Column("job_id", sa.Text, nullable=False),
     sa.Column("type", sa.Text, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),  # pending | delivered | failed
-    sa.Column("in_order", sa.Boolean, nullable=False),  # false: sent again by hand, waits for no other
+    sa.Column("status", EnumText(DeliveryStatus), nullable=False),
+    sa.Column("in_order", sa.Boolean, nullable=False),  # false: sent again by hand, outside the job's order
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("give_up_ms", sa.BigInteger, nullable=False),
-    sa.Column("next_ms", sa.BigInteger),  # when it is tried; null: not now, its job's older ones come first
+    sa.Column(
+        "next_ms", sa.BigInteger
+    ),  # of the next attempt; null: ended, or behind an older one of its job
     sa.Column("tried_ms", sa.BigInteger),
     sa.Column("response_status", sa.Integer),
     sa.Column("error", sa.Text),

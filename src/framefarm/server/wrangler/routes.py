@@ -1,8 +1,8 @@
-"""`/api/wrangler/rules`: for an account's admins."""
+"""`/api/wrangler/rules`: rules of an account, for its admins."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Request, Response
 
@@ -12,14 +12,15 @@ from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
 from framefarm.server.http.openapi import documents_idempotency_key
 from framefarm.server.http.paging import Paging
+from framefarm.server.json_types import Answer
 from framefarm.server.wrangler import service
 
 router = APIRouter(prefix="/api/wrangler/rules", tags=["wrangler"])
 RuleId = Annotated[str, Path(max_length=100)]
 
 
-@router.get("", response_model=RulePage, summary="The account's wrangler rules and what they did")
-async def list_rules(request: Request, actor: Admin, paging: Paging) -> Any:
+@router.get("", response_model=RulePage, summary="The account's wrangler rules and their actions")
+async def list_rules(request: Request, actor: Admin, paging: Paging) -> Answer:
     after = paging.after("rules", [], actor)
     rows = await context_of(request).db.read(
         service.listing, actor.account_id, after[0] if after else "", paging.limit + 1
@@ -29,18 +30,18 @@ async def list_rules(request: Request, actor: Admin, paging: Paging) -> Any:
 
 @router.post("", status_code=201, response_model=Rule, summary="Make a wrangler rule")
 @documents_idempotency_key
-async def create_rule(request: Request, actor: Admin, said: Annotated[NewRule, Body()]) -> Response:
-    return await command(request, actor, said, service.create, actor, said, status=201)
+async def create_rule(request: Request, actor: Admin, body: Annotated[NewRule, Body()]) -> Response:
+    return await command(request, actor, body, service.create, actor, body, status=201)
 
 
 @router.get("/{rule_id}", response_model=Rule, summary="One wrangler rule")
-async def get_rule(request: Request, actor: Admin, rule_id: RuleId) -> Any:
+async def get_rule(request: Request, actor: Admin, rule_id: RuleId) -> Answer:
     return await context_of(request).db.read(service.find, actor, rule_id)
 
 
 @router.patch("/{rule_id}", response_model=Rule, summary="Switch a wrangler rule on or off")
-async def change_rule(request: Request, actor: Admin, rule_id: RuleId, said: RuleChange) -> Any:
-    return await context_of(request).db.write(service.change, actor, rule_id, said)
+async def change_rule(request: Request, actor: Admin, rule_id: RuleId, body: RuleChange) -> Answer:
+    return await context_of(request).db.write(service.change, actor, rule_id, body)
 
 
 @router.delete("/{rule_id}", status_code=204, summary="Remove a wrangler rule")

@@ -1,5 +1,8 @@
-"""The leader's loop that does what rules want: facts are read, `core/wrangler` decides, each action is done
-in a transaction of its own under the job's lock, after a second look whether it is still due."""
+"""Loop of the leader that applies wrangler rules.
+
+It reads facts, `core/wrangler` decides, and each action runs in a transaction of its own, under the job's
+lock, after a second check that it is still due.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import structlog
 from framefarm.core import wrangler as rules
 from framefarm.core.failure_codes import explain
 from framefarm.core.job import JobStatus, TaskStatus
+from framefarm.core.session_lease import SessionState
 from framefarm.core.task_outcomes import Outcome
 from framefarm.core.wrangler import Action, Fact, MaxTaskRuntime, Rule, SpotToOnDemand, StalledUpload
 from framefarm.protocol import node as msg
@@ -25,7 +29,7 @@ from framefarm.server.jobs import warnings
 from framefarm.server.jobs.state import JobState, facts
 from framefarm.server.jobs.tables import job_state, jobs
 from framefarm.server.loops import repeat
-from framefarm.server.rows import JobStateRow, SessionRow
+from framefarm.server.rows import JobStateRow, RuleRow, SessionRow
 from framefarm.server.sessions.instructions import instruct
 from framefarm.server.sessions.session_work import SessionWork
 from framefarm.server.sessions.tables import attempts, sessions
@@ -33,8 +37,8 @@ from framefarm.server.tenancy import farmwide
 from framefarm.server.wrangler.tables import wrangler_actions, wrangler_rules
 
 log = structlog.get_logger(__name__)
-LOOK_SECONDS = 5.0
-KINDS: dict[str, type[Any]] = {
+POLL_SECONDS = 5.0
+KINDS: dict[str, Callable[..., Rule]] = {
     "max_task_runtime": MaxTaskRuntime,
     "spot_to_on_demand": SpotToOnDemand,
     "stalled_upload": StalledUpload,
@@ -42,16 +46,16 @@ KINDS: dict[str, type[Any]] = {
 
 
 async def run(context: AppContext, require_lead: Callable[[Tx], None]) -> None:
-    """Looks every five seconds. `require_lead` raises in a transaction of whoever leads no more."""
-    await repeat(lambda: turn(context, require_lead), seconds=LOOK_SECONDS, failure="wrangling_failed")
+    """Apply the rules every 5 seconds, for ever. `require_lead` raises NotLeader if another leads."""
+    await repeat(lambda: run_pass(context, require_lead), seconds=POLL_SECONDS, failure="wrangling_failed")
 
 
-async def turn(context: AppContext, require_lead: Callable[[Tx], None]) -> int:
-    """One look at all accounts with rules; how many actions were done."""
+async def run_pass(context: AppContext, require_lead: Callable[[Tx], None]) -> int:
+    """Do all due actions of all accounts; returns how many."""
     done = 0
     for action in await context.db.read(due):
         try:
-            done += await context.db.write(act, context, action, require_lead)
+            done += await context.db.write(act, action, require_lead)
         except NotLeader:
             break
         except Exception:
@@ -60,44 +64,46 @@ async def turn(context: AppContext, require_lead: Callable[[Tx], None]) -> int:
 
 
 def due(tx: Tx, job_id: str | None = None) -> list[Action]:
-    """What rules want done now, for all jobs or one."""
-    found = farmwide(sa.select(wrangler_rules)).where(wrangler_rules.c.enabled).order_by(wrangler_rules.c.id)
+    """Actions that are due now, for all jobs or for one."""
+    enabled = farmwide(sa.select(wrangler_rules)).where(wrangler_rules.c.enabled)
     by_account: dict[str, list[Rule]] = {}
-    for row in tx.conn.execute(found).mappings():
-        rule = KINDS[row["kind"]](id=row["id"], **row["terms"])
-        by_account.setdefault(row["account_id"], []).append(rule)
+    for row in tx.rows(RuleRow, enabled.order_by(wrangler_rules.c.id)):
+        rule = KINDS[row.kind](id=row.id, **row.terms)
+        by_account.setdefault(row.account_id, []).append(rule)
     actions: list[Action] = []
-    for account_id, mine in by_account.items():
-        seen = facts_of(tx, account_id, mine, job_id)
-        if seen:
-            known = farmwide(
+    for account_id, account_rules in by_account.items():
+        known_facts = facts_of(tx, account_id, account_rules, job_id)
+        if known_facts:
+            earlier = farmwide(
                 sa.select(wrangler_actions.c.rule_id, wrangler_actions.c.job_id, wrangler_actions.c.subject)
             ).where(
                 wrangler_actions.c.account_id == account_id,
-                wrangler_actions.c.job_id.in_({fact.job for fact in seen}),
+                wrangler_actions.c.job_id.in_({fact.job for fact in known_facts}),
             )
-            done = {(rule, job, subject) for rule, job, subject in tx.conn.execute(known)}
-            actions += rules.evaluate(seen, mine, tx.now_ms, done)
+            done = {(rule, job, subject) for rule, job, subject in tx.conn.execute(earlier)}
+            actions += rules.evaluate(known_facts, account_rules, tx.now_ms, done)
     return actions
 
 
 # ------------------------------------------------------------------------------------ facts
 
 
-def facts_of(tx: Tx, account_id: str, mine: list[Rule], job_id: str | None) -> list[Fact]:
-    """What the account's rules may concern: only what is old enough for one of them."""
-    found: list[Fact] = []
-    if runtimes := [r.seconds for r in mine if isinstance(r, MaxTaskRuntime)]:
-        found += _running(tx, account_id, job_id, tx.now_ms - min(runtimes) * 1000)
-    if waits := [r for r in mine if isinstance(r, SpotToOnDemand)]:
-        found += _waiting(tx, account_id, job_id, tx.now_ms - min(r.wait_seconds for r in waits) * 1000)
-    if any(isinstance(r, StalledUpload) for r in mine):
-        found += _syncing(tx, account_id, job_id)
-    return found
+def facts_of(tx: Tx, account_id: str, account_rules: list[Rule], job_id: str | None) -> list[Fact]:
+    """Facts that the account's rules may apply to: those old enough for one of them."""
+    account_facts: list[Fact] = []
+    if runtimes := [r.seconds for r in account_rules if isinstance(r, MaxTaskRuntime)]:
+        account_facts += _running(tx, account_id, job_id, tx.now_ms - min(runtimes) * 1000)
+    if waits := [r for r in account_rules if isinstance(r, SpotToOnDemand)]:
+        account_facts += _waiting(
+            tx, account_id, job_id, tx.now_ms - min(r.wait_seconds for r in waits) * 1000
+        )
+    if any(isinstance(r, StalledUpload) for r in account_rules):
+        account_facts += _syncing(tx, account_id, job_id)
+    return account_facts
 
 
 def _running(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> list[Fact]:
-    """A lost session's attempts are left out: their tasks wait for whoever comes first."""
+    """Attempts in work, without those of lost sessions: their tasks wait for the next session."""
     query = farmwide(
         sa.select(attempts.c.job_id, attempts.c.task_number, attempts.c.id, attempts.c.started_ms).join(
             sessions, sessions.c.id == attempts.c.session_id
@@ -106,7 +112,7 @@ def _running(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> lis
         attempts.c.outcome.is_(None),
         attempts.c.account_id == account_id,
         attempts.c.started_ms < before_ms,
-        sessions.c.state != "lost",
+        sessions.c.state != SessionState.LOST,
     )
     rows = tx.conn.execute(_of(query, attempts, job_id).order_by(attempts.c.id))
     return [rules.RunningAttempt(job, task, attempt, started) for job, task, attempt, started in rows]
@@ -118,7 +124,7 @@ class _WaitingJob(JobStateRow):
 
 
 def _waiting(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> list[Fact]:
-    """Preemptible jobs with work and no session, since their last one ended or they came to wait."""
+    """Preemptible jobs with ready tasks and no session, since the last session ended or the status began."""
     last = farmwide(sa.select(sa.func.max(sessions.c.ended_ms))).where(
         sessions.c.job_id == job_state.c.job_id
     )
@@ -130,26 +136,26 @@ def _waiting(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> lis
         .join(jobs, jobs.c.id == job_state.c.job_id)
     ).where(
         job_state.c.account_id == account_id,
-        job_state.c.status.in_([str(JobStatus.PENDING), str(JobStatus.RUNNING)]),
+        job_state.c.status.in_([JobStatus.PENDING, JobStatus.RUNNING]),
         job_state.c.status_since_ms <= before_ms,
         jobs.c.preemptible,
         ~live.exists(),
     )  # fmt: skip
-    found: list[Fact] = []
+    waiting: list[Fact] = []
     for job in tx.rows(_WaitingJob, _of(query, job_state, job_id)):
         if facts(job).ready:
             since = max(job.status_since_ms, job.last_ended_ms or 0)
-            found.append(rules.WaitingJob(job.job_id, job.priority, since))
-    return found
+            waiting.append(rules.WaitingJob(job.job_id, job.priority, since))
+    return waiting
 
 
 def _syncing(tx: Tx, account_id: str, job_id: str | None) -> list[Fact]:
     query = farmwide(sa.select(job_state)).where(
-        job_state.c.account_id == account_id, job_state.c.status == str(JobStatus.SYNCING)
+        job_state.c.account_id == account_id, job_state.c.status == JobStatus.SYNCING
     )
     return [
-        rules.SyncingJob(row["job_id"], row["missing"], max(row["status_since_ms"], row["arrived_ms"] or 0))
-        for row in tx.conn.execute(_of(query, job_state, job_id)).mappings()
+        rules.SyncingJob(job.job_id, job.missing, max(job.status_since_ms, job.arrived_ms or 0))
+        for job in tx.rows(JobStateRow, _of(query, job_state, job_id))
     ]
 
 
@@ -160,14 +166,14 @@ def _of(query: sa.Select[Any], table: sa.Table, job_id: str | None) -> sa.Select
 # ---------------------------------------------------------------------------------- actions
 
 
-def act(tx: Tx, context: AppContext, wanted: Action, require_lead: Callable[[Tx], None]) -> bool:
-    """Do it, unless what it was decided on has changed meanwhile."""
+def act(tx: Tx, planned: Action, require_lead: Callable[[Tx], None]) -> bool:
+    """Do an action if it is still due; returns whether it was. Raises NotLeader."""
     require_lead(tx)
-    state = job_states.lock(tx, wanted.job)
-    same = [a for a in due(tx, wanted.job) if (a.rule, a.subject) == (wanted.rule, wanted.subject)]
-    if not same:
+    state = job_states.lock(tx, planned.job)
+    still_due = [a for a in due(tx, planned.job) if (a.rule, a.subject) == (planned.rule, planned.subject)]
+    if not still_due:
         return False
-    (action,) = same
+    (action,) = still_due
     actor = f"rule:{action.rule}"
     before: dict[str, object] = {"status": state.status}
     if action.do in {"kill", "retry"}:
@@ -203,8 +209,7 @@ def act(tx: Tx, context: AppContext, wanted: Action, require_lead: Callable[[Tx]
 
 
 def _end_attempt(tx: Tx, state: JobState, action: Action) -> None:
-    """The attempt ends now, as a failure that the job pays for; its session is stopped. What that session
-    held beside it goes to others."""
+    """End the attempt as a failure that the job pays for, and stop its session; its other tasks go back."""
     session_id = farmwide(sa.select(attempts.c.session_id)).where(attempts.c.id == action.attempt)
     query = farmwide(sa.select(sessions)).where(sessions.c.id == tx.conn.execute(session_id).scalar_one())
     session = tx.row(SessionRow, query)
@@ -225,6 +230,6 @@ def _end_attempt(tx: Tx, state: JobState, action: Action) -> None:
 
 
 def _go_on_demand(tx: Tx, state: JobState) -> None:
-    mine = farmwide(sa.update(jobs)).where(jobs.c.id == state.job_id)
-    tx.conn.execute(mine.values(preemptible=False))
+    statement = farmwide(sa.update(jobs)).where(jobs.c.id == state.job_id)
+    tx.conn.execute(statement.values(preemptible=False))
     tx.wake("dispatch")

@@ -1,4 +1,4 @@
-"""An account's standing rules, and what each has done: that is how a rule acts once."""
+"""Wrangler rules of an account, and their actions: one for each subject, so that a rule acts once on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ wrangler_rules = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("account_id", sa.Text, sa.ForeignKey("accounts.id"), nullable=False, index=True),
     sa.Column("kind", sa.Text, nullable=False),  # max_task_runtime | spot_to_on_demand | stalled_upload
-    sa.Column("terms", sa.JSON, nullable=False),  # the kind's own numbers
+    sa.Column("terms", sa.JSON, nullable=False, info={"row": "dict[str, Json]"}),  # fields of the kind
     sa.Column("enabled", sa.Boolean, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("created_by", sa.Text, nullable=False),
@@ -23,7 +23,7 @@ wrangler_actions = sa.Table(
     metadata,
     sa.Column("rule_id", sa.Text, primary_key=True),
     sa.Column("job_id", sa.Text, primary_key=True),
-    sa.Column("subject", sa.Text, primary_key=True),  # what it was done to: an attempt, a wait
+    sa.Column("subject", sa.Text, primary_key=True),  # an attempt, a wait, a stalled upload
     sa.Column("account_id", sa.Text, nullable=False),
     sa.Column("at_ms", sa.BigInteger, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),  # one sentence
