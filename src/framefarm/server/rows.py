@@ -1,4 +1,4 @@
-"""Row classes of all tables, with one field for each column. Written by script/make_rows.py.
+"""Row classes of the tables that are read row by row, with one field for each column. Written by script/make_rows.py.
 
 `Tx.rows(JobRow, query)` makes them of a query; a test compares this file with the tables. Rows of
 `job_state`, `sessions`, `attempts` and `nodes` are not frozen: they are locked, changed in memory and written
@@ -56,19 +56,6 @@ class TokenRow:
 
 
 @dataclass(frozen=True, slots=True)
-class AuditRow:
-    id: int
-    at_ms: int
-    account_id: str | None
-    actor: str
-    request_id: str
-    action: str
-    target: str
-    before: Json
-    after: Json
-
-
-@dataclass(frozen=True, slots=True)
 class ProjectRow:
     id: str
     account_id: str
@@ -92,13 +79,6 @@ class InstanceTypeRow:
     price_micros: int
     preemptible_price_micros: int | None
     position: int
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceSwitchRow:
-    account_id: str
-    instance_type_id: str
-    enabled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,41 +354,12 @@ class ContentRow:
 
 
 @dataclass(frozen=True, slots=True)
-class RegistrationRow:
-    account_id: str
-    user_id: str
-    path: str
-    sha256: str
-    md5: str
-    size: int
-    registered_ms: int
-    used_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class ManifestRow:
     account_id: str
     sha256: str
     entries: int
     size: int
     created_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestContentRow:
-    account_id: str
-    manifest_sha256: str
-    content_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class MissingPathRow:
-    job_id: str
-    path: str
-    account_id: str
-    user_id: str
-    md5: str | None
-    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,14 +376,6 @@ class LedgerTransactionRow:
     hour_ms: int | None
     sequence: int | None
     actor: str
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerPostingRow:
-    transaction_id: str
-    book: str
-    account_id: str
-    amount_micros: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,12 +482,6 @@ class MailRow:
     created_ms: int
     next_ms: int
     error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ReaderPositionRow:
-    name: str
-    position: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ def _notify(tx: Tx, context: AppContext, account_id: str, body: JobSubmission) -
         notify = Notify.model_validate(body.notify)
     except ValidationError:
         return  # reported already
-    mail.check(tx, context.settings, account_id, notify.email)
+    mail.check_addresses(tx, context.settings, account_id, notify.email)
 
 
 class _Checks:
