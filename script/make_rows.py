@@ -38,7 +38,7 @@ WITHOUT_CLASS = {
 """Tables whose rows are never read whole."""
 CHANGED_IN_MEMORY = {"job_state", "sessions", "attempts", "nodes"}
 """Rows that are locked, changed in memory and written back once; their classes are not frozen."""
-HEAD = '''"""Row classes of the tables that are read row by row, with one field for each column. Written by script/make_rows.py.
+HEAD = '''"""Row classes of tables, with one field for each column. Written by script/make_rows.py.
 
 `Tx.rows(JobRow, query)` makes them of a query; a test compares this file with the tables. Rows of
 `job_state`, `sessions`, `attempts` and `nodes` are not frozen: they are locked, changed in memory and written

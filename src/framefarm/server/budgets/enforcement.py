@@ -18,13 +18,13 @@ from framefarm.server.accounts.audit import audit
 from framefarm.server.budgets.snapshot import BudgetedJob, BudgetSnapshot, LiveSession, SessionCosts
 from framefarm.server.budgets.status import terms_of
 from framefarm.server.budgets.tables import budget_holds
-from framefarm.server.catalog.prices import price_of
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs import warnings
 from framefarm.server.jobs.tables import job_state, jobs
 from framefarm.server.rows import BudgetHoldRow, BudgetRow
+from framefarm.server.sessions.attempt_price import price_of
 from framefarm.server.sessions.instructions import carry_out
 from framefarm.server.settings import Settings
 from framefarm.server.tenancy import farmwide

@@ -23,7 +23,6 @@ from framefarm.core.node_departure import preempt_until_ms, preemption_starts_ms
 from framefarm.core.node_health import NodeState
 from framefarm.core.session_lease import SessionState
 from framefarm.server.budgets import enforcement as budgets
-from framefarm.server.catalog.prices import price_of
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.dispatch import capacity, demand, reconcile, waiting_reasons
@@ -34,6 +33,7 @@ from framefarm.server.jobs.tables import job_state
 from framefarm.server.nodes import service as nodes
 from framefarm.server.rows import InstanceTypeRow, NodeRow
 from framefarm.server.sessions import expiry
+from framefarm.server.sessions.attempt_price import price_of
 from framefarm.server.sessions.instructions import instruct
 from framefarm.server.sessions.tables import leases, sessions
 from framefarm.server.tenancy import farmwide

@@ -7,12 +7,12 @@ import sqlalchemy as sa
 from framefarm.core.forecast import Span, Sums, forecast
 from framefarm.core.job import FINISHED
 from framefarm.core.money import money
-from framefarm.server.catalog.prices import price_of
 from framefarm.server.catalog.tables import instance_types
 from framefarm.server.database import Tx
 from framefarm.server.job_api.summary import ListedJob
 from framefarm.server.json_types import Answer
 from framefarm.server.rows import InstanceTypeRow
+from framefarm.server.sessions.attempt_price import price_of
 from framefarm.server.sessions.tables import sessions
 from framefarm.server.tenancy import farmwide
 

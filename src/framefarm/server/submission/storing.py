@@ -9,7 +9,6 @@ from framefarm.core.money import money
 from framefarm.core.task_plan import TaskPlan
 from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
-from framefarm.server.catalog.prices import price_of
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.files import manifests
@@ -19,6 +18,7 @@ from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.tables import job_state
 from framefarm.server.json_types import Answer
 from framefarm.server.projects import service as projects
+from framefarm.server.sessions.attempt_price import price_of
 from framefarm.server.submission.validation import Prepared
 from framefarm.server.tenancy import farmwide
 

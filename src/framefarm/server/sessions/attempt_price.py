@@ -1,6 +1,7 @@
-"""Price of a slot: micro-dollars per hour, by instance type and market.
+"""Price of an attempt: micro-dollars per hour, by instance type and market.
 
-The dispatcher fixes a session's price when it starts the session; the session's attempts are billed at it.
+The dispatcher fixes it in the row of the session when it starts the session; all attempts of the session are
+billed at it.
 """
 
 from __future__ import annotations
