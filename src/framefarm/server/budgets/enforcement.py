@@ -27,8 +27,8 @@ from framefarm.server.rows import BudgetHoldRow, BudgetRow
 from framefarm.server.sessions.attempt_price import price_of
 from framefarm.server.sessions.instructions import carry_out
 from framefarm.server.settings import Settings
-from framefarm.server.tenancy import farmwide
 
+FARM_WIDE = "The leader enforces the budgets of all accounts."
 STOP_MS = 6000
 """Most time from the decision to stop a session until its Blender has ended."""
 
@@ -108,7 +108,7 @@ class BudgetPass(BudgetSnapshot):
         """
         if not self.rows:
             return True, None
-        query = farmwide(sa.select(jobs.c.account_id, jobs.c.project_id)).where(jobs.c.id == job_id)
+        query = sa.select(jobs.c.account_id, jobs.c.project_id).where(jobs.c.id == job_id)
         account_id, project_id = self.tx.conn.execute(query).one()
         job = BudgetedJob(job_id, account_id, project_id)
         above = [self.balances[budget] for budget in self.above(job)]
@@ -166,7 +166,7 @@ class BudgetPass(BudgetSnapshot):
             "at_ms": self.tx.now_ms,
         }
         if key in self.holds:
-            statement = farmwide(sa.update(budget_holds)).where(
+            statement = sa.update(budget_holds).where(
                 budget_holds.c.job_id == key[0], budget_holds.c.budget_id == key[1]
             )
             self.tx.conn.execute(statement.values(values))
@@ -177,15 +177,18 @@ class BudgetPass(BudgetSnapshot):
 
     def lift(self) -> None:
         """Lift the holds of budgets that have money again or were deleted; a job without holds continues."""
-        query = farmwide(
+        query = (
             sa.select(
-                budget_holds, jobs.c.preemptible, job_state.c.status,
-                instance_types.c.price_micros, instance_types.c.preemptible_price_micros,
+                budget_holds,
+                jobs.c.preemptible,
+                job_state.c.status,
+                instance_types.c.price_micros,
+                instance_types.c.preemptible_price_micros,
             )
             .join(jobs, jobs.c.id == budget_holds.c.job_id)
             .join(job_state, job_state.c.job_id == budget_holds.c.job_id)
             .join(instance_types, instance_types.c.id == jobs.c.instance_type_id)
-        ).order_by(budget_holds.c.job_id)  # fmt: skip
+        ).order_by(budget_holds.c.job_id)
         for row in self.tx.rows(_HeldJob, query):
             if row.job_id in self.stopped:
                 continue
@@ -193,7 +196,7 @@ class BudgetPass(BudgetSnapshot):
             if not finished and not self._has_money(row):
                 continue
             this = (budget_holds.c.job_id == row.job_id) & (budget_holds.c.budget_id == row.budget_id)
-            self.tx.conn.execute(farmwide(sa.delete(budget_holds)).where(this))
+            self.tx.conn.execute(sa.delete(budget_holds).where(this))
             self.holds.discard((row.job_id, row.budget_id))
             if not finished and not any(job == row.job_id for job, _ in self.holds):
                 self._release(row.job_id, row.budget_id)

@@ -22,7 +22,9 @@ from framefarm.server.jobs.tables import jobs
 from framefarm.server.rows import BudgetRow, ReservationRow
 from framefarm.server.sessions.tables import attempts, sessions
 from framefarm.server.settings import Settings
-from framefarm.server.tenancy import farmwide, scoped
+from framefarm.server.tenancy import scoped
+
+FARM_WIDE = "The leader reads the budgets of all accounts at once."
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +90,10 @@ class BudgetSnapshot:
 
     def read(self) -> None:
         """Read budgets, holds and sessions, close ended sessions, begin new months."""
-        query = farmwide(sa.select(budgets)).order_by(budgets.c.id).with_for_update()
+        query = sa.select(budgets).order_by(budgets.c.id).with_for_update()
         self.rows = {row.id: row for row in self.tx.rows(BudgetRow, query)}
         self._stored = dict(self.rows)
-        held = farmwide(sa.select(budget_holds.c.job_id, budget_holds.c.budget_id))
+        held = sa.select(budget_holds.c.job_id, budget_holds.c.budget_id)
         self.holds = {(job, budget) for job, budget in self.tx.conn.execute(held)}
         if not self.rows:
             return
@@ -127,19 +129,25 @@ class BudgetSnapshot:
         self.rows[row.id] = replace(row, spent_micros=spent_before(self.tx, row), counted=True)
 
     def _read_sessions(self) -> None:
-        since = farmwide(sa.select(sa.func.min(attempts.c.started_ms))).where(
+        since = sa.select(sa.func.min(attempts.c.started_ms)).where(
             attempts.c.session_id == sessions.c.id, attempts.c.outcome.is_(None)
         )
-        query = farmwide(
+        query = (
             sa.select(
-                sessions.c.id, sessions.c.job_id, sessions.c.account_id, sessions.c.price_micros,
-                sessions.c.spent_micros, sessions.c.cost_cap_micros, sessions.c.cancel, jobs.c.project_id,
+                sessions.c.id,
+                sessions.c.job_id,
+                sessions.c.account_id,
+                sessions.c.price_micros,
+                sessions.c.spent_micros,
+                sessions.c.cost_cap_micros,
+                sessions.c.cancel,
+                jobs.c.project_id,
                 since.scalar_subquery().label("running_since_ms"),
             ).join(jobs, jobs.c.id == sessions.c.job_id)
         ).where(
             sessions.c.ended.is_(False),
             sessions.c.account_id.in_({row.account_id for row in self.rows.values()}),
-        )  # fmt: skip
+        )
         for session in self.tx.rows(SessionCosts, query.order_by(sessions.c.id)):
             began = session.running_since_ms
             running_ms = 0 if began is None else max(0, self.tx.now_ms - began)
@@ -148,7 +156,7 @@ class BudgetSnapshot:
                 SessionReservation(session.id, session.price_micros, session.spent_micros),
                 cost_micros(running_ms, session.price_micros),
             )
-        of_live = farmwide(sa.select(reservations)).where(reservations.c.session_id.in_(list(self.live)))
+        of_live = sa.select(reservations).where(reservations.c.session_id.in_(list(self.live)))
         for row in self.tx.rows(ReservationRow, of_live):
             if row.budget_id in self.balances:
                 live = self.live[row.session_id]
@@ -165,7 +173,7 @@ class BudgetSnapshot:
 
     def _close_ended(self) -> None:
         """Return the unspent reservations of ended sessions."""
-        query = farmwide(
+        query = (
             sa.select(reservations, sessions.c.spent_micros, sessions.c.price_micros).join(
                 sessions, sessions.c.id == reservations.c.session_id
             )
@@ -179,7 +187,7 @@ class BudgetSnapshot:
         for reservation, spent_micros in ended.values():
             rules.release(reservation, self.balances, spent_micros)
         if ended:
-            closed = farmwide(sa.delete(reservations)).where(reservations.c.session_id.in_(list(ended)))
+            closed = sa.delete(reservations).where(reservations.c.session_id.in_(list(ended)))
             self.tx.conn.execute(closed)
 
     def _next_month(self, row: BudgetRow) -> None:
@@ -200,7 +208,7 @@ class BudgetSnapshot:
             self.write_reservations(live)
             cap = live.reservation.cap_micros(self.balances)
             if cap != live.row.cost_cap_micros:
-                statement = farmwide(sa.update(sessions)).where(sessions.c.id == live.row.id)
+                statement = sa.update(sessions).where(sessions.c.id == live.row.id)
                 self.tx.conn.execute(statement.values(cost_cap_micros=cap))
         self.write_budgets()
 
@@ -210,7 +218,7 @@ class BudgetSnapshot:
             balance = self.balances[budget]
             row = replace(row, spent_micros=balance.spent_micros, reserved_micros=balance.reserved_micros)
             if row != self._stored[budget]:
-                statement = farmwide(sa.update(budgets)).where(budgets.c.id == budget)
+                statement = sa.update(budgets).where(budgets.c.id == budget)
                 self.tx.conn.execute(
                     statement.values(
                         counted=row.counted,
@@ -228,7 +236,7 @@ class BudgetSnapshot:
         if (settled, held) == live.stored or not (held or live.stored):
             return
         if live.stored is not None:
-            old = farmwide(sa.delete(reservations)).where(reservations.c.session_id == live.row.id)
+            old = sa.delete(reservations).where(reservations.c.session_id == live.row.id)
             self.tx.conn.execute(old)
         inserts = [
             {

@@ -18,8 +18,8 @@ from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state, jobs, tasks
 from framefarm.server.rows import InstanceTypeRow, JobStateRow, SessionRow
 from framefarm.server.sessions.tables import attempts, sessions
-from framefarm.server.tenancy import farmwide
 
+FARM_WIDE = "The leader schedules the jobs of all accounts."
 T = TypeVar("T")
 
 
@@ -43,8 +43,8 @@ class LiveSession(SessionRow):
 def live_sessions(tx: Tx) -> list[LiveSession]:
     """All sessions that have not ended."""
     held = sa.select(sa.func.count()).select_from(attempts)
-    held = farmwide(held).where(attempts.c.session_id == sessions.c.id, attempts.c.outcome.is_(None))
-    query = farmwide(
+    held = held.where(attempts.c.session_id == sessions.c.id, attempts.c.outcome.is_(None))
+    query = (
         sa.select(
             sessions,
             job_state.c.status.label("job_status"),
@@ -97,7 +97,7 @@ def demand(
     `avoided`: job → nodes that it does not use now.
     """
     types = {row.id: row for row in tx.rows(InstanceTypeRow, sa.select(instance_types))}
-    query = farmwide(
+    query = (
         sa.select(
             job_state,
             jobs.c.created_ms,
@@ -162,7 +162,7 @@ def _paused(tx: Tx) -> dict[str, int]:
 
 def _served(tx: Tx, job_ids: list[str]) -> dict[str, int]:
     """Job → time in ms at which its newest session was created."""
-    newest = farmwide(sa.select(sessions.c.job_id, sa.func.max(sessions.c.created_ms)))
+    newest = sa.select(sessions.c.job_id, sa.func.max(sessions.c.created_ms))
     query = newest.where(sessions.c.job_id.in_(job_ids)).group_by(sessions.c.job_id)
     return {job: int(at) for job, at in tx.conn.execute(query)} if job_ids else {}
 

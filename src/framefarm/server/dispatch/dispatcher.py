@@ -36,8 +36,8 @@ from framefarm.server.sessions import expiry
 from framefarm.server.sessions.attempt_price import price_of
 from framefarm.server.sessions.instructions import instruct
 from framefarm.server.sessions.tables import leases, sessions
-from framefarm.server.tenancy import farmwide
 
+FARM_WIDE = "The leader schedules the jobs of all accounts."
 log = structlog.get_logger(__name__)
 IDLE_TICK_SECONDS = 10.0
 """Time between ticks while there is no session and no job with work."""
@@ -160,8 +160,8 @@ class Dispatcher:
 
     def _has_work(self, tx: Tx) -> bool:
         """Whether there is a session to watch, or a job that could need one."""
-        live = farmwide(sa.select(sessions.c.id)).where(~sessions.c.ended).limit(1)
-        unfinished = farmwide(sa.select(job_state.c.job_id)).where(demand.unfinished()).limit(1)
+        live = sa.select(sessions.c.id).where(~sessions.c.ended).limit(1)
+        unfinished = sa.select(job_state.c.job_id).where(demand.unfinished()).limit(1)
         return any(tx.conn.execute(q).first() is not None for q in (live, unfinished))
 
     # -- a tick's transaction

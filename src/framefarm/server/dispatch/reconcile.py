@@ -13,8 +13,8 @@ from framefarm.server.rows import SessionRow
 from framefarm.server.sessions import expiry, ownership
 from framefarm.server.sessions.tables import leases, sessions
 from framefarm.server.settings import Settings
-from framefarm.server.tenancy import farmwide
 
+FARM_WIDE = "The leader judges the sessions of all accounts."
 LOST_TEXT = "The machine's render process was lost."
 Observations = dict[str, Observed] | None
 """Session → observation. None: the engine did not answer, so no session is taken for dead."""
@@ -44,7 +44,7 @@ def judge_sessions(tx: Tx, settings: Settings, observed: Observations, led_since
     """
     result = Reconciled()
     query = sa.select(sessions, leases.c.expires_ms).join(leases, leases.c.session_id == sessions.c.id)
-    rows = tx.rows(LeasedSession, farmwide(query).where(~sessions.c.ended))
+    rows = tx.rows(LeasedSession, query.where(~sessions.c.ended))
     for row in rows:
         _judge_session(tx, settings, row, observed, led_since_ms, result)
     known = {row.id for row in rows}
@@ -57,7 +57,7 @@ def judge_sessions(tx: Tx, settings: Settings, observed: Observations, led_since
                 running.append(session_id)
     result.stop += running
     if running:
-        ended = farmwide(sa.select(sessions)).where(sessions.c.id.in_(running))
+        ended = sa.select(sessions).where(sessions.c.id.in_(running))
         result.lingering += tx.rows(SessionRow, ended)
     return result
 

@@ -21,8 +21,8 @@ from framefarm.server.database import Tx
 from framefarm.server.loops import repeat
 from framefarm.server.sessions.tables import attempts, files, sessions
 from framefarm.server.storage import keys
-from framefarm.server.tenancy import farmwide
 
+FARM_WIDE = "The leader cleans the staging folders of all accounts."
 log = structlog.get_logger(__name__)
 SWEEP_SECONDS = 10.0
 FOLDERS_PER_READ = 500
@@ -59,13 +59,13 @@ def abandoned_folders(tx: Tx, folders: list[StagingFolder]) -> dict[str, set[str
     An attempt without a row was returned by its session, which was created before the folder changed. Its
     folder is abandoned once all live sessions of the account are younger than that change.
     """
-    query = farmwide(
+    query = (
         sa.select(attempts.c.id, attempts.c.job_id, sessions.c.ended).join(
             sessions, attempts.c.session_id == sessions.c.id
         )
     ).where(attempts.c.id.in_([f.attempt for f in folders]))
     known = {row.id: row for row in tx.conn.execute(query)}
-    oldest = farmwide(sa.select(sessions.c.account_id, sa.func.min(sessions.c.created_ms)))
+    oldest = sa.select(sessions.c.account_id, sa.func.min(sessions.c.created_ms))
     live = tx.conn.execute(oldest.where(sessions.c.ended.is_(False)).group_by(sessions.c.account_id))
     oldest_session_ms: dict[str, int] = {row[0]: row[1] for row in live}
     abandoned: dict[str, set[str]] = {}
@@ -79,9 +79,7 @@ def abandoned_folders(tx: Tx, folders: list[StagingFolder]) -> dict[str, set[str
         if over:
             abandoned[keys.staging(folder.account, folder.attempt)] = set()
     job_ids = {row.job_id for row in known.values() if row.ended}
-    unpublished = farmwide(sa.select(files.c.staged)).where(
-        files.c.job_id.in_(job_ids), files.c.published_ms.is_(None)
-    )
+    unpublished = sa.select(files.c.staged).where(files.c.job_id.in_(job_ids), files.c.published_ms.is_(None))
     for key in tx.conn.execute(unpublished).scalars():
         abandoned.get(key.rpartition("/")[0], set()).add(key)
     return abandoned

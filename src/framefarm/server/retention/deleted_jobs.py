@@ -24,8 +24,8 @@ from framefarm.server.outputs import thumbnails
 from framefarm.server.retention.retention_pass import Removed, RetentionPass
 from framefarm.server.sessions.tables import files, frames, progress, sessions
 from framefarm.server.storage import keys
-from framefarm.server.tenancy import farmwide
 
+FARM_WIDE = "Retention empties what is due of all accounts."
 PAGE = 50
 EMPTIED_TABLES: tuple[sa.Table, ...] = (
     frames, files, tasks, missing_paths, job_dependencies, mails, progress, budget_holds,
@@ -33,7 +33,7 @@ EMPTIED_TABLES: tuple[sa.Table, ...] = (
 
 
 def _count(table: sa.Table, *where: Any) -> sa.ScalarSelect[int]:
-    query = farmwide(sa.select(sa.func.count()).select_from(table))
+    query = sa.select(sa.func.count()).select_from(table)
     return query.where(table.c.job_id == jobs.c.id, *where).scalar_subquery()
 
 
@@ -46,7 +46,7 @@ def _select_facts(*columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
         _count(files, files.c.published_ms.is_(None)),
         _count(mails, mails.c.status == "pending"),
     )
-    return farmwide(query).where(jobs.c.deleted_ms.is_not(None), jobs.c.emptied_ms.is_(None))
+    return query.where(jobs.c.deleted_ms.is_not(None), jobs.c.emptied_ms.is_(None))
 
 
 def due_jobs(tx: Tx, after: str) -> tuple[list[str], str | None]:
@@ -99,7 +99,7 @@ def mark_emptied(tx: Tx, job_id: str) -> None:
         "scouts": "",
         "scene_path": None,
     }
-    change = farmwide(sa.update(jobs)).where(jobs.c.id == job_id, jobs.c.deleted_ms.is_not(None))
+    change = sa.update(jobs).where(jobs.c.id == job_id, jobs.c.deleted_ms.is_not(None))
     tx.conn.execute(change.values(emptied_ms=tx.now_ms, **cleared))
 
 
@@ -131,9 +131,7 @@ def _empty_job(retention_pass: RetentionPass, job_id: str) -> Iterator[Removed]:
 
 
 def _account_of(tx: Tx, job_id: str) -> str:
-    account: str = tx.conn.execute(
-        farmwide(sa.select(jobs.c.account_id)).where(jobs.c.id == job_id)
-    ).scalar_one()
+    account: str = tx.conn.execute(sa.select(jobs.c.account_id).where(jobs.c.id == job_id)).scalar_one()
     return account
 
 
@@ -142,15 +140,17 @@ def _account_of(tx: Tx, job_id: str) -> str:
 
 def old_jobs(tx: Tx, jobs_ms: int, after: str) -> list[str]:
     """A page of jobs that ended `jobs_ms` ago and have no dependents, in order of ids above `after`."""
-    dependents = farmwide(sa.select(job_dependencies.c.job_id)).where(
-        job_dependencies.c.depends_on == jobs.c.id
-    )
-    query = farmwide(sa.select(jobs.c.id).join(job_state, job_state.c.job_id == jobs.c.id)).where(
-        job_state.c.status.in_([str(s) for s in FINISHED]),
-        job_state.c.ended_ms < tx.now_ms - jobs_ms,
-        jobs.c.deleted_ms.is_(None),
-        jobs.c.id > after,
-        ~sa.exists(dependents),
+    dependents = sa.select(job_dependencies.c.job_id).where(job_dependencies.c.depends_on == jobs.c.id)
+    query = (
+        sa.select(jobs.c.id)
+        .join(job_state, job_state.c.job_id == jobs.c.id)
+        .where(
+            job_state.c.status.in_([str(s) for s in FINISHED]),
+            job_state.c.ended_ms < tx.now_ms - jobs_ms,
+            jobs.c.deleted_ms.is_(None),
+            jobs.c.id > after,
+            ~sa.exists(dependents),
+        )
     )
     return list(tx.conn.execute(query.order_by(jobs.c.id).limit(PAGE)).scalars())
 
@@ -161,7 +161,7 @@ def delete_if_old(tx: Tx, job_id: str, jobs_ms: int) -> int:
     finished = state.status in {str(s) for s in FINISHED}
     if not finished or state.ended_ms is None or state.ended_ms >= tx.now_ms - jobs_ms:
         return 0
-    deleted = farmwide(sa.select(jobs.c.deleted_ms)).where(jobs.c.id == job_id)
+    deleted = sa.select(jobs.c.deleted_ms).where(jobs.c.id == job_id)
     if tx.conn.execute(deleted).scalar_one() is not None:
         return 0
     actions.mark_deleted(tx, state, "system")

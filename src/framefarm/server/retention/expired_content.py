@@ -24,8 +24,9 @@ from framefarm.server.jobs.tables import job_state, jobs
 from framefarm.server.retention.retention_pass import Removed, RetentionPass
 from framefarm.server.rows import ContentRow, ManifestRow
 from framefarm.server.storage import keys
-from framefarm.server.tenancy import farmwide, scoped
+from framefarm.server.tenancy import scoped
 
+FARM_WIDE = "Retention removes content that no account uses."
 PAGE = 1000
 FILES_AT_ONCE = 20
 """Objects that one step removes."""
@@ -36,7 +37,7 @@ FILES_AT_ONCE = 20
 
 def _unused(now_ms: int) -> sa.ColumnElement[bool]:
     """Condition: no job that still has rows uses the manifest, and no submission is about to."""
-    users = farmwide(sa.select(jobs.c.id)).where(
+    users = sa.select(jobs.c.id).where(
         jobs.c.account_id == manifests.c.account_id,
         jobs.c.manifest_sha256 == manifests.c.sha256,
         jobs.c.emptied_ms.is_(None),
@@ -47,7 +48,7 @@ def _unused(now_ms: int) -> sa.ColumnElement[bool]:
 def unused_manifests(tx: Tx, after: tuple[str, str]) -> list[ManifestRow]:
     """A page of manifests without a job, in key order above `after` (account, SHA-256)."""
     key = sa.tuple_(manifests.c.account_id, manifests.c.sha256)
-    query = farmwide(sa.select(manifests)).where(_unused(tx.now_ms), key > after)
+    query = sa.select(manifests).where(_unused(tx.now_ms), key > after)
     order = (manifests.c.account_id, manifests.c.sha256)
     return tx.rows(ManifestRow, query.order_by(*order).limit(PAGE))
 
@@ -58,17 +59,17 @@ def remove_manifest(tx: Tx, account_id: str, sha256: str, limit: int) -> tuple[i
     A submission that uses the manifest again locks its row and writes all references anew.
     """
     of_manifest = (manifests.c.account_id == account_id) & (manifests.c.sha256 == sha256)
-    query = farmwide(sa.select(manifests.c.sha256)).where(of_manifest, _unused(tx.now_ms))
+    query = sa.select(manifests.c.sha256).where(of_manifest, _unused(tx.now_ms))
     if tx.conn.execute(query.with_for_update(skip_locked=True)).first() is None:
         return 0, True
     c = manifest_contents.c
     references = (c.account_id == account_id) & (c.manifest_sha256 == sha256)
-    page = farmwide(sa.select(c.content_sha256)).where(references).limit(limit)
-    change = farmwide(sa.delete(manifest_contents)).where(references, c.content_sha256.in_(page))
+    page = sa.select(c.content_sha256).where(references).limit(limit)
+    change = sa.delete(manifest_contents).where(references, c.content_sha256.in_(page))
     count = tx.conn.execute(change).rowcount
     if count >= limit:
         return count, False
-    return count + tx.conn.execute(farmwide(sa.delete(manifests)).where(of_manifest)).rowcount, True
+    return count + tx.conn.execute(sa.delete(manifests).where(of_manifest)).rowcount, True
 
 
 def remove_manifests(retention_pass: RetentionPass) -> Iterator[Removed]:
@@ -93,12 +94,12 @@ def remove_manifests(retention_pass: RetentionPass) -> Iterator[Removed]:
 
 def _to_be_condemned(policy: RetentionPolicy, now_ms: int) -> sa.ColumnElement[bool]:
     """`core.retention.content_fate(…) == "condemn"` as a condition on `contents`."""
-    referred = farmwide(sa.select(manifest_contents.c.content_sha256)).where(
+    referred = sa.select(manifest_contents.c.content_sha256).where(
         manifest_contents.c.account_id == contents.c.account_id,
         manifest_contents.c.content_sha256 == contents.c.sha256,
     )
     may_start = job_state.c.cancel_ms.is_(None) & job_state.c.failed_cause.is_(None)
-    awaited = farmwide(
+    awaited = (
         sa.select(registrations.c.sha256)
         .join(missing_paths, missing_paths.c.user_id == registrations.c.user_id)
         .join(job_state, job_state.c.job_id == missing_paths.c.job_id)
@@ -114,7 +115,7 @@ def _to_be_condemned(policy: RetentionPolicy, now_ms: int) -> sa.ColumnElement[b
 def content_to_condemn(tx: Tx, policy: RetentionPolicy, after: tuple[str, str]) -> list[ContentRow]:
     """A page of content without a use, in key order above `after` (account, SHA-256)."""
     key = sa.tuple_(contents.c.account_id, contents.c.sha256)
-    query = farmwide(sa.select(contents)).where(_to_be_condemned(policy, tx.now_ms), key > after)
+    query = sa.select(contents).where(_to_be_condemned(policy, tx.now_ms), key > after)
     order = (contents.c.account_id, contents.c.sha256)
     return tx.rows(ContentRow, query.order_by(*order).limit(PAGE))
 
@@ -151,7 +152,7 @@ def condemn_content(retention_pass: RetentionPass) -> Iterator[Removed]:
 
 def content_to_remove(tx: Tx, policy: RetentionPolicy, limit: int | None) -> list[ContentRow]:
     """Up to `limit` contents that were condemned `policy.condemned_ms` ago, the oldest first; None: all."""
-    query = farmwide(sa.select(contents)).where(contents.c.condemned_ms < tx.now_ms - policy.condemned_ms)
+    query = sa.select(contents).where(contents.c.condemned_ms < tx.now_ms - policy.condemned_ms)
     return tx.rows(ContentRow, query.order_by(contents.c.condemned_ms).limit(limit))
 
 

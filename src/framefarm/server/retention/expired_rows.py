@@ -14,8 +14,9 @@ from framefarm.server.events import service as events
 from framefarm.server.http.tables import idempotency
 from framefarm.server.retention.retention_pass import Removed, RetentionPass
 from framefarm.server.sessions import progress
-from framefarm.server.tenancy import farmwide
 from framefarm.server.webhooks import service as webhooks
+
+FARM_WIDE = "Retention removes what is due of all accounts."
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def prune(tx: Tx, rule: ExpiryRule, policy: RetentionPolicy, limit: int) -> int:
 def count_due(tx: Tx, rule: ExpiryRule, policy: RetentionPolicy) -> int:
     """Number of rows that `prune` would remove in all."""
     query = sa.select(sa.func.count()).select_from(rule.table).where(rule.is_due(policy, tx.now_ms))
-    return int(tx.conn.execute(farmwide(query)).scalar_one())
+    return int(tx.conn.execute(query).scalar_one())
 
 
 def remove_expired_rows(retention_pass: RetentionPass) -> Iterator[Removed]:

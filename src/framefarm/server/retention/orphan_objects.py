@@ -24,8 +24,8 @@ from framefarm.server.retention.retention_pass import Removed, RetentionPass
 from framefarm.server.sessions.tables import attempts, sessions
 from framefarm.server.storage import keys
 from framefarm.server.storage.local import Aged
-from framefarm.server.tenancy import farmwide
 
+FARM_WIDE = "Retention looks for objects that no account uses."
 PAGE = 500
 Known = Callable[[Tx, list[Aged]], set[str]]
 
@@ -33,7 +33,7 @@ Known = Callable[[Tx, list[Aged]], set[str]]
 def known_content(tx: Tx, page: list[Aged]) -> set[str]:
     """Keys of the content objects of this page that have a row, condemned or not."""
     shas = sorted({parts[2] for parts in (a.key.split("/") for a in page) if len(parts) == 4})
-    query = farmwide(sa.select(contents.c.account_id, contents.c.sha256, contents.c.generation))
+    query = sa.select(contents.c.account_id, contents.c.sha256, contents.c.generation)
     rows = tx.conn.execute(query.where(contents.c.sha256.in_(listed(tx, shas))))
     return {keys.content(*row) for row in rows}
 
@@ -41,7 +41,7 @@ def known_content(tx: Tx, page: list[Aged]) -> set[str]:
 def known_manifests(tx: Tx, page: list[Aged]) -> set[str]:
     """Keys of the manifest objects of this page that have a row."""
     shas = sorted({a.key.rpartition("/")[2] for a in page})
-    query = farmwide(sa.select(manifests.c.account_id, manifests.c.sha256))
+    query = sa.select(manifests.c.account_id, manifests.c.sha256)
     rows = tx.conn.execute(query.where(manifests.c.sha256.in_(listed(tx, shas))))
     return {keys.manifest(*row) for row in rows}
 
@@ -68,7 +68,7 @@ def _remove_unknown(retention_pass: RetentionPass, what: str, area: str, known: 
 
 def facts_of_logs(tx: Tx, attempt_ids: list[str], now_ns: int, page: list[Aged]) -> list[Log]:
     """Facts of each log of the page, in its order. `attempt_ids`: the attempt of each log."""
-    query = farmwide(
+    query = (
         sa.select(attempts.c.id, attempts.c.ended_ms, sessions.c.ended, jobs.c.emptied_ms)
         .join(jobs, jobs.c.id == attempts.c.job_id)
         .join(sessions, sessions.c.id == attempts.c.session_id, isouter=True)

@@ -39,8 +39,8 @@ from framefarm.server.json_types import Json
 from framefarm.server.rows import JobRow
 from framefarm.server.storage.local import LocalStore
 from framefarm.server.submission import missing_files
-from framefarm.server.tenancy import farmwide
 
+FARM_WIDE = "The leader has the scenes of all accounts read."
 log = structlog.get_logger(__name__)
 POLL_SECONDS = 10.0
 MOST_AT_ONCE = 4
@@ -68,20 +68,22 @@ def unread_jobs(tx: Tx, resting: Collection[str] = (), busy: Collection[str] = (
 
     Without the jobs `resting`, and without the accounts `busy`.
     """
-    waiting = farmwide(
-        sa.select(sa.func.min(jobs.c.id)).join(job_state, job_state.c.job_id == jobs.c.id)
-    ).where(
-        job_state.c.scene_read.is_(False),
-        job_state.c.missing == 0,
-        job_state.c.failed_cause.is_(None),
-        job_state.c.cancel_ms.is_(None),
-        jobs.c.deleted_ms.is_(None),
+    waiting = (
+        sa.select(sa.func.min(jobs.c.id))
+        .join(job_state, job_state.c.job_id == jobs.c.id)
+        .where(
+            job_state.c.scene_read.is_(False),
+            job_state.c.missing == 0,
+            job_state.c.failed_cause.is_(None),
+            job_state.c.cancel_ms.is_(None),
+            jobs.c.deleted_ms.is_(None),
+        )
     )
     if resting:
         waiting = waiting.where(jobs.c.id.not_in(resting))
     if busy:
         waiting = waiting.where(jobs.c.account_id.not_in(busy))
-    query = farmwide(
+    query = (
         sa.select(jobs, packages.c.release, accounts.c.allow_scripts)
         .join(packages, packages.c.id == jobs.c.package_id)
         .join(accounts, accounts.c.id == jobs.c.account_id)
@@ -236,7 +238,7 @@ def accept_arrived_files(tx: Tx, store: LocalStore, job_ids: list[str]) -> None:
         state = job_states.lock(tx, job_id)
         missing = manifests.missing_count(tx, job_id)
         if missing == 0 and state.missing:
-            job = tx.row(JobRow, farmwide(sa.select(jobs)).where(jobs.c.id == job_id))
+            job = tx.row(JobRow, sa.select(jobs).where(jobs.c.id == job_id))
             manifest = manifests.complete(tx, store, job)
             if manifest is None:
                 missing = manifests.missing_count(tx, job_id)

@@ -33,9 +33,9 @@ from framefarm.server.rows import JobStateRow, RuleRow, SessionRow
 from framefarm.server.sessions.instructions import instruct
 from framefarm.server.sessions.session_work import SessionWork
 from framefarm.server.sessions.tables import attempts, sessions
-from framefarm.server.tenancy import farmwide
 from framefarm.server.wrangler.tables import wrangler_actions, wrangler_rules
 
+FARM_WIDE = "The leader applies the rules of all accounts."
 log = structlog.get_logger(__name__)
 POLL_SECONDS = 5.0
 KINDS: dict[str, Callable[..., Rule]] = {
@@ -65,7 +65,7 @@ async def run_pass(context: AppContext, require_lead: Callable[[Tx], None]) -> i
 
 def due(tx: Tx, job_id: str | None = None) -> list[Action]:
     """Actions that are due now, for all jobs or for one."""
-    enabled = farmwide(sa.select(wrangler_rules)).where(wrangler_rules.c.enabled)
+    enabled = sa.select(wrangler_rules).where(wrangler_rules.c.enabled)
     by_account: dict[str, list[Rule]] = {}
     for row in tx.rows(RuleRow, enabled.order_by(wrangler_rules.c.id)):
         rule = KINDS[row.kind](id=row.id, **row.terms)
@@ -74,8 +74,8 @@ def due(tx: Tx, job_id: str | None = None) -> list[Action]:
     for account_id, account_rules in by_account.items():
         known_facts = facts_of(tx, account_id, account_rules, job_id)
         if known_facts:
-            earlier = farmwide(
-                sa.select(wrangler_actions.c.rule_id, wrangler_actions.c.job_id, wrangler_actions.c.subject)
+            earlier = sa.select(
+                wrangler_actions.c.rule_id, wrangler_actions.c.job_id, wrangler_actions.c.subject
             ).where(
                 wrangler_actions.c.account_id == account_id,
                 wrangler_actions.c.job_id.in_({fact.job for fact in known_facts}),
@@ -104,7 +104,7 @@ def facts_of(tx: Tx, account_id: str, account_rules: list[Rule], job_id: str | N
 
 def _running(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> list[Fact]:
     """Attempts in work, without those of lost sessions: their tasks wait for the next session."""
-    query = farmwide(
+    query = (
         sa.select(attempts.c.job_id, attempts.c.task_number, attempts.c.id, attempts.c.started_ms).join(
             sessions, sessions.c.id == attempts.c.session_id
         )
@@ -125,22 +125,21 @@ class _WaitingJob(JobStateRow):
 
 def _waiting(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> list[Fact]:
     """Preemptible jobs with ready tasks and no session, since the last session ended or the status began."""
-    last = farmwide(sa.select(sa.func.max(sessions.c.ended_ms))).where(
-        sessions.c.job_id == job_state.c.job_id
-    )
-    live = farmwide(sa.select(sessions.c.id)).where(
+    last = sa.select(sa.func.max(sessions.c.ended_ms)).where(sessions.c.job_id == job_state.c.job_id)
+    live = sa.select(sessions.c.id).where(
         sessions.c.job_id == job_state.c.job_id, sessions.c.ended.is_(False)
     )
-    query = farmwide(
-        sa.select(job_state, last.scalar_subquery().label("last_ended_ms"))
-        .join(jobs, jobs.c.id == job_state.c.job_id)
+    query = (
+        sa.select(job_state, last.scalar_subquery().label("last_ended_ms")).join(
+            jobs, jobs.c.id == job_state.c.job_id
+        )
     ).where(
         job_state.c.account_id == account_id,
         job_state.c.status.in_([JobStatus.PENDING, JobStatus.RUNNING]),
         job_state.c.status_since_ms <= before_ms,
         jobs.c.preemptible,
         ~live.exists(),
-    )  # fmt: skip
+    )
     waiting: list[Fact] = []
     for job in tx.rows(_WaitingJob, _of(query, job_state, job_id)):
         if facts(job).ready:
@@ -150,7 +149,7 @@ def _waiting(tx: Tx, account_id: str, job_id: str | None, before_ms: int) -> lis
 
 
 def _syncing(tx: Tx, account_id: str, job_id: str | None) -> list[Fact]:
-    query = farmwide(sa.select(job_state)).where(
+    query = sa.select(job_state).where(
         job_state.c.account_id == account_id, job_state.c.status == JobStatus.SYNCING
     )
     return [
@@ -210,8 +209,8 @@ def act(tx: Tx, planned: Action, require_lead: Callable[[Tx], None]) -> bool:
 
 def _end_attempt(tx: Tx, state: JobState, action: Action) -> None:
     """End the attempt as a failure that the job pays for, and stop its session; its other tasks go back."""
-    session_id = farmwide(sa.select(attempts.c.session_id)).where(attempts.c.id == action.attempt)
-    query = farmwide(sa.select(sessions)).where(sessions.c.id == tx.conn.execute(session_id).scalar_one())
+    session_id = sa.select(attempts.c.session_id).where(attempts.c.id == action.attempt)
+    query = sa.select(sessions).where(sessions.c.id == tx.conn.execute(session_id).scalar_one())
     session = tx.row(SessionRow, query)
     work = SessionWork(tx, session, state)
     attempt = work.owned.get(action.attempt or "")
@@ -230,6 +229,6 @@ def _end_attempt(tx: Tx, state: JobState, action: Action) -> None:
 
 
 def _go_on_demand(tx: Tx, state: JobState) -> None:
-    statement = farmwide(sa.update(jobs)).where(jobs.c.id == state.job_id)
+    statement = sa.update(jobs).where(jobs.c.id == state.job_id)
     tx.conn.execute(statement.values(preemptible=False))
     tx.wake("dispatch")
