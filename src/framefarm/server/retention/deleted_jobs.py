@@ -32,7 +32,7 @@ EMPTIED_TABLES: tuple[sa.Table, ...] = (
 )  # fmt: skip
 
 
-def _count(table: sa.Table, *where: Any) -> sa.ScalarSelect[int]:
+def _count(table: sa.Table, *where: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
     query = sa.select(sa.func.count()).select_from(table)
     return query.where(table.c.job_id == jobs.c.id, *where).scalar_subquery()
 
