@@ -1,4 +1,4 @@
-"""What a colour configuration names."""
+"""Files that a colour configuration names."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ LEFT_OUT = {"skip", "skipif", "xfail", "importorskip"}
 def rows() -> dict[str, list[tuple[str, str]]]:
     """The failure, in bold → the tests of its row, each as (file, name)."""
     page = (ROOT / "docs" / "operator.md").read_text()
-    section = page.split("\n## What happens when something fails\n")[1].split("\n## ")[0]
+    section = page.split("\n## Failures and their consequences\n")[1].split("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("| **")]
     return {line.split("**")[1]: TEST.findall(line.split(" | ")[-1]) for line in lines}
 

@@ -57,6 +57,6 @@ def test_every_state_of_a_session_is_named() -> None:
 
 
 def test_the_artists_figure_is_part_of_the_jobs_arrows(real: tuple[set[Arrow], set[Arrow]]) -> None:
-    drawn = _drawn(ARTIST.split("## What every status means")[1].split("\n## ")[0])
+    drawn = _drawn(ARTIST.split("## Status of a job")[1].split("\n## ")[0])
     assert drawn
     assert drawn <= real[0]

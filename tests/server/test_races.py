@@ -46,7 +46,7 @@ def admin(site: ApiClient) -> Actor:
 
 
 def overlapping(site: ApiClient, first: Callable[[Tx], Any], second: Callable[[Tx], Any]) -> tuple[Any, Any]:
-    """What each returned or raised. The second one begins while the first has done all but commit, and the
+    """Result or error of each. The second one begins while the first has done all but commit, and the
     first commits once the second has ended or waits for it.
     """
     inside, go_on = threading.Event(), threading.Event()

@@ -25,7 +25,7 @@ RuleId = Annotated[str, typer.Argument(metavar="ID", help="The rule's id.")]
 
 
 class RuntimeAction(StrEnum):
-    """What a rule does with a task that runs too long: fail it, retry it, or only report it."""
+    """A rule's action on a task that runs too long: fail it, retry it, or only report it."""
 
     kill = "kill"
     retry = "retry"

@@ -146,7 +146,7 @@ _FAILURES = [
           "The farm tries another machine; if none works, tell its operator.", _M),
     Cause("blender_broken", "Blender could not be driven", "The farm could not drive this Blender: {what}.",
           "Tell the farm's operator, with the task's log.", _F),
-    Cause("bad_report", "False reports", "What runs inside Blender broke off its reports: {what}.",
+    Cause("bad_report", "False reports", "The program inside Blender broke off its reports: {what}.",
           "A script of the scene disturbs the farm: take it out.", _S),
     # Its outputs
     Cause("no_picture", "No picture", "Blender wrote no picture of frame {frame}.",

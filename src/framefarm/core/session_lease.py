@@ -53,14 +53,14 @@ def session_after(state: SessionState, event: SessionEvent) -> SessionState:
 
 
 Seen = Literal["running", "gone", "unknown"]
-"""What the engine reports of a session. `unknown` if the engine does not answer."""
+"""The engine's report of a session. `unknown` if the engine does not answer."""
 Judgement = Literal["keep", "lose", "stop", "give_up", "end"]
 
 
 def judge_session(
     state: SessionState, seen: Seen, *, silent_ms: int, deadline_ms: int, owns: bool, give_up_ms: int
 ) -> Judgement:
-    """What the leader does with a session, from its lease and the engine's report.
+    """Judgement of the leader on a session, from its lease and the engine's report.
 
     Times are milliseconds, negative before the moment: `silent_ms` since its lease expired, `deadline_ms`
     since the end of the time allowed for its start (until it asks for work). `give_up_ms`: how long a runner

@@ -1,4 +1,4 @@
-"""What becomes of a task when its attempt ends: `(task, outcome) → task`. Drawn in docs/states.md.
+"""A task after its attempt has ended: `(task, outcome) → task`. Drawn in docs/states.md.
 
 Pure. When retries end early although some remain: `retry_policy.py`.
 """

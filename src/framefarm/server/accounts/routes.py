@@ -102,7 +102,7 @@ async def logout(request: Request, actor: Caller) -> Response:
     return response
 
 
-@router.get("/auth/me", response_model=Me, summary="Who this token belongs to")
+@router.get("/auth/me", response_model=Me, summary="The user and account of this token")
 async def me(request: Request, actor: Caller) -> Answer:
     def work(tx: Tx) -> Answer:
         user = service.find_user(tx, actor.account_id, actor.user_id)

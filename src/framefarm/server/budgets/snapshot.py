@@ -29,7 +29,7 @@ FARM_WIDE = "The leader reads the budgets of all accounts at once."
 
 @dataclass(frozen=True, slots=True)
 class BudgetedJob:
-    """What decides which budgets are above a job."""
+    """A job's ids, which decide the budgets above it."""
 
     job_id: str
     account_id: str
@@ -167,7 +167,7 @@ class BudgetSnapshot:
             unsettled = live.row.spent_micros - live.reservation.settled_micros
             new = [budget for budget in self.above(live.row) if budget not in live.reservation.held]
             if new or unsettled > min(live.reservation.held.values(), default=0):
-                # What the session spent before a budget was new to it was counted with the budget.
+                # The session's cost before a budget was new to it was counted with the budget.
                 rules.settle(live.reservation, self.balances, live.row.spent_micros)
                 live.reservation.held.update(dict.fromkeys(new, 0))
 

@@ -59,7 +59,7 @@ def budgets_of(
         query = query.where(budgets.c.id == only)
     rows = tx.rows(_ShownBudget, query.limit(limit))
     ids = [row.id for row in rows]
-    # What sessions have spent since the leader's last tick is not in the budgets' rows yet.
+    # The cost of sessions since the leader's last tick is not in the budgets' rows yet.
     spent = sessions.c.spent_micros - reservations.c.settled_micros
     used = sa.case((spent < reservations.c.held_micros, spent), else_=reservations.c.held_micros)
     unsettled = farmwide(

@@ -48,7 +48,7 @@ LINGER_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class EngineView:
-    """What the engine observes; None where it did not answer."""
+    """Observations of the engine; None where it did not answer."""
 
     observed: reconcile.Observations = None
     capacity: list[Capacity] | None = None

@@ -21,7 +21,7 @@ PROBLEM: Json = {
         "type": {"type": "string"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "What is wrong, in one sentence."},
+        "detail": {"type": "string", "description": "The error in one sentence."},
         "request_id": {"type": "string"},
         "errors": {
             "type": "array",

@@ -98,7 +98,12 @@ def _ms(moment: datetime | None) -> int | None:
     "",
     status_code=201,
     response_model=JobDetail,
-    responses={200: {"model": DryRun, "description": "What would happen: `dry_run=true` stores nothing"}},
+    responses={
+        200: {
+            "model": DryRun,
+            "description": "The result of a submission that stores nothing: `dry_run=true`",
+        }
+    },
     summary="Submit a new render job",
 )
 @documents_idempotency_key

@@ -1,4 +1,4 @@
-"""What frames look like, and their thumbnails"""
+"""Measures of rendered frames, and their thumbnails"""
 
 from __future__ import annotations
 

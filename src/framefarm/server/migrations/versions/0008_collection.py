@@ -1,4 +1,4 @@
-"""What the collector looks for"""
+"""Columns and indexes of retention"""
 
 from __future__ import annotations
 
