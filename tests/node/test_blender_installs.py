@@ -72,7 +72,7 @@ def test_upgrade_looks_for_a_newer_release(
 ) -> None:
     environment(root, "4.2.9", "4.2.9 LTS")
     built = []
-    monkeypatch.setattr(blender_installs, "_build", lambda folder, release, say: built.append(release))
+    monkeypatch.setattr(blender_installs, "_build", lambda folder, release, on_step: built.append(release))
     assert blender_installs.install_bpy("4.2", upgrade=True).release == "4.2.23"
     assert built == ["4.2.23"]
 

@@ -42,7 +42,9 @@ def install(
     """
     with _plain_errors():
         progress = _discard if as_json else typer.echo
-        _offer(data, blender_installs.install_bpy(version, upgrade=upgrade, say=progress), default, as_json)
+        _offer(
+            data, blender_installs.install_bpy(version, upgrade=upgrade, on_step=progress), default, as_json
+        )
 
 
 @commands.command("add")

@@ -41,7 +41,7 @@ NEEDED_BYTES = 2 << 30  # wheel 370 MB, unpacked 950 MB, and a margin
 MARKER = "framefarm-complete"
 SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
-Say = Callable[[str], None]
+OnStep = Callable[[str], None]
 
 _FOLDER = re.compile(r"bpy-(\d+\.\d+\.\d+)")
 _MISSING_LIBRARY = re.compile(r"(lib[\w.+-]+\.so[\w.]*): cannot open shared object file")
@@ -104,11 +104,11 @@ def installed() -> list[Installed]:
     return sorted(installs, key=lambda i: release_key(i.release))
 
 
-def install_bpy(version: str, *, upgrade: bool = False, say: Say = lambda _: None) -> Installed:
+def install_bpy(version: str, *, upgrade: bool = False, on_step: OnStep = lambda _: None) -> Installed:
     """Install a `bpy` of this version (`4.2`, `4.2.23`, `blender-4-2`) if it is missing, and start it once.
 
-    An installed release of the series is used as it is, unless `upgrade`. `say` gets a line of text before
-    each slow step.
+    An installed release of the series is used as it is, unless `upgrade`. `on_step` gets a line of text
+    before each slow step.
 
     Raises:
         InvalidInput: there is no such version; the text names the existing ones.
@@ -123,10 +123,10 @@ def install_bpy(version: str, *, upgrade: bool = False, say: Say = lambda _: Non
     folder = root / f"bpy-{release}"
     lock = FileLock(root / f"bpy-{release}.lock", mode=0o644)
     if lock_is_taken(lock):
-        say(f"Another installation of Blender {release} is at work: waiting for it.")
+        on_step(f"Another installation of Blender {release} is at work: waiting for it.")
     with lock:
         if not (folder / MARKER).is_file():
-            _build(folder, release, say)
+            _build(folder, release, on_step)
         else:
             _start_bpy(folder, release)
     return _bpy(folder, release)
@@ -211,14 +211,14 @@ def available_releases() -> list[str]:
 # -------------------------------------------------------------------------------- installation
 
 
-def _build(folder: Path, release: str, say: Say) -> None:
+def _build(folder: Path, release: str, on_step: OnStep) -> None:
     free = shutil.disk_usage(folder.parent).free
     if free < NEEDED_BYTES:
         raise RuntimeProblem(
             f"Blender {release} needs {NEEDED_BYTES / 1e9:.1f} GB of disk space below {folder.parent}, "
             f"and {free / 1e9:.1f} GB are free."
         )
-    say(f"Installing Blender {release} into {folder} (about 370 MB to download).")
+    on_step(f"Installing Blender {release} into {folder} (about 370 MB to download).")
     shutil.rmtree(folder, ignore_errors=True)
     failure = f"Blender {release} could not be installed"
     base, python, uv = _base_python(), str(folder / "bin" / "python"), _uv()
