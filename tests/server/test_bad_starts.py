@@ -32,3 +32,16 @@ def test_a_failed_start_prints_its_reason_without_secrets(
     assert reason in run.stderr
     assert "Traceback" not in run.stderr
     assert "pass-word" not in run.stderr
+
+
+@pytest.mark.parametrize("command", [["serve"], ["admin", "account", "list"], ["blender", "list"]])
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path, command: list[str]) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    framefarm = Path(sys.executable).with_name("framefarm")
+    run = subprocess.run(
+        [framefarm, *command, "--data", file], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 1
+    assert str(file) in run.stderr
+    assert "Traceback" not in run.stderr

@@ -70,11 +70,13 @@ def serve(
     if not host or not port.isdecimal() or int(port) > 65_535:
         _fail(f"--listen {listen!r} is not HOST:PORT, as 127.0.0.1:8000")
     with contextlib.ExitStack() as stack:
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)
             stack.enter_context(control_socket.serve_data(data))
         except BlockingIOError:
             _fail(f"a farm already runs on {data}; stop it with: framefarm stop --data {data}")
+        except OSError as error:
+            _fail(f"cannot use --data {data}: {error.strerror or error}")
         try:
             sock = _bind(host.strip("[]"), int(port))
         except OSError as error:

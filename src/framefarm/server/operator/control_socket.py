@@ -112,7 +112,11 @@ def _has_open(pid: str, fd: int) -> bool:
 
 def run(data: Path, name: str, arguments: Arguments) -> Reply:
     """Execute a command on the farm in `data`, whether the farm runs or not. Raises FarmError."""
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{data} cannot be used: {error.strerror or error}"
+        raise InvalidInput.of("--data", reason, str(data)) from error
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
