@@ -169,7 +169,7 @@ def test_a_refused_operators_command_says_why_and_leaves_the_farm_well(farm: Run
     for name, arguments, words in (
         ("credit.add", {"account": "nobody", "amount": "1"}, "no account"),
         ("credit.add", {"account": "studio", "amount": "lots"}, "amount"),
-        ("no.such", {}, "none of this name"),
+        ("no.such", {}, "no such command"),
         ("user.add", {"account": "studio"}, "its log says which"),
     ):
         with pytest.raises(control_socket.OperatorError) as refused:
