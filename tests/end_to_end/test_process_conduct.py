@@ -170,7 +170,7 @@ def test_a_refused_operators_command_says_why_and_leaves_the_farm_well(farm: Run
         ("credit.add", {"account": "nobody", "amount": "1"}, "no account"),
         ("credit.add", {"account": "studio", "amount": "lots"}, "amount"),
         ("no.such", {}, "no such command"),
-        ("user.add", {"account": "studio"}, "its log says which"),
+        ("user.add", {"account": "studio"}, "its log has the error"),
     ):
         with pytest.raises(control_socket.OperatorError) as refused:
             control_socket.run(farm.data, name, arguments)
