@@ -28,7 +28,7 @@ from framefarm.server.context import Keyring
 from framefarm.server.database import Tx
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
-from framefarm.server.http.openapi import documents_403, documents_429, documents_idempotency_key
+from framefarm.server.http.openapi import MAY_REFUSE, TAKES_KEY, THROTTLED
 from framefarm.server.http.paging import Paging
 from framefarm.server.json_types import Answer
 from framefarm.server.rows import TokenRow, UserRow
@@ -54,8 +54,12 @@ def _account(tx: Tx, account_id: str) -> Answer:
     return {"id": account.id, "name": account.name, "currency": account.currency}
 
 
-@router.post("/auth/login", response_model=Session, summary="Log in: the answer holds an access_token")
-@documents_429
+@router.post(
+    "/auth/login",
+    response_model=Session,
+    summary="Log in: the answer holds an access_token",
+    responses=THROTTLED,
+)
 async def login(request: Request, response: Response, body: Login) -> Answer:
     context = context_of(request)
     email = body.email.strip().lower()
@@ -156,8 +160,7 @@ async def revoke_key(request: Request, actor: Writer, key_id: Id) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/users", response_model=UserPage, summary="The account's users")
-@documents_403
+@router.get("/users", response_model=UserPage, summary="The account's users", responses=MAY_REFUSE)
 async def list_users(request: Request, actor: Admin, paging: Paging) -> Answer:
     after = paging.after("users", [], actor)
     rows = await context_of(request).db.read(
@@ -172,9 +175,14 @@ def _refuse_key(actor: Actor) -> None:
         raise NotAllowed("A key cannot make users, nor change passwords and roles: log in with a password.")
 
 
-@router.post("/users", status_code=201, response_model=UserInfo, summary="Add a user to the account")
-@documents_429
-@documents_idempotency_key
+@router.post(
+    "/users",
+    status_code=201,
+    response_model=UserInfo,
+    summary="Add a user to the account",
+    responses=THROTTLED,
+    openapi_extra=TAKES_KEY,
+)
 async def add_user(request: Request, actor: Admin, body: NewUser) -> Response:
     _refuse_key(actor)
     passwords.check_new(body.password)
@@ -187,8 +195,12 @@ async def add_user(request: Request, actor: Admin, body: NewUser) -> Response:
     return await command(request, actor, body, work, status=201)
 
 
-@router.patch("/users/{user_id}", response_model=UserInfo, summary="Change a user's role, password, access")
-@documents_429
+@router.patch(
+    "/users/{user_id}",
+    response_model=UserInfo,
+    summary="Change a user's role, password, access",
+    responses=THROTTLED,
+)
 async def change_user(request: Request, actor: Admin, user_id: Id, body: UserChange) -> UserInfo:
     if body.password is not None or body.role is not None:
         _refuse_key(actor)

@@ -12,7 +12,7 @@ from framefarm.server.budgets import service
 from framefarm.server.budgets.status import budgets_of
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
-from framefarm.server.http.openapi import documents_idempotency_key
+from framefarm.server.http.openapi import TAKES_KEY
 from framefarm.server.http.paging import Paging
 from framefarm.server.json_types import Answer
 
@@ -29,8 +29,7 @@ async def list_budgets(request: Request, actor: Admin, paging: Paging) -> Answer
     return paging.page("budgets", [], actor, rows, lambda row: [row["id"]])
 
 
-@router.post("", status_code=201, response_model=Budget, summary="Set a budget")
-@documents_idempotency_key
+@router.post("", status_code=201, response_model=Budget, summary="Set a budget", openapi_extra=TAKES_KEY)
 async def create_budget(request: Request, actor: Admin, body: NewBudget) -> Response:
     return await command(request, actor, body, service.create, actor, body, status=201)
 

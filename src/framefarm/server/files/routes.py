@@ -10,7 +10,7 @@ from framefarm.server.database import Tx
 from framefarm.server.files import service, uploads
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
-from framefarm.server.http.openapi import documents_429, documents_idempotency_key
+from framefarm.server.http.openapi import TAKES_KEY, THROTTLED
 from framefarm.server.http.request_limits import ReadOnce
 from framefarm.server.json_types import Answer
 
@@ -37,9 +37,11 @@ FORM = {
 
 
 @router.post(
-    "/uploads/md5", response_model=Exists | ExistsMany, summary="Check if a file already exists by MD5 hash"
+    "/uploads/md5",
+    response_model=Exists | ExistsMany,
+    summary="Check if a file already exists by MD5 hash",
+    openapi_extra=TAKES_KEY,
 )
-@documents_idempotency_key
 async def check_md5(request: Request, actor: Writer, body: Md5Request) -> Response:
     context = context_of(request)
     many = body.files
@@ -57,7 +59,7 @@ async def check_md5(request: Request, actor: Writer, body: Md5Request) -> Respon
     response_model=Uploaded,
     openapi_extra=FORM,
     summary="Upload a scene file or asset to the farm storage",
+    responses=THROTTLED,
 )
-@documents_429
 async def upload_file(request: Request, actor: Writer) -> Answer:
     return await uploads.receive(request, context_of(request), actor)

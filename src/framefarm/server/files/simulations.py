@@ -19,7 +19,6 @@ PSYS_HAIR_DYNAMICS = 1 << 2
 FLUID_DOMAIN, FLUID_BAKED_DATA = 1 << 0, 1 << 1
 DPAINT_ACTIVE, DPAINT_IMAGE_SEQUENCE = 1 << 0, 2
 SIMULATION_NODE = b"GeometryNodeSimulationOutput"
-BAKE_PACKED = 1
 
 
 def unbaked(scene: Block, objects: list[Block]) -> list[dict[str, str]]:

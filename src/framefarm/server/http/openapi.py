@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import iter_route_contexts
-from starlette.routing import BaseRoute
 
 from framefarm.server.json_types import Json
 
@@ -54,37 +51,13 @@ IDEMPOTENCY_KEY = {
     "description": "A repeat with the same key and body within 24 hours gets the first answer again.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }
-Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
-_PROPERTIES = "openapi_properties"
-
-
-def documents_429(endpoint: Endpoint) -> Endpoint:
-    """Publish that a route may answer 429. It does not itself limit the calls."""
-    return _mark(endpoint, "429")
-
-
-def documents_403(endpoint: Endpoint) -> Endpoint:
-    """Publish that a route may answer 403 though it only reads. The route itself checks the role."""
-    return _mark(endpoint, "403")
-
-
-def documents_idempotency_key(endpoint: Endpoint) -> Endpoint:
-    """Publish that a route takes an `Idempotency-Key`. The route itself runs its work by `command`."""
-    return _mark(endpoint, "idempotency_key")
-
-
-def _mark(endpoint: Endpoint, name: str) -> Endpoint:
-    setattr(endpoint, _PROPERTIES, getattr(endpoint, _PROPERTIES, frozenset()) | {name})
-    return endpoint
-
-
-def _marks(routes: Sequence[BaseRoute]) -> dict[tuple[str, str], frozenset[str]]:
-    """(path, method in lower case) → the marks of its endpoint."""
-    return {
-        (route.path or "", method.lower()): getattr(route.endpoint, _PROPERTIES, frozenset())
-        for route in iter_route_contexts(routes)
-        for method in route.methods or ()
-    }
+Responses = dict[int | str, dict[str, Any]]
+THROTTLED: Responses = {429: {}}
+"""`responses` of a route that may answer 429."""
+MAY_REFUSE: Responses = {403: {}}
+"""`responses` of a route that may answer 403 though it only reads."""
+TAKES_KEY = {"parameters": [IDEMPOTENCY_KEY]}
+"""`openapi_extra` of a route that runs its work by `idempotency.command`."""
 
 
 def install(app: FastAPI) -> None:
@@ -95,36 +68,35 @@ def install(app: FastAPI) -> None:
             app.openapi_schema = _with_errors(
                 get_openapi(
                     title=app.title, version=app.version, description=app.description, routes=app.routes
-                ),
-                _marks(app.routes),
+                )
             )
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _with_errors(document: Json, marks: dict[tuple[str, str], frozenset[str]]) -> Json:
+def _with_errors(document: Json) -> Json:
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["Problem"] = PROBLEM
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            operation["responses"].pop("422", None)
-            marked = marks.get((path, method), frozenset())
-            for status in sorted(_statuses(path, method, operation, marked)):
-                operation["responses"][str(status)] = _response(status)
-            if "idempotency_key" in marked:
-                operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
+            responses = operation["responses"]
+            declared = {int(status) for status in responses if int(status) >= 400}
+            for status in declared:
+                del responses[str(status)]
+            for status in sorted(declared | _statuses(path, method, operation)):
+                responses[str(status)] = _response(status)
     return document
 
 
-def _statuses(path: str, method: str, operation: Json, marked: frozenset[str]) -> set[int]:
-    """Error statuses that one operation may answer."""
+def _statuses(path: str, method: str, operation: Json) -> set[int]:
+    """Error statuses that one operation may answer, besides those that its route declares."""
     statuses = {422}
     if "security" in operation or path == "/api/auth/login":
         statuses.add(401)
-    if "403" in marked or (method not in READ and "security" in operation):
+    if method not in READ and "security" in operation:
         statuses.add(403)
     if "{" in path:
         statuses.add(404)
@@ -134,8 +106,6 @@ def _statuses(path: str, method: str, operation: Json, marked: frozenset[str]) -
         statuses.add(409)
     if "requestBody" in operation:
         statuses |= {413, 415}
-    if "429" in marked:
-        statuses.add(429)
     return statuses
 
 

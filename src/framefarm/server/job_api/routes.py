@@ -37,7 +37,7 @@ from framefarm.server.events.streams import Followed, Streams
 from framefarm.server.files import manifests
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command, recall
-from framefarm.server.http.openapi import documents_idempotency_key
+from framefarm.server.http.openapi import TAKES_KEY
 from framefarm.server.http.paging import Paging
 from framefarm.server.http.request_limits import ReadOnce
 from framefarm.server.job_api import actions, children, detail, summary
@@ -105,8 +105,8 @@ def _ms(moment: datetime | None) -> int | None:
         }
     },
     summary="Submit a new render job",
+    openapi_extra=TAKES_KEY,
 )
-@documents_idempotency_key
 async def submit_job(
     request: Request, actor: Caller, submitted: Annotated[Submitted, Body()], dry_run: bool = False
 ) -> Response:
@@ -191,8 +191,12 @@ async def delete_job(request: Request, actor: Caller, job_id: JobId) -> Response
     return Response(status_code=204, background=removal)
 
 
-@router.post("/{job_id}/retry", response_model=Retried, summary="Retry all failed tasks, or some frames")
-@documents_idempotency_key
+@router.post(
+    "/{job_id}/retry",
+    response_model=Retried,
+    summary="Retry all failed tasks, or some frames",
+    openapi_extra=TAKES_KEY,
+)
 async def retry_job(request: Request, actor: Caller, job_id: JobId, body: Retry | None = None) -> Response:
     retry = body or Retry()
 
@@ -216,9 +220,11 @@ async def get_task(request: Request, actor: Caller, job_id: JobId, number: TaskN
 
 
 @router.post(
-    "/{job_id}/tasks/{number}/retry", response_model=Retried, summary="Retry one failed or preempted task"
+    "/{job_id}/tasks/{number}/retry",
+    response_model=Retried,
+    summary="Retry one failed or preempted task",
+    openapi_extra=TAKES_KEY,
 )
-@documents_idempotency_key
 async def retry_task(request: Request, actor: Caller, job_id: JobId, number: TaskNumber) -> Response:
     def work(tx: Tx) -> Answer:
         return {"retried": actions.retry_task(tx, actor, job_id, number)}

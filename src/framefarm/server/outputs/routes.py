@@ -20,7 +20,7 @@ from framefarm.server.catalog import destinations
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
 from framefarm.server.http.context import context_of
-from framefarm.server.http.openapi import documents_403
+from framefarm.server.http.openapi import MAY_REFUSE
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.outputs import signed_urls, thumbnails
 from framefarm.server.outputs.publisher import RenderedFile
@@ -59,13 +59,13 @@ def _open(context: AppContext, row: RenderedFile) -> io.FileIO:
 @router.get(
     "/files/{file_id}",
     response_class=Response,
-    responses={
+    responses=MAY_REFUSE
+    | {
         200: {"description": "The whole file", "content": {"*/*": {}}},
         206: {"description": "The range of bytes asked for", "content": {"*/*": {}}},
     },
     summary="A rendered file, by its signed address",
 )
-@documents_403
 async def get_file(
     request: Request,
     file_id: int,
@@ -121,10 +121,9 @@ def _stream(file: io.FileIO, start: int, end: int) -> Iterator[bytes]:
 @router.get(
     "/jobs/{job_id}/frames/{frame}/thumbnail",
     response_class=Response,
-    responses={200: {"description": "The picture", "content": {"image/webp": {}}}},
+    responses=MAY_REFUSE | {200: {"description": "The picture", "content": {"image/webp": {}}}},
     summary="A frame's thumbnail, by its signed address",
 )
-@documents_403
 async def get_thumbnail(
     request: Request,
     job_id: str,

@@ -11,7 +11,7 @@ from framefarm.server.accounts.callers import Caller, Writer
 from framefarm.server.database import Tx
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
-from framefarm.server.http.openapi import documents_idempotency_key
+from framefarm.server.http.openapi import TAKES_KEY
 from framefarm.server.http.paging import Paging
 from framefarm.server.json_types import Answer
 from framefarm.server.projects import service
@@ -42,8 +42,9 @@ async def list_projects(
     return paging.page("projects", [status], actor, [_project(r) for r in rows], lambda row: [row["id"]])
 
 
-@router.post("", status_code=201, response_model=Project, summary="Create a new project")
-@documents_idempotency_key
+@router.post(
+    "", status_code=201, response_model=Project, summary="Create a new project", openapi_extra=TAKES_KEY
+)
 async def create_project(request: Request, actor: Writer, body: NewProject) -> Response:
     def work(tx: Tx) -> Answer:
         return _project(service.create(tx, actor.account_id, actor.user_id, body.name, actor))

@@ -19,7 +19,7 @@ from framefarm.protocol.api_webhooks import (
 from framefarm.server.accounts.callers import Admin
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
-from framefarm.server.http.openapi import documents_403, documents_idempotency_key
+from framefarm.server.http.openapi import MAY_REFUSE, TAKES_KEY
 from framefarm.server.http.paging import Paging
 from framefarm.server.json_types import Answer
 from framefarm.server.settings import Settings
@@ -42,8 +42,7 @@ async def _check_url(settings: Settings, url: str) -> None:
         raise InvalidInput.of("url", f"the name {host} can't be resolved", url[:200]) from None
 
 
-@router.get("", response_model=WebhookPage, summary="The account's webhooks")
-@documents_403
+@router.get("", response_model=WebhookPage, summary="The account's webhooks", responses=MAY_REFUSE)
 async def list_webhooks(request: Request, actor: Admin, paging: Paging) -> Answer:
     after = paging.after("webhooks", [], actor)
     start = after[0] if after else ""
@@ -61,8 +60,7 @@ async def add_webhook(request: Request, actor: Admin, body: NewWebhook) -> Answe
     return await context.db.write(service.create, context.keys, actor, body)
 
 
-@router.get("/{webhook_id}", response_model=Webhook, summary="One webhook")
-@documents_403
+@router.get("/{webhook_id}", response_model=Webhook, summary="One webhook", responses=MAY_REFUSE)
 async def get_webhook(request: Request, actor: Admin, webhook_id: Id) -> Answer:
     return await context_of(request).db.read(service.find, actor, webhook_id)
 
@@ -85,8 +83,8 @@ async def delete_webhook(request: Request, actor: Admin, webhook_id: Id) -> Resp
     "/{webhook_id}/deliveries",
     response_model=DeliveryPage,
     summary="Deliveries of a webhook, newest first",
+    responses=MAY_REFUSE,
 )
-@documents_403
 async def list_deliveries(
     request: Request,
     actor: Admin,
@@ -104,8 +102,10 @@ async def list_deliveries(
 
 
 @router.post(
-    "/{webhook_id}/deliveries/{delivery_id}/resend", response_model=Delivery, summary="Send a delivery again"
+    "/{webhook_id}/deliveries/{delivery_id}/resend",
+    response_model=Delivery,
+    summary="Send a delivery again",
+    openapi_extra=TAKES_KEY,
 )
-@documents_idempotency_key
 async def send_again(request: Request, actor: Admin, webhook_id: Id, delivery_id: Id) -> Response:
     return await command(request, actor, None, service.send_again, actor, webhook_id, delivery_id)

@@ -10,7 +10,7 @@ from framefarm.protocol.api_wrangler import NewRule, Rule, RuleChange, RulePage
 from framefarm.server.accounts.callers import Admin
 from framefarm.server.http.context import context_of
 from framefarm.server.http.idempotency import command
-from framefarm.server.http.openapi import documents_idempotency_key
+from framefarm.server.http.openapi import TAKES_KEY
 from framefarm.server.http.paging import Paging
 from framefarm.server.json_types import Answer
 from framefarm.server.wrangler import service
@@ -28,8 +28,9 @@ async def list_rules(request: Request, actor: Admin, paging: Paging) -> Answer:
     return paging.page("rules", [], actor, rows, lambda row: [row["id"]])
 
 
-@router.post("", status_code=201, response_model=Rule, summary="Make a wrangler rule")
-@documents_idempotency_key
+@router.post(
+    "", status_code=201, response_model=Rule, summary="Make a wrangler rule", openapi_extra=TAKES_KEY
+)
 async def create_rule(request: Request, actor: Admin, body: Annotated[NewRule, Body()]) -> Response:
     return await command(request, actor, body, service.create, actor, body, status=201)
 
