@@ -38,7 +38,6 @@ class TaskStatus(StrEnum):
 
 
 Hold = Literal["user", "budget", "rule", "dependency"]
-HOLDS: tuple[Hold, ...] = ("budget", "dependency", "rule", "user")
 LIFTED_BY_UNHOLD = frozenset({"user", "rule", "dependency"})
 
 

@@ -202,7 +202,8 @@ class _Planner:
         slots: Counter[tuple[bool, str]] = Counter()
         for job, lacking in unmet.items():
             first = 0 if demand[job].sessions else 1
-            slots += Counter({(False, job): first, (True, job): lacking - first})
+            slots.update({(False, job): first, (True, job): lacking - first})
+        slots = +slots
 
         def order(key: tuple[bool, str]) -> tuple[object, ...]:
             return (demand[key[1]].preemptible, key[0], self.rank(demand[key[1]]))
