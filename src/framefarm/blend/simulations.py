@@ -1,13 +1,13 @@
 """Unbaked simulations of a scene: their pictures depend on the frames played before.
 
-Runs only in the scene reader process. Flags and fields are those of Blender's DNA_*_types.h.
+Flags and fields are those of Blender's DNA_*_types.h.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from framefarm.server.files.thin_blend import Block, listbase
+from framefarm.blend.file import Block, listbase
 
 MODIFIER_RENDER = 1 << 1
 PTCACHE_BAKED, PTCACHE_EXTERNAL = 1 << 0, 1 << 9

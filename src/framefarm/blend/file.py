@@ -1,8 +1,8 @@
-"""Reduction of a .blend to the blocks that the farm reads, in bounded memory.
+"""Reduction of a .blend to the blocks that are read, in bounded memory.
 
-Runs only in the scene reader process. A .blend is a header and a row of blocks: a data-block (`SC`, `OB`,
+A .blend is a header and a row of blocks: a data-block (`SC`, `OB`,
 `IM`, …), then the `DATA` blocks that belong to it. Nearly all bytes are meshes, animation and packed files,
-which the farm does not need. The file is read once, and decompressed on the way: data-blocks of other types
+which nobody reads here. The file is read once, and decompressed on the way: data-blocks of other types
 than `KEPT_CODES` are dropped with their `DATA` blocks, and of long blocks only the start is kept.
 """
 
@@ -12,6 +12,7 @@ import gzip
 import io
 import os
 import pathlib
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any
@@ -36,6 +37,22 @@ KEPT_CODES = frozenset(
 
 Block = Any
 """A block of a .blend file, or a value in one, as the untyped blender-asset-tracer library gives it."""
+
+
+ODD_BLOCK = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    blendfile.exceptions.BlendFileError,
+    blendfile.exceptions.SegmentationFault,
+)
+"""Exceptions of reading a block whose structure is not as expected."""
 
 
 class NotReadable(Exception):
@@ -181,3 +198,18 @@ def listbase(block: Block, limit: int = 100_000) -> Iterator[Block]:
         seen.add(block.addr_old)
         yield block
         block = block.get_pointer(b"next")
+
+
+def pointer(block: Block, path: Block) -> Block:
+    """Target of a pointer; None for a null pointer, or if this Blender's structs lack the field."""
+    return None if block is None else block.get_pointer(path, None)
+
+
+def name_of(block: Block) -> str:
+    """A data-block's name without its two-letter type code; linked data-blocks are bare `ID` structs."""
+    raw = block.get(b"name") if block.dna_type_name == "ID" else block.get((b"id", b"name"))
+    return text(raw[2:])
+
+
+def text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")

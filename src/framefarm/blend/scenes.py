@@ -1,0 +1,113 @@
+"""Scenes of a .blend: frames, engine, cameras, layers, and what else a job may ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blender_asset_tracer import cdefs
+
+from framefarm.blend import simulations
+from framefarm.blend.file import Block, ThinBlend, listbase, name_of, pointer, text
+
+Json = Any
+
+OB_CAMERA = 11
+
+# R_IMF_IMTYPE_… of DNA_scene_types.h → the names in `bpy.types.ImageFormatSettings.file_format`
+FORMATS = {
+    0: "TARGA",
+    1: "IRIS",
+    4: "JPEG",
+    14: "TARGA_RAW",
+    15: "AVI_RAW",
+    16: "AVI_JPEG",
+    17: "PNG",
+    20: "BMP",
+    21: "HDR",
+    22: "TIFF",
+    23: "OPEN_EXR",
+    24: "FFMPEG",
+    26: "CINEON",
+    27: "DPX",
+    28: "OPEN_EXR_MULTILAYER",
+    29: "DDS",
+    30: "JPEG2000",
+    31: "FFMPEG",
+    32: "FFMPEG",
+    33: "FFMPEG",
+    34: "PSD",
+    35: "WEBP",
+    36: "FFMPEG",
+}
+MOVIES = frozenset(("AVI_RAW", "AVI_JPEG", "FFMPEG"))
+
+
+def scenes(blend: ThinBlend) -> list[Json]:
+    """The scenes, in the shape of `scene_reader.Scene`."""
+    globals_ = blend.code_index[b"GLOB"]
+    current = pointer(globals_[0], b"curscene") if globals_ else None
+    return [_scene(block, current) for block in blend.code_index[b"SC"]]
+
+
+def cameras(blend: ThinBlend) -> list[str]:
+    """Names of the cameras of all scenes, and of those in collections that no view layer shows."""
+    return sorted({name_of(o) for o in blend.code_index[b"OB"] if o[b"type"] == OB_CAMERA})
+
+
+def _scene(block: Block, current: Block) -> Json:
+    layers = list(listbase(pointer(block, (b"view_layers", b"first"))))
+    if layers:
+        bases = [(layer, (b"object_bases", b"first")) for layer in layers]
+    else:  # Blender before 2.80
+        layers = list(listbase(pointer(block, (b"r", b"layers", b"first"))))
+        bases = [(block, (b"base", b"first"))]
+    objects = _objects(bases)
+    camera = pointer(block, b"camera")
+    file_format = FORMATS.get(block[b"r", b"im_format", b"imtype"], "unknown")
+    return {
+        "name": name_of(block),
+        "is_active": current is not None and block.addr_old == current.addr_old,
+        "frame_start": block[b"r", b"sfra"],
+        "frame_end": block[b"r", b"efra"],
+        "frame_step": max(1, block[b"r", b"frame_step"]),
+        "fps": round(block[b"r", b"frs_sec"] / (block[b"r", b"frs_sec_base"] or 1.0), 4),
+        "engine": text(block[b"r", b"engine"]),
+        "format": file_format,
+        "is_movie": file_format in MOVIES,
+        "camera": None if camera is None else name_of(camera),
+        "cameras": sorted({name_of(o) for o in objects if o.code == b"OB" and o[b"type"] == OB_CAMERA}),
+        "view_layers": [text(layer[b"name"]) for layer in layers],
+        "resolution_x": block[b"r", b"xsch"],
+        "resolution_y": block[b"r", b"ysch"],
+        "resolution_percentage": block[b"r", b"size"],
+        "samples": _samples(block),
+        "unbaked_simulations": simulations.unbaked(block, objects),
+    }
+
+
+def _objects(bases: list[tuple[Block, tuple[bytes, bytes]]]) -> list[Block]:
+    objects = {}
+    for owner, first in bases:
+        for base in listbase(pointer(owner, first)):
+            item = pointer(base, b"object")
+            if item is not None:
+                objects[item.addr_old] = item
+    return list(objects.values())
+
+
+def _samples(scene: Block) -> int | None:
+    """Samples that the scene sets; None if it sets none: the engine's default is used."""
+    if text(scene[b"r", b"engine"]) != "CYCLES":
+        return scene.get((b"eevee", b"taa_render_samples"), None)  # type: ignore[no-any-return]
+    # Add-ons keep their settings in the custom properties up to 4.x, and in system properties from 5.0 on.
+    for name in (b"system_properties", b"properties"):
+        for group in _members(pointer(scene, (b"id", name))):
+            if text(group[b"name"]) == "cycles":
+                for item in _members(group):
+                    if text(item[b"name"]) == "samples" and item[b"type"] == cdefs.IDP_INT:
+                        return item[b"data", b"val"]  # type: ignore[no-any-return]
+    return None
+
+
+def _members(group: Block) -> list[Block]:
+    return [] if group is None else list(listbase(pointer(group, (b"data", b"group", b"first"))))
