@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from framefarm.core.errors import InvalidInput
-from framefarm.node import blender_installs
-from framefarm.node.blender_installs import Installed, RuntimeProblem
+from framefarm.node import blender_installs, install_steps
+from framefarm.node.blender_installs import Installed
+from framefarm.node.install_steps import RuntimeProblem
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def environment(root: Path, release: str, prints: str, whole: bool = True) -> Pa
     (folder / "bin").mkdir(parents=True)
     program(folder / "bin" / "python", f"echo 'Blender {prints}'\n")
     if whole:
-        (folder / blender_installs.MARKER).write_text(release)
+        (folder / install_steps.MARKER).write_text(release)
     return folder
 
 
@@ -88,7 +89,7 @@ def test_what_a_crash_left_half_done_is_built_anew(
         program(half / "bin" / "python", "echo 'Blender 4.2.23 LTS'\n").chmod(0o700)
         return ""
 
-    monkeypatch.setattr(blender_installs, "_run", fake_installer)
+    monkeypatch.setattr(install_steps, "run", fake_installer)
     old = os.umask(0o077)
     try:
         blender_installs.install_bpy("4.2")
@@ -97,7 +98,7 @@ def test_what_a_crash_left_half_done_is_built_anew(
     assert not (half / "rubbish").exists()
     assert [i.release for i in blender_installs.installed()] == ["4.2.23"]
     assert (half / "bin" / "python").stat().st_mode & 0o777 == 0o755
-    assert (half / blender_installs.MARKER).stat().st_mode & 0o777 == 0o644
+    assert (half / install_steps.MARKER).stat().st_mode & 0o777 == 0o644
 
 
 def test_one_that_does_not_start_is_not_offered(
@@ -109,7 +110,7 @@ def test_one_that_does_not_start_is_not_offered(
         program(root / "bpy-4.2.23" / "bin" / "python", f"echo '{lacking}' >&2; exit 1\n")
         return ""
 
-    monkeypatch.setattr(blender_installs, "_run", fake_installer)
+    monkeypatch.setattr(install_steps, "run", fake_installer)
     with pytest.raises(RuntimeProblem, match=r"libXi\.so\.6, which is missing: apt-get install libxi6\."):
         blender_installs.install_bpy("4.2")
     assert blender_installs.installed() == []
@@ -138,7 +139,7 @@ def test_series_without_a_package_for_this_python_say_what_to_do(root: Path, ver
 
 def test_the_index_is_asked_and_its_answer_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = "bpy (5.0.1)\nAvailable versions: 5.0.1, 4.2.9, 4.2.23, 4.5.0rc1\n  INSTALLED: 4.2.9\n"
-    monkeypatch.setattr(blender_installs, "_run", lambda *_, **__: answer)
+    monkeypatch.setattr(install_steps, "run", lambda *_, **__: answer)
     assert blender_installs.available_releases() == ["4.2.9", "4.2.23", "5.0.1"]
 
 
@@ -161,7 +162,7 @@ def test_a_program_that_is_none_or_no_blender_is_refused(tmp_path: Path) -> None
 
 
 def test_a_program_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blender_installs, "START_SECONDS", 0.2)
+    monkeypatch.setattr(install_steps, "START_SECONDS", 0.2)
     with pytest.raises(RuntimeProblem, match="did not start within"):
         blender_installs.describe_executable(program(tmp_path / "hung", "exec sleep 60\n"))
 
@@ -172,7 +173,7 @@ def test_a_real_one_that_is_here_needs_no_download_and_can_be_read_by_anyone() -
         pytest.skip("no Blender 4.2 here: framefarm blender install 4.2")
     begun = time.monotonic()
     found = blender_installs.install_bpy("4.2")
-    assert time.monotonic() - begun < blender_installs.START_SECONDS
+    assert time.monotonic() - begun < install_steps.START_SECONDS
     folder = Path(found.path).parents[1]
     unreadable = subprocess.run(
         ["find", folder, "-not", "-type", "l", "-not", "-perm", "-o+r"],

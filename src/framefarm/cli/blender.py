@@ -76,7 +76,10 @@ def list_packages(data: Data, as_json: AsJson = False) -> None:
             typer.echo("The farm offers no Blender yet: framefarm blender install 4.2")
         for p in packages:
             mark = "  (default)" if p["is_default"] else ""
-            typer.echo(f"{p['id']:<14} {p['release']:<9} {p['kind']:<11} {p['status']:<10} {p['path']}{mark}")
+            lacks = f"  lacks {', '.join(p['lacks'])}" if p["lacks"] else ""
+            typer.echo(
+                f"{p['id']:<14} {p['release']:<9} {p['kind']:<11} {p['status']:<10} {p['path']}{mark}{lacks}"
+            )
 
 
 def _offer(data: Path, install: blender_installs.Installed, default: bool, as_json: bool) -> None:

@@ -46,6 +46,8 @@ class Package(BaseModel):
     render_software: list[str]
     status: Literal["available", "installing", "missing"]
     default: bool
+    lacks: list[str] | None
+    """Codes of core/blender_features.py; None if they were not tried."""
 
 
 class PackagePage(BaseModel):

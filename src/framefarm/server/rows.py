@@ -91,6 +91,7 @@ class PackageRow:
     path: str
     is_default: bool
     installed_ms: int
+    lacks: list[str] | None | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ def _package(row: service.Package) -> Answer:
         "render_software": RENDER_SOFTWARE,
         "status": row.status,
         "default": row.is_default,
+        "lacks": row.lacks,
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import sqlalchemy as sa
 
+from framefarm.core import blender_features
 from framefarm.core import packages as blenders
 from framefarm.core.errors import InvalidInput, NotFound
 from framefarm.server.accounts.audit import audit
@@ -147,14 +149,28 @@ def package_for(tx: Tx, name: str) -> Package:
     raise InvalidInput.of("blender_version", f"is not installed; there are: {known}", name[:100])
 
 
-def register_package(tx: Tx, *, id: str, kind: str, path: str, release: str, default: bool) -> Package:
-    """Add an installed Blender, or replace the package of the same id. The first one becomes the default."""
+def register_package(
+    tx: Tx,
+    *,
+    id: str,
+    kind: str,
+    path: str,
+    release: str,
+    default: bool,
+    lacks: Iterable[str] | None = None,
+) -> Package:
+    """Add an installed Blender, or replace the package of the same id. The first one becomes the default.
+
+    `lacks`: the codes of the features that it lacks; None if they were not tried.
+    """
+    features = blender_features.lacking(kind, lacks)
     values = {
         "version": ".".join(release.split(".")[:2]),
         "release": release,
         "kind": kind,
         "path": path,
         "installed_ms": tx.now_ms,
+        "lacks": None if features is None else [feature.value for feature in features],
     }
     known = tx.row_or_none(PackageRow, sa.select(packages).where(packages.c.id == id))
     if known is None:

@@ -42,6 +42,8 @@ packages = sa.Table(
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("is_default", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("installed_ms", sa.BigInteger, nullable=False),
+    # Codes of core/blender_features.py; null: they were not tried.
+    sa.Column("lacks", sa.JSON(none_as_null=True), info={"row": "list[str] | None"}),
 )
 
 output_places = sa.Table(

@@ -202,6 +202,7 @@ def package_register(tx: Tx, context: AppContext, arguments: Arguments) -> Reply
         kind=arguments["kind"],
         path=arguments["path"],
         release=arguments["release"],
+        lacks=arguments.get("lacks"),
         default=bool(arguments.get("default")),
     )
     return asdict(package)

@@ -1,0 +1,56 @@
+"""Packages: the features that they lack, and the rows of older farms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from api_client import ApiClient
+
+from framefarm.server import schema
+from framefarm.server.catalog import service as catalog
+from framefarm.server.catalog.tables import packages
+from framefarm.server.database import sqlite_url
+
+
+def test_a_package_tells_what_its_blender_lacks(site: ApiClient) -> None:
+    for number, (kind, lacks) in enumerate([("bpy", None), ("bpy", []), ("executable", ["usd", "ocean"])]):
+        site.context.db.write_now(
+            catalog.register_package,
+            id=f"blender-9-{number}",
+            kind=kind,
+            path="/nowhere",
+            release=f"9.{number}.0",
+            default=False,
+            lacks=lacks,
+        )
+    told = {p["id"]: p["lacks"] for p in site.get("/api/packages")["data"]}
+    assert told == {
+        "blender-9-0": ["fluid_simulation"],
+        "blender-9-1": [],
+        "blender-9-2": ["ocean", "usd"],
+        "blender-4-2": None,
+    }
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+def test_migration_0009_tells_what_the_wheels_lack_that_there_are(
+    backend: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = (
+        sqlite_url(tmp_path / "old.db") if backend == "sqlite" else request.getfixturevalue("postgres")(False)
+    )
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    schema.upgrade(engine, "0008")
+    with engine.begin() as conn:
+        old = sa.MetaData()
+        old.reflect(conn, only=["packages"])
+        rows = [{"id": kind, "kind": kind} for kind in ("bpy", "executable")]
+        known = {"version": "4.2", "release": "4.2.23", "path": "/x", "is_default": False, "installed_ms": 1}
+        conn.execute(sa.insert(old.tables["packages"]), [row | known for row in rows])
+    schema.upgrade(engine)
+    with engine.connect() as conn:
+        lacks = dict(conn.execute(sa.select(packages.c.id, packages.c.lacks)).all())
+    assert lacks == {"bpy": ["fluid_simulation"], "executable": None}
+    engine.dispose()
