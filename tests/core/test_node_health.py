@@ -29,9 +29,20 @@ NODE = NodeHealth("m")
 
 
 def ended(
-    job: str, at: int = 1, reason: str = "crashed", node: str = "m", frames: int = 0, account: str = "one"
+    job: str,
+    at: int = 1,
+    reason: str = "crashed",
+    node: str = "m",
+    frames: int = 0,
+    account: str = "one",
+    scene: str | None = None,
 ) -> BadEnd:
-    return BadEnd(node, account, job, at, reason, frames)
+    return BadEnd(node, account, job, at, reason, frames, scene, before_blender=True)
+
+
+def by_node(*found: BadEnd, elsewhere: bool = True) -> dict[str, list[BadEnd]]:
+    """Evidence; `elsewhere`: another node has rendered all these jobs."""
+    return evidence_by_node(found, {end.job: {"elsewhere"} for end in found} if elsewhere else {})
 
 
 def judged(
@@ -41,9 +52,11 @@ def judged(
     now: int = 100,
     only: bool = False,
     accounts: int = 1,
+    elsewhere: bool = True,
 ) -> NodeHealth:
     limits = replace(LIMITS, accounts=accounts)
-    return judge_node(node, evidence_by_node(found).get(node.name, []), good, now, limits, only=only)
+    evidence = by_node(*found, elsewhere=elsewhere).get(node.name, [])
+    return judge_node(node, evidence, good, now, limits, only=only)
 
 
 @pytest.mark.parametrize(
@@ -72,14 +85,15 @@ def test_different_jobs_that_fail_on_a_machine_set_it_aside() -> None:
     after = judged(NODE, *found)
     assert (after.standing, after.until_ms, after.times) == (NodeState.SET_ASIDE, 60_100, 1)
     assert after.reason == (
-        "3 different jobs failed on it, with no success between: Blender crashed (2), Disk full (1)."
+        "3 unlike jobs failed on it, with no success between: Blender crashed (2), Disk full (1)."
     )
     assert needs_last_success(NODE, found, LIMITS, only=False)
 
 
 def test_the_only_machine_is_not_given_up_for_what_the_scenes_may_have_caused() -> None:
     assert judged(NODE, *[ended(j) for j in "abcdef"], only=True) == NODE
-    for reason in ("disk_full", "blender_broken", "not_started"):
+    assert judged(NODE, *[ended(j, 1, "frames_missing") for j in "abc"], only=True) == NODE
+    for reason in ("disk_full", "not_started"):
         assert judged(NODE, *[ended(j, 1, reason) for j in "abc"], only=True).standing is NodeState.SET_ASIDE
 
 
@@ -176,7 +190,8 @@ def test_a_machine_never_waits_for_ever_and_is_never_set_aside_for_less(
 @pytest.mark.parametrize(
     ("reason", "certain"),
     [
-        ("disk_full", True), ("disk_full: 3 MB left", True), ("machine_lost", True), ("blender_broken", True),
+        ("disk_full", True), ("disk_full: 3 MB left", True), ("machine_lost", True),
+        ("blender_broken", False), ("frames_missing", False),
         ("not_started", True), ("runner_lost", True), ("runner_failed: 1", True), ("killed_outside", False),
         ("crashed", False), ("task_timed_out", False), ("drained", False),
     ],
@@ -193,8 +208,56 @@ def test_a_sessions_bad_end_speaks_against_its_machine_unless_it_committed_a_fra
 
 def test_only_counted_ends_are_against_a_machine_and_by_reason_and_job() -> None:
     bad, other = ended("a"), ended("a", 2, "disk_full", node="n")
-    assert evidence_by_node([bad, ended("b", reason="no_camera"), other]) == {"m": [bad], "n": [other]}
-    assert evidence_by_node([bad, ended("a", 3), replace(bad, node="n")]) == {}
+    assert by_node(bad, ended("b", reason="no_camera"), other) == {"m": [bad], "n": [other]}
+    assert by_node(bad, ended("a", 3), replace(bad, node="n")) == {}
+
+
+def test_what_a_job_may_have_caused_counts_only_if_another_machine_rendered_the_same_scene() -> None:
+    crash, full = ended("a", scene="s"), ended("b", reason="disk_full")
+    assert evidence_by_node([crash, full], {}) == {"m": [full]}
+    assert evidence_by_node([crash, full], {"a": {"m"}}) == {"m": [full]}
+    assert evidence_by_node([crash, full], {"a": {"m", "n"}}) == {"m": [crash, full]}
+    again = ended("c", scene="s")
+    assert evidence_by_node([crash, again], {"c": {"n"}}) == {"m": [crash, again]}
+
+
+@pytest.mark.parametrize("reason", ["frames_missing", "crashed", "blender_broken", "picture_damaged"])
+def test_resubmissions_of_one_scene_set_no_machine_aside(reason: str) -> None:
+    alike = [ended(job, 1, reason, scene="s") for job in "abcdef"]
+    assert judged(NODE, *alike) == NODE
+    assert judged(NODE, *alike, elsewhere=False) == NODE
+    assert judged(NODE, *[replace(end, reason="disk_full") for end in alike]) == NODE
+    unlike = [*alike, ended("x", 1, reason, scene="t"), ended("y", 1, reason, scene="u")]
+    assert judged(NODE, *unlike, elsewhere=False) == NODE
+    assert judged(NODE, *unlike).standing is NodeState.SET_ASIDE
+
+
+_JOBS_FAULT = sorted(code for code, cause in CAUSES.items() if cause.fault is not Fault.MACHINE)
+
+
+@given(
+    jobs=st.dictionaries(
+        st.sampled_from("abcdefgh"),
+        st.tuples(st.sampled_from("stuvwx"), st.sampled_from(_JOBS_FAULT), st.sets(st.sampled_from("mno"))),
+    ),
+    trial=st.booleans(),
+    accounts=st.integers(1, 3),
+    only=st.booleans(),
+)
+def test_a_fault_of_jobs_never_sets_a_machine_aside(
+    jobs: dict[str, tuple[str, str, set[str]]], trial: bool, accounts: int, only: bool
+) -> None:
+    """Each scene here fails by its own fault: in the same way wherever it is rendered."""
+    fault = {scene: code for scene, code, _ in jobs.values()}
+    found = [
+        BadEnd(node, f"account {number % accounts}", job, 5, fault[scene], 0, scene)
+        for number, (job, (scene, _, nodes)) in enumerate(jobs.items())
+        for node in sorted(nodes)
+    ]
+    node = replace(NODE, standing=NodeState.ON_TRIAL) if trial else NODE
+    limits = replace(LIMITS, accounts=accounts)
+    evidence = evidence_by_node(found, {}).get("m", [])
+    assert judge_node(node, evidence, None, 100, limits, only=only) == node
 
 
 SECOND = 1000
@@ -274,7 +337,7 @@ def test_a_machine_set_aside_remembers_when_and_how_often() -> None:
     aside = judge_node(node, [ended("a", 3)], None, 100, limits, only=False)
     assert aside == NodeHealth(
         "m", NodeState.SET_ASIDE, since_ms=100, counted_from_ms=2, until_ms=100 + 8 * 60_000, times=4,
-        reason="1 different jobs failed on it, with no success between: Blender crashed (1).",
+        reason="1 unlike jobs failed on it, with no success between: Blender crashed (1).",
     )  # fmt: skip
     now = aside.until_ms or 0
     assert judged(aside, now=now) == replace(
@@ -301,7 +364,7 @@ def test_the_reason_names_the_four_most_frequent_failures() -> None:
     reasons = ["crashed"] * 5 + ["disk_full"] * 4 + ["not_started"] * 3 + ["render_failed"] * 2 + ["all_nan"]
     after = judged(NODE, *[ended(str(n), 1, reason) for n, reason in enumerate(reasons)])
     assert after.reason == (
-        "15 different jobs failed on it, with no success between: "
+        "15 unlike jobs failed on it, with no success between: "
         "Blender crashed (5), Disk full (4), a session did not start (3), Render failed (2)."
     )
 

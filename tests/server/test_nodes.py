@@ -21,7 +21,7 @@ from framefarm.server import schema
 from framefarm.server.accounts.tables import audit
 from framefarm.server.database import sqlite_url
 from framefarm.server.engines.base import Notice
-from framefarm.server.jobs.tables import job_state, tasks
+from framefarm.server.jobs.tables import job_state, jobs, tasks
 from framefarm.server.nodes import service as nodes
 from framefarm.server.operator.commands import COMMANDS
 from framefarm.server.sessions.tables import attempts, sessions
@@ -62,7 +62,7 @@ def succeed(harness: DispatchHarness) -> None:
 
 def test_machine_failing_different_jobs_is_set_aside_and_shown(harness: DispatchHarness) -> None:
     fail(harness)
-    fail(harness, "blender_broken")
+    fail(harness, "staging_failed")
     harness.turn()
     assert node(harness)["state"] == "in_use"
     fail(harness)
@@ -72,8 +72,7 @@ def test_machine_failing_different_jobs_is_set_aside_and_shown(harness: Dispatch
     seen = node(harness)
     assert (seen["state"], seen["sessions"], seen["market"]) == ("set_aside", 0, "any")
     reason = (
-        "3 different jobs failed on it, with no success between: Disk full (2), "
-        "Blender could not be driven (1)."
+        "3 unlike jobs failed on it, with no success between: Disk full (2), Output cannot be stored (1)."
     )
     assert seen["reason"] == reason
     assert harness.alive() == []
@@ -136,6 +135,41 @@ def test_success_between_failures_keeps_the_node_in_use(harness: DispatchHarness
     fail(harness)
     harness.turn()
     assert node(harness)["state"] == "set_aside"
+
+
+def scene_of(harness: DispatchHarness, job: str, sha256: str) -> None:
+    change = sa.update(jobs).where(jobs.c.id == job).values(scene={"sha256": sha256})
+    harness.site.context.db.write_now(lambda tx: tx.conn.execute(change))
+
+
+@pytest.mark.parametrize(("cause", "scenes"), [("frames_missing", "abc"), ("disk_full", "aaa")])
+def test_resubmissions_of_one_scene_and_faults_of_jobs_count_against_no_node(
+    harness: DispatchHarness, cause: str, scenes: str
+) -> None:
+    harness.engine.nodes.append(("other", ""))
+    for scene in scenes:
+        scene_of(harness, fail(harness, cause), scene)
+    harness.turn()
+    assert {n["state"] for n in operator(harness, "node.list")["nodes"]} == {"in_use"}
+
+
+def test_unlike_scenes_that_fail_on_one_node_and_render_on_another_set_it_aside(
+    harness: DispatchHarness,
+) -> None:
+    harness.engine.nodes.append(("other", ""))
+    for scene in "abc":
+        job = fail(harness, "crashed")
+        scene_of(harness, job, scene)
+        [tried] = harness.site.rows(attempts, attempts.c.job_id == job)
+        elsewhere = {**tried, "id": f"att_{scene}", "node": "another", "frames_done": 1, "cause": None}
+        insert = sa.insert(attempts).values({**elsewhere, "outcome": "success"})
+        harness.site.context.db.write_now(lambda tx, insert=insert: tx.conn.execute(insert))
+        failed_on = tried["node"]
+        others = sa.update(attempts).where(attempts.c.cause == "crashed").values(node=failed_on)
+        harness.site.context.db.write_now(lambda tx, others=others: tx.conn.execute(others))
+    harness.turn()
+    assert node(harness, failed_on)["state"] == "set_aside"
+    assert "Blender crashed (3)" in node(harness, failed_on)["reason"]
 
 
 def test_requested_ends_of_sessions_count_against_no_node(harness: DispatchHarness) -> None:
@@ -442,12 +476,16 @@ def test_retry_by_a_user_restores_all_attempts_of_a_task(harness: DispatchHarnes
     assert harness.site.row(tasks)["status"] == "pending"
 
 
-def test_failure_that_no_node_can_avoid_is_attempted_twice(harness: DispatchHarness) -> None:
-    harness.site.submit(frame_range="1", task_retries=9)
-    fails_on(harness, "a", "no_camera")
-    assert harness.site.row(tasks)["status"] == "pending"
-    fails_on(harness, "a", "no_camera")
+@pytest.mark.parametrize(("cause", "times"), [("wrong_frame", 2), ("no_camera", 1)])
+def test_failure_that_no_node_can_avoid_is_attempted_twice_or_once_if_the_scene_was_not_opened(
+    harness: DispatchHarness, cause: str, times: int
+) -> None:
+    job = harness.site.submit(frame_range="1", task_retries=9)["id"]
+    for _ in range(times):
+        assert harness.site.status(job) == "pending"
+        fails_on(harness, "a", cause)
     assert harness.site.row(tasks)["status"] == "failed"
+    assert harness.site.ask("POST", f"/api/jobs/{job}/retry", json={}).status_code == 200
 
 
 def test_faults_of_nodes_use_up_the_attempts_of_a_task(harness: DispatchHarness) -> None:

@@ -1,21 +1,24 @@
 """Which nodes are set aside, on trial or in use: `(failures there, node's health, now) → node's health`.
 Pure.
 
-A node on which different jobs fail, with no success between, is set aside: no session starts there. After a
-pause it is on trial, with one session at a time: one committed frame returns it to use, one more failure sets
-it aside for twice as long. Failures that the scenes may have caused (a crash, for example) count only while
-another node is in use and, on a farm with several accounts, only if two of them have such failures. A node
-that an operator set aside stays so until the operator returns it. Described in docs/operator.md.
+A node on which unlike jobs fail, with no success between, is set aside: no session starts there. Jobs with
+the same scene file are alike. After a pause the node is on trial, with one session at a time: one committed
+frame returns it to use, one more failure sets it aside for twice as long.
+
+Failures that the node itself has confirmed (a full disk, for example) count by themselves. All others may be
+the job's fault: such a failure counts only if the same scene was rendered on another node, while another node
+is in use, and, on a farm with several accounts, only if two of them have such failures. A node that an
+operator set aside stays so until the operator returns it. Described in docs/operator.md.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from framefarm.core.failure_codes import CAUSES, Fault, is_node_fault, may_be_node_fault
+from framefarm.core.failure_codes import CAUSES, is_node_fault, may_be_node_fault
 
 LONGEST_DOUBLING = 6
 """Most doublings of a node's pause: it is set aside for at most 2**6 times the first pause."""
@@ -48,14 +51,23 @@ class BadEnd:
     """The attempt's failure code, or the session's end reason."""
     frames: int = 0
     """Frames that the attempt committed."""
+    scene: str | None = None
+    """The scene file's content; None if it is not known."""
+    before_blender: bool = False
+    """The session itself failed, before its Blender was started for the job."""
+
+    @property
+    def likeness(self) -> str:
+        """Equal for jobs that may fail by the same fault of their own: resubmissions of one scene."""
+        return self.scene or self.job
 
     @property
     def certain(self) -> bool:
-        """Whether it is the fault of the node or farm, whatever the scene is like."""
+        """Whether it is the fault of the node, whatever the scene is like."""
         code = self.reason.partition(":")[0]
-        fault = CAUSES[code].fault if code in CAUSES else None
-        by_farm = fault in {Fault.MACHINE, Fault.FARM} and code != "killed_outside"  # a script can do that
-        return code in SESSION_REASONS or by_farm
+        if code in SESSION_REASONS:
+            return self.before_blender
+        return is_node_fault(code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,7 @@ class NodeHealth:
 
 @dataclass(frozen=True, slots=True)
 class HealthLimits:
-    """Failures of `jobs` different jobs within `window_ms` set a node aside, at first for `pause_ms`.
+    """Failures of `jobs` unlike jobs within `window_ms` set a node aside, at first for `pause_ms`.
 
     `accounts`: number of accounts of the farm. With several, failures that the scenes may have caused count
     only if two accounts have them, so that one account's bad scenes take no node from the others.
@@ -97,15 +109,28 @@ def is_evidence(ended: BadEnd) -> bool:
     return may_be_node_fault(code, committed=ended.frames > 0)
 
 
-def evidence_by_node(ended: Sequence[BadEnd]) -> dict[str, list[BadEnd]]:
-    """Node → failures that count against it. Equal failures of one job on several nodes count against
+def suspicions(ended: Sequence[BadEnd]) -> list[BadEnd]:
+    """Failures that may count against their node. Equal failures of like jobs on several nodes count against
     none."""
     nodes_of: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for end in ended:
-        nodes_of[end.job, end.reason].add(end.node)
-    evidence: defaultdict[str, list[BadEnd]] = defaultdict(list)
+        nodes_of[end.likeness, end.reason].add(end.node)
+    return [e for e in ended if is_evidence(e) and len(nodes_of[e.likeness, e.reason]) == 1]
+
+
+def evidence_by_node(
+    ended: Sequence[BadEnd], rendered_on: Mapping[str, Collection[str]]
+) -> dict[str, list[BadEnd]]:
+    """Node → failures that count against it.
+
+    `rendered_on`: job → nodes that committed frames of it, for the jobs of `suspicions` that are not certain.
+    """
+    nodes_of: defaultdict[str, set[str]] = defaultdict(set)
     for end in ended:
-        if is_evidence(end) and len(nodes_of[end.job, end.reason]) == 1:
+        nodes_of[end.likeness].update(rendered_on.get(end.job, ()))
+    evidence: defaultdict[str, list[BadEnd]] = defaultdict(list)
+    for end in suspicions(ended):
+        if end.certain or nodes_of[end.likeness] - {end.node}:
             evidence[end.node].append(end)
     return dict(evidence)
 
@@ -200,7 +225,8 @@ def _counting(node: NodeHealth, evidence: Sequence[BadEnd], limits: HealthLimits
 
 
 def _job_count(bad_ends: Sequence[BadEnd]) -> int:
-    return len({end.job for end in bad_ends})
+    """Number of unlike jobs."""
+    return len({end.likeness for end in bad_ends})
 
 
 def _reason(bad_ends: Sequence[BadEnd], *, on_trial: bool) -> str:
@@ -208,7 +234,7 @@ def _reason(bad_ends: Sequence[BadEnd], *, on_trial: bool) -> str:
     what = ", ".join(f"{word} ({number})" for word, number in words.most_common(4))
     if on_trial:
         return f"It was tried again and failed: {what}."
-    return f"{_job_count(bad_ends)} different jobs failed on it, with no success between: {what}."
+    return f"{_job_count(bad_ends)} unlike jobs failed on it, with no success between: {what}."
 
 
 def _title(reason: str) -> str:

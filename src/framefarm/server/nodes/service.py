@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from framefarm.server.accounts.audit import audit
 from framefarm.server.accounts.tables import accounts as accounts_table
 from framefarm.server.database import Tx
 from framefarm.server.engines.base import Capacity, Notice
+from framefarm.server.jobs.tables import jobs
 from framefarm.server.json_types import Answer
 from framefarm.server.nodes.tables import nodes
 from framefarm.server.rows import NodeRow
@@ -27,6 +29,8 @@ from framefarm.server.timestamps import iso
 
 log = structlog.get_logger(__name__)
 _NODE_CAUSES = [code for code in CAUSES if is_node_fault(code)]
+JOBS_AT_ONCE = 500
+"""Jobs in one query."""
 _HEALTH_COLUMNS = ("standing", "since_ms", "counted_from_ms", "until_ms", "times", "reason")
 
 
@@ -66,7 +70,7 @@ def survey(
         _record_shown(tx, rows, capacity, {n.node: n.deadline_ms for n in notices})
     limits = _limits(tx, settings)
     bad_ends = _bad_ends(tx, tx.now_ms - limits.window_ms, steady_ms)
-    evidence = rules.evidence_by_node(bad_ends)
+    evidence = rules.evidence_by_node(bad_ends, _rendered_on(tx, bad_ends, limits))
     in_use = {n for n, row in rows.items() if row.present and row.standing == NodeState.IN_USE}
     for name, row in rows.items():
         node, node_ends = _health(row), evidence.get(name, [])
@@ -174,8 +178,51 @@ def _bad_ends(tx: Tx, since_ms: int, steady_ms: int) -> list[rules.BadEnd]:
         sessions.c.end_reason.not_in(["drained", "cancelled", "preempted", "stopped"]),
         sa.or_(sessions.c.blender.is_(None), sessions.c.end_reason.in_(_NODE_CAUSES)),
     )
-    ends = [rules.BadEnd(*row) for query in (of_attempts, of_sessions) for row in tx.conn.execute(query)]
+    rows = {query: tx.conn.execute(query).all() for query in (of_attempts, of_sessions)}
+    scenes = _scenes(tx, {row[2] for found in rows.values() for row in found})
+    ends = [
+        replace(rules.BadEnd(*row), scene=scenes.get(row[2]), before_blender=query is of_sessions)
+        for query, found in rows.items()
+        for row in found
+    ]
     return [e for e in ends if e.at_ms >= steady_ms or e.reason not in {"machine_lost", "runner_lost"}]
+
+
+def _scenes(tx: Tx, job_ids: set[str]) -> dict[str, str | None]:
+    """Job → SHA-256 of its scene file, None until that is read."""
+    content = jobs.c.scene["sha256"].as_string()
+    found: dict[str, str | None] = {}
+    for some in _batches(job_ids):
+        query = farmwide(sa.select(jobs.c.id, content)).where(jobs.c.id.in_(some))
+        found.update({row[0]: row[1] for row in tx.conn.execute(query)})
+    return found
+
+
+def _rendered_on(tx: Tx, bad_ends: Sequence[rules.BadEnd], limits: HealthLimits) -> dict[str, set[str]]:
+    """Job → nodes that committed frames of it, for jobs whose failures may be a node's fault.
+
+    Without a node that as many unlike jobs speak against as set it aside, nothing is looked up.
+    """
+    doubtful = [end for end in rules.suspicions(bad_ends) if not end.certain]
+    unlike = Counter(node for node, _ in {(end.node, end.likeness) for end in doubtful})
+    if not unlike or (max(unlike.values()) < limits.jobs and not _any_on_trial(tx)):
+        return {}
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for some in _batches({end.job for end in doubtful}):
+        query = farmwide(sa.select(attempts.c.job_id, attempts.c.node)).distinct()
+        for row in tx.conn.execute(query.where(attempts.c.job_id.in_(some), attempts.c.frames_done > 0)):
+            found[row.job_id].add(row.node)
+    return found
+
+
+def _batches(job_ids: Collection[str]) -> Iterator[list[str]]:
+    ordered = sorted(job_ids)
+    return (ordered[at : at + JOBS_AT_ONCE] for at in range(0, len(ordered), JOBS_AT_ONCE))
+
+
+def _any_on_trial(tx: Tx) -> bool:
+    query = sa.select(nodes.c.name).where(nodes.c.standing == NodeState.ON_TRIAL).limit(1)
+    return tx.conn.execute(query).first() is not None
 
 
 def _last_good_ms(tx: Tx, node: NodeHealth, bad_ends: Sequence[rules.BadEnd]) -> int | None:

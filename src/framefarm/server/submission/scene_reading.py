@@ -138,6 +138,7 @@ def read_scene(context: AppContext, job: UnreadJob) -> SceneRecord:
         scouts=scouts,
         scene={
             "path": chosen.path,
+            "sha256": next(e.sha256 for e in entries if e.path == chosen.path),
             "blender_version": chosen.blender_version,
             "scenes": [s.name for s in chosen.scenes],
             **msgspec.to_builtins(scene),
