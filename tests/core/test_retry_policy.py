@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from framefarm.core.failure_codes import CAUSES, Fault, fails_everywhere, is_scene_fault
-from framefarm.core.retry_policy import Failure, reason_not_to_retry
+from framefarm.core.failure_codes import (
+    CAUSES,
+    Fault,
+    fails_everywhere,
+    is_known_at_opening,
+    is_scene_fault,
+)
+from framefarm.core.retry_policy import (
+    Failure,
+    needs_earlier_failures,
+    reason_not_to_retry,
+    reason_to_fail_job,
+)
 
 SCENE, ASKED = "so the fault is with the scene", "so the fault is with what was asked for"
 CERTAIN = "and would on every machine"
@@ -46,6 +57,36 @@ def test_the_sentence_counts_nodes_or_attempts_that_failed_alike() -> None:
     assert reason_not_to_retry(Failure("a", "no_camera"), [Failure("a", "no_camera")] * 2) == (
         "It failed alike 3 times, and would on every machine: it is not tried again."
     )
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "opened", "rendered", "at_opening", "fails"),
+    [
+        ("a no_camera", [], False, False, True, True),
+        ("a no_camera", [], True, False, True, False),  # another session has opened it
+        ("a no_camera", [], False, False, False, False),
+        ("a crashed", ["a crashed"], False, False, True, False),
+        ("a crashed", ["b crashed"], False, False, True, True),
+        ("a crashed", ["a crashed", "a crashed"], False, False, True, True),
+        ("a crashed", ["a crashed", "a crashed"], True, False, True, False),
+        ("a crashed", ["a out_of_memory", "a crashed"], False, False, True, False),
+        ("a no_gl", ["a no_gl", "a no_gl"], True, False, False, True),
+        ("a no_gl", ["a no_gl", "a no_gl"], True, True, False, False),
+        ("a rule_runtime", ["b rule_runtime"], False, False, True, False),
+        ("a disk_full", ["b disk_full", "c disk_full"], False, False, True, False),
+    ],
+)
+def test_when_a_whole_job_fails_with_a_task(
+    now: str, before: list[str], opened: bool, rendered: bool, at_opening: bool, fails: bool
+) -> None:
+    latest, earlier = Failure(*now.split()), [Failure(*b.split()) for b in before]
+    reason = reason_to_fail_job(latest, earlier, opened=opened, rendered=rendered, at_opening=at_opening)
+    assert (reason is not None) is fails
+    assert not fails or needs_earlier_failures(latest.cause, opened=opened, rendered=rendered)
+
+
+def test_failures_at_opening_are_of_the_scene_or_of_what_was_asked_for() -> None:
+    assert all(is_scene_fault(c) for c in CAUSES if is_known_at_opening(c))
 
 
 def test_certain_failures_are_of_the_scene_or_of_what_was_asked_for() -> None:

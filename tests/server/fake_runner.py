@@ -88,15 +88,22 @@ class FakeRunner:
         )
 
     def ended(
-        self, task: msg.TaskOrder, outcome: msg.TaskEnd = "success", ms: int = 0, message: str | None = None
+        self,
+        task: msg.TaskOrder,
+        outcome: msg.TaskEnd = "success",
+        ms: int = 0,
+        message: str | None = None,
+        cause: str = "fake",
+        frame: int | None = None,
     ) -> msg.TaskEnded:
         return msg.TaskEnded(
             attempt=task.attempt,
             outcome=outcome,
             started_ms=self.clock_ms,
             ended_ms=self.clock_ms + ms,
-            cause=None if message is None else "fake",
+            cause=None if message is None else cause,
             message=message,
+            frame=frame,
         )
 
     def render(self, task: msg.TaskOrder, ms: int = 0) -> msg.ReportReply:

@@ -79,6 +79,11 @@ def fails_everywhere(code: str) -> bool:
     return code in _EVERYWHERE
 
 
+def is_known_at_opening(code: str) -> bool:
+    """Whether a scene that fails with `code` while it is opened fails so for every task of its job."""
+    return code in _AT_OPENING
+
+
 _S, _P, _M, _F = Fault.SCENE, Fault.PERSON, Fault.MACHINE, Fault.FARM
 
 _FAILURES = [
@@ -245,6 +250,10 @@ _EVERYWHERE = frozenset(
     {"bad_frames", "missing_files", "newer_file", "no_camera", "ocio_fallback", "scripts_blocked",
      "too_many_files", "unknown_camera", "unknown_engine", "unknown_scene", "unknown_view_layer",
      "unreadable_scene", "wrong_frame", "wrong_resolution"}
+)  # fmt: skip
+_AT_OPENING = frozenset(
+    {"addon_failed", "bad_addon", "cannot_open", "missing_files", "newer_file", "no_camera", "ocio_fallback",
+     "scripts_blocked", "unknown_camera", "unknown_engine", "unknown_scene", "unknown_view_layer"}
 )  # fmt: skip
 
 CAUSES: dict[str, Cause] = {cause.code: cause for cause in [*_FAILURES, *_WARNINGS]}

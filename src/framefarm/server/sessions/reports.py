@@ -53,6 +53,8 @@ class Reporter:
         verdicts = [self._apply_event(event) for event in events]
         self._warn_of_outliers()
         self.work.write()
+        if self.work.failed_job:
+            scene_warnings.stop_failed(self.tx, self.session, self.state)
         drawn = [e for e in events if isinstance(e, msg.FrameDrawn)]
         if not drawn:
             return verdicts
@@ -188,7 +190,8 @@ class Reporter:
         if event.peak_memory_bytes:
             attempt.peak_memory_bytes = event.peak_memory_bytes
         spent_ms = max(0, event.ended_ms - event.started_ms)
-        self.work.end(attempt, outcome, spent_ms, cause, message)
+        at_opening = event.frame is None and not attempt.frames_done
+        self.work.end(attempt, outcome, spent_ms, cause, message, may_fail_job=True, at_opening=at_opening)
         return "applied"
 
     def _load_committed(self, saved: list[msg.FrameSaved]) -> None:

@@ -50,8 +50,15 @@ def _failure(code: str, subjects: list[str]) -> tuple[str, str]:
 
 
 def _fail(tx: Tx, session: SessionRow, state: JobState, cause: str, message: str) -> None:
-    """Fail the whole job: pending tasks are cancelled now, running ones when their session reports it."""
     state.failed_cause, state.failed_message = cause, message
+    stop_failed(tx, session, state)
+
+
+def stop_failed(tx: Tx, session: SessionRow, state: JobState) -> None:
+    """Stop a job that has failed: pending tasks are cancelled now, running ones once their session reports.
+
+    Its lock is held, and its attempts' changes are written. `session` is the row of the one that reported.
+    """
     cancel_pending(tx, state, STOPPED)
     _instruct(tx, session, state, cancel=True)
 

@@ -12,7 +12,13 @@ import sqlalchemy as sa
 from framefarm.core.frames import FrameSet
 from framefarm.core.job import TaskStatus
 from framefarm.core.money import affordable_ms, billed_ms, cost_micros
-from framefarm.core.retry_policy import Failure, reason_not_to_retry
+from framefarm.core.retry_policy import (
+    ENOUGH_OF_A_JOB,
+    Failure,
+    needs_earlier_failures,
+    reason_not_to_retry,
+    reason_to_fail_job,
+)
 from framefarm.core.session_lease import SessionState
 from framefarm.core.task_outcomes import Outcome, TaskFacts, outcome_of, task_after
 from framefarm.server.database import Tx
@@ -55,6 +61,12 @@ _FAILED = (
     .order_by(attempts.c.ended_ms.desc())
 )
 
+_EQUAL_FAILURES = (
+    farmwide(sa.select(attempts.c.node, attempts.c.cause))
+    .where(attempts.c.job_id == sa.bindparam("job"), attempts.c.cause == sa.bindparam("cause"))
+    .where(attempts.c.outcome.in_([str(Outcome.FAILED), str(Outcome.TIMED_OUT)]))
+)
+
 _SPENT = (
     farmwide(sa.update(sessions))
     .where(sessions.c.id == sa.bindparam("session"))
@@ -85,6 +97,8 @@ class SessionWork:
         self.owned: dict[str, OwnedAttempt] = {attempt.id: attempt for attempt in rows}
         """By attempt id, in order of assignment."""
         self.changes = ReportChanges()
+        self.failed_job = False
+        """A failure here has failed the whole job."""
         self.gave_back = False
         """A task waits for another session now."""
         self.spent_micros = 0
@@ -115,11 +129,21 @@ class SessionWork:
                 self.end(attempt, Outcome.LOST, 0, "machine_lost", message or LOST)
 
     def end(
-        self, attempt: OwnedAttempt, outcome: Outcome, spent_ms: int, cause: str | None, message: str | None
+        self,
+        attempt: OwnedAttempt,
+        outcome: Outcome,
+        spent_ms: int,
+        cause: str | None,
+        message: str | None,
+        *,
+        may_fail_job: bool = False,
+        at_opening: bool = False,
     ) -> None:
         """End an attempt: bill it, and set its task's next status.
 
-        `spent_ms`: from the attempt's start to its end, on the runner's clock.
+        `spent_ms`: from the attempt's start to its end, on the runner's clock. `may_fail_job`: a failure that
+        is the same for every task fails the whole job; if `failed_job` is set then, the caller calls
+        `scene_warnings.stop_failed` after `write`. `at_opening`: it failed before its first frame.
         """
         outcome = outcome_of(
             outcome,
@@ -136,7 +160,15 @@ class SessionWork:
             "outcome", "ended_ms", "cause", "message", "billed_ms", "cost_micros",
             "started_ms", "started_mono_ms", "peak_memory_bytes",
         )  # fmt: skip
+        failed = outcome in {Outcome.FAILED, Outcome.TIMED_OUT}
+        why = self._why_job_fails(attempt, at_opening=at_opening) if failed and may_fail_job else None
         status, message = self._end_task(attempt, outcome, cause, message)
+        if why is not None:
+            status = TaskStatus.FAILED
+            self.task_change(attempt)["status"] = status
+            if self.state.task_count != 1:  # a person may retry the only task
+                self.state.failed_cause, self.state.failed_message = cause, f"{message} {why}"
+                self.failed_job = True
         self.state.move(attempt.task_number, TaskStatus.RUNNING, status)
         self.gave_back = self.gave_back or status is TaskStatus.PENDING
         if outcome is not Outcome.SUCCESS:
@@ -228,6 +260,18 @@ class SessionWork:
         query = _FAILED.limit(failures)
         rows = self.tx.conn.execute(query, {"job": self.state.job_id, "number": attempt.task_number})
         return reason_not_to_retry(Failure(attempt.node, attempt.cause), [Failure(*row) for row in rows])
+
+    def _why_job_fails(self, attempt: OwnedAttempt, *, at_opening: bool) -> str | None:
+        """The reason, if the failure is the same for every task of the job."""
+        progress = {"opened": self.state.loads > 0, "rendered": self.state.frames_done > 0}
+        if self._job_stopped or not needs_earlier_failures(attempt.cause, **progress):
+            return None
+        limit = 0 if self.state.task_count == 1 else ENOUGH_OF_A_JOB  # its only task has retries of its own
+        query = _EQUAL_FAILURES.limit(limit)
+        rows = self.tx.conn.execute(query, {"job": self.state.job_id, "cause": attempt.cause})
+        earlier = [Failure(*row) for row in rows]
+        latest = Failure(attempt.node, attempt.cause)
+        return reason_to_fail_job(latest, earlier, at_opening=at_opening, **progress)
 
     def _has_all_frames(self, attempt: OwnedAttempt) -> bool:
         new = {row.frame for row in self.changes.frames if row.attempt_id == attempt.id}
