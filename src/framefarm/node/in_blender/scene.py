@@ -7,10 +7,10 @@ import re
 import sys
 
 import bpy
-from in_blender import addons, files
+from in_blender import addons, engines, files
+from in_blender.engines import version
 from in_blender.failure import Failure
 
-GPU_APIS = ("OPTIX", "CUDA", "HIP", "ONEAPI", "METAL")
 PROBE_BYTES = 64 << 10  # the same number as in node/blender.py
 
 
@@ -65,10 +65,6 @@ def record_stderr():
         sys.stderr = recorder
 
 
-def version():
-    return bpy.app.version_string.replace(" LTS", "")
-
-
 def open_scene(request):
     """Open and prepare the scene; returns an OpenedScene. `request` is OpenScene of node/blender_protocol.py.
 
@@ -81,8 +77,8 @@ def open_scene(request):
     files.remap(request["remap"])
     _choose_scene(opened, request["render"]["scene"])
     _apply_settings(opened, request["render"])
-    _use_processors(opened.scene, request["threads"])
-    _use_gpus(opened.scene, request["gpus"])
+    engines.use_processors(request["threads"])
+    engines.use_gpus(opened.scene, request["gpus"])
     _set_picture_format(opened)
     _check_camera(opened.scene)
     files.warn_missing(opened, request["remap"])
@@ -168,7 +164,7 @@ def _choose_scene(opened, name):
 def _apply_settings(opened, settings):
     scene = opened.scene
     if settings["engine"]:
-        _set_engine(scene, settings["engine"])
+        engines.set_engine(scene, settings["engine"])
     if settings["camera"] is not None:
         cameras = [o for o in scene.objects if o.type == "CAMERA"]
         camera = next((o for o in cameras if o.name == settings["camera"]), None)
@@ -186,56 +182,7 @@ def _apply_settings(opened, settings):
     if settings["resolution_percentage"] is not None:
         scene.render.resolution_percentage = settings["resolution_percentage"]
     if settings["samples"] is not None:
-        _set_samples(opened, settings["samples"])
-
-
-def _set_engine(scene, name):
-    eevee = "BLENDER_EEVEE_NEXT" if (4, 2) <= bpy.app.version < (5, 0) else "BLENDER_EEVEE"
-    identifier = {"cycles": "CYCLES", "eevee": eevee, "workbench": "BLENDER_WORKBENCH"}.get(name, name)
-    try:
-        scene.render.engine = identifier
-    except TypeError:
-        raise Failure("unknown_engine", blender=version(), name=repr(name)) from None
-
-
-def _set_samples(opened, count):
-    scene = opened.scene
-    if scene.render.engine == "CYCLES":
-        scene.cycles.samples = count
-    elif scene.render.engine.startswith("BLENDER_EEVEE"):
-        scene.eevee.taa_render_samples = count
-    else:
-        opened.warn("samples_ignored")
-
-
-def _use_processors(scene, threads):
-    scene.render.threads_mode = "FIXED"
-    scene.render.threads = threads
-    if scene.render.engine == "CYCLES":
-        scene.cycles.device = "CPU"
-        # Keeps what did not change between frames. Measured with 4.2 on a car of 300,000 faces, one thread,
-        # few samples: 0.2 s a frame after the first instead of 1.2 s, the same pixels.
-        scene.render.use_persistent_data = True
-
-
-def _use_gpus(scene, gpus):
-    """Raises Failure without a GPU: Cycles itself would render on the processor without a message."""
-    if not gpus or scene.render.engine != "CYCLES":
-        return
-    preferences = bpy.context.preferences.addons["cycles"].preferences
-    for api in GPU_APIS:
-        try:
-            preferences.compute_device_type = api
-        except TypeError:
-            continue  # not in this build
-        preferences.refresh_devices()
-        devices = preferences.get_devices_for_type(api)
-        if any(device.type == api for device in devices):
-            for device in devices:
-                device.use = device.type == api
-            scene.cycles.device = "GPU"
-            return
-    raise Failure("gpu_absent")
+        engines.set_samples(opened, settings["samples"])
 
 
 def _set_picture_format(opened):

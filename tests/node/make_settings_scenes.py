@@ -1,0 +1,69 @@
+"""Makes scenes of which others are rendered, too: `python make_settings_scenes.py DIR`, with bpy."""
+
+import sys
+
+import bpy
+from make_scenes import base, save
+
+SAMPLES = 37
+
+
+def other_scene():
+    """A scene of many samples beside the first; it has a camera of its own."""
+    other = bpy.data.scenes.new("Shot")
+    for name in ("resolution_x", "resolution_y", "resolution_percentage", "engine"):
+        setattr(other.render, name, getattr(bpy.context.scene.render, name))
+    camera = bpy.data.objects.new("Shot camera", bpy.data.cameras.new("Shot camera"))
+    other.collection.objects.link(camera)
+    other.camera = camera
+    other.cycles.samples = SAMPLES
+    return other
+
+
+def compositor(scene):
+    if bpy.app.version >= (5, 0):
+        scene.compositing_node_group = bpy.data.node_groups.new("Comp", "CompositorNodeTree")
+        return scene.compositing_node_group
+    scene.use_nodes = True
+    scene.node_tree.nodes.clear()
+    return scene.node_tree
+
+
+def show(tree, node):
+    if bpy.app.version >= (5, 0):
+        tree.interface.new_socket("Image", in_out="OUTPUT", socket_type="NodeSocketColor")
+        tree.links.new(node.outputs[0], tree.nodes.new("NodeGroupOutput").inputs[0])
+    else:
+        tree.links.new(node.outputs[0], tree.nodes.new("CompositorNodeComposite").inputs[0])
+
+
+def main(folder):
+    scene = base()
+    tree = compositor(scene)
+    layers = tree.nodes.new("CompositorNodeRLayers")
+    layers.scene = other_scene()
+    show(tree, layers)
+    save(folder, "composed")
+
+    scene = base()
+    editor = scene.sequence_editor_create()
+    strips = editor.strips if hasattr(editor, "strips") else editor.sequences
+    strips.new_scene("Shot", other_scene(), 1, 1)
+    save(folder, "cut")
+
+    scene = base()
+    scene.view_layers[0].samples = SAMPLES
+    save(folder, "own_layer")
+
+    scene = base()
+    scene.cycles.samples = SAMPLES
+    scene.cycles.keyframe_insert("samples", frame=1)
+    save(folder, "animated")
+
+    scene = base()
+    scene.cycles.samples = SAMPLES
+    scene.driver_add("cycles.samples").driver.expression = str(SAMPLES)
+    save(folder, "driven")
+
+
+main(sys.argv[-1])

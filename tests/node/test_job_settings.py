@@ -1,0 +1,46 @@
+"""A job's settings of render engines hold for every scene that is rendered."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from blender_harness import BlenderHarness
+
+from framefarm.protocol.node import RenderSettings
+
+pytestmark = pytest.mark.blender
+SCRIPT = Path(__file__).with_name("make_settings_scenes.py")
+
+
+@pytest.fixture(scope="module")
+def settings_scenes(bpy_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("settings-scenes")
+    subprocess.run([bpy_python, SCRIPT, folder], check=True, capture_output=True)
+    return folder
+
+
+def test_samples_hold_for_all_scenes_layers_and_animations(
+    harness: BlenderHarness, settings_scenes: Path
+) -> None:
+    harness.scenes = settings_scenes
+    layout = harness.layout()
+    for scene in ("composed", "cut", "own_layer", "animated", "driven"):
+        blender = harness.start(scene, RenderSettings(samples=2), layout=layout)
+        blender.open_scene()
+        assert harness.opened().warnings == (), scene
+        blender.render(1)
+        harness.saved()
+        blender.kill()
+        assert harness.exited().cause == "killed"
+        assert b"Sample 2/2" in harness.printed and b"/37" not in harness.printed, scene
+        harness.printed.clear()
+
+
+def test_samples_ignored_only_where_no_rendered_scene_has_samples(
+    harness: BlenderHarness, settings_scenes: Path
+) -> None:
+    harness.scenes = settings_scenes
+    harness.start("own_layer", RenderSettings(samples=2, engine="workbench")).open_scene()
+    assert [warning.code for warning in harness.opened().warnings] == ["samples_ignored"]
