@@ -12,6 +12,7 @@ from framefarm.blend.file import Block, ThinBlend, listbase, name_of, pointer, t
 Json = Any
 
 OB_CAMERA = 11
+IDP_BOOLEAN = 10
 
 # R_IMF_IMTYPE_… of DNA_scene_types.h → the names in `bpy.types.ImageFormatSettings.file_format`
 FORMATS = {
@@ -46,7 +47,8 @@ def scenes(blend: ThinBlend) -> list[Json]:
     """The scenes, in the shape of `scene_reader.Scene`."""
     globals_ = blend.code_index[b"GLOB"]
     current = pointer(globals_[0], b"curscene") if globals_ else None
-    return [_scene(block, current) for block in blend.code_index[b"SC"]]
+    version = divmod(blend.header.version, 100)
+    return [_scene(block, current, version) for block in blend.code_index[b"SC"]]
 
 
 def cameras(blend: ThinBlend) -> list[str]:
@@ -54,7 +56,7 @@ def cameras(blend: ThinBlend) -> list[str]:
     return sorted({name_of(o) for o in blend.code_index[b"OB"] if o[b"type"] == OB_CAMERA})
 
 
-def _scene(block: Block, current: Block) -> Json:
+def _scene(block: Block, current: Block, version: tuple[int, int]) -> Json:
     layers = list(listbase(pointer(block, (b"view_layers", b"first"))))
     if layers:
         bases = [(layer, (b"object_bases", b"first")) for layer in layers]
@@ -80,7 +82,7 @@ def _scene(block: Block, current: Block) -> Json:
         "resolution_x": block[b"r", b"xsch"],
         "resolution_y": block[b"r", b"ysch"],
         "resolution_percentage": block[b"r", b"size"],
-        "samples": _samples(block),
+        "samples": _samples(block, version),
         "unbaked_simulations": simulations.unbaked(block, objects),
     }
 
@@ -95,7 +97,7 @@ def _objects(bases: list[tuple[Block, tuple[bytes, bytes]]]) -> list[Block]:
     return list(objects.values())
 
 
-def _samples(scene: Block) -> int | None:
+def _samples(scene: Block, version: tuple[int, int]) -> int | None:
     """Samples that the scene sets; None if it sets none: the engine's default is used."""
     if text(scene[b"r", b"engine"]) != "CYCLES":
         return scene.get((b"eevee", b"taa_render_samples"), None)  # type: ignore[no-any-return]
@@ -103,9 +105,16 @@ def _samples(scene: Block) -> int | None:
     for name in (b"system_properties", b"properties"):
         for group in _members(pointer(scene, (b"id", name))):
             if text(group[b"name"]) == "cycles":
-                for item in _members(group):
-                    if text(item[b"name"]) == "samples" and item[b"type"] == cdefs.IDP_INT:
-                        return item[b"data", b"val"]  # type: ignore[no-any-return]
+                numbers = {
+                    text(item[b"name"]): item[b"data", b"val"]
+                    for item in _members(group)
+                    if item[b"type"] in (cdefs.IDP_INT, IDP_BOOLEAN)
+                }
+                samples: int | None = numbers.get("samples")
+                # As the add-on's version_update.py does up to 3.0.25. Of 3.0 the file's header has no more
+                # digits; the setting is gone, or 0, where 3.0.26 or later has saved the file.
+                squared = samples is not None and version <= (3, 0) and numbers.get("use_square_samples")
+                return samples * samples if squared else samples  # type: ignore[operator]
     return None
 
 
