@@ -22,13 +22,27 @@ SCRIPTS = {
     "fails_in_frame_3": "import os\ndef delete(scene, *_):\n"
     "    scene.frame_current == 3 and os.unlink(scene.render.frame_path(frame=3))\n"
     "bpy.app.handlers.render_write.append(delete)",
+    "crashes_once_drawn": "import os, signal\ndef crash(*_):\n    os.kill(os.getpid(), signal.SIGSEGV)\n"
+    "bpy.app.handlers.render_post.append(crash)",
+    "aborts_compositing": "import os, signal\nsaid = []\ndef crash(*given):\n"
+    "    said.extend(a for a in given if 'Compositing' in str(a))\n"
+    "    len(said) > 1 and os.kill(os.getpid(), signal.SIGABRT)\n"
+    "bpy.app.handlers.render_stats.append(crash)",
     "handler": "def fail(*_):\n    raise KeyError('in a handler')\nbpy.app.handlers.render_pre.append(fail)",
 }
 
 
 def main(folder):
     for name, code in SCRIPTS.items():
-        base()
+        scene = base()
+        if name == "crashes_once_drawn":
+            scene.render.engine = "BLENDER_EEVEE" if bpy.app.version >= (5, 0) else "BLENDER_EEVEE_NEXT"
+            scene.eevee.taa_render_samples = 1
+        if name == "aborts_compositing":
+            scene.use_nodes = True
+            nodes = scene.node_tree.nodes
+            layers, out = nodes.new("CompositorNodeRLayers"), nodes.new("CompositorNodeComposite")
+            scene.node_tree.links.new(layers.outputs[0], out.inputs[0])
         text = bpy.data.texts.new("rig.py")
         text.write("import bpy\n" + code)
         text.use_module = True

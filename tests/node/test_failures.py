@@ -15,6 +15,7 @@ from blender_harness import BlenderHarness, inner_pid, inputs_of
 from framefarm.core.failure_codes import CAUSES
 from framefarm.node.blender import Exited, Failed, Opened
 from framefarm.node.blender_exit import Stage, judge_exit
+from framefarm.node.crash_traces import last_operator
 from framefarm.node.inputs import Layout, lay_out
 from framefarm.protocol.node import NodeWarning, Package, RenderSettings
 
@@ -149,6 +150,59 @@ def test_crashed_by_the_scenes_script(harness: BlenderHarness) -> None:
     event = ended(harness)
     assert (event.cause, event.signal) == ("crashed", signal.SIGSEGV)
     assert "while it opened the scene" in event.message
+
+
+def test_crashed_once_eevee_has_drawn_is_no_lack_of_graphics(harness: BlenderHarness) -> None:
+    blender = harness.start("crashes_once_drawn", allow_scripts=True)
+    blender.open_scene()
+    blender.render(2)
+    event = ended(harness)
+    assert b"EGL Error" in harness.printed
+    assert (event.cause, event.signal) == ("crashed", signal.SIGSEGV)
+    assert (
+        " in frame 2 while it rendered (SIGSEGV). It ran the script rig.py, line 4 (crash)." in event.message
+    )
+
+
+def test_crashed_while_it_composited(harness: BlenderHarness) -> None:
+    blender = harness.start("aborts_compositing", allow_scripts=True)
+    blender.open_scene()
+    blender.render(1)
+    event = ended(harness)
+    assert (event.cause, event.signal) == ("crashed", signal.SIGABRT)
+    assert (
+        " in frame 1 while it composited (SIGABRT). It ran the script rig.py, line 6 (crash)."
+        in event.message
+    )
+
+
+def test_crashed_blender_of_an_archive_says_its_last_operator(tmp_path: Path) -> None:
+    (tmp_path / "other.crash.txt").mkdir()
+    assert last_operator(tmp_path) == ""
+    (tmp_path / "other.crash.txt").rmdir()
+    (tmp_path / "shot.crash.txt").write_text(
+        "# Blender 4.2.3, Commit date: 2024-10-14\n\nbpy.ops.object.add()  # Operator\n"
+        "bpy.ops.render.render(animation=True)  # Operator\n\n# backtrace\nbpy.ops.not_this()\n"
+    )
+    operator = last_operator(tmp_path)
+    assert operator == "bpy.ops.render.render(animation=True)"
+    at = Stage(ready=True, frame=3, phase="composite")
+    message = judge_exit(-11, None, at, b"Fra:3 Mem:12M", operator=operator).message
+    assert message.startswith(
+        "Blender crashed in frame 3 while it composited (SIGSEGV). Its last operator was "
+        "bpy.ops.render.render(animation=True). It last printed: “Fra:3 Mem:12M”."
+    )
+    (tmp_path / "shot.crash.txt").unlink()
+    (tmp_path / "shot.crash.txt").symlink_to("/etc/passwd")
+    assert last_operator(tmp_path) == ""
+
+
+def test_no_gl_is_said_only_after_a_crash_and_a_trial() -> None:
+    at, printed = Stage(ready=True, frame=1), b"EGL Error (0x3001): EGL_NOT_INITIALIZED"
+    assert judge_exit(-6, None, at, printed, lacks_graphics=lambda: True).cause == "no_gl"
+    assert judge_exit(-6, None, at, printed, lacks_graphics=lambda: False).cause == "crashed"
+    assert judge_exit(-8, None, at, printed, lacks_graphics=lambda: True).cause == "crashed"
+    assert judge_exit(1, None, at, printed, lacks_graphics=lambda: True).cause == "ended_early"
 
 
 def test_ended_early_by_the_scenes_script(harness: BlenderHarness) -> None:

@@ -10,6 +10,7 @@ import os
 import queue
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from framefarm.node.blender_events import Event, Exited, Failed, Opened, Progres
 from framefarm.node.blender_exit import Stage, count_memory_kills, judge_exit
 from framefarm.node.blender_launch import BlenderLimits, SceneOrder, launch
 from framefarm.node.blender_log import LogParser
+from framefarm.node.crash_traces import last_operator
 from framefarm.node.inputs import Layout
 from framefarm.node.sandbox import SandboxUnavailable
 from framefarm.protocol.node import Package
@@ -70,9 +72,11 @@ class Blender:
         self._requests = 0
         self._ending: str | None = None
         self._ready = False
+        self._phase = ""
         self._memory_kills = count_memory_kills()
         self._log_parser = LogParser()
         launched = launch(limits, package, order, layout, work)
+        self._tmp, self._lacks_graphics = work / "tmp", launched.lacks_graphics
         self._process, self._pipe, self._claim = launched.process, launched.pipe, launched.claim
         self._output_in_sandbox = launched.output
         self._threads = [
@@ -165,6 +169,8 @@ class Blender:
         match reply:
             case blender_protocol.ReadyReply():
                 pass
+            case blender_protocol.PhaseReply(phase):
+                self._phase = phase
             case blender_protocol.ProgressReply(frame, fraction):
                 if self._requested and self._requested[0].frame == frame and 0 <= fraction <= 1:
                     self._events.put(Progress(frame, fraction))
@@ -179,7 +185,7 @@ class Blender:
     def _handle_saved(self, reply: blender_protocol.SavedReply, now: float) -> None:
         if not self._requested or self._requested[0].frame != reply.frame:
             raise ValueError(f"it saved frame {reply.frame}, which was not asked for")
-        request = self._requested.popleft()
+        request, self._phase = self._requested.popleft(), ""
         seconds = now - max(request.requested_at, self._free_since)
         self._free_since = now
         directory = self._output / str(request.number)
@@ -210,7 +216,7 @@ class Blender:
         confirmed = {
             "disk_full": lambda: _is_full(self._output),
             "gpu_absent": lambda: self._limits.gpus > 0,
-            "output_unwritable": lambda: self._opening_since is not None,
+            "output_unwritable": lambda: _is_unwritable(self._output, self._claim.uid),
         }
         if is_node_fault(cause) and not (cause in confirmed and confirmed[cause]()):
             what = blender_protocol.clean(facts.get("what", "")) or cause
@@ -242,7 +248,7 @@ class Blender:
             code = self._process.wait()
         self._threads[0].join(5)
         frame = self._requested[0].frame if self._requested else None
-        stage = Stage(self._ready, self._opening_since is not None, frame)
+        stage = Stage(self._ready, self._opening_since is not None, frame, self._phase)
         limit = self._process.explain(stage.where)
         if limit is not None and self._ending is None:
             assert self._process.killed_for is not None
@@ -250,7 +256,17 @@ class Blender:
             return
         now, before = count_memory_kills(), self._memory_kills
         for_memory = None if now is None or before is None else now > before
-        self._events.put(judge_exit(code, self._ending, stage, self._log_parser.tail, for_memory))
+        self._events.put(
+            judge_exit(
+                code,
+                self._ending,
+                stage,
+                self._log_parser.tail,
+                for_memory,
+                operator=last_operator(self._tmp),
+                lacks_graphics=self._lacks_graphics,
+            )
+        )
 
     def _finish(self) -> None:
         for thread in self._threads:
@@ -270,6 +286,18 @@ def _is_full(folder: Path) -> bool:
     """Whether the folder has less free space than in_blender/scene.py needs for its test file."""
     state = os.statvfs(folder)
     return state.f_bavail * state.f_frsize < PROBE_BYTES or state.f_favail == 0 < state.f_files
+
+
+def _is_unwritable(folder: Path, uid: int) -> bool:
+    """Whether the machine keeps Blender's user from writing to its folder. Its mode says nothing: a script in
+    Blender may have changed that."""
+    try:
+        if folder.stat().st_uid != uid:
+            return True
+        with tempfile.TemporaryFile(dir=folder):
+            return False
+    except OSError:
+        return True
 
 
 __all__ = [

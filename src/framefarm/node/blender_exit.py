@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from framefarm.core.failure_codes import explain
 from framefarm.node.blender_events import Exited
-from framefarm.node.blender_log import lacked_graphics, last_line, ran_out_of_memory
+from framefarm.node.blender_log import last_line, ran_out_of_memory
+from framefarm.node.crash_traces import before_stack, crashed_script
+
+PHASES = {
+    "render": " while it rendered",
+    "composite": " while it composited",
+    "finish": " once its picture was saved",
+}
+"""Phases of a frame, as in_blender/phases.py names them, as parts of a sentence."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,8 @@ class Stage:
     ready: bool = False
     opening: bool = False
     frame: int | None = None
+    phase: str = ""
+    """One of PHASES; empty: not known, or before the frame's render began."""
 
     @property
     def where(self) -> str:
@@ -26,17 +37,26 @@ class Stage:
             return " while it started"
         if self.opening:
             return " while it opened the scene"
-        return "" if self.frame is None else f" in frame {self.frame}"
+        return "" if self.frame is None else f" in frame {self.frame}{PHASES.get(self.phase, '')}"
 
 
 def judge_exit(
-    code: int, ending: str | None, stage: Stage, printed: bytes, memory_kills: bool | None = None
+    code: int,
+    ending: str | None,
+    stage: Stage,
+    printed: bytes,
+    memory_kills: bool | None = None,
+    *,
+    operator: str = "",
+    lacks_graphics: Callable[[], bool] = lambda: False,
 ) -> Exited:
     """Find the cause of Blender's end.
 
     `code` is the result of `Process.wait`. `ending` is why its owner ended it (`closed`, `killed`, `failed`,
     `hung_at_exit`), None if it ended by itself. `printed` is the end of its output. `memory_kills`: whether
-    the kernel killed any process for memory during this Blender's life, None if that is not known.
+    the kernel killed any process for memory during this Blender's life, None if that is not known. `operator`
+    is the last one in its crash file. `lacks_graphics` tries whether OpenGL is missing; called only after a
+    crash. The output does not tell that: EGL complains on every machine without a window.
     """
     number = -code if code < 0 else None
     if ending == "hung_at_exit":
@@ -44,15 +64,16 @@ def judge_exit(
     if ending is not None:
         return Exited(code, number, ending, f"Blender was ended ({ending}).")
     signal_name = next((s.name for s in signal.Signals if s == number), str(number))
-    last = last_line(printed)
     facts = {
         "where": stage.where,
         "code": code,
         "signal": signal_name,
-        "last": f" It last printed: “{last}”." if last else "",
+        "last": _last_words(printed, operator),
         "memory": "",
     }
     cause = _cause(code, number, stage, printed, memory_kills)
+    if cause == "crashed" and number in (signal.SIGABRT, signal.SIGSEGV) and lacks_graphics():
+        cause = "no_gl"
     return Exited(code, number, cause, explain(cause, facts))
 
 
@@ -64,9 +85,20 @@ def _cause(code: int, number: int | None, stage: Stage, printed: bytes, memory_k
     if code == 127 or ran_out_of_memory(printed):
         return "out_of_memory"
     if number is not None:
-        no_graphics = number in (signal.SIGABRT, signal.SIGSEGV) and lacked_graphics(printed)
-        return "no_gl" if no_graphics else "crashed"
+        return "crashed"
     return "ended_early"
+
+
+def _last_words(printed: bytes, operator: str) -> str:
+    """Sentences on what Blender did last, each with a space before it."""
+    script, line = crashed_script(printed), last_line(before_stack(printed))
+    return "".join(
+        (
+            f" It ran the script {script}." if script else "",
+            f" Its last operator was {operator}." if operator else "",
+            f" It last printed: “{line}”." if line else "",
+        )
+    )
 
 
 def count_memory_kills() -> int | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from framefarm.node.sandbox import (
     Mode,
     Process,
     Sandbox,
+    SandboxUnavailable,
     check_passable,
 )
 from framefarm.protocol.node import Package, RenderSettings, SessionConfig, Slot
@@ -30,6 +32,10 @@ PROGRAM = {source.name: source.read_bytes() for source in _IN_BLENDER.glob("*.py
 A runner outlives an upgrade in place, and starts further Blenders: they get the program that speaks as
 this runner does, whatever lies on disk by then.
 """
+PROBE_SECONDS = 9.0
+"""Shorter than Blender's owner waits for the thread that tries it."""
+NO_GRAPHICS_CODE = 90
+"""The same number as in in_blender/graphics.py."""
 DRIVER = f"driver/{_IN_BLENDER.name}"
 """Where the copy of in_blender/ is, below Blender's work folder and below FARM_FOLDER."""
 
@@ -80,6 +86,8 @@ class LaunchedBlender:
     claim: UidClaim
     output: str
     """The folder that Blender writes to, by its path in the sandbox."""
+    lacks_graphics: Callable[[], bool]
+    """Try, in a sandbox like Blender's, whether OpenGL is missing; for the time after Blender's end."""
 
 
 def launch(
@@ -97,10 +105,33 @@ def launch(
         bounds = Limits.of_blender(len(limits.cores), limits.memory_bytes, str(tmp), str(output))
         binds = _binds(limits, package, layout, work)
         sandbox = Sandbox(limits.sandbox, claim.uid, limits.cores, binds, tmp, bounds)
-        program = _program(limits, package, order, work, in_sandbox.fileno())
+        arguments = ["--", "--pipe", str(in_sandbox.fileno())]
+        program = [*_program(limits, package, order, work, "main.py"), *arguments]
         environment = _environment(limits, order, layout, work)
         process = sandbox.start(program, environment, [in_sandbox.fileno()])
-    return LaunchedBlender(process, pipe, claim, output_folder(limits, work))
+    probe = _program(limits, package, order, work, "graphics.py")
+    return LaunchedBlender(
+        process,
+        pipe,
+        claim,
+        output_folder(limits, work),
+        lambda: _lacks_graphics(sandbox, probe, environment),
+    )
+
+
+def _lacks_graphics(sandbox: Sandbox, probe: list[str], environment: Mapping[str, str]) -> bool:
+    """Run in_blender/graphics.py; True only if it says so. The caller waits for it, at most PROBE_SECONDS."""
+    try:
+        process = sandbox.start(probe, environment, any_thread=True, quiet=True)
+    except (SandboxUnavailable, OSError):
+        return False
+    try:
+        return process.wait(PROBE_SECONDS) == NO_GRAPHICS_CODE
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        process.kill()
+        process.close()
 
 
 def output_folder(limits: BlenderLimits, work: Path) -> str:
@@ -149,7 +180,7 @@ def _binds(limits: BlenderLimits, package: Package, layout: Layout, work: Path) 
 
 
 def _program(
-    limits: BlenderLimits, package: Package, order: SceneOrder, work: Path, descriptor: int
+    limits: BlenderLimits, package: Package, order: SceneOrder, work: Path, script: str
 ) -> list[str]:
     path = package.path
     driver = work / DRIVER
@@ -158,13 +189,12 @@ def _program(
         install = _install_folder(package)
         if install is not None:
             path = f"{FARM_FOLDER}/blender/{Path(package.path).relative_to(install)}"
-    arguments = ["--", "--pipe", str(descriptor)]
     if package.kind == "bpy":
-        return [path, "-I", "-B", str(driver / "main.py"), *arguments]
+        return [path, "-I", "-B", str(driver / script)]
     scripts = "-y" if order.allow_scripts else "-Y"
     threads = str(len(limits.cores))
     options = ["-b", "--factory-startup", scripts, "-noaudio", "-t", threads]
-    return [path, *options, "--python-exit-code", "1", "--python", str(driver / "main.py"), *arguments]
+    return [path, *options, "--python-exit-code", "1", "--python", str(driver / script)]
 
 
 def _environment(limits: BlenderLimits, order: SceneOrder, layout: Layout, work: Path) -> dict[str, str]:

@@ -19,13 +19,10 @@ NO_MEMORY = (
     b"Malloc returns null",
     b"Cannot allocate memory",
 )
-NO_GRAPHICS = (
-    b"Couldn't find current GLX or EGL context", b"No OpenGL vendor detected", b"EGL_BAD", b"EGL_NOT",
-    b"eglInitialize", b"Unable to open a display", b"GPU backend",
-)  # fmt: skip
 NOISE = ("could not get a list of mounted file-systems", OPENED_MARK.decode().strip())
 """Lines that do not explain an end."""
-TAIL_BYTES = 4096
+TAIL_BYTES = 16384
+"""Room for the stack of a crash and the lines before it."""
 
 
 class BlenderLog:
@@ -82,7 +79,7 @@ class LogParser:
 
     def __init__(self) -> None:
         self.tail = b""
-        """The last 4 KiB printed."""
+        """The last TAIL_BYTES printed."""
         self.ocio_trouble = False
         """Blender could not use the OCIO configuration."""
         self._opened = threading.Event()
@@ -106,11 +103,6 @@ class LogParser:
 def ran_out_of_memory(printed: bytes) -> bool:
     """Whether the output names a failed allocation."""
     return any(words in printed for words in NO_MEMORY)
-
-
-def lacked_graphics(printed: bytes) -> bool:
-    """Whether the output names missing OpenGL or EGL."""
-    return any(words in printed for words in NO_GRAPHICS)
 
 
 def last_line(printed: bytes) -> str:

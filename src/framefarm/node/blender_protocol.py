@@ -15,6 +15,7 @@ The last argument of the program is the number of a connected stream socket (`�
     {"is": "ready"}                                                          `bpy` is imported; once
     {"is": "opened", "blender": "4.2.23", "notes": [[CODE, SUBJECT, {FACTS}], …]}
     {"is": "progress", "frame": 7, "fraction": 0.25}                         at most one a second
+    {"is": "phase", "phase": "composite"}                                    of its frame, when it changes
     {"is": "saved", "frame": 7, "peak_memory_bytes": N, "notes": [...],
      "width": 64, "height": 36}                                              all its files are closed
     {"is": "failed", "cause": CODE, "facts": {…}, "frame": 7 | null}         the last message; it ends
@@ -78,6 +79,10 @@ class ProgressReply(msgspec.Struct, tag_field="is", tag="progress", frozen=True,
     fraction: float
 
 
+class PhaseReply(msgspec.Struct, tag_field="is", tag="phase", frozen=True, forbid_unknown_fields=True):
+    phase: str
+
+
 class SavedReply(msgspec.Struct, tag_field="is", tag="saved", frozen=True, forbid_unknown_fields=True):
     frame: int
     peak_memory_bytes: int = 0
@@ -92,7 +97,7 @@ class FailedReply(msgspec.Struct, tag_field="is", tag="failed", frozen=True, for
     frame: int | None = None
 
 
-Reply = ReadyReply | OpenedReply | ProgressReply | SavedReply | FailedReply
+Reply = ReadyReply | OpenedReply | ProgressReply | PhaseReply | SavedReply | FailedReply
 Request = OpenScene | RenderFrame | Close
 
 _decoder: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)

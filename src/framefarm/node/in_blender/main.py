@@ -5,6 +5,7 @@ socket N are described in `node/blender_protocol.py`.
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import socket
@@ -30,6 +31,9 @@ class Pipe:
     def send(self, **reply):
         self._socket.sendall(json.dumps(reply).encode() + b"\n")
 
+    def phase(self, phase):
+        self.send(**{"is": "phase", "phase": phase})
+
     def progress(self, frame, fraction):
         """Report the finished part of the frame, at most once a second."""
         now = time.monotonic()
@@ -41,6 +45,7 @@ class Pipe:
 def serve(pipe):
     """Answer the runner's requests until `close`, the connection's end, or the first failure."""
     from in_blender import frame as frames
+    from in_blender import phases
     from in_blender import scene as scenes
 
     pipe.send(**{"is": "ready"})
@@ -50,6 +55,7 @@ def serve(pipe):
         try:
             if request["do"] == "open":
                 opened = scenes.open_scene(request)
+                phases.follow(pipe.phase)
                 print(OPENED_MARK, flush=True)  # noqa: T201 - parsed by node/blender_log.py
                 pipe.send(**{"is": "opened", "blender": scenes.version(), "notes": opened.warnings})
             elif request["do"] == "render":
@@ -83,6 +89,7 @@ def exit_now():
 
 
 def main():
+    faulthandler.enable(sys.__stderr__, all_threads=False)  # read by node/crash_traces.py
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     pipe = Pipe(int(sys.argv[sys.argv.index("--pipe") + 1]))
     try:
