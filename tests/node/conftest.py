@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from blender_harness import BlenderHarness
 
+from framefarm.core.packages import package_id
 from framefarm.protocol.node import Package
 
 
@@ -30,7 +32,9 @@ def bpy_python() -> Path:
 
 @pytest.fixture(scope="session")
 def package(bpy_python: Path) -> Package:
-    return Package(id="blender-4-2", kind="bpy", path=str(bpy_python), release="4.2")
+    found = re.search(r"/bpy-(\d+\.\d+)", str(bpy_python))
+    release = found[1] if found else "4.2"
+    return Package(id=package_id(release), kind="bpy", path=str(bpy_python), release=release)
 
 
 @pytest.fixture(scope="session")

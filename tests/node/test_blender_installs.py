@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from framefarm.core.errors import InvalidInput
-from framefarm.node import blender_installs, install_steps
+from framefarm.node import blender_installs, install_steps, pythons, userlands
 from framefarm.node.blender_installs import Installed
 from framefarm.node.install_steps import RuntimeProblem
+from framefarm.sandboxing import userland
 
 
 @pytest.fixture
@@ -41,8 +42,12 @@ def environment(root: Path, release: str, prints: str, whole: bool = True) -> Pa
 
 @pytest.fixture
 def index(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    releases = ["4.2.9", "4.2.23", "5.0.1"]
-    monkeypatch.setattr(blender_installs, "available_releases", lambda: releases)
+    releases = ["4.2.9", "4.2.23", "5.0.1", "5.2.3"]
+    monkeypatch.setattr(
+        blender_installs,
+        "available_releases",
+        lambda python: [r for r in releases if r.startswith("5.2") == (python == "3.13")],
+    )
     return releases
 
 
@@ -127,20 +132,72 @@ def test_a_full_disk_is_said_before_anything_is_fetched(
 def test_an_unknown_release_names_those_there_are(root: Path, index: list[str]) -> None:
     with pytest.raises(InvalidInput, match=r"no bpy 4\.2\.24 .* there are: 4\.2\.9, 4\.2\.23"):
         blender_installs.install_bpy("4.2.24")
-    with pytest.raises(InvalidInput, match=r"no bpy 4\.9 .* there are: 4\.2, 5\.0"):
+    with pytest.raises(InvalidInput, match=r"no bpy 4\.9 .*: 4\.2, .*5\.2"):
         blender_installs.install_bpy("4.9")
 
 
-@pytest.mark.parametrize(("version", "why"), [("4.1", "does not exist as a package"), ("5.1", "Python 3.13")])
-def test_series_without_a_package_for_this_python_say_what_to_do(root: Path, version: str, why: str) -> None:
-    with pytest.raises(InvalidInput, match=f"{why}.*blender add --executable"):
-        blender_installs.install_bpy(version)
+def test_an_older_series_says_what_to_do(root: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"does not exist as a package.*blender install --archive"):
+        blender_installs.install_bpy("4.1")
+
+
+def fake_environments(ran: list[list[str]], monkeypatch: pytest.MonkeyPatch, found: dict[str, str]) -> None:
+    """Let the machine have the Pythons `found`, and let an environment's Python only tell a version."""
+
+    def fake_installer(command: list[str], *_: object, **__: object) -> str:
+        ran.append(command)
+        if "venv" in command:
+            python = Path(command[-1]) / "bin" / "python"
+            python.parent.mkdir(parents=True)
+            program(python, "echo 'Blender 5.2.3 LTS'\n")
+        return ""
+
+    monkeypatch.setattr(install_steps, "run", fake_installer)
+    monkeypatch.setattr(pythons, "find", found.get)
+    monkeypatch.setattr(userland, "entering", lambda tree: ["env"])
+
+
+def test_a_later_series_takes_a_python_of_the_machine(
+    root: Path, index: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+    fake_environments(ran, monkeypatch, {"3.13": "/opt/python3.13"})
+    monkeypatch.setattr(userlands, "ensure", lambda *_: pytest.fail("laid a userland"))
+    found = blender_installs.install_bpy("5.2")
+    assert (found.id, found.release) == ("blender-5-2", "5.2.3")
+    assert "/opt/python3.13" in ran[0]
+    assert userland.userland_of(found.path) is None
+
+
+def test_a_later_series_takes_a_userland_where_the_machine_lacks_its_python(
+    root: Path, index: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[list[str]] = []
+    fake_environments(ran, monkeypatch, {"3.11": "/usr/bin/python3.11"})
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    monkeypatch.setattr(userlands, "ensure", lambda *_: tree)
+    found = blender_installs.install_bpy("5.2")
+    assert userland.userland_of(found.path) == tree
+    assert not userland.is_whole(found.path)
+    (tree / userland.MARKER).touch()
+    assert userland.is_whole(found.path)
+    assert blender_installs.installed() == [found]
+    assert "/usr/bin/python3.13" in ran[0]
+
+
+def test_a_series_without_its_python_says_so(
+    root: Path, index: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_environments([], monkeypatch, {})
+    with pytest.raises(RuntimeProblem, match=r"needs Python 3\.11, and none was found"):
+        blender_installs.install_bpy("4.2")
 
 
 def test_the_index_is_asked_and_its_answer_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = "bpy (5.0.1)\nAvailable versions: 5.0.1, 4.2.9, 4.2.23, 4.5.0rc1\n  INSTALLED: 4.2.9\n"
     monkeypatch.setattr(install_steps, "run", lambda *_, **__: answer)
-    assert blender_installs.available_releases() == ["4.2.9", "4.2.23", "5.0.1"]
+    assert blender_installs.available_releases("3.11") == ["4.2.9", "4.2.23", "5.0.1"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import framefarm
 from framefarm.node import sandbox
 from framefarm.node.sandbox import Bind, Mode, Sandbox, SandboxUnavailable
 from framefarm.sandboxing import bubblewrap
+from framefarm.sandboxing.userland import userland_of
 
 UID = 71235
 CORE = min(os.sched_getaffinity(0))
@@ -116,6 +117,36 @@ def test_an_input_never_covers_the_system(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     box = Sandbox("bubblewrap", UID, (CORE,), (Bind(str(tmp_path), "/usr"),))
     assert run(box, ["/bin/true"])[0] == 0
+
+
+def test_with_a_userland_the_system_is_its_own(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "etc" / "fonts").mkdir(parents=True)
+    (tree / "etc" / "fonts" / "its-own").touch()
+    (tree / "usr").symlink_to("/usr")
+    for name in ("bin", "lib", "lib64", "sbin"):
+        (tree / name).symlink_to(f"usr/{name}")
+    (tmp_path / "input").mkdir()
+    binds = (Bind(str(tmp_path / "input"), "/usr"), Bind(str(tmp_path / "input"), "/etc/fonts"))
+    box = Sandbox("bubblewrap", UID, (CORE,), binds, userland=tree)
+    code, printed = run(
+        box, ["/bin/sh", "-c", "ls /etc/fonts /usr/bin/sh; ls / | tr '\\n' ' '; readlink /lib"]
+    )
+    assert code == 0, printed
+    assert printed.split()[:3] == ["/usr/bin/sh", "/etc/fonts:", "its-own"]
+    assert printed.split()[-1] == "usr/lib"
+
+
+@pytest.mark.blender
+def test_the_helpers_are_those_of_the_userland() -> None:
+    found = sorted(Path("/var/lib/framefarm/runtimes").glob("bpy-5.2.*/bin/python"))
+    tree = userland_of(str(found[-1])) if found else None
+    if tree is None:
+        pytest.skip("no Blender 5.2 with a userland here: framefarm blender install 5.2")
+    box = Sandbox("bubblewrap", UID, (CORE,), userland=tree)
+    code, printed = run(box, ["/bin/sh", "-c", "cat /usr/lib/os-release; id -u; ls /usr/bin/python3.11"])
+    assert 'VERSION_ID="13"' in printed and f"\n{UID}\n" in printed and "No such file" in printed
+    assert code != 0
 
 
 @pytest.mark.parametrize("mode", ["bubblewrap", "none"])

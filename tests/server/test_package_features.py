@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from api_client import ApiClient
 
+from framefarm.core.errors import InvalidInput
+from framefarm.sandboxing import userland
 from framefarm.server import schema
 from framefarm.server.catalog import service as catalog
 from framefarm.server.catalog.tables import packages
@@ -54,3 +57,19 @@ def test_migration_0009_tells_what_the_wheels_lack_that_there_are(
         lacks = dict(conn.execute(sa.select(packages.c.id, packages.c.lacks)).all())
     assert lacks == {"bpy": ["fluid_simulation"], "executable": None}
     engine.dispose()
+
+
+def test_a_package_with_a_userland_is_refused_without_bubblewrap(site: ApiClient, tmp_path: Path) -> None:
+    tree, python = tmp_path / "tree", tmp_path / "bpy-5.2.3" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    (tmp_path / "bpy-5.2.3" / userland.LINK).write_text(f"{tree}\n")
+    values = {"id": "blender-5-2", "kind": "bpy", "path": str(python), "release": "5.2.3", "default": False}
+    site.context.db.write_now(catalog.register_package, **values)
+    assert site.get("/api/packages")["data"][0]["status"] == "missing"  # its tree is not there
+    tree.mkdir()
+    (tree / userland.MARKER).touch()
+    assert site.get("/api/packages")["data"][0]["status"] == "available"
+    assert site.context.db.read_now(catalog.package_for, "5.2").id == "blender-5-2"
+    with pytest.raises(InvalidInput, match=r"blender-5-2 has its own userland.*--sandbox none"):
+        site.context.db.read_now(partial(catalog.package_for, bubblewrap=False), "5.2")

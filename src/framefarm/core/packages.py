@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 from framefarm.core.errors import InvalidInput
 
-BPY_SERIES = ("4.2", "4.3", "4.4", "4.5", "5.0")
-"""Series with a `bpy` wheel for Python 3.11 (November 2026). Only for messages while the package index, which
-knows the releases, does not answer."""
+BPY_SERIES = ("4.2", "4.3", "4.4", "4.5", "5.0", "5.1", "5.2", "5.3")
+"""Series with a `bpy` wheel (November 2026). Only for messages: the package index knows the releases."""
 
 _NAME = re.compile(r"(?:blender[- ]?|v)?(\d{1,2})[.-](\d{1,3})(?:[.-](\d{1,3}))?", re.IGNORECASE)
 _RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
@@ -33,6 +32,11 @@ class Series:
     @property
     def package_id(self) -> str:
         return f"blender-{self.major}-{self.minor}"
+
+    @property
+    def python(self) -> str:
+        """The version of Python that the series has built in and its `bpy` wheels need, from 4.2 on."""
+        return "3.11" if self < Series(5, 1) else "3.13"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Below `runtimes_root()`, each `bpy` release has its own Python environment, as `bpy-4.2.23/`, since releases
 pin different numpy versions. An environment is created in its final folder, since it holds absolute paths. It
 counts after Blender has started in it and its marker file was written. A lock file beside it excludes a
-second installer.
+second installer. Where this machine has no Python of the version that a release needs, the environment is of
+a userland's Python (node/userlands.py), and its `bin/python` is a script that enters it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from framefarm.core.packages import (
     release_key,
     series_of,
 )
-from framefarm.node import blender_probe, install_steps
+from framefarm.node import blender_probe, install_steps, pythons, userlands
 from framefarm.node.install_steps import (
     MARKER,
     OnStep,
@@ -43,9 +42,10 @@ from framefarm.node.install_steps import (
     write_marker,
 )
 from framefarm.protocol.node import PackageKind
+from framefarm.sandboxing import userland
+from framefarm.sandboxing.userland import ENVIRONMENT as ENVIRONMENT_IN_USERLAND
 
 FIRST_BPY = Series(4, 2)
-FIRST_BPY_OF_LATER_PYTHON = Series(5, 1)  # needs Python 3.13
 NEEDED_BYTES = 2 << 30  # wheel 370 MB, unpacked 950 MB, and a margin
 
 _FOLDER = re.compile(r"bpy-(\d+\.\d+\.\d+)")
@@ -92,7 +92,7 @@ def install_bpy(version: str, *, upgrade: bool = False, on_step: OnStep = lambda
         RuntimeProblem: it cannot be installed or started on this node.
     """
     wanted = parse_version(version, "version")
-    _refuse_other_pythons(wanted)
+    _refuse_older(wanted)
     release = newest(wanted, [i.release for i in installed()])
     if release is None or (upgrade and wanted.patch is None):
         release = _newest_on_index(wanted)
@@ -134,42 +134,37 @@ def describe_executable(path: str | os.PathLike[str]) -> Installed:
 # ------------------------------------------------------------------------------- which release
 
 
-def _refuse_other_pythons(wanted: VersionRequest) -> None:
-    if wanted.series >= FIRST_BPY_OF_LATER_PYTHON:
-        raise InvalidInput.of(
-            "version",
-            f"Blender {wanted} can't be installed as a package, since 5.1 and later need Python 3.13: "
-            "install Blender's own archive and add it with `framefarm blender add --executable PATH`",
-            str(wanted),
-        )
+def _refuse_older(wanted: VersionRequest) -> None:
     if wanted.series < FIRST_BPY:
         raise InvalidInput.of(
             "version",
             f"Blender {wanted} does not exist as a package (the first is {FIRST_BPY}): install Blender's own "
-            "archive and add it with `framefarm blender add --executable PATH`",
+            "archive with `framefarm blender install --archive FILE --sha256 SUM`",
             str(wanted),
         )
 
 
 def _newest_on_index(wanted: VersionRequest) -> str:
-    releases = available_releases()
+    python = wanted.series.python
+    releases = available_releases(python)
     if (found := newest(wanted, releases)) is not None:
         return found
-    same_series = [r for r in releases if series_of(r) == wanted.series]
-    choice = same_series or [str(s) for s in sorted({series_of(r) for r in releases})] or BPY_SERIES
+    there_are = [r for r in releases if series_of(r) == wanted.series] or BPY_SERIES
     raise InvalidInput.of(
-        "version", f"there is no bpy {wanted} for Python 3.11; there are: {', '.join(choice)}", str(wanted)
+        "version",
+        f"there is no bpy {wanted} for Python {python}; there are: {', '.join(there_are)}",
+        str(wanted),
     )
 
 
-def available_releases() -> list[str]:
-    """The `bpy` releases for Python 3.11 that the package index has, oldest first.
+def available_releases(python: str) -> list[str]:
+    """The `bpy` releases for the Python version `python` that the package index has, oldest first.
 
     Raises:
         RuntimeProblem: the index does not answer, or pip is not installed.
     """
     output = install_steps.run(
-        [_python_with_pip(), "-m", "pip", "index", "versions", "bpy", "--python-version", "3.11"],
+        [pythons.with_pip(), "-m", "pip", "index", "versions", "bpy", "--python-version", python],
         "The package index can't be asked for the releases of Blender",
         timeout_seconds=120,
     )
@@ -185,57 +180,40 @@ def available_releases() -> list[str]:
 
 def _build(folder: Path, release: str, on_step: OnStep) -> None:
     check_free_space(f"Blender {release}", folder.parent, NEEDED_BYTES)
+    version = series_of(release).python
+    base, tree = pythons.find(version), None
+    if base is None and version != userlands.PYTHON_VERSION:
+        raise RuntimeProblem(f"Blender's package needs Python {version}, and none was found on this machine.")
+    if base is None:
+        tree = userlands.ensure(f"Blender {release}", on_step)
     on_step(f"Installing Blender {release} into {folder} (about 370 MB to download).")
     shutil.rmtree(folder, ignore_errors=True)
     failure = f"Blender {release} could not be installed"
-    base, python, uv = _base_python(), str(folder / "bin" / "python"), _uv()
-    if uv is not None:
-        install_steps.run(
-            [uv, "venv", "--quiet", "--no-project", "--python", base, str(folder)], failure, cwd=folder.parent
-        )
-        install_steps.run(
-            [uv, "pip", "install", "--quiet", "--python", python, f"bpy=={release}"],
-            failure,
-            cwd=folder.parent,
-        )
-    else:
-        install_steps.run([base, "-m", "venv", str(folder)], failure)
-        install_steps.run([python, "-m", "pip", "install", "--quiet", f"bpy=={release}"], failure)
+    _make_environment(folder, base, tree, failure)
+    python, wheel, uv = _python_of(folder), f"bpy=={release}", pythons.uv()
+    installer = [python, "-m", "pip"] if uv is None else [uv, "pip"]
+    target = [] if uv is None else ["--python", python]
+    install_steps.run([*installer, "install", "--quiet", *target, wheel], failure, cwd=folder.parent)
     _start_bpy(folder, release)  # also compiles its modules, which the sandbox cannot do
     let_everyone_read(folder)
     write_marker(folder, release)
 
 
-def _uv() -> str | None:
-    """The repository's own pinned uv, else the one on PATH; None if there is none."""
-    own = Path(__file__).parents[3] / ".uv" / "bin" / "uv"
-    return str(own) if own.is_file() else shutil.which("uv")
-
-
-def _base_python() -> str:
-    """The Python 3.11 for new environments: preferably the system's, which the sandbox's user can read."""
-    candidates = ["/usr/bin/python3.11", shutil.which("python3.11")]
-    if sys.version_info[:2] == (3, 11):
-        candidates.append(os.path.realpath(sys.executable))
-    for candidate in candidates:
-        if candidate and os.access(candidate, os.X_OK):
-            return candidate
-    raise RuntimeProblem("Blender's package needs Python 3.11, and none was found on this machine.")
-
-
-def _python_with_pip() -> str:
-    own = str(Path(__file__).parents[3] / ".uv" / "bin" / "python")
-    for candidate in (own, sys.executable, _base_python()):
-        if not os.access(candidate, os.X_OK):
-            continue
-        result = subprocess.run(
-            [candidate, "-m", "pip", "--version"], capture_output=True, stdin=subprocess.DEVNULL, check=False
-        )
-        if result.returncode == 0:
-            return candidate
-    raise RuntimeProblem(
-        "Finding Blender's newest release needs pip: name an exact release, as 4.2.23, or install pip."
-    )
+def _make_environment(folder: Path, base: str | None, tree: Path | None, failure: str) -> None:
+    """Make the Python environment of a Blender: of this machine's Python `base`, or of the one in `tree`."""
+    uv = pythons.uv()
+    if tree is None:
+        assert base is not None
+        made_by_uv = [uv, "venv", "--quiet", "--no-project", "--python", base] if uv else None
+        install_steps.run([*(made_by_uv or [base, "-m", "venv"]), str(folder)], failure, cwd=folder.parent)
+        return
+    environment = folder / ENVIRONMENT_IN_USERLAND
+    folder.mkdir()
+    without_pip = ["--without-pip"] if uv else []
+    words = [*userland.entering(tree), "--", userlands.PYTHON, "-m", "venv", *without_pip, str(environment)]
+    install_steps.run(words, failure, cwd=folder.parent)
+    userlands.write_start_program(Path(_python_of(folder)), tree, environment / "bin" / "python")
+    (folder / userland.LINK).write_text(f"{tree}\n")
 
 
 # ------------------------------------------------------------------------------------ starting

@@ -24,6 +24,7 @@ from framefarm.node.sandbox import (
 from framefarm.protocol.node import Package, RenderSettings, SessionConfig, Slot
 from framefarm.sandboxing.limits import Limits
 from framefarm.sandboxing.uids import UidClaim
+from framefarm.sandboxing.userland import ENVIRONMENT, needs_bubblewrap, userland_of
 
 _IN_BLENDER = Path(__file__).with_name("in_blender")
 PROGRAM = {source.name: source.read_bytes() for source in _IN_BLENDER.glob("*.py")}
@@ -97,6 +98,8 @@ def launch(
 
     Its output is then in `work/output`. Raises SandboxUnavailable or OSError.
     """
+    if limits.sandbox == "none" and userland_of(package.path) is not None:
+        raise SandboxUnavailable(needs_bubblewrap(package.release))
     claim = UidClaim(limits.uid)
     _make_folders(work, claim.uid)
     pipe, in_sandbox = socket.socketpair()
@@ -104,7 +107,9 @@ def launch(
         tmp, output = work / "tmp", work / "output"
         bounds = Limits.of_blender(len(limits.cores), limits.memory_bytes, str(tmp), str(output))
         binds = _binds(limits, package, layout, work)
-        sandbox = Sandbox(limits.sandbox, claim.uid, limits.cores, binds, tmp, bounds)
+        sandbox = Sandbox(
+            limits.sandbox, claim.uid, limits.cores, binds, tmp, bounds, userland=userland_of(package.path)
+        )
         arguments = ["--", "--pipe", str(in_sandbox.fileno())]
         program = [*_program(limits, package, order, work, "main.py"), *arguments]
         environment = _environment(limits, order, layout, work)
@@ -141,7 +146,7 @@ def output_folder(limits: BlenderLimits, work: Path) -> str:
 
 def needed_folders(package: Package) -> tuple[str, ...]:
     """Folders outside /usr that this Blender needs at their own paths: no input may cover them."""
-    if package.kind != "bpy":
+    if package.kind != "bpy" or userland_of(package.path) is not None:
         return ()
     base = Path(package.path).resolve().parent.parent
     return () if base.is_relative_to("/usr") else (str(base),)
@@ -182,13 +187,13 @@ def _binds(limits: BlenderLimits, package: Package, layout: Layout, work: Path) 
 def _program(
     limits: BlenderLimits, package: Package, order: SceneOrder, work: Path, script: str
 ) -> list[str]:
-    path = package.path
+    path = start_path(package)
     driver = work / DRIVER
     if limits.sandbox == "bubblewrap":
         driver = Path(FARM_FOLDER, DRIVER)
         install = _install_folder(package)
         if install is not None:
-            path = f"{FARM_FOLDER}/blender/{Path(package.path).relative_to(install)}"
+            path = f"{FARM_FOLDER}/blender/{Path(path).relative_to(install)}"
     if package.kind == "bpy":
         return [path, "-I", "-B", str(driver / script)]
     scripts = "-y" if order.allow_scripts else "-Y"
@@ -204,6 +209,16 @@ def _environment(limits: BlenderLimits, order: SceneOrder, layout: Layout, work:
         environment["OCIO"] = layout.in_sandbox(normalise(environment["OCIO"]).text)
     own = {"HOME": home, "TMPDIR": home, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
     return {**environment, **own, "BLENDER_USER_RESOURCES": f"{home}/blender"}
+
+
+def start_path(package: Package) -> str:
+    """The program to start in the sandbox, by its path on this machine.
+
+    It differs from the package's path where that enters a userland, which the sandbox has already.
+    """
+    if userland_of(package.path) is None:
+        return package.path
+    return str(Path(package.path).parents[1] / ENVIRONMENT / "bin" / "python")
 
 
 def _install_folder(package: Package) -> Path | None:

@@ -15,10 +15,11 @@ import platformdirs
 from filelock import FileLock
 
 from framefarm.core.errors import FarmError
+from framefarm.sandboxing import userland
 
 START_SECONDS = 120.0
 INSTALL_SECONDS = 3600.0
-MARKER = "framefarm-complete"
+MARKER = userland.MARKER
 SYSTEM_RUNTIMES = Path("/var/lib/framefarm/runtimes")
 SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 

@@ -33,6 +33,7 @@ from framefarm.sandboxing.errors import SandboxUnavailable
 from framefarm.sandboxing.limits import Limits, Quota, disk_facts, is_root, memory_facts
 from framefarm.sandboxing.orphans import MARKER, end_orphans
 from framefarm.sandboxing.usage_monitor import UsageMonitor, descendants
+from framefarm.sandboxing.userland import SYSTEM_FILES, SYSTEM_LINKS
 
 Mode = Literal["bubblewrap", "none"]
 
@@ -41,8 +42,6 @@ TMP_BYTES = 64 << 20
 OUTER_EXIT_SECONDS = 2.0
 """How long bubblewrap's outer process may take to exit after the inner ones were killed."""
 _HELPER_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-_SYSTEM_LINKS = ("/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin")
-_SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/fonts", "/etc/alternatives", "/etc/glvnd")
 _UNPRIVILEGED = ("--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
 
 
@@ -72,6 +71,8 @@ class Sandbox:
     limits: Limits = field(default_factory=Limits)
     proc: bool = True
     """Whether /proc exists inside. Without it a descriptor can't be reopened, for example for writing."""
+    userland: Path | None = None
+    """Tree whose system is the one inside, helpers included; None: this machine's. Not in the mode `none`."""
 
     def options(self) -> list[str]:
         """Options for bwrap, without the program to run."""
@@ -92,7 +93,12 @@ class Sandbox:
         options += _parent_options(b.target for b in binds)
         for bind in binds:
             options += ["--bind" if bind.writable else "--ro-bind", bind.source, bind.target]
-        options += [*_system_options(), *(["--proc", "/proc"] if self.proc else []), "--dev", "/dev"]
+        options += [
+            *_system_options(self.userland),
+            *(["--proc", "/proc"] if self.proc else []),
+            "--dev",
+            "/dev",
+        ]
         options += ["--size", str(TMP_BYTES), "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108
         return [*options, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/"]
 
@@ -306,15 +312,17 @@ def _parent_options(targets: Iterable[str]) -> list[str]:
     return [word for parent in parents if parent != "/" for word in ("--perms", "0755", "--dir", parent)]
 
 
-def _system_options() -> list[str]:
-    options = ["--ro-bind", "/usr", "/usr", "--perms", "0755", "--dir", "/etc"]
-    for path in _SYSTEM_LINKS:
-        if Path(path).is_symlink():
-            options += ["--symlink", os.readlink(path), path]
-        elif Path(path).is_dir():
-            options += ["--ro-bind", path, path]
-    for path in _SYSTEM_FILES:
-        options += ["--ro-bind-try", path, path]
+def _system_options(userland: Path | None) -> list[str]:
+    tree = "" if userland is None else str(userland)
+    options = ["--ro-bind", f"{tree}/usr", "/usr", "--perms", "0755", "--dir", "/etc"]
+    for path in SYSTEM_LINKS:
+        source = Path(tree + path)
+        if source.is_symlink():
+            options += ["--symlink", os.readlink(source), path]
+        elif source.is_dir():
+            options += ["--ro-bind", str(source), path]
+    for path in SYSTEM_FILES:
+        options += ["--ro-bind-try", tree + path, path]
     return options
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from framefarm.core import blender_features
 from framefarm.core import packages as blenders
 from framefarm.core.errors import InvalidInput, NotFound
+from framefarm.sandboxing import userland
 from framefarm.server.accounts.audit import audit
 from framefarm.server.actor import Actor
 from framefarm.server.catalog.tables import instance_switches, instance_types, packages
@@ -129,14 +129,17 @@ class Package(PackageRow):
 def list_packages(tx: Tx) -> list[Package]:
     """Installed Blenders, newest release first."""
     installed = [
-        Package(**row._mapping, status="available" if os.path.exists(row.path) else "missing")
+        Package(**row._mapping, status="available" if userland.is_whole(row.path) else "missing")
         for row in tx.conn.execute(sa.select(packages))
     ]
     return sorted(installed, key=lambda package: blenders.release_key(package.release), reverse=True)
 
 
-def package_for(tx: Tx, name: str) -> Package:
-    """The newest package that a job's name fits: `blender-4-2`, `4.2`, `4.2.23` … Raises InvalidInput."""
+def package_for(tx: Tx, name: str, *, bubblewrap: bool = True) -> Package:
+    """The newest package that a job's name fits: `blender-4-2`, `4.2`, `4.2.23` … Raises InvalidInput.
+
+    `bubblewrap`: whether the farm's sandboxes are made by it; a Blender with its own userland needs it.
+    """
     available = [package for package in list_packages(tx) if package.status == "available"]
     try:
         wanted = blenders.parse_version(name)
@@ -144,6 +147,9 @@ def package_for(tx: Tx, name: str) -> Package:
         wanted = None
     for package in available:
         if package.id == name or (wanted is not None and wanted.accepts(package.release)):
+            if not bubblewrap and userland.userland_of(package.path) is not None:
+                problem = "has its own userland, which can't be used without bubblewrap (--sandbox none)"
+                raise InvalidInput.of("blender_version", f"{package.id} {problem}", name[:100])
             return package
     known = ", ".join(package.id for package in available) or "none yet; the operator installs one"
     raise InvalidInput.of("blender_version", f"is not installed; there are: {known}", name[:100])

@@ -94,7 +94,10 @@ def prepare(
     instance = check(
         lambda: catalog.instance_for(tx, account_id, body.instance_type, actor.is_admin), "instance_type"
     )
-    package = check(lambda: catalog.package_for(tx, body.blender_version), "blender_version")
+    wrapped = context.settings.sandbox == "bubblewrap"
+    package = check(
+        lambda: catalog.package_for(tx, body.blender_version, bubblewrap=wrapped), "blender_version"
+    )
     destination = check(lambda: _destination(tx, context, account_id, body, unwritable), "output_path")
     if instance is not None:
         check(lambda: _preemptible(body, instance), "preemptible")
