@@ -24,9 +24,11 @@ CERTAIN = {
     "unreadable_scene", "wrong_frame", "wrong_resolution",
 }  # fmt: skip
 WARNINGS = {
+    "bake_too_short",
     "blocked_scripts", "budget_low", "decoder_died", "input_not_reconfirmed", "library_files_missing",
     "library_unread", "missing_file", "movie_as_frames", "no_sandbox", "output_shared",
     "picture_too_large", "place_unwritable", "samples_ignored", "scene_guessed", "script_error",
+    "simulation_must_be_baked",
     "task_runs_long", "unbaked_simulation", "uniform_picture", "upload_waits",
 }  # fmt: skip
 

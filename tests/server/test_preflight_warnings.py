@@ -13,6 +13,7 @@ from framefarm.core.failure_codes import CAUSES
 from framefarm.node import blender_installs
 from framefarm.server.catalog.tables import packages
 from framefarm.server.jobs.failures import Unrenderable
+from framefarm.server.jobs.records import SceneRecord
 from framefarm.server.jobs.tables import jobs
 from framefarm.server.submission import scene_reading
 from framefarm.server.submission.scene_reading import UnreadJob
@@ -119,10 +120,41 @@ def test_bad_frames_fail_the_job(site: ApiClient, made: Path) -> None:
     assert error.cause == "bad_frames"
 
 
-def test_unbaked_simulation_is_a_warning(site: ApiClient, made: Path) -> None:
-    job = job_of(site, {"/film/a.blend": (made / "simulations.blend").read_bytes()}, scene="rigid")
-    record = scene_reading.read_scene(site.context, job)
-    assert "unbaked_simulation" in [w["code"] for w in record.warnings]
+def read_simulation(site: ApiClient, made: Path, scene: str, frames: str = "1-5") -> SceneRecord:
+    content = (made / "simulations.blend").read_bytes()
+    job = job_of(site, {"/film/a.blend": content}, scene=scene, frame_range=frames)
+    return scene_reading.read_scene(site.context, job)
+
+
+def test_unbaked_simulation_is_a_warning_with_its_cache_and_its_cost(site: ApiClient, made: Path) -> None:
+    record = read_simulation(site, made, "cloth")
+    [warning] = record.warnings
+    assert warning["code"] == "unbaked_simulation"
+    assert "cloth of cloth (modifier m), cache frames 1 to 5" in warning["message"]
+    assert "up to 5 frames" in warning["message"]
+    assert not record.hold
+
+
+def test_simulation_must_be_baked_holds_the_job(site: ApiClient, made: Path) -> None:
+    record = read_simulation(site, made, "particles")
+    [warning] = record.warnings
+    assert (warning["code"], warning["subject"]) == ("simulation_must_be_baked", "particles: m")
+    assert "particles of particles (modifier m), cache frames 1 to " in warning["message"]
+    assert record.hold
+
+
+@pytest.mark.parametrize("scene", ["cloth", "particles"])
+def test_the_scenes_first_frame_needs_no_bake(site: ApiClient, made: Path, scene: str) -> None:
+    record = read_simulation(site, made, scene, "1")
+    assert (record.warnings, record.hold) == ([], False)
+
+
+def test_bake_too_short(site: ApiClient, made: Path) -> None:
+    assert read_simulation(site, made, "cloth baked").warnings == []
+    [warning] = read_simulation(site, made, "cloth baked", "1-9").warnings
+    assert warning["code"] == "bake_too_short"
+    assert "frames 6-9" in warning["message"]
+    assert "cloth of cloth baked (modifier m), cache frames 1 to 5" in warning["message"]
 
 
 def test_scene_guessed_is_a_warning_that_names_it(site: ApiClient, made: Path) -> None:

@@ -128,6 +128,19 @@ def test_facts_hold_unbaked_simulations_but_no_baked_or_hidden_ones(scenes: Path
 
 
 @pytest.mark.blender
+def test_a_simulation_has_its_modifier_cache_and_the_reason_to_bake_it(scenes: Path) -> None:
+    found = {s.name: s for s in read(scenes / "simulations.blend").scenes}
+    [cloth] = found["cloth"].unbaked_simulations
+    assert (cloth.modifier, cloth.frame_start, cloth.frame_end, cloth.why) == ("m", 1, 5, "")
+    [rigid] = found["rigid"].unbaked_simulations
+    assert (rigid.modifier, rigid.frame_end, rigid.why) == ("", 5, "")
+    assert found["particles"].unbaked_simulations[0].why == "particles"
+    assert found["cloth"].baked_simulations == []
+    [baked] = found["cloth baked"].baked_simulations
+    assert (baked.object, baked.frame_start, baked.frame_end) == ("cloth baked", 1, 5)
+
+
+@pytest.mark.blender
 def test_an_unbaked_cache_is_no_dependency(scenes: Path) -> None:
     assert read(scenes / "simulations.blend").dependencies == []
 

@@ -17,6 +17,7 @@ from framefarm.server.submission import scene_reading
 
 SCRIPT = Path(__file__).parents[1] / "node" / "make_path_scenes.py"
 BLOCKED = msg.NodeWarning(code="blocked_scripts", message="Some scripts were not run.", subject="Driver 'x'")
+UNBAKED = msg.NodeWarning(code="simulation_must_be_baked", message="It must be baked.", subject="Flag: Cloth")
 LACKING = msg.NodeWarning(code="missing_file", message="A file is missing.", subject="C:/film/tex/wood.png")
 
 
@@ -51,6 +52,17 @@ def test_blocked_scripts_hold_the_job_until_a_person_unholds_it(site: ApiClient)
     assert second.render_all() == list(range(2, 10))
     site.publish()
     assert site.status(job_id) == "success"
+
+
+def test_a_simulation_that_blender_finds_holds_the_job_until_a_person_lifts_it(site: ApiClient) -> None:
+    job_id = site.submit()["id"]
+    runner = site.runner(job_id)
+    [task] = runner.sync().tasks
+    runner.report(runner.started(task), opened(UNBAKED))
+    assert job(site, job_id)["hold_reasons"] == ["rule"]
+    assert site.ask("PATCH", f"/api/jobs/{job_id}", json={"action": "unhold"}).status_code == 200
+    runner.report(opened(UNBAKED))
+    assert job(site, job_id)["hold_reasons"] == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 from blender_asset_tracer import cdefs
 
-from framefarm.blend import simulations
+from framefarm.blend import scene_contents, simulations
 from framefarm.blend.file import Block, ThinBlend, listbase, name_of, pointer, text
 
 Json = Any
@@ -58,13 +58,11 @@ def cameras(blend: ThinBlend) -> list[str]:
 
 def _scene(block: Block, current: Block, version: tuple[int, int]) -> Json:
     layers = list(listbase(pointer(block, (b"view_layers", b"first"))))
-    if layers:
-        bases = [(layer, (b"object_bases", b"first")) for layer in layers]
-    else:  # Blender before 2.80
+    if not layers:  # Blender before 2.80
         layers = list(listbase(pointer(block, (b"r", b"layers", b"first"))))
-        bases = [(block, (b"base", b"first"))]
-    objects = _objects(bases)
+    objects = scene_contents.objects_in(block)
     camera = pointer(block, b"camera")
+    found = simulations.found_in(block)
     file_format = FORMATS.get(block[b"r", b"im_format", b"imtype"], "unknown")
     return {
         "name": name_of(block),
@@ -83,18 +81,9 @@ def _scene(block: Block, current: Block, version: tuple[int, int]) -> Json:
         "resolution_y": block[b"r", b"ysch"],
         "resolution_percentage": block[b"r", b"size"],
         "samples": _samples(block, version),
-        "unbaked_simulations": simulations.unbaked(block, objects),
+        "unbaked_simulations": [s for s in found if not s["baked"]],
+        "baked_simulations": [s for s in found if s["baked"]],
     }
-
-
-def _objects(bases: list[tuple[Block, tuple[bytes, bytes]]]) -> list[Block]:
-    objects = {}
-    for owner, first in bases:
-        for base in listbase(pointer(owner, first)):
-            item = pointer(base, b"object")
-            if item is not None:
-                objects[item.addr_old] = item
-    return list(objects.values())
 
 
 def _samples(scene: Block, version: tuple[int, int]) -> int | None:

@@ -68,7 +68,7 @@ class SceneOrder:
     environment: Mapping[str, str]
     allow_scripts: bool = False
     play_history: bool = False
-    """Step through all frames before the first rendered one: simulations depend on them."""
+    """The file has unbaked simulations: Blender tells only of others that it finds."""
     addons: Sequence[str] = ()
     """Inputs that are add-ons, to be enabled before the scene opens."""
 

@@ -63,8 +63,6 @@ class SessionLoop:
         self.queue = TaskQueue()
         self.blender: Blender | None = None
         self.scene_open = False
-        self.scene_unused = True
-        """No frame was rendered since the scene was opened."""
         self.blenders_started = 0
         self.log = BlenderLog(LOG_BYTES)
         self.reason = "ended"
@@ -177,7 +175,7 @@ class SessionLoop:
         self._continue()
 
     def _continue(self) -> None:
-        """Take the next step towards a rendered frame: start Blender, reopen the scene, or render."""
+        """Take the next step towards a rendered frame: start Blender, or render."""
         if not self.queue.tasks or self.queue.cancelled:
             return
         if self.blender is None:
@@ -185,17 +183,11 @@ class SessionLoop:
             return
         if not self.scene_open:
             return
-        task_begins = self.queue.current is None
-        if task_begins and self.config.fresh_scene_per_task and not self.scene_unused:
-            self._begin_task()
-            self._open_scene(self.blender)
-            return
         to_render = self.queue.next(self.now_ms())
         if to_render is None:
             return
         if to_render.first:
             self._report_start()
-        self.scene_unused = False
         self._log_begun_frame(to_render.frame)
         self.blender.render(to_render.frame)
 
@@ -222,7 +214,7 @@ class SessionLoop:
         self._open_scene(self.blender)
 
     def _open_scene(self, blender: Blender) -> None:
-        self.scene_open, self.scene_unused = False, True
+        self.scene_open = False
         self.queue.opening(self.now_ms())
         blender.open_scene()
 

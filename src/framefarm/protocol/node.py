@@ -101,7 +101,7 @@ class SessionConfig(Message):
     render: RenderSettings
     environment: dict[str, str]
     fresh_scene_per_task: bool
-    """Open the scene again for each task: unbaked simulations depend on the frames rendered before."""
+    """The scene's file has unbaked simulations, which depend on the frames played before."""
     allow_scripts: bool
     staging: str
     """Folder where this session puts finished files, `<staging>/<attempt>/…`."""

@@ -28,8 +28,7 @@ def render(opened, request, progress):
     point_file_outputs(scene, directory)
     _state.update(frame=frame, seen=[], progress=progress, done=0.0)
     reset = _reset_peak_memory()
-    if opened.play_history:
-        _play_history(opened, frame)
+    opened.history.play(scene, frame, lambda: progress(frame, 0.0))
     _add_handlers()
     try:
         result = _render(scene, frame, os.path.join(directory, picture))
@@ -117,10 +116,8 @@ def _render(scene, frame, picture):
     # `animation` with one frame, and not `write_still`, so that File Output nodes number their files.
     pattern = re.sub(r"-?\d+$", "####", picture)
     if frame >= 0:
-        scene.frame_start = scene.frame_end = frame
-        scene.frame_step = 1
         scene.render.filepath = pattern
-        return bpy.ops.render.render(animation=True, scene=scene.name)
+        return _render_range(scene, frame)
     if bpy.app.version >= (5, 0):
         scene.render.filepath = pattern
         return bpy.ops.render.render(animation=True, scene=scene.name, frame_start=frame, frame_end=frame)
@@ -129,12 +126,15 @@ def _render(scene, frame, picture):
     return bpy.ops.render.render(write_still=True, scene=scene.name)
 
 
-def _play_history(opened, frame):
-    start = opened.first_frame if opened.played_until is None else opened.played_until + 1
-    for earlier in range(start, frame):
-        opened.scene.frame_set(earlier)
-        _state["progress"](frame, 0.0)
-    opened.played_until = frame
+def _render_range(scene, frame):
+    # The range is put back, because simulations of geometry nodes begin at the scene's first frame.
+    before = scene.frame_start, scene.frame_end, scene.frame_step
+    scene.frame_start = scene.frame_end = frame
+    scene.frame_step = 1
+    try:
+        return bpy.ops.render.render(animation=True, scene=scene.name)
+    finally:
+        scene.frame_start, scene.frame_end, scene.frame_step = before
 
 
 # ------------------------------------------------------------------------------------ handlers

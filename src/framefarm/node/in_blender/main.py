@@ -59,6 +59,9 @@ def serve(pipe):
                 print(OPENED_MARK, flush=True)  # noqa: T201 - parsed by node/blender_log.py
                 pipe.send(**{"is": "opened", "blender": scenes.version(), "notes": opened.warnings})
             elif request["do"] == "render":
+                if opened is not None and opened.history.must_reopen(frame):
+                    pipe.progress(frame, 0.0)
+                    opened = scenes.open_scene(opened.request)
                 result = frames.render(opened, request, pipe.progress)
                 pipe.send(**{"is": "saved", "frame": frame, **result})
             else:

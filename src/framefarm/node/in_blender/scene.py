@@ -7,7 +7,7 @@ import re
 import sys
 
 import bpy
-from in_blender import addons, engines, files
+from in_blender import addons, engines, files, history
 from in_blender.engines import version
 from in_blender.failure import Failure
 
@@ -22,9 +22,7 @@ class OpenedScene:
         self.warnings = []
         """(code, subject, facts)"""
         self.scene = None
-        self.play_history = request["play_history"]
-        self.first_frame = 0
-        self.played_until = None
+        self.history = None
 
     def warn(self, code, subject="", **facts):
         self.warnings.append((code, subject, {name: str(fact)[:1500] for name, fact in facts.items()}))
@@ -82,8 +80,8 @@ def open_scene(request):
     _set_picture_format(opened)
     _check_camera(opened.scene)
     files.warn_missing(opened, request["remap"])
+    history.prepare(opened)
     opened.warnings += script_warnings()
-    opened.first_frame = opened.scene.frame_start
     return opened
 
 

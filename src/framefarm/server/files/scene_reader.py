@@ -35,13 +35,22 @@ _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\|//")
 
 
 class Simulation(msgspec.Struct, frozen=True):
-    """An unbaked simulation of `object`.
+    """A simulation of `object`.
 
-    `kind`: rigid_body, cloth, soft_body, particles, hair, fluid, dynamic_paint or geometry_nodes.
+    `kind`: rigid_body, cloth, soft_body, particles, hair, fluid, dynamic_paint or geometry_nodes. A rigid
+    body world has no `modifier` and is named by its first active body.
     """
 
     object: str
     kind: str
+    modifier: str = ""
+    frame_start: int = 1
+    """First frame of its cache; of a simulation zone without a range of its own: of the scene."""
+    frame_end: int = 250
+    why: str = ""
+    """Why it has to be baked, a key of `core.simulations.WHY`; empty if it is baked, or can be played."""
+    folders: list[str] = []
+    """Folders of its bakes on disk, as stored in the .blend; whether they have files is not known here."""
 
 
 class Scene(msgspec.Struct, frozen=True):
@@ -66,6 +75,7 @@ class Scene(msgspec.Struct, frozen=True):
     samples: int | None
     """None: not set in the file; the engine's default is used."""
     unbaked_simulations: list[Simulation]
+    baked_simulations: list[Simulation] = []
 
 
 class Dependency(msgspec.Struct, frozen=True):

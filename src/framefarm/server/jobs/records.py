@@ -67,7 +67,7 @@ class SceneRecord:
     """The scene's facts, as `jobs.scene` stores them."""
     warnings: list[JobWarning]
     hold: bool = False
-    """Its missing files hold the job (`on_missing_files`)."""
+    """Its missing files (`on_missing_files`) or simulations that must be baked hold the job."""
 
 
 def create(tx: Tx, job: NewJob) -> None:

@@ -1,4 +1,5 @@
-"""Reaction of a job to warnings of Blender as it opens the scene: `on_blocked_scripts`, `on_missing_files`.
+"""Reaction of a job to warnings of Blender as it opens the scene: `on_blocked_scripts`, `on_missing_files`,
+and a hold for simulations that must be baked and were not seen in the file.
 
 Lifting the hold accepts the warnings: they do not hold the job again.
 """
@@ -8,18 +9,24 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from framefarm.core.failure_codes import explain
+from framefarm.core.frames import FrameSet
 from framefarm.protocol import node as msg
 from framefarm.server.database import Tx
 from framefarm.server.jobs import failures
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import jobs
+from framefarm.server.json_types import Json
 from framefarm.server.rows import SessionRow
 from framefarm.server.sessions.instructions import cancel_pending, instruct_job
 from framefarm.server.tenancy import farmwide
 
-CHOICES = {"blocked_scripts": ("on_blocked_scripts", "hold"), "missing_file": ("on_missing_files", "warn")}
-"""Code of a warning → the job's field, and its default."""
+CHOICES = {
+    "blocked_scripts": ("on_blocked_scripts", "hold"),
+    "missing_file": ("on_missing_files", "warn"),
+    "simulation_must_be_baked": ("", "hold"),
+}
+"""Code of a warning → the job's field, if there is one, and its default."""
 STOPPED = "The job failed while this machine did not answer."
 
 
@@ -28,8 +35,10 @@ def hold_or_fail(tx: Tx, session: SessionRow, state: JobState, new: list[msg.Nod
     subjects_by_code = {code: [w.subject for w in new if w.code == code] for code in CHOICES}
     if not any(subjects_by_code.values()):
         return
-    row = farmwide(sa.select(jobs.c.request, jobs.c.warnings)).where(jobs.c.id == state.job_id)
-    request, stored = tx.conn.execute(row).one()
+    row = farmwide(sa.select(jobs.c.request, jobs.c.warnings, jobs.c.frames, jobs.c.scene))
+    request, stored, frames, scene = tx.conn.execute(row.where(jobs.c.id == state.job_id)).one()
+    if _begins_and_ends_at_start(frames, scene):
+        subjects_by_code["simulation_must_be_baked"] = []
     for code, subjects in subjects_by_code.items():
         field, default = CHOICES[code]
         choice = request.get(field, default) if subjects else "warn"
@@ -40,6 +49,14 @@ def hold_or_fail(tx: Tx, session: SessionRow, state: JobState, new: list[msg.Nod
         if choice == "hold" and sum(w["code"] == code for w in stored) == len(subjects):
             job_states.add_hold(state, "rule")
             _instruct(tx, session, state)
+
+
+def _begins_and_ends_at_start(frames: str | None, scene: Json | None) -> bool:
+    """Whether the job has no frame after the scene's first one: nothing is played before it."""
+    if not frames or not scene or "frame_start" not in scene:
+        return False
+    chosen = FrameSet.from_text(frames)
+    return bool(chosen.nth(len(chosen) - 1) <= scene["frame_start"])
 
 
 def _failure(code: str, subjects: list[str]) -> tuple[str, str]:

@@ -38,7 +38,7 @@ from framefarm.server.jobs.warnings import JobWarning
 from framefarm.server.json_types import Json
 from framefarm.server.rows import JobRow
 from framefarm.server.storage.local import LocalStore
-from framefarm.server.submission import missing_files
+from framefarm.server.submission import missing_files, simulations
 
 FARM_WIDE = "The leader has the scenes of all accounts read."
 log = structlog.get_logger(__name__)
@@ -129,9 +129,9 @@ def read_scene(context: AppContext, job: UnreadJob) -> SceneRecord:
     warnings += found.warnings()
     scene = _scene(job, chosen)
     frames, scouts = _frames(request, scene)
-    if scene.unbaked_simulations:
-        what = ", ".join(sorted({f"{s.kind} on {s.object}" for s in scene.unbaked_simulations})[:5])
-        warnings.append(_warning("unbaked_simulation", chosen.path, what=what))
+    simulated = simulations.check(scene, frames, chosen.path, list(stored_at))
+    scene = simulated.scene
+    warnings += simulated.warnings
     return SceneRecord(
         scene_path=chosen.path,
         frames=frames,
@@ -145,7 +145,7 @@ def read_scene(context: AppContext, job: UnreadJob) -> SceneRecord:
             "aliases": found.aliases,
         },
         warnings=warnings,
-        hold=bool(found.missing) and choice == "hold",
+        hold=(bool(found.missing) and choice == "hold") or simulated.hold,
     )
 
 
