@@ -7,6 +7,7 @@ docs/decisions/0024-simulations-are-played-or-held.md. `blend/simulations.py` fi
 import os
 
 import bpy
+from in_blender import engines
 
 WHY = {
     "particles": "Blender itself draws unbaked particles differently, by what was rendered before",
@@ -86,7 +87,8 @@ def prepare(opened):
     history = opened.history
     if history.played or _reuses_state():
         # Kept data is state of the frame before: it changes such pictures.
-        opened.scene.render.use_persistent_data = False
+        for scene in bpy.data.scenes:
+            scene.render.use_persistent_data = False
     for simulation in history.simulations:
         if simulation.why:
             facts = {"what": simulation.describe(), "why": WHY[simulation.why]}
@@ -100,7 +102,7 @@ def find(scene, trusted=False):
     """The unbaked simulations that pictures of `scene` show."""
     found = []
     shown = _scenes_of_set(scene)
-    others = _other_scenes(scene) - set(shown)
+    others = set(engines.rendered_scenes(scene)) - set(shown)
     for one in [*shown, *sorted(others, key=lambda other: other.name)]:
         found += [_judged(s, scene, one in others) for s in _rigid_bodies(one)]
     candidates = [(item, list(_of_object(item, trusted))) for item in bpy.data.objects if item.modifiers]
@@ -123,33 +125,6 @@ def _scenes_of_set(scene):
         shown.append(scene)
         scene = scene.background_set
     return shown
-
-
-def _other_scenes(scene):
-    """Scenes that a picture of `scene` shows, too: by strips and by the compositor's Render Layers."""
-    found, waiting = set(), [scene]
-    while waiting:
-        one = waiting.pop()
-        for other in (*_strip_scenes(one), *_composited_scenes(one)):
-            if other is not None and other != scene and other not in found:
-                found.add(other)
-                waiting.append(other)
-    return found
-
-
-def _strip_scenes(scene):
-    editor = scene.sequence_editor
-    if editor is None or not scene.render.use_sequencer:
-        return []
-    strips = getattr(editor, "strips_all", None) or getattr(editor, "sequences_all", ())
-    return [strip.scene for strip in strips if strip.type == "SCENE" and not strip.mute]
-
-
-def _composited_scenes(scene):
-    if not scene.render.use_compositing or not scene.use_nodes:
-        return []
-    tree = getattr(scene, "compositing_node_group", None) or getattr(scene, "node_tree", None)
-    return [] if tree is None else [n.scene for n in tree.nodes if n.type == "R_LAYERS" and not n.mute]
 
 
 def _objects_of(scenes, evaluated):
