@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("src", "tests", "chaos", "bench", "script", "docs", ".")
+FOLDERS = ("src", "tests", "chaos", "bench", "conformance", "script", "docs", ".")
 OPENING = re.compile(
     r"""(?:^\s*(?:\#+\s|[-*]\s)?|[.!]\s|\"{3}|\#\s|\|\s)(?:What|Who|Whoever)\s(?!.*\?)""", re.M
 )

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "framefarm"
-FOLDERS = ["src", "tests", "chaos", "bench", "script", "docs", "deploy"]
+FOLDERS = ["src", "tests", "chaos", "bench", "conformance", "script", "docs", "deploy"]
 PAGES = ["README.md", "CONTRIBUTING.md"]  # the change log names what was renamed, too
 TEXT = {".py", ".md", ".sh", ".mako", ".txt", ""}
 STARTS = {
