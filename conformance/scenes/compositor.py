@@ -43,7 +43,7 @@ def nodes(kinds):
     chain(tree, layers, last, *kinds)
 
 
-@scene()
+@scene(quick=True)
 def layers_of_two_scenes():
     """Render layers of another scene, laid over those of its own."""
     found = kit.begin()

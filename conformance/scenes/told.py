@@ -7,7 +7,7 @@ import kit
 from declarations import scene
 
 
-@scene(ends="stopped", starts=1, frames="1-12", chunk=1, says=["(?i)camera"], quick=True)
+@scene(ends="stopped", starts=1, frames="1-12", chunk=1, says=["(?i)camera"])
 def no_camera():
     """A scene without a camera."""
     kit.begin(camera=False)
@@ -21,7 +21,7 @@ def unknown_camera():
     kit.plane(kit.glow())
 
 
-@scene(ends="stopped", submit="--scene-name Nowhere", says=["Nowhere"])
+@scene(ends="stopped", submit="--scene-name Nowhere", says=["Nowhere"], quick=True)
 def unknown_scene():
     """`--scene-name` names a scene that the file does not have."""
     kit.begin()
