@@ -14,7 +14,7 @@ from framefarm.sandboxing import userland
 from framefarm.server import schema
 from framefarm.server.catalog import service as catalog
 from framefarm.server.catalog.tables import packages
-from framefarm.server.database import sqlite_url
+from framefarm.server.database import Tx, sqlite_url
 
 
 def test_a_package_tells_what_its_blender_lacks(site: ApiClient) -> None:
@@ -73,3 +73,52 @@ def test_a_package_with_a_userland_is_refused_without_bubblewrap(site: ApiClient
     assert site.context.db.read_now(catalog.package_for, "5.2").id == "blender-5-2"
     with pytest.raises(InvalidInput, match=r"blender-5-2 has its own userland.*--sandbox none"):
         site.context.db.read_now(partial(catalog.package_for, bubblewrap=False), "5.2")
+
+
+@pytest.fixture
+def offered(site: ApiClient, tmp_path: Path) -> ApiClient:
+    """A farm with a wheel and a newer archive of 4.2, and an archive alone of 3.6."""
+    blender = tmp_path / "program"
+    blender.touch()
+    for package, kind, release, lacks in (
+        ("blender-4-2", "bpy", "4.2.23", ["fluid_simulation"]),
+        ("blender-4-2-archive", "archive", "4.2.25", ["usd"]),
+        ("blender-3-6-archive", "archive", "3.6.1", []),
+    ):
+        values = {"id": package, "kind": kind, "path": str(blender), "release": release, "lacks": lacks}
+        site.context.db.write_now(catalog.register_package, **values, default=False)
+    return site
+
+
+@pytest.mark.parametrize(
+    ("named", "chosen"),
+    [
+        ("4.2", "blender-4-2"),
+        ("blender-4-2", "blender-4-2"),
+        ("4.2.25", "blender-4-2-archive"),
+        ("blender-4-2-archive", "blender-4-2-archive"),
+        ("3.6", "blender-3-6-archive"),
+        ("blender-3-6", "blender-3-6-archive"),
+    ],
+)
+def test_a_series_means_the_wheel_if_there_is_one(offered: ApiClient, named: str, chosen: str) -> None:
+    assert offered.context.db.read_now(catalog.package_for, named).id == chosen
+
+
+@pytest.mark.parametrize(
+    ("needed", "chosen"),
+    [
+        ([], "blender-4-2"),
+        (["usd"], "blender-4-2"),
+        (["fluid_simulation"], "blender-4-2-archive"),
+        (["fluid_simulation", "usd"], None),
+    ],
+)
+def test_a_scene_takes_the_package_of_its_series_that_has_what_it_needs(
+    offered: ApiClient, needed: list[str], chosen: str | None
+) -> None:
+    def work(tx: Tx) -> str | None:
+        found = catalog.package_with(tx, catalog.package_for(tx, "4.2"), needed)
+        return found.id if found else None
+
+    assert offered.context.db.read_now(work) == chosen

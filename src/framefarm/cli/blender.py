@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from framefarm.core.errors import FarmError
-from framefarm.node import blender_installs
+from framefarm.core.errors import FarmError, InvalidInput
+from framefarm.node import blender_archives, blender_installs
+from framefarm.node.installed import Installed
 
 Data = Annotated[
     Path, typer.Option("--data", envvar="FRAMEFARM_DATA", help="The farm's data directory.", metavar="DIR")
@@ -28,8 +29,18 @@ def register(app: typer.Typer) -> None:
 
 @commands.command("install")
 def install(
-    version: Annotated[str, typer.Argument(help="A series, as 4.2, 4.5 or 5.0, or a release, as 4.2.23.")],
     data: Data,
+    version: Annotated[
+        str | None, typer.Argument(help="A series, as 4.2, 5.0 or 5.2, or a release, as 4.2.23.")
+    ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option("--archive", metavar="FILE", help="Install Blender's own archive for Linux instead."),
+    ] = None,
+    sha256: Annotated[
+        str | None,
+        typer.Option("--sha256", metavar="SUM", help="The archive's checksum, as its publisher says."),
+    ] = None,
     upgrade: Annotated[
         bool, typer.Option("--upgrade", help="Install the newest release, if the series is installed.")
     ] = False,
@@ -42,9 +53,16 @@ def install(
     """
     with _plain_errors():
         progress = _discard if as_json else typer.echo
-        _offer(
-            data, blender_installs.install_bpy(version, upgrade=upgrade, on_step=progress), default, as_json
-        )
+        if (version is None) == (archive is None):
+            raise InvalidInput.of("version", "name either a version or an --archive", version or "")
+        if (sha256 is None) != (archive is None):
+            raise InvalidInput.of("sha256", "an --archive and its --sha256 belong together", sha256 or "")
+        if archive is not None and sha256 is not None:
+            found = blender_archives.install_archive(archive, sha256, on_step=progress)
+        else:
+            assert version is not None
+            found = blender_installs.install_bpy(version, upgrade=upgrade, on_step=progress)
+        _offer(data, found, default, as_json)
 
 
 @commands.command("add")
@@ -78,11 +96,11 @@ def list_packages(data: Data, as_json: AsJson = False) -> None:
             mark = "  (default)" if p["is_default"] else ""
             lacks = f"  lacks {', '.join(p['lacks'])}" if p["lacks"] else ""
             typer.echo(
-                f"{p['id']:<14} {p['release']:<9} {p['kind']:<11} {p['status']:<10} {p['path']}{mark}{lacks}"
+                f"{p['id']:<19} {p['release']:<9} {p['kind']:<11} {p['status']:<10} {p['path']}{mark}{lacks}"
             )
 
 
-def _offer(data: Path, install: blender_installs.Installed, default: bool, as_json: bool) -> None:
+def _offer(data: Path, install: Installed, default: bool, as_json: bool) -> None:
     answer = _run(data, "package.register", {**install.as_dict(), "default": default})
     if as_json:
         typer.echo(json.dumps({**install.as_dict(), **answer, "status": "available"}, indent=2))

@@ -90,6 +90,11 @@ def package_id(release: str) -> str:
     return series_of(release).package_id
 
 
+def archive_id(release: str) -> str:
+    """Package id of the archive of `release`: `4.2.23` → `blender-4-2-archive`. Raises ValueError."""
+    return f"{package_id(release)}-archive"
+
+
 def newest(request: VersionRequest, releases: Iterable[str]) -> str | None:
     """Newest of `releases` that `request` accepts; None if there is none."""
     return max((r for r in releases if request.accepts(r)), key=release_key, default=None)

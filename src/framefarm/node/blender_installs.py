@@ -12,9 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -30,6 +28,7 @@ from framefarm.core.packages import (
     series_of,
 )
 from framefarm.node import blender_probe, install_steps, pythons, userlands
+from framefarm.node.blender_archives import installed_archives
 from framefarm.node.install_steps import (
     MARKER,
     OnStep,
@@ -41,7 +40,7 @@ from framefarm.node.install_steps import (
     runtimes_root,
     write_marker,
 )
-from framefarm.protocol.node import PackageKind
+from framefarm.node.installed import Installed, release_of_program
 from framefarm.sandboxing import userland
 from framefarm.sandboxing.userland import ENVIRONMENT as ENVIRONMENT_IN_USERLAND
 
@@ -51,28 +50,13 @@ NEEDED_BYTES = 2 << 30  # wheel 370 MB, unpacked 950 MB, and a margin
 _FOLDER = re.compile(r"bpy-(\d+\.\d+\.\d+)")
 
 
-@dataclass(frozen=True)
-class Installed:
-    """A Blender that has started on this node. `release`: as `4.2.23`. `path`: for `bpy` the Python of its
-    environment, else the program. `lacks`: codes of core/blender_features.py, None if they were not tried."""
-
-    kind: PackageKind
-    id: str
-    release: str
-    path: str
-    lacks: list[str] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def installed() -> list[Installed]:
-    """The complete `bpy` environments below `runtimes_root()`, oldest release first; starts none of them."""
+    """The complete installs below `runtimes_root()`, oldest release first; starts none of them."""
     try:
         names = os.listdir(runtimes_root())
     except FileNotFoundError:
         return []
-    installs = []
+    installs = installed_archives()
     for name in names:
         match = _FOLDER.fullmatch(name)
         folder = runtimes_root() / name
@@ -93,7 +77,7 @@ def install_bpy(version: str, *, upgrade: bool = False, on_step: OnStep = lambda
     """
     wanted = parse_version(version, "version")
     _refuse_older(wanted)
-    release = newest(wanted, [i.release for i in installed()])
+    release = newest(wanted, [i.release for i in installed() if i.kind == "bpy"])
     if release is None or (upgrade and wanted.patch is None):
         release = _newest_on_index(wanted)
     root = make_root()
@@ -122,11 +106,7 @@ def describe_executable(path: str | os.PathLike[str]) -> Installed:
     program = os.path.abspath(path)
     if not os.path.isfile(program) or not os.access(program, os.X_OK):
         raise InvalidInput.of("executable", "must be the path of a Blender program", os.fspath(path))
-    output = install_steps.start([program, "--background", "--version"], f"The program {program}")
-    match = re.search(r"^Blender (\d+\.\d+(?:\.\d+)?)", output, re.MULTILINE)
-    if match is None:
-        raise InvalidInput.of("executable", "is not a Blender: it does not print its version", program)
-    release = ".".join(str(n) for n in release_key(match[1]))
+    release = ".".join(str(n) for n in release_key(release_of_program(program, "executable")))
     lacks = blender_probe.lacking("executable", program)
     return Installed("executable", package_id(release), release, program, lacks)
 

@@ -42,6 +42,11 @@ _DEBIAN_PACKAGE_OF = {
 }
 
 
+def debian_package_of(library: str) -> str | None:
+    """The Debian package with a shared library that Blender needs; None if it is not known."""
+    return _DEBIAN_PACKAGE_OF.get(library)
+
+
 class RuntimeProblem(FarmError):
     """A Blender cannot be installed or started on this node. The text is one sentence with the remedy."""
 
@@ -145,7 +150,7 @@ def start(command: list[str], what: str) -> str:
     if done.returncode == 0:
         return done.stdout
     if missing := _MISSING_LIBRARY.search(done.stderr + done.stdout):
-        package = _DEBIAN_PACKAGE_OF.get(missing[1])
+        package = debian_package_of(missing[1])
         remedy = f": apt-get install {package}" if package else ""
         raise RuntimeProblem(f"{what} needs the system library {missing[1]}, which is missing{remedy}.")
     raise RuntimeProblem(f"{what} does not start (exit code {done.returncode}): {last_line(done.stderr)}")

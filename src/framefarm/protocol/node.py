@@ -22,7 +22,7 @@ PROTOCOL_VERSION = 1
 MAX_EVENTS = 256
 """Most events in one report."""
 
-PackageKind = Literal["bpy", "executable"]
+PackageKind = Literal["bpy", "executable", "archive"]
 TaskEnd = Literal["success", "failed", "timed_out", "cancelled", "preempted"]
 Verdict = Literal["applied", "superseded", "rejected"]
 

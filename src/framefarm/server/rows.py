@@ -87,7 +87,7 @@ class PackageRow:
     product: str
     version: str
     release: str
-    kind: Literal["bpy", "executable"]
+    kind: Literal["bpy", "executable", "archive"]
     path: str
     is_default: bool
     installed_ms: int

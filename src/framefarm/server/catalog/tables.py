@@ -38,7 +38,7 @@ packages = sa.Table(
     sa.Column("product", sa.Text, nullable=False, server_default="blender"),
     sa.Column("version", sa.Text, nullable=False),  # 4.2
     sa.Column("release", sa.Text, nullable=False),  # 4.2.23
-    sa.Column("kind", sa.Text, nullable=False, info={"row": 'Literal["bpy", "executable"]'}),
+    sa.Column("kind", sa.Text, nullable=False, info={"row": 'Literal["bpy", "executable", "archive"]'}),
     sa.Column("path", sa.Text, nullable=False),
     sa.Column("is_default", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("installed_ms", sa.BigInteger, nullable=False),
