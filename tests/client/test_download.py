@@ -58,18 +58,48 @@ def test_a_file_with_a_wrong_checksum_is_not_stored(fake: FakeFarm, tmp_path: Pa
         result.check()
 
 
-LEADING_ELSEWHERE = ["/etc/passwd", "../up.png", "a/../../up.png", "a//b", "C:/x", "C:x", "a\\b", "."]
-RESERVED = ["nul", "a/CON.png", "COM1", "lpt¹.txt", "stream.png:hidden"]
-UNPRINTABLE = ["", "a.png.", "a ", "a\nb", "a\x1b[2J", "x" * 256]
+LEADING_ELSEWHERE = ["", "/etc/passwd", "../up.png", "a/../../up.png", "a//b", ".", "a/."]
+OTHERWISE_NAMED = {
+    "C:/x": "C_/x", "C:x": "C_x", "a\\b": "a_b", "nul": "_nul", "a/CON.png": "a/_CON.png",
+    "lpt¹.txt": "_lpt¹.txt",
+    "stream.png:hidden": "stream.png_hidden", "a.png.": "a.png_", "a ": "a_", "a\nb": "a_b",
+    'Shot 12: "dusk"?_0001.png': "Shot 12_ _dusk___0001.png", "a\x1b[2J": "a_[2J",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*LEADING_ELSEWHERE, *RESERVED, *UNPRINTABLE])
-def test_a_file_with_an_unsafe_name_is_not_fetched(fake: FakeFarm, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", LEADING_ELSEWHERE)
+def test_a_file_whose_name_leads_elsewhere_is_not_fetched(fake: FakeFarm, tmp_path: Path, name: str) -> None:
     fake.rendered("good.png", b"x")
     fake.listed = [file_entry(name)]
     result = fetch(fake, tmp_path / "out")
     assert [path for path, _ in result.problems] == [name]
     assert files_below(tmp_path) == ["out/good.png"]
+
+
+def test_names_that_not_every_system_takes_are_replaced_and_told(fake: FakeFarm, tmp_path: Path) -> None:
+    for number, name in enumerate(OTHERWISE_NAMED):
+        fake.rendered(name, str(number).encode())
+    fake.rendered("a/plain.png", b"plain")
+    result = fetch(fake, tmp_path / "out")
+    assert result.problems == []
+    told = dict(result.renamed)
+    assert told.keys() == OTHERWISE_NAMED.keys()
+    twins = {"a\\b", "a\nb"}  # both become a_b: one of them has its hash in its name
+    assert {n: told[n] for n in told if n not in twins} == {
+        n: safe for n, safe in OTHERWISE_NAMED.items() if n not in twins
+    }
+    for number, name in enumerate(OTHERWISE_NAMED):
+        assert (tmp_path / "out" / told[name]).read_bytes() == str(number).encode()
+    again = fetch(fake, tmp_path / "out")
+    assert again.fetched == [] and again.renamed == result.renamed
+
+
+def test_of_two_frames_with_one_path_the_later_one_is_fetched(fake: FakeFarm, tmp_path: Path) -> None:
+    fake.rendered("Shot/a0101.png", b"later")
+    [later] = fake.file_entries()
+    result = download(Client(fake.url, "t0k"), [later | {"sha256": "0" * 64, "size": 3}, later], tmp_path)
+    assert result.problems == []
+    assert (tmp_path / "Shot/a0101.png").read_bytes() == b"later"
 
 
 @given(st.text(alphabet=st.sampled_from("ab./\\:~ C\x00é*"), max_size=12) | st.text(max_size=12))
@@ -103,8 +133,10 @@ def test_names_that_differ_in_case_only_do_not_overwrite_each_other(fake: FakeFa
     fake.rendered("a.png", b"one")
     fake.rendered("A.png", b"two")
     result = fetch(fake, tmp_path)
-    assert [path for path, _ in result.problems] == ["A.png"]
+    [(path, name)] = result.renamed
+    assert path == "A.png" and name.casefold() != "a.png"
     assert (tmp_path / "a.png").read_bytes() == b"one"
+    assert (tmp_path / name).read_bytes() == b"two"
 
 
 def test_a_file_replaced_by_another_job_is_reported_with_that_job(fake: FakeFarm, tmp_path: Path) -> None:

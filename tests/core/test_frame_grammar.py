@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_frames import frames, specs, text_of
 
-from framefarm.core.frame_grammar import Pick, parse, resolve_scouts
+from framefarm.core.frame_grammar import Pick, parse, parse_frames, resolve_scouts
 from framefarm.core.frame_runs import FrameSpecError, Run
 from framefarm.core.frames import FrameSet
 
@@ -68,6 +68,15 @@ def test_text_that_is_no_spec_is_refused_with_the_position(spec: str, position: 
     with pytest.raises(FrameSpecError) as refused:
         parse(spec)
     assert refused.value.position == position
+
+
+def test_current_is_a_frame_of_the_scene_and_no_pick_of_others() -> None:
+    assert parse(" current") == Pick("current", 1)
+    for work in (lambda: parse_frames("current"), lambda: resolve_scouts("current", FrameSet.of([1]))):
+        with pytest.raises(FrameSpecError):
+            work()
+    with pytest.raises(FrameSpecError):
+        Pick("current", 1).of(FrameSet.of([1]))
 
 
 @pytest.mark.parametrize("spec", ["1-1000001", ",".join(["-1048574-1048574"] * 3000), "1 " * 10_001])

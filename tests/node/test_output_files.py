@@ -126,3 +126,38 @@ def test_staging_failed_names_the_file(frame: Path, tmp_path: Path) -> None:
         collect(frame, tmp_path / "staging", "film", 7)
     assert refusal.value.cause == "staging_failed"
     assert "picture_0007.png" in refusal.value.detail
+
+
+def test_pictures_have_the_jobs_own_name_with_their_view(tmp_path: Path) -> None:
+    frame = frame_folder(
+        tmp_path, {"picture_0007_L.png": b"l", "picture_0007_R.png": b"r", "Depth/a0007.exr": b"d"}
+    )
+    files = collect(frame, tmp_path / "staging", "film", 7, pattern="shot_##_x")
+    assert [f.path for f in files] == ["shot_07_x_L.png", "shot_07_x_R.png", "Depth/a0007.exr"]
+
+
+def test_a_picture_of_a_scene_with_a_long_name_has_a_name_that_fits(tmp_path: Path) -> None:
+    frame = frame_folder(tmp_path, {"picture_0007.png": b"x"})
+    [file] = collect(frame, tmp_path / "staging", "and so on " * 25, 7)
+    assert len(file.path.encode()) <= 255 and file.path.endswith("_0007.png")
+
+
+def test_a_frame_without_a_picture_is_taken_only_where_its_scene_has_none(tmp_path: Path) -> None:
+    frame = frame_folder(tmp_path, {"Sky/sky_0007.png": b"x"})
+    with pytest.raises(OutputRejected) as rejected:
+        collect(frame, tmp_path / "staging", "film", 7)
+    assert rejected.value.cause == "no_picture"
+    frame = frame_folder(tmp_path, {"Sky/sky_0007.png": b"x"})
+    [file] = collect(frame, tmp_path / "staging", "film", 7, has_picture=False)
+    assert (file.path, file.kind) == ("Sky/sky_0007.png", "extra")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OutputRejected):
+        collect(tmp_path / "empty", tmp_path / "staging", "film", 7, has_picture=False)
+
+
+def frame_folder(tmp_path: Path, files: dict[str, bytes]) -> Path:
+    folder = tmp_path / f"frame{len(list(tmp_path.iterdir()))}"
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    return folder

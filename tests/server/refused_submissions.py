@@ -167,4 +167,9 @@ REFUSED: list[Any] = [
     ("samples-0", {"samples": 0}, "samples", "between 1 and 1,000,000"),
     ("view-layers-text", {"view_layers": "a"}, "view_layers", "list"),
     ("camera-number", {"camera": 1}, "camera", "text"),
+    ("output-name-folder", {"output_name": "a/shot_####"}, "output_name", "folders belong into output_path"),
+    ("output-name-ending", {"output_name": "shot_####.png"}, "output_name", "without an ending"),
+    ("output-name-template", {"output_name": "{scene}_####"}, "output_name", "only # stands for something"),
+    ("output-name-empty", {"output_name": ""}, "output_name", "1 to 200 bytes"),
+    ("scouts-current", {"scout_frames": "current"}, "scout_frames", "frames of a whole job"),
 ]

@@ -10,6 +10,7 @@ from api_client import SCENE, ApiClient
 
 from framefarm.server.jobs.tables import job_state, jobs, tasks
 from framefarm.server.sessions.tables import frames
+from framefarm.server.tenancy import farmwide
 
 
 def fields(answer: Any) -> set[str]:
@@ -183,6 +184,23 @@ def test_cancelling_twice_is_no_error_and_a_cancelled_job_can_be_deleted(site: A
     assert site.ask("PATCH", f"/api/jobs/{job}", json={"action": "unhold"}).status_code == 409
     assert site.ask("DELETE", f"/api/jobs/{job}").status_code == 204
     assert site.ask("GET", f"/api/jobs/{job}").status_code == 404
+
+
+def test_a_deleted_jobs_files_are_listed_and_fetched_until_they_are_forgotten(site: ApiClient) -> None:
+    job = site.submit(frame_range="1-2")["id"]
+    site.render(job)
+    before = site.get(f"/api/jobs/{job}/files")["data"]
+    assert site.ask("DELETE", f"/api/jobs/{job}").status_code == 204
+    after = site.get(f"/api/jobs/{job}/files")["data"]
+    assert [f["sha256"] for f in after] == [f["sha256"] for f in before] and len(after) == 2
+    assert all(f["download_path"] == f["path"] for f in after)
+    for path in ("", "/frames", "/tasks", "/attempts"):
+        assert site.ask("GET", f"/api/jobs/{job}{path}").status_code == 404
+    key = jobs.c.id == job
+    site.context.db.write_now(
+        lambda tx: tx.conn.execute(farmwide(jobs.update()).where(key).values(emptied_ms=tx.now_ms))
+    )
+    assert site.ask("GET", f"/api/jobs/{job}/files").status_code == 404
 
 
 def test_a_running_job_is_cancelling_until_its_machines_have_stopped(site: ApiClient) -> None:

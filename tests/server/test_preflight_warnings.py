@@ -114,6 +114,12 @@ def test_a_camera_of_a_library_is_left_to_blender(site: ApiClient, made: Path) -
     scene_reading.read_scene(site.context, job)
 
 
+def test_current_is_the_frame_that_the_scene_was_saved_at(site: ApiClient, made: Path) -> None:
+    job = job_of(site, {"/film/a.blend": (made / "scenes.blend").read_bytes()}, frame_range="current")
+    record = scene_reading.read_scene(site.context, job)
+    assert list(record.frames) == [record.scene["frame_current"]] == [7]
+
+
 def test_bad_frames_fail_the_job(site: ApiClient, made: Path) -> None:
     content = (made / "scenes.blend").read_bytes()
     error = refused(site, {"/film/a.blend": content}, frame_range="auto:3", scout_frames="9999")

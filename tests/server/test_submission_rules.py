@@ -221,6 +221,8 @@ ACCEPTED: list[Any] = [
     ("metadata", {"metadata": {"shot": "010"}}, {"metadata": {"shot": "010"}}),
     ("overrides", {"scene": "S", "camera": "C", "view_layers": ["V"], "samples": 1}, {"view_layers": ["V"]}),
     ("pin-upper-case", {"upload_sha256s": {SCENE: SHA.upper()}}, {"missing_paths": [SCENE]}),
+    ("output-name", {"output_name": "shot_####"}, {"output_name": "shot_####"}),
+    ("current", {"frame_range": " current "}, {"frames": None, "tasks": None}),
     ("no-scouts", {"scout_frames": ""}, {"scout_frames": ""}),
 ]
 
@@ -243,6 +245,7 @@ def test_omitted_fields_have_the_documented_defaults(site: ApiClient) -> None:
         "max_sessions": None, "task_retries": 2, "max_task_runtime_seconds": None, "depends_on": [],
         "metadata": {}, "scene": None, "camera": None, "view_layers": None, "resolution_percentage": None,
         "samples": None, "on_missing_files": "warn", "on_blocked_scripts": "hold", "addons": [],
+        "output_name": None,
     }  # fmt: skip
     assert {name: job[name] for name in defaults} == defaults
 

@@ -68,6 +68,7 @@ def _scene(block: Block, current: Block, version: tuple[int, int]) -> Json:
         "name": name_of(block),
         "is_active": current is not None and block.addr_old == current.addr_old,
         "frame_start": block[b"r", b"sfra"],
+        "frame_current": block[b"r", b"cfra"],
         "frame_end": block[b"r", b"efra"],
         "frame_step": max(1, block[b"r", b"frame_step"]),
         "fps": round(block[b"r", b"frs_sec"] / (block[b"r", b"frs_sec_base"] or 1.0), 4),

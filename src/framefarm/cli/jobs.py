@@ -11,8 +11,11 @@ import typer
 from framefarm.cli import formatting, submit, watch
 from framefarm.cli.options import AsJson, JobId, Url, client_of
 from framefarm.cli.output import Output, clean, command, plural, size
-from framefarm.client import LocalProblem, download, jobs
+from framefarm.client import Client, LocalProblem, Refused, download, jobs
+from framefarm.core.output_names import safe_path
 
+SHOWN_RENAMED = 20
+"""Most downloaded files that are named one by one for their changed names."""
 FRAMES_SHOWN = 5000
 """`framefarm job` draws the strip of frames for jobs of at most so many frames."""
 
@@ -203,8 +206,8 @@ def download_job(
     framefarm download job_01KAXQ2V renders/
     """
     with command(as_json) as out, client_of(url) as client:
-        job = jobs.get(client, job_id)
-        destination = folder or Path(submit.as_folder(job["job_title"]))
+        job = _job_if_not_deleted(client, job_id)
+        destination = folder or Path(safe_path(submit.as_folder(job["job_title"] if job else job_id)))
         files = download.list_files(client, job_id)
         with out.bytes_bar("Downloading", sum(int(f["size"]) for f in files)) as bar:
             report = download.download(
@@ -213,10 +216,11 @@ def download_job(
         if as_json:
             out.document(
                 {
-                    "job": job["id"],
+                    "job": job_id if job is None else job["id"],
                     "folder": str(destination),
                     "fetched": report.fetched,
                     "already_there": report.already_there,
+                    "renamed": [{"path": path, "name": name} for path, name in report.renamed],
                     "problems": [{"path": path, "message": problem} for path, problem in report.problems],
                 }
             )
@@ -224,12 +228,31 @@ def download_job(
         report.check()
 
 
-def _print_downloaded(out: Output, job: jobs.Job, report: download.DownloadResult, destination: Path) -> None:
+def _job_if_not_deleted(client: Client, job_id: str) -> jobs.Job | None:
+    """The job; None if it is deleted or unknown: the files of a deleted one are listed for a while."""
+    try:
+        return jobs.get(client, job_id)
+    except Refused as refused:
+        if refused.status != 404:
+            raise
+        return None
+
+
+def _print_downloaded(
+    out: Output, job: jobs.Job | None, report: download.DownloadResult, destination: Path
+) -> None:
     others = f", {len(report.already_there)} were there already" if report.already_there else ""
     amount = f"{plural(len(report.fetched), 'file')} ({size(report.size_bytes)}) verified"
     if not report.fetched and report.already_there:
         amount, others = f"{plural(len(report.already_there), 'file')} verified, all there already,", ""
     out.print(f"{amount} in {clean(destination)}{others}.")
+    for path, name in report.renamed[:SHOWN_RENAMED]:
+        out.print(f"  {clean(path)} is here {clean(name)}: not every system takes its name.")
+    if len(report.renamed) > SHOWN_RENAMED:
+        out.print(f"  … and {len(report.renamed) - SHOWN_RENAMED} more, in the same way.")
+    if job is None:
+        out.info("The job is deleted.")
+        return
     done, total = jobs.count(job) or (0, 0)
     if done < total:
         out.info(f"{done} of {total} frames are done so far.")

@@ -16,6 +16,8 @@ from framefarm.cli.watch import follow
 from framefarm.client import Client, LocalProblem, dependencies, hashing, jobs, scene_process, upload
 from framefarm.client.dependencies import MissingFile, SceneFacts
 
+MAX_TITLE = 200
+"""Characters of a job's title."""
 SHOWN_MISSING = 20
 """Most missing files that are named one by one."""
 OPTIONS = {
@@ -29,7 +31,7 @@ OPTIONS = {
     "max_sessions": "--max-sessions", "task_retries": "--task-retries",
     "max_task_runtime_seconds": "--max-task-runtime", "depends_on": "--depends-on",
     "on_missing_files": "--on-missing-files", "on_blocked_scripts": "--on-blocked-scripts",
-    "addons": "--addon", "notify": "--notify", "notify.on": "--notify-on",
+    "addons": "--addon", "output_name": "--output-name", "notify": "--notify", "notify.on": "--notify-on",
 }  # fmt: skip
 """A submission's fields → the options that set them, for errors."""
 
@@ -66,6 +68,14 @@ def submit(
         str | None,
         typer.Option(
             "--output", help="a/b, gs://bucket/a, s3://bucket/a or file:///dir. Default: PROJECT/SCENE."
+        ),
+    ] = None,
+    output_name: Annotated[
+        str | None,
+        typer.Option(
+            "--output-name",
+            metavar="NAME",
+            help="Name of the pictures; # stands for the frame: shot_####. Default: SCENE_####.",
         ),
     ] = None,
     preemptible: Annotated[
@@ -177,7 +187,7 @@ def submit(
         _warn_of_missing(out, missing)
         chosen = _instance(client, instance, preemptible)
         payload: dict[str, Any] = {
-            "job_title": title or clean(scene_path.stem),
+            "job_title": title or clean(scene_path.stem)[:MAX_TITLE],
             "project": project,
             "instance_type": chosen["id"],
             "preemptible": _preemptible(chosen, preemptible),
@@ -207,6 +217,7 @@ def submit(
                 on_missing_files=on_missing_files,
                 on_blocked_scripts=on_blocked_scripts,
                 addons=[str(path) for path in addons] or None,
+                output_name=output_name,
                 notify=_notify(notify, notify_on),
             ),
         }

@@ -15,6 +15,7 @@ from typing import Any
 from framefarm.client.errors import FarmError, Incomplete, LocalProblem
 from framefarm.client.http import Client
 from framefarm.client.jobs import quoted
+from framefarm.core import output_names
 
 CHUNK_BYTES = 1 << 20
 WORKERS = 4
@@ -32,6 +33,8 @@ class DownloadResult:
     already_there: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
     """(path, reason) of each file that is missing or wrong."""
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    """(path, name on disk) of each file whose path not every operating system takes."""
     size_bytes: int = 0
     """Size of the fetched files together."""
 
@@ -69,6 +72,11 @@ def safe_parts(name: str) -> tuple[str, ...]:
     return parts
 
 
+def leads_elsewhere(path: str) -> bool:
+    """Whether a path of a job's file could lead out of the folder of its download."""
+    return any(part in {"", ".", ".."} for part in path.split("/"))
+
+
 def download(
     client: Client,
     files: Iterable[Mapping[str, Any]],
@@ -79,9 +87,10 @@ def download(
     on_file: Callable[[str], None] = lambda path: None,
 ) -> DownloadResult:
     """Fetch files into `folder`, several at once. Files already there with the right checksum are skipped.
+    A file whose name not every operating system takes gets one that all take.
 
     Args:
-        files: entries of `list_files`.
+        files: entries of `list_files`, in its order.
         workers: number of threads.
         on_bytes: called from several threads with bytes done, negative before a repeated fetch.
         on_file: called with each path that is done.
@@ -95,19 +104,18 @@ def download(
         raise LocalProblem(f"{folder} cannot be made: {error.strerror or error}.") from error
     result = DownloadResult()
     to_fetch: list[tuple[Mapping[str, Any], tuple[str, ...]]] = []
-    paths_by_folded: dict[str, str] = {}
-    for file in files:
-        path = str(file["path"])
-        try:
-            parts = safe_parts(path)
-        except ValueError as error:
-            result.problems.append((path, f"{error}; not fetched"))
-            continue
-        other = paths_by_folded.setdefault("/".join(parts).casefold(), path)
-        if other != path:
-            result.problems.append((path, f"differs from {other} in upper and lower case only; not fetched"))
+    newest = {str(file["path"]): file for file in files}  # of two frames with one path the later one counts
+    kept = {}
+    for path, file in newest.items():
+        if leads_elsewhere(path):
+            result.problems.append((path, "an empty, absolute or climbing name; not fetched"))
         else:
-            to_fetch.append((file, parts))
+            kept[path] = file
+    names = output_names.safe_paths(kept)
+    for path, file in kept.items():
+        to_fetch.append((file, safe_parts(names[path])))
+        if names[path] != path:
+            result.renamed.append((path, names[path]))
 
     def fetch(item: tuple[Mapping[str, Any], tuple[str, ...]]) -> None:
         file, parts = item
@@ -123,8 +131,8 @@ def download(
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(fetch, to_fetch))
-    for names in (result.fetched, result.already_there, result.problems):
-        names.sort()
+    for listed in (result.fetched, result.already_there, result.problems, result.renamed):
+        listed.sort()
     return result
 
 

@@ -242,6 +242,12 @@ _WARNINGS = [
           "Look at the task; cancel the job if it should not run so long.", _P, True),
     Cause("upload_waits", "Upload waits", "{what}",
           "Go on with the upload, or cancel the job.", _P, True),
+    Cause("output_renamed", "Output renamed",
+          "The output {path} has a name that another one has, or that cannot be kept: it is {name}.",
+          "Give each output of the File Output nodes, and each view, a name of its own.", _S, True),
+    Cause("output_without_picture", "Output without a picture",
+          "The output {path} is not written: no picture reaches it.",
+          "Enable the pass or view layer that it takes, or unlink it.", _S, True),
     Cause("uniform_picture", "One colour only", "Every pixel of {path} is the same.",
           "Look at it: a hidden collection or a camera inside an object does this.", _S, True),
 ]  # fmt: skip

@@ -1,7 +1,8 @@
 """The frame grammar: the text in which artists name frames and scouts, and its limits.
 
-Items separated by commas and/or blanks, each `a`, `a-b` or `a-bxS`; or one pick alone: `fml:N`, `auto:N`.
-Described in docs/artist.md. The rules are Conductor's (PyPI package `cioseq`), made strict.
+Items separated by commas and/or blanks, each `a`, `a-b` or `a-bxS`; or one pick alone: `fml:N`, `auto:N`; or
+`current`, the frame that the scene was saved at. Described in docs/artist.md. The rules are Conductor's (PyPI
+package `cioseq`), made strict.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ MAX_SPEC_BYTES = 65_536
 MAX_RUNS = 10_000
 MAX_FRAMES = 1_000_000
 MAX_SCOUTS = 10_000
+CURRENT: Literal["current"] = "current"
+"""The spec of the frame that the scene was saved at."""
 
 _PICK = re.compile(rf"[ \t]*(fml|auto):([0-9]{{1,{MAX_ITEM}}})[ \t]*\Z")
 _SEPARATED = re.compile(r"[^, \t]+|,")
@@ -27,13 +30,16 @@ _SEPARATED = re.compile(r"[^, \t]+|,")
 @dataclass(frozen=True, slots=True)
 class Pick:
     """`fml:N` (first, last, and evenly between) or `auto:N` (the middles of N equal parts) of a set of
-    frames."""
+    frames; or `current`, one frame that the set does not tell."""
 
-    kind: Literal["fml", "auto"]
+    kind: Literal["fml", "auto", "current"]
     count: int
 
     def of(self, frames: FrameSet) -> FrameSet:
-        """Frames picked from `frames`. Raises FrameSpecError if they exceed the limits of a job."""
+        """Frames picked from `frames`. Raises FrameSpecError if they exceed the limits of a job, or for
+        `current`."""
+        if self.kind == "current":
+            raise FrameSpecError("current is a frame of the scene, and no pick of these frames")
         size, count = len(frames), self.count
         if count >= size:
             return _limited(frames.runs)
@@ -63,6 +69,8 @@ def parse(spec: str) -> FrameSet | Pick:
     """Parse a frame spec. Raises FrameSpecError with the position of the fault."""
     if len(spec.encode("utf-8", "surrogatepass")) > MAX_SPEC_BYTES:
         raise FrameSpecError(f"longer than {MAX_SPEC_BYTES} bytes")
+    if spec.strip(" \t") == CURRENT:
+        return Pick(CURRENT, 1)
     if pick := _PICK.match(spec):
         if int(pick[2]) < 1:
             raise FrameSpecError(f"{pick[1]}:N needs N of at least 1", pick.start(2))
@@ -89,6 +97,14 @@ def parse(spec: str) -> FrameSet | Pick:
     return _limited(union(runs))
 
 
+def parse_frames(spec: str) -> FrameSet | Pick:
+    """Parse frames that are named among others, as scouts are. Raises FrameSpecError, also for `current`."""
+    parsed = parse(spec)
+    if isinstance(parsed, Pick) and parsed.kind == CURRENT:
+        raise FrameSpecError("current is for the frames of a whole job")
+    return parsed
+
+
 def resolve_scouts(spec: str, frames: FrameSet) -> FrameSet:
     """Scouts that `spec` names among `frames`; an empty spec names none.
 
@@ -96,7 +112,7 @@ def resolve_scouts(spec: str, frames: FrameSet) -> FrameSet:
     """
     if spec == "":
         return FrameSet()
-    parsed = parse(spec)
+    parsed = parse_frames(spec)
     if isinstance(parsed, Pick):
         _check_scout_limit(min(parsed.count, len(frames)))
         scouts = parsed.of(frames)
@@ -113,4 +129,4 @@ def _check_scout_limit(scouts: int) -> None:
         raise FrameSpecError(f"{scouts} scouts; at most {MAX_SCOUTS} are allowed")
 
 
-__all__ = ["FrameSpecError", "Pick", "parse", "resolve_scouts"]
+__all__ = ["CURRENT", "FrameSpecError", "Pick", "parse", "parse_frames", "resolve_scouts"]

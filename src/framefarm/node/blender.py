@@ -192,7 +192,9 @@ class Blender:
         memory_bytes = max(0, min(reply.peak_memory_bytes, 1 << 50))
         warnings = blender_protocol.warnings_of(reply.notes)
         width, height = (max(0, min(side, 1 << 20)) for side in (reply.width, reply.height))
-        self._events.put(Saved(reply.frame, directory, seconds, memory_bytes, warnings, width, height))
+        self._events.put(
+            Saved(reply.frame, directory, seconds, memory_bytes, warnings, width, height, reply.picture)
+        )
 
     def _handle_opened(self, reply: blender_protocol.OpenedReply, now: float) -> None:
         since, self._opening_since = self._opening_since, None

@@ -23,7 +23,8 @@ class Saved:
 
     The files are hostile: only `output_files.collect` may read them. `peak_memory_bytes` is the most memory
     of Blender's process and its children during this frame. `width` and `height` are the size in pixels that
-    the scene asks for, 0 if it is not known.
+    the scene asks for, 0 if it is not known. Without `has_picture` the scene writes none of its own, only the
+    files of File Output nodes.
     """
 
     frame: int
@@ -33,6 +34,7 @@ class Saved:
     warnings: tuple[NodeWarning, ...]
     width: int = 0
     height: int = 0
+    has_picture: bool = True
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ The last argument of the program is the number of a connected stream socket (`â€
     {"is": "progress", "frame": 7, "fraction": 0.25}                         at most one a second
     {"is": "phase", "phase": "composite"}                                    of its frame, when it changes
     {"is": "saved", "frame": 7, "peak_memory_bytes": N, "notes": [...],
-     "width": 64, "height": 36}                                              all its files are closed
+     "width": 64, "height": 36, "picture": true}                             all its files are closed
     {"is": "failed", "cause": CODE, "facts": {â€¦}, "frame": 7 | null}         the last message; it ends
 
 CODE and FACTS: core/failure_codes.py; `notes` are warnings. A `width` or `height` of 0 is not known.
+A `picture` of false: the scene writes none of its own, only File Output nodes' files.
 
 The program creates `directory` and writes `<directory>/<picture><suffix of the view>.<ext>`; any other file
 in it is an extra file with its own relative path. The runner may send several requests ahead; they are done
@@ -89,6 +90,7 @@ class SavedReply(msgspec.Struct, tag_field="is", tag="saved", frozen=True, forbi
     notes: list[WarningTriple] = []
     width: int = 0
     height: int = 0
+    picture: bool = True
 
 
 class FailedReply(msgspec.Struct, tag_field="is", tag="failed", frozen=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from framefarm.core.errors import FarmError
 from framefarm.core.failure_codes import explain
+from framefarm.core.output_names import picture_name
 from framefarm.protocol.node import StagedFile
 
 _CHUNK = 1 << 20
@@ -66,11 +67,15 @@ def collect(
     stem: str,
     frame: int,
     limits: FrameLimits = FrameLimits(),
+    *,
+    pattern: str = "",
+    has_picture: bool = True,
 ) -> list[StagedFile]:
     """Copy all files of `directory` to `destination` (created if missing), hashed and synced; then remove it.
 
-    The pictures `picture_<frame>…` become `<stem>_<frame>…` of kind `frame`, first in the result; all other
-    files keep their relative path, with kind `extra`. Staged names are `<frame>.<n>`. The result is durable
+    The pictures `picture_<frame>…` become `<stem>_<frame>…`, or are named by `pattern`. They have the kind
+    `frame` and come first in the result; all other files keep their relative path, with kind `extra`. Without
+    `has_picture` a frame may have those alone. Staged names are `<frame>.<n>`. The result is durable
     after `sync_directory` on the destination. Raises OutputRejected; the files staged by then remain and are
     replaced by the next attempt.
     """
@@ -85,7 +90,7 @@ def collect(
         for file in _walk(root, "", limits, seen):
             size, md5, sha256 = _copy(file, staging, f"{frame}.{len(staged)}", remaining_bytes)
             remaining_bytes -= size
-            path, is_picture = _published_path(file.path, stem, frame)
+            path, is_picture = _published_path(file.path, stem, pattern, frame)
             staged.append(
                 StagedFile(
                     path=path,
@@ -99,7 +104,7 @@ def collect(
         with suppress(OSError, OutputRejected):  # a program may still write there
             _empty(root, limits.depth)
             os.rmdir(directory)
-    if not any(done.kind == "frame" for done in staged):
+    if not staged or (has_picture and not any(done.kind == "frame" for done in staged)):
         raise OutputRejected("no_picture", frame=frame)
     return sorted(staged, key=lambda done: (done.kind != "frame", done.path))
 
@@ -116,12 +121,12 @@ def not_stored(error: OSError, path: str) -> OutputRejected:
     return OutputRejected(cause, path=path, what=error.strerror)
 
 
-def _published_path(path: str, stem: str, frame: int) -> tuple[str, bool]:
+def _published_path(path: str, stem: str, pattern: str, frame: int) -> tuple[str, bool]:
     """(path below the output destination, whether it is one of the frame's own pictures)."""
     picture = _PICTURE.fullmatch(path)
     if picture is None or "/" in path or int(picture[1]) != frame:
         return path, False
-    return f"{stem}_{picture[1]}{picture[2] or ''}", True
+    return picture_name(stem, pattern, picture[1], picture[2] or ""), True
 
 
 def _walk(folder: int, prefix: str, limits: FrameLimits, seen: set[str]) -> Iterator[_OutputFile]:

@@ -59,6 +59,8 @@ class SavedFrame:
     warnings: tuple[msg.NodeWarning, ...]
     width: int = 0
     height: int = 0
+    has_picture: bool = True
+    """False: its scene writes no picture of its own, only File Output nodes' files."""
 
 
 @dataclass
@@ -78,13 +80,14 @@ _Item = SavedFrame | msg.Event
 class StagingFolders:
     """A session's folders for staged files, for thumbnails (None: no thumbnails), and for the decoder alone.
 
-    `stem` is the start of every picture's name.
+    `stem` is the start of every picture's name, `pattern` the job's own `output_name` in its place.
     """
 
     staging: Path
     thumbnails: Path | None
     decoder: Path
     stem: str
+    pattern: str = ""
 
 
 class OutputStager(threading.Thread):
@@ -188,7 +191,10 @@ class OutputStager(threading.Thread):
             return None
         folder = self._folders.staging / frame.attempt
         try:
-            files = collect(frame.directory, folder, self._folders.stem, frame.frame)
+            files = collect(
+                frame.directory, folder, self._folders.stem, frame.frame,
+                pattern=self._folders.pattern, has_picture=frame.has_picture,
+            )  # fmt: skip
         except OutputRejected as error:
             return FrameRefused(frame.attempt, frame.frame, error.cause, error.detail)
         decodings = {

@@ -83,7 +83,9 @@ class SessionLoop:
         self.queue.no_progress_ms = _milliseconds(self.config.no_progress_seconds)
         staging = Path(self.config.staging)
         thumbnails = Path(self.config.thumbnails) if self.config.thumbnails else None
-        folders = StagingFolders(staging, thumbnails, self.directory / "decoder", self.config.stem)
+        folders = StagingFolders(
+            staging, thumbnails, self.directory / "decoder", self.config.stem, self.config.output_name
+        )
         self.reports = ReportSender(self.client, self.inbox.put, staging, thumbnails or staging)
         self.stager = OutputStager(self.inbox.put, self.reports.send, folders, self.slot.sandbox)
         self.poller = StatePoller(self.client, self.inbox.put, min(20.0, self.config.lease_seconds / 3))
@@ -269,7 +271,7 @@ class SessionLoop:
         self.stager.add(
             SavedFrame(
                 attempt, event.frame, event.directory, now, event.seconds, event.peak_memory_bytes,
-                event.warnings, event.width, event.height,
+                event.warnings, event.width, event.height, event.has_picture,
             )
         )  # fmt: skip
         self._report(*events)

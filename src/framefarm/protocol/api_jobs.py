@@ -20,6 +20,8 @@ REFUSED_PREFIXES = (
 )  # fmt: skip
 REFUSED_NAMES = {"PATH", "HOME", "SHELL", "BASH_ENV", "ENV", "IFS", "TMPDIR", "CUDA_VISIBLE_DEVICES"}
 MAX_BLENDER_NAME = 255
+MAX_OUTPUT_NAME = 1000
+"""Characters; the rules of core/output_names.py allow fewer."""
 NAME = Annotated[StrictStr, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)]
 Title = Annotated[StrictStr, Field(min_length=1, max_length=200)]
 Value = Annotated[StrictStr, Field(max_length=MAX_ENVIRONMENT_BYTES)]
@@ -84,6 +86,7 @@ class JobSubmission(Strict):
     on_missing_files: Literal["warn", "hold", "fail"] = "warn"
     on_blocked_scripts: Literal["hold", "warn", "fail"] = "hold"
     addons: Annotated[list[StrictStr], Field(max_length=MAX_ADDONS)] = []
+    output_name: Annotated[StrictStr, Field(max_length=MAX_OUTPUT_NAME)] | None = None
 
     @field_validator("job_title")
     @classmethod
@@ -219,6 +222,7 @@ class JobDetail(JobSummary):
     on_missing_files: str
     on_blocked_scripts: str
     addons: list[str]
+    output_name: str | None
     output_url: str
     cause: str | None
     message: str | None
@@ -255,6 +259,8 @@ class JobFile(BaseModel):
     sha256: str
     url: str | None
     replaced_by: str | None = None
+    download_path: str
+    """`path` as every operating system takes it; the same as `path` where it can be."""
 
 
 class JobFrame(BaseModel):

@@ -118,6 +118,8 @@ class SessionConfig(Message):
     """A task that runs longer ends as `timed_out`; None: no limit."""
     thumbnails: str = ""
     """Folder for thumbnails, `<thumbnails>/<attempt>-<frame>.webp`; empty: draw none."""
+    output_name: str = ""
+    """The job's own name of pictures, `shot_####`; empty: they are named after `stem`."""
     no_progress_seconds: float | None = None
     """A Blender that shows no progress for this time is ended, its task `timed_out`; None: no limit."""
 

@@ -5,12 +5,13 @@ import re
 import resource
 
 import bpy
+from in_blender.compositor import writes_picture
 from in_blender.failure import Failure
-from in_blender.outputs import missing_files, point_file_outputs, size
+from in_blender.outputs import missing_pictures, size
 from in_blender.scene import check_output, script_warnings
 
 _state = {"frame": None, "seen": [], "progress": None, "done": 0.0}
-"""The frame in work, for the handlers. `seen`: the frame numbers rendered; `done`: the finished part."""
+"""The frame in work, for the handlers. `seen`: (scene, frame number) rendered; `done`: the finished part."""
 
 
 def render(opened, request, progress):
@@ -25,7 +26,7 @@ def render(opened, request, progress):
     output = os.path.dirname(directory)
     check_output(output)
     os.mkdir(directory)
-    point_file_outputs(scene, directory)
+    opened.outputs.point(directory)
     _state.update(frame=frame, seen=[], progress=progress, done=0.0)
     reset = _reset_peak_memory()
     opened.history.play(scene, frame, lambda: progress(frame, 0.0))
@@ -38,21 +39,32 @@ def render(opened, request, progress):
     check_output(output)
     if "FINISHED" not in result:
         raise Failure("render_failed", where=f" frame {frame}", what="it broke off")
-    if any(seen != frame for seen in _state["seen"]):
-        seen = ", ".join(str(number) for number in _state["seen"][:5])
-        raise Failure("wrong_frame", seen=seen, frame=frame)
-    if not os.listdir(directory):
-        raise Failure("no_picture", frame=frame)
-    missing = missing_files(scene, directory, picture, frame)
-    if missing:
-        raise Failure("file_missing", frame=frame, files=", ".join(missing[:20]))
+    # Scenes that the sequencer shows are rendered at frames of their own.
+    wrong = [number for name, number in _state["seen"] if name == scene.name and number != frame]
+    if wrong:
+        raise Failure("wrong_frame", seen=", ".join(str(number) for number in wrong[:5]), frame=frame)
+    notes = _gather(opened, directory, picture, frame)
     width, height = size(scene)
     return {
         "peak_memory_bytes": _peak_memory_bytes(reset),
-        "notes": script_warnings(),
+        "notes": [*notes, *script_warnings()],
         "width": width,
         "height": height,
+        "picture": any(name.startswith(picture) for name in os.listdir(directory)),
     }
+
+
+def _gather(opened, directory, picture, frame):
+    """Put the frame's files into their places; returns warnings about them. Raises Failure if one lacks."""
+    rendered = {**dict(_state["seen"]), opened.scene.name: frame}
+    missing, renamed, perhaps = opened.outputs.gather(directory, rendered)
+    missing += missing_pictures(opened.scene, directory, picture)
+    if not os.listdir(directory) and (not missing or writes_picture(opened.scene)):
+        raise Failure("no_picture", frame=frame)
+    if missing:
+        raise Failure("file_missing", frame=frame, files=", ".join(sorted(set(missing))[:20]))
+    notes = [("output_renamed", wanted, {"path": wanted, "name": written}) for wanted, written in renamed]
+    return notes + [("output_without_picture", path, {"path": path}) for path in perhaps]
 
 
 def _failure(scene, frame, error):
@@ -151,7 +163,7 @@ def _add_once(handlers, function):
 
 
 def _on_render_pre(scene, *_):
-    _state["seen"].append(scene.frame_current)
+    _state["seen"].append((scene.name, scene.frame_current))
 
 
 def _on_render_stats(*arguments):

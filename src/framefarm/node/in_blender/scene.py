@@ -7,7 +7,7 @@ import re
 import sys
 
 import bpy
-from in_blender import addons, engines, files, history
+from in_blender import addons, compositor, engines, files, history, outputs
 from in_blender.engines import version
 from in_blender.failure import Failure
 
@@ -22,6 +22,7 @@ class OpenedScene:
         self.warnings = []
         """(code, subject, facts)"""
         self.scene = None
+        self.outputs = None
         self.history = None
 
     def warn(self, code, subject="", **facts):
@@ -79,6 +80,9 @@ def open_scene(request):
     engines.use_gpus(opened.scene, request["gpus"])
     _set_picture_format(opened)
     _check_camera(opened.scene)
+    opened.outputs = outputs.FileOutputs(opened.scene, bpy.data.scenes)
+    for path in opened.outputs.without_picture():
+        opened.warn("output_without_picture", path, path=path)
     files.warn_missing(opened, request["remap"])
     history.prepare(opened)
     opened.warnings += script_warnings()
@@ -164,10 +168,7 @@ def _apply_settings(opened, settings):
     if settings["engine"]:
         engines.set_engine(scene, settings["engine"])
     if settings["camera"] is not None:
-        cameras = [o for o in scene.objects if o.type == "CAMERA"]
-        camera = next((o for o in cameras if o.name == settings["camera"]), None)
-        if camera is None:
-            raise Failure("unknown_camera", name=repr(settings["camera"]), has=_names(cameras))
+        camera = _camera(scene, settings["camera"])
         scene.camera = camera
         for marker in scene.timeline_markers:
             marker.camera = None  # a marker would switch the camera back
@@ -181,6 +182,15 @@ def _apply_settings(opened, settings):
         scene.render.resolution_percentage = settings["resolution_percentage"]
     if settings["samples"] is not None:
         engines.set_samples(opened, settings["samples"])
+
+
+def _camera(scene, name):
+    """The camera object `name`: of the scene, else of the file, since Blender looks through any."""
+    cameras = [item for item in bpy.data.objects if item.type == "CAMERA"]
+    named = [item for item in cameras if item.name == name]
+    if not named:
+        raise Failure("unknown_camera", name=repr(name), has=_names(cameras))
+    return next((item for item in named if scene.objects.get(item.name) == item), named[0])
 
 
 def _set_picture_format(opened):
@@ -198,10 +208,6 @@ def _set_picture_format(opened):
 
 
 def _check_camera(scene):
-    if scene.camera is not None or any(marker.camera for marker in scene.timeline_markers):
-        return
-    editor = scene.sequence_editor
-    strips = getattr(editor, "strips_all", getattr(editor, "sequences_all", ())) if editor else ()
-    if scene.render.use_sequencer and len(strips):
-        return
-    raise Failure("no_camera", scene=repr(scene.name), where="")
+    lacking = compositor.scene_without_camera(scene)
+    if lacking is not None:
+        raise Failure("no_camera", scene=repr(lacking), where="")

@@ -59,6 +59,7 @@ class Scene(msgspec.Struct, frozen=True):
     name: str
     is_active: bool
     frame_start: int
+    frame_current: int
     frame_end: int
     frame_step: int
     fps: float

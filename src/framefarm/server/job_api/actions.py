@@ -43,6 +43,17 @@ def find_job(tx: Tx, actor: Actor, job_id: str) -> JobRow:
     return row
 
 
+def find_job_with_files(tx: Tx, actor: Actor, job_id: str) -> JobRow:
+    """The job's row, also of a deleted job as long as its list of files is kept. Raises NotFound."""
+    query = scoped(sa.select(jobs), jobs, actor.account_id).where(
+        jobs.c.id == job_id, jobs.c.emptied_ms.is_(None)
+    )
+    row = tx.row_or_none(JobRow, query)
+    if row is None:
+        raise NotFound(f"There is no job {job_id}.")
+    return row
+
+
 def find_job_to_change(tx: Tx, actor: Actor, job_id: str) -> JobRow:
     """The job's row, if the actor may change it: members their own jobs, admins all of the account's.
 
@@ -224,7 +235,7 @@ def _reset_failed_tasks(tx: Tx, state: JobState) -> None:
 def _redo(tx: Tx, state: JobState, plan: TaskPlan, spec: str) -> list[int]:
     """Have these frames rendered again, also committed ones, at the next revision. Returns task numbers."""
     try:
-        parsed = grammar.parse(spec)
+        parsed = grammar.parse_frames(spec)
     except FrameSpecError as error:
         raise InvalidInput.of("frames", str(error), spec[:200]) from None
     if isinstance(parsed, Pick):

@@ -10,10 +10,11 @@ from framefarm.core.errors import NotFound
 from framefarm.core.frames import FrameSet
 from framefarm.core.job import JobFacts, TaskStatus, hold_reasons, untouched_status
 from framefarm.core.money import money
+from framefarm.core.output_names import safe_path
 from framefarm.core.task_plan import TaskPlan
 from framefarm.server.actor import Actor
 from framefarm.server.database import Tx
-from framefarm.server.job_api.actions import find_job
+from framefarm.server.job_api.actions import find_job, find_job_with_files
 from framefarm.server.job_api.detail import SignThumbnail, newest
 from framefarm.server.job_api.summary import HOLD_WORDS, running, waiting_for
 from framefarm.server.jobs.state import facts
@@ -163,9 +164,9 @@ def file_page(
 ) -> list[tuple[int, Answer]]:
     """(cursor value, file) of committed files in commit order, newest revision of each frame only.
 
-    Raises NotFound.
+    Also of a deleted job, until its files are forgotten. Raises NotFound.
     """
-    find_job(tx, actor, job_id)
+    find_job_with_files(tx, actor, job_id)
     newer = frames.alias("newer")
     outdated = (
         farmwide(sa.select(newer.c.frame))
@@ -189,6 +190,7 @@ def file_shape(row: FileRow, sign: SignUrl) -> Answer:
         "sha256": row.sha256,
         "url": sign(row) if row.replaced_by is None else None,
         "replaced_by": row.replaced_by,
+        "download_path": safe_path(row.path),
     }
 
 

@@ -65,7 +65,7 @@ def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[Answ
             "preemptible_retries", "chunk_size", "scout_frames", "render_software", "output_path",
             "environment_variables", "max_sessions", "task_retries", "max_task_runtime_seconds",
             "metadata", "hold", "scene", "camera", "view_layers", "resolution_percentage", "samples",
-            "notify",
+            "notify", "output_name",
         )
     }  # fmt: skip
     answer |= {

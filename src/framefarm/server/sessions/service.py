@@ -64,6 +64,7 @@ def hello(tx: Tx, context: AppContext, session_id: str, token: str, body: msg.He
         package=msg.Package(id=package.id, kind=package.kind, path=package.path, release=package.release),
         scene_path=job.scene_path,
         stem=normalise(job.scene_path).stem,
+        output_name=request.get("output_name") or "",
         render=msg.RenderSettings(
             engine=request["render_software"],
             scene=request.get("scene"),

@@ -196,7 +196,12 @@ def _frames(request: Json, scene: Scene) -> tuple[FrameSet, FrameSet]:
     own = FrameSet([Run(scene.frame_start, scene.frame_end, max(1, scene.frame_step))])
     try:
         parsed = grammar.parse(request["frame_range"])
-        frames = parsed.of(own) if isinstance(parsed, Pick) else parsed
+        if isinstance(parsed, Pick):
+            is_current = parsed.kind == grammar.CURRENT
+            frame = scene.frame_current
+            frames = FrameSet([Run(frame, frame, 1)]) if is_current else parsed.of(own)
+        else:
+            frames = parsed
         return frames, grammar.resolve_scouts(request["scout_frames"], frames)
     except FrameSpecError as error:
         raise Unrenderable("bad_frames", what=str(error).rstrip(".")) from None

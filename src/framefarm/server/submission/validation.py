@@ -17,6 +17,7 @@ from framefarm.core.failure_codes import explain
 from framefarm.core.frame_grammar import Pick
 from framefarm.core.frame_runs import FrameSpecError
 from framefarm.core.frames import FrameSet
+from framefarm.core.output_names import problem_of_pattern
 from framefarm.core.paths import normalise, normalise_all
 from framefarm.protocol.api_jobs import (
     MAX_ENVIRONMENT_BYTES,
@@ -111,6 +112,7 @@ def prepare(
     check(lambda: _pins(pins, "upload_sha256s", body.upload_sha256s, texts), "upload_sha256s")
     depends = check(lambda: _dependencies(tx, actor, body), "depends_on")
     check(lambda: _environment(body, texts), "environment_variables")
+    check(lambda: _output_name(body), "output_name")
     check(lambda: _notify(tx, context, account_id, body), "notify")
     addons = check(lambda: _addons(tx, account_id, body, paths), "addons")
     check(lambda: billing.must_have_credit(tx, account_id), "")
@@ -198,7 +200,7 @@ def _scouts(body: JobSubmission, frames: FrameSet | Pick | None) -> FrameSet | N
         if isinstance(frames, FrameSet):
             return grammar.resolve_scouts(body.scout_frames, frames)
         if body.scout_frames:
-            grammar.parse(body.scout_frames)
+            grammar.parse_frames(body.scout_frames)
     except FrameSpecError as error:
         raise InvalidInput.of("scout_frames", str(error), body.scout_frames[:200]) from None
     return None
@@ -303,6 +305,11 @@ def _environment(body: JobSubmission, texts: Mapping[str, str] | None) -> None:
     _refuse(errors)
     if "OCIO" in variables and texts is not None:
         _one_of(texts.values(), variables["OCIO"], "environment_variables.OCIO")
+
+
+def _output_name(body: JobSubmission) -> None:
+    if body.output_name is not None and (problem := problem_of_pattern(body.output_name)) is not None:
+        raise InvalidInput.of("output_name", problem, body.output_name[:200])
 
 
 def _dependencies(tx: Tx, actor: Actor, body: JobSubmission) -> list[str]:
