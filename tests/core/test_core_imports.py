@@ -11,8 +11,8 @@ from framefarm.core import errors
 
 FILES = sorted(Path(errors.__file__).parent.glob("*.py"))
 ALLOWED = {
-    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "itertools", "math",
-    "re", "typing",
+    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "hashlib", "itertools",
+    "math", "re", "typing", "unicodedata",
 }  # fmt: skip
 
 

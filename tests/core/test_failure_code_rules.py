@@ -30,6 +30,7 @@ WARNINGS = {
     "picture_too_large", "place_unwritable", "samples_ignored", "scene_guessed", "script_error",
     "simulation_must_be_baked",
     "task_runs_long", "unbaked_simulation", "uniform_picture", "upload_waits",
+    "output_renamed", "output_without_picture",
 }  # fmt: skip
 
 
