@@ -74,6 +74,23 @@ def test_each_scene_is_found_by_name_and_may_have_no_camera(scenes: Path) -> Non
 
 
 @pytest.mark.blender
+def test_a_file_whose_structs_lack_members_of_today_is_read(scenes: Path, tmp_path: Path) -> None:
+    """Blender before 2.62 had no `im_format`, before 2.50 neither `engine` nor `frame_step`."""
+    content = (scenes / "scenes.blend").read_bytes()
+    for member in (b"im_format", b"engine[32]", b"frame_step", b"frs_sec_base"):
+        assert b"\0" + member + b"\0" in content
+        content = content.replace(b"\0" + member + b"\0", b"\0_" + member[1:] + b"\0")
+    old = tmp_path / "old.blend"
+    old.write_bytes(content)
+    facts = read(old)
+    assert facts.cause is None
+    shot = facts.scene()
+    assert shot is not None
+    assert (shot.engine, shot.format, shot.frame_step, shot.fps) == ("BLENDER_RENDER", "PNG", 1, 30.0)
+    assert (shot.frame_start, shot.frame_end, shot.camera) == (5, 29, "Main")
+
+
+@pytest.mark.blender
 def test_a_gzipped_file_of_an_older_blender_is_read(scenes: Path, tmp_path: Path) -> None:
     packed = tmp_path / "old.blend"
     packed.write_bytes(gzip.compress((scenes / "scenes.blend").read_bytes(), 1))

@@ -63,16 +63,19 @@ def _scene(block: Block, current: Block, version: tuple[int, int]) -> Json:
     objects = scene_contents.objects_in(block)
     camera = pointer(block, b"camera")
     found = simulations.found_in(block)
-    file_format = FORMATS.get(block[b"r", b"im_format", b"imtype"], "unknown")
+    image_type = block.get((b"r", b"im_format", b"imtype"), None)
+    if image_type is None:  # Blender before 2.62
+        image_type = block.get((b"r", b"imtype"), None)
+    file_format = FORMATS.get(image_type, "unknown")
     return {
         "name": name_of(block),
         "is_active": current is not None and block.addr_old == current.addr_old,
         "frame_start": block[b"r", b"sfra"],
         "frame_current": block[b"r", b"cfra"],
         "frame_end": block[b"r", b"efra"],
-        "frame_step": max(1, block[b"r", b"frame_step"]),
-        "fps": round(block[b"r", b"frs_sec"] / (block[b"r", b"frs_sec_base"] or 1.0), 4),
-        "engine": text(block[b"r", b"engine"]),
+        "frame_step": max(1, block.get((b"r", b"frame_step"), 1)),
+        "fps": round(block[b"r", b"frs_sec"] / (block.get((b"r", b"frs_sec_base"), 1.0) or 1.0), 4),
+        "engine": _engine(block),
         "format": file_format,
         "is_movie": file_format in MOVIES,
         "camera": None if camera is None else name_of(camera),
@@ -87,9 +90,14 @@ def _scene(block: Block, current: Block, version: tuple[int, int]) -> Json:
     }
 
 
+def _engine(scene: Block) -> str:
+    """Identifier of the scene's engine. Before 2.50 there was only Blender Internal, without a name."""
+    return text(scene.get((b"r", b"engine"), b"BLENDER_RENDER"))
+
+
 def _samples(scene: Block, version: tuple[int, int]) -> int | None:
     """Samples that the scene sets; None if it sets none: the engine's default is used."""
-    if text(scene[b"r", b"engine"]) != "CYCLES":
+    if _engine(scene) != "CYCLES":
         return scene.get((b"eevee", b"taa_render_samples"), None)  # type: ignore[no-any-return]
     # Add-ons keep their settings in the custom properties up to 4.x, and in system properties from 5.0 on.
     for name in (b"system_properties", b"properties"):
