@@ -24,10 +24,12 @@ from framefarm.node.blender_events import Event, Exited, Failed, Opened, Progres
 from framefarm.node.blender_exit import Stage, count_memory_kills, judge_exit
 from framefarm.node.blender_launch import BlenderLimits, SceneOrder, launch
 from framefarm.node.blender_log import LogParser
+from framefarm.node.blender_lookups import BlenderLookups
 from framefarm.node.crash_traces import last_operator
 from framefarm.node.inputs import Layout
 from framefarm.node.sandbox import SandboxUnavailable
 from framefarm.protocol.node import Package
+from framefarm.sandboxing.lookup_watch import WatchLost
 
 PROBE_BYTES = 64 << 10
 """Free bytes that the output folder must have; equal to the test file of in_blender/scene.py."""
@@ -78,6 +80,7 @@ class Blender:
         launched = launch(limits, package, order, layout, work)
         self._tmp, self._lacks_graphics = work / "tmp", launched.lacks_graphics
         self._process, self._pipe, self._claim = launched.process, launched.pipe, launched.claim
+        self._lookups = BlenderLookups(launched.watch, launched.places, layout)
         self._output_in_sandbox = launched.output
         self._threads = [
             threading.Thread(target=self._read_log, name="blender-log", daemon=True),
@@ -192,6 +195,11 @@ class Blender:
         memory_bytes = max(0, min(reply.peak_memory_bytes, 1 << 50))
         warnings = blender_protocol.warnings_of(reply.notes)
         width, height = (max(0, min(side, 1 << 20)) for side in (reply.width, reply.height))
+        try:
+            warnings += self._lookups.of_frame()
+        except WatchLost:
+            self._fail_unwatched()
+            return
         self._events.put(
             Saved(reply.frame, directory, seconds, memory_bytes, warnings, width, height, reply.picture)
         )
@@ -209,7 +217,17 @@ class Blender:
                 return
         self._free_since = now
         version = blender_protocol.clean(reply.blender)[:64]
-        self._events.put(Opened(version, now - since, blender_protocol.warnings_of(reply.notes)))
+        warnings = blender_protocol.warnings_of(reply.notes)
+        try:
+            warnings += self._lookups.of_opening(reply.users, {w.subject for w in warnings})
+        except WatchLost:
+            self._fail_unwatched()
+            return
+        self._events.put(Opened(version, now - since, warnings, self._lookups.refused))
+
+    def _fail_unwatched(self) -> None:
+        what = "the watch of its files ended"
+        self._fail("blender_broken", explain("blender_broken", {"what": what}), None)
 
     def _credible_cause(self, cause: str, facts: dict[str, str]) -> tuple[str, str]:
         """(cause, message) of a failed reply. A fault of the node counts only if the node itself confirms it;
@@ -274,6 +292,7 @@ class Blender:
         for thread in self._threads:
             thread.join(10)
         self._pipe.close()
+        self._lookups.close()
         if not any(thread.is_alive() for thread in self._threads):
             self._process.close()
         self._claim.release()

@@ -10,11 +10,15 @@ from framefarm.protocol.node import NodeWarning
 
 @dataclass(frozen=True)
 class Opened:
-    """The scene is open. `blender_version` is the exact one, as `4.2.23`."""
+    """The scene is open. `blender_version` is the exact one, as `4.2.23`.
+
+    `unwatched`: why the kernel does not let the farm see Blender's lookups; empty if it does.
+    """
 
     blender_version: str
     load_seconds: float
     warnings: tuple[NodeWarning, ...]
+    unwatched: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framefarm.core.paths import normalise
-from framefarm.node.inputs import Layout
+from framefarm.node.inputs import REMAPPED, SYSTEM_FOLDERS, Layout
 from framefarm.node.sandbox import (
     FARM_FOLDER,
     OUTPUT_FOLDER,
@@ -23,6 +23,7 @@ from framefarm.node.sandbox import (
 )
 from framefarm.protocol.node import Package, RenderSettings, SessionConfig, Slot
 from framefarm.sandboxing.limits import Limits
+from framefarm.sandboxing.lookup_watch import LookupWatch, WatchedPlaces
 from framefarm.sandboxing.uids import UidClaim
 from framefarm.sandboxing.userland import ENVIRONMENT, needs_bubblewrap, userland_of
 
@@ -80,10 +81,14 @@ class SceneOrder:
 
 @dataclass(frozen=True)
 class LaunchedBlender:
-    """A started Blender. Its owner closes the pipe and the process, and releases the claim on the user id."""
+    """A started Blender. Its owner closes the pipe, the process and the watch, and releases the claim on the
+    user id."""
 
     process: Process
     pipe: socket.socket
+    watch: LookupWatch
+    places: WatchedPlaces
+    """Where the watch counts lookups."""
     claim: UidClaim
     output: str
     """The folder that Blender writes to, by its path in the sandbox."""
@@ -110,14 +115,24 @@ def launch(
         sandbox = Sandbox(
             limits.sandbox, claim.uid, limits.cores, binds, tmp, bounds, userland=userland_of(package.path)
         )
-        arguments = ["--", "--pipe", str(in_sandbox.fileno())]
-        program = [*_program(limits, package, order, work, "main.py"), *arguments]
         environment = _environment(limits, order, layout, work)
-        process = sandbox.start(program, environment, [in_sandbox.fileno()])
+        places = _watched_places(limits, package, layout, work)
+        watch = LookupWatch(places, limits.cores)
+        with watch.for_program as watched:
+            descriptors = [in_sandbox.fileno(), watched.fileno()]
+            arguments = ["--", "--watch", str(descriptors[1]), "--pipe", str(descriptors[0])]
+            program = [*_program(limits, package, order, work, "main.py"), *arguments]
+            try:
+                process = sandbox.start(program, environment, descriptors)
+            except BaseException:
+                watch.close()
+                raise
     probe = _program(limits, package, order, work, "graphics.py")
     return LaunchedBlender(
         process,
         pipe,
+        watch,
+        places,
         claim,
         output_folder(limits, work),
         lambda: _lacks_graphics(sandbox, probe, environment),
@@ -137,6 +152,19 @@ def _lacks_graphics(sandbox: Sandbox, probe: list[str], environment: Mapping[str
     finally:
         process.kill()
         process.close()
+
+
+def _watched_places(limits: BlenderLimits, package: Package, layout: Layout, work: Path) -> WatchedPlaces:
+    """Where a lookup of Blender's counts: among the inputs, and in any folder that is not the system's."""
+    own = (*SYSTEM_FOLDERS, "/lib", "/lib32", "/lib64", "/libx32", *needed_folders(package))
+    ignored = tuple(folder for folder in own if folder != REMAPPED)
+    if limits.sandbox == "none":
+        tree = str(layout.tree)
+        install = _install_folder(package)
+        return WatchedPlaces(
+            ((tree, tree),), (*ignored, str(work), *([str(install)] if install else [])), True
+        )
+    return WatchedPlaces(tuple((bind.target, bind.source) for bind in layout.binds), ignored)
 
 
 def output_folder(limits: BlenderLimits, work: Path) -> str:

@@ -1,6 +1,6 @@
 """Messages between the runner and the program in the sandbox (in_blender/main.py): one JSON object per line.
 
-The last argument of the program is the number of a connected stream socket (`… -- --pipe 7`). Apart from
+The last argument of the program is the number of a connected stream socket (`… --pipe 7`). Apart from
 `ready`, the program only answers requests. All paths are paths in the sandbox.
 
     runner → Blender
@@ -13,7 +13,8 @@ The last argument of the program is the number of a connected stream socket (`�
 
     Blender → runner
     {"is": "ready"}                                                          `bpy` is imported; once
-    {"is": "opened", "blender": "4.2.23", "notes": [[CODE, SUBJECT, {FACTS}], …]}
+    {"is": "opened", "blender": "4.2.23", "notes": [[CODE, SUBJECT, {FACTS}], …],
+     "users": [[PATH, USER, ARTISTS_PATH], …]}                               of files that Blender reads later
     {"is": "progress", "frame": 7, "fraction": 0.25}                         at most one a second
     {"is": "phase", "phase": "composite"}                                    of its frame, when it changes
     {"is": "saved", "frame": 7, "peak_memory_bytes": N, "notes": [...],
@@ -33,7 +34,7 @@ from __future__ import annotations
 import msgspec
 
 from framefarm.core.failure_codes import CAUSES, explain
-from framefarm.protocol.node import NodeWarning, RenderSettings
+from framefarm.protocol.node import FoundBy, NodeWarning, RenderSettings
 
 MAX_LINE_BYTES = 1 << 20
 MAX_WARNINGS = 200
@@ -73,6 +74,7 @@ class ReadyReply(msgspec.Struct, tag_field="is", tag="ready", frozen=True, forbi
 class OpenedReply(msgspec.Struct, tag_field="is", tag="opened", frozen=True, forbid_unknown_fields=True):
     blender: str
     notes: list[WarningTriple] = []
+    users: list[tuple[str, str, str]] = []
 
 
 class ProgressReply(msgspec.Struct, tag_field="is", tag="progress", frozen=True, forbid_unknown_fields=True):
@@ -133,7 +135,19 @@ def sentence_of(code: str, facts: dict[str, str]) -> str:
 
 def warnings_of(triples: list[WarningTriple]) -> tuple[NodeWarning, ...]:
     """The first 200 warnings. Raises ValueError for an unknown code."""
-    return tuple(
-        NodeWarning(code=code, message=sentence_of(code, facts), subject=clean(subject))
-        for code, subject, facts in triples[:MAX_WARNINGS]
-    )
+    return tuple(_warning_of(*triple) for triple in triples[:MAX_WARNINGS])
+
+
+def _warning_of(code: str, subject: str, facts: dict[str, str]) -> NodeWarning:
+    message = sentence_of(code, facts)
+    if code != "missing_file":
+        return NodeWarning(code=code, message=message, subject=clean(subject))
+    user = clean(facts.get("wanted_by", "")).removeprefix("(").removesuffix(")")
+    return NodeWarning(code=code, message=message, subject=clean(subject), wanted_by=user, found_by="opened")
+
+
+def missing_file(path: str, user: str, found_by: FoundBy) -> NodeWarning:
+    """The warning of a missing file. `path`: the artist's; `user`: who wants it, empty if not known."""
+    path, user = clean(path), clean(user)
+    message = explain("missing_file", {"path": path, "wanted_by": f" ({user})" if user else ""})
+    return NodeWarning(code="missing_file", message=message, subject=path, wanted_by=user, found_by=found_by)

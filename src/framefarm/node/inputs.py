@@ -36,6 +36,7 @@ SYSTEM_FOLDERS = (
 
 _MAX_BINDS = 200  # bwrap's start time grows with the square of their number
 _ABSOLUTE = re.compile(r"/|[A-Z]:/")
+_IN_DRIVE = re.compile(r"/[a-z](?:/|\Z)")
 _FICLONE = 0x40049409  # from linux/fs.h
 
 
@@ -56,12 +57,27 @@ class Layout:
     tree: Path
     binds: tuple[Bind, ...] = ()
     remap: tuple[tuple[str, str], ...] = field(default=())
+    tops: tuple[tuple[str, str], ...] = field(default=())
+    """Pairs as in `remap` for each top folder of the inputs, also where both paths are equal."""
 
     def in_sandbox(self, path: str) -> str:
         """The path in the sandbox of the input with this artist's path."""
         for old, new in self.remap:
             if path == old or path.startswith(old + "/"):
                 return new + path[len(old) :]
+        return path
+
+    def artists_path(self, path: str) -> str:
+        """The artist's path for a path in the sandbox, which may lie outside of the inputs."""
+        for known, inside in self.tops:
+            if (path + "/").startswith(inside + "/"):
+                return known + path[len(inside) :]
+        for tree in (REMAPPED, str(self.tree)):  # a neighbour of a remapped scene
+            path = path[len(tree) :] if path.startswith(tree + "/") else path
+        if path.startswith("/\\\\"):  # where Blender looks for a UNC path
+            return "//" + path[3:]
+        if _IN_DRIVE.match(path) and any(known[1:] == ":" for known, _ in self.tops):
+            return f"{path[1].upper()}:{path[2:]}"
         return path
 
 
@@ -86,16 +102,18 @@ def lay_out(
             raise BadInputs(f"The input {item.path} is also the folder of another input.")
         _link(item, target)
     if mode == "none":
-        return Layout(tree, (), tuple((known, f"{tree}{name}") for known, name in top_of_artists.items()))
+        remap = [(known, f"{tree}{name}") for known, name in top_of_artists.items()]
+        return Layout(tree, (), tuple(remap), tuple(remap))
     binds = [Bind(f"{tree}{name}", name) for name, path in tops.items() if path == name]
     # Blender turns `\\server\share` into `\\server/share` and takes that as relative to `/`, where it runs.
     servers = [known for known in top_of_artists if known.startswith("//")][:_MAX_BINDS]
     binds += [Bind(f"{tree}{known[1:]}", "/\\\\" + known[2:]) for known in servers]
-    remap = [(known, tops[name]) for known, name in top_of_artists.items() if tops[name] != known]
+    tops_inside = [(known, tops[name]) for known, name in top_of_artists.items()]
+    remap = [(known, inside) for known, inside in tops_inside if inside != known]
     if any(path != name for name, path in tops.items()):
         # The whole tree, so that relative paths of a remapped scene still lead to its neighbours.
         binds.append(Bind(str(tree), REMAPPED))
-    return Layout(tree, tuple(binds), tuple(remap))
+    return Layout(tree, tuple(binds), tuple(remap), tuple(tops_inside))
 
 
 def _paths_of_tops(inputs: Iterable[Input], taken: list[str]) -> dict[str, str]:

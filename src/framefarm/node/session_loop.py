@@ -65,6 +65,8 @@ class SessionLoop:
         self.scene_open = False
         self.blenders_started = 0
         self.log = BlenderLog(LOG_BYTES)
+        self.unwatched = ""
+        """Why Blender's lookups are not seen on this node; empty if they are."""
         self.reason = "ended"
 
     def now_ms(self) -> int:
@@ -253,6 +255,9 @@ class SessionLoop:
 
     def _on_opened(self, event: Opened) -> None:
         self.scene_open = True
+        if event.unwatched and not self.unwatched:
+            self.unwatched = event.unwatched
+            _write_line({"missing_files_unseen": event.unwatched})
         self.queue.opened()
         self._report(
             msg.BlenderOpened(
@@ -332,8 +337,13 @@ class SessionLoop:
             "at_ms": time.time_ns() // 1_000_000,
             "silent_ms": round(self.client.silent_seconds * 1000),
         }
-        with contextlib.suppress(OSError):  # the disk may be full
-            os.write(1, msgspec.json.encode(line) + b"\n")
+        _write_line(line)
+
+
+def _write_line(line: dict[str, object]) -> None:
+    """Write a line to runner.log."""
+    with contextlib.suppress(OSError):  # the disk may be full
+        os.write(1, msgspec.json.encode(line) + b"\n")
 
 
 def _fault_of_node(error: BadInputs | SandboxUnavailable | OSError) -> tuple[str, str]:

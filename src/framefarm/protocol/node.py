@@ -24,6 +24,8 @@ MAX_EVENTS = 256
 
 PackageKind = Literal["bpy", "executable", "archive"]
 TaskEnd = Literal["success", "failed", "timed_out", "cancelled", "preempted"]
+FoundBy = Literal["opened", "rendered"]
+"""`opened`: Blender named it when it opened the scene. `rendered`: Blender looked for it in vain."""
 Verdict = Literal["applied", "superseded", "rejected"]
 
 
@@ -209,6 +211,10 @@ class NodeWarning(Message):
     code: str
     message: str
     subject: str = ""
+    wanted_by: str = ""
+    """Of a missing file: the data-block, node or strip that wants it; empty if it is not known."""
+    found_by: FoundBy | None = None
+    """How a missing file was found."""
 
 
 class BlenderOpened(Message, tag="blender_opened"):

@@ -1,19 +1,17 @@
-"""Correct the file paths of the open scene, and warn of missing files.
+"""Correct the file paths of the open scene.
 
 Blender on Linux finds most files by itself, `C:\\a` at `/c/a`, since the inputs are where it looks. The
 paths to correct are those of remapped inputs, those that differ from an input in case, and those of nodes
 that hand their path on unchanged.
 """
 
-import glob
 import os
 import re
 
 import bpy
 
-MAX_MISSING = 100
-BLENDERS_OWN = "/datafiles/assets/"  # of brushes that 4.3 and later link from the artist's installation
 TOKENS = {"<UDIM>": r"1\d{3}", "<UVTILE>": r"u\d+_v\d+"}
+LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 NODES_WITH_RAW_PATHS = ("TEX_IES", "SCRIPT")
 
 
@@ -33,14 +31,14 @@ def remap(table):
             if path:
                 library.filepath = path
                 library.reload()
-    for block, name in _path_owners():
+    for block, name in path_owners():
         path, library = getattr(block, name), getattr(block.id_data, "library", None)
         corrected = _corrected(path, library, table, getattr(block, "type", None) in NODES_WITH_RAW_PATHS)
         if corrected:
             setattr(block, name, corrected)
 
 
-def _path_owners():
+def path_owners():
     """(data block, name of its path attribute) of each path to an external file."""
     kinds = ("images", "fonts", "sounds", "movieclips", "cache_files", "volumes", "texts")
     for kind in kinds:
@@ -48,13 +46,11 @@ def _path_owners():
             if getattr(block, "filepath", "") and not getattr(block, "packed_file", None):
                 yield block, "filepath"
     for scene in bpy.data.scenes:
-        editor = scene.sequence_editor
-        strips = getattr(editor, "strips_all", getattr(editor, "sequences_all", ())) if editor else ()
-        for strip in strips:
+        for strip in strips_of(scene):
             for name in ("filepath", "directory"):
                 if getattr(strip, name, ""):
                     yield strip, name
-    for tree in _trees():
+    for _, tree in trees():
         for node in tree.nodes:
             if node.type in NODES_WITH_RAW_PATHS and node.mode == "EXTERNAL" and node.filepath:
                 yield node, "filepath"
@@ -67,10 +63,19 @@ def _path_owners():
                 yield domain, "cache_directory"
 
 
-def _trees():
-    yield from bpy.data.node_groups
-    for kind in (bpy.data.materials, bpy.data.lights, bpy.data.worlds):
-        yield from (block.node_tree for block in kind if block.node_tree is not None)
+def strips_of(scene):
+    editor = scene.sequence_editor
+    return getattr(editor, "strips_all", getattr(editor, "sequences_all", ())) if editor else ()
+
+
+def trees():
+    """(data-block, node tree) of each node tree: a group by itself, or the block that it belongs to."""
+    yield from ((group, group) for group in bpy.data.node_groups)
+    for kind in ("materials", "lights", "worlds", "textures", "linestyles", "scenes"):
+        for block in getattr(bpy.data, kind):
+            tree = getattr(block, "node_tree", None)
+            if tree is not None:
+                yield block, tree
 
 
 def _corrected(path, library, table, raw=False):
@@ -79,23 +84,39 @@ def _corrected(path, library, table, raw=False):
     `raw`: the path is used as it is stored, so that it must be the real one."""
     if not path or path.startswith("<"):
         return None
-    resolved = _resolved(path, library)
-    if _exists_or_numbered(resolved):
+    resolved = resolved_path(path, library)
+    if exists_or_numbered(resolved):
         return resolved if raw and resolved != path else None
     plain = os.path.normpath(resolved)
-    known = _artists_path(plain)
+    known = artists_path(plain)
     for old, new in table:
         if (known + "/").startswith(old + "/"):
             moved = new + known[len(old) :]
-            return moved if _exists_or_numbered(moved) else _without_case(moved)
-    return plain if _exists_or_numbered(plain) else _without_case(plain)
+            return moved if exists_or_numbered(moved) else _without_case(moved)
+    return plain if exists_or_numbered(plain) else _without_case(plain)
 
 
-def _exists_or_numbered(path):
-    return exists(path) or _numbered(path)
+def exists_or_numbered(path):
+    return exists(path) or numbered(path)
 
 
-def _resolved(path, library):
+def numbered(path):
+    """Whether any file of the numbered sequence exists. Its number is the last one of the name."""
+    folder, name = os.path.split(path)
+    stem, extension = os.path.splitext(name)
+    found = LAST_NUMBER.search(stem)
+    if not found:
+        return False
+    pattern = re.compile(
+        re.escape(stem[: found.start()]) + r"\d+" + re.escape(stem[found.end() :] + extension)
+    )
+    try:
+        return any(pattern.fullmatch(other) for other in os.listdir(folder))
+    except OSError:
+        return False
+
+
+def resolved_path(path, library):
     """The path where Blender on Linux looks for a stored path."""
     if re.match(r"[A-Za-z]:[\\/]", path):
         return f"/{path[0].lower()}/" + path[3:].replace("\\", "/")
@@ -106,7 +127,7 @@ def _resolved(path, library):
     return bpy.path.abspath(path, library=library)
 
 
-def _artists_path(path):
+def artists_path(path):
     """`path` as in the table: `//server/…` for `/\\\\server/…`, where Blender looks for a UNC path."""
     path = path[1:] if path.startswith("/\\\\") else path
     return "//" + path[2:] if path.startswith("\\\\") else path
@@ -148,54 +169,3 @@ def _matching(names, part):
     before, _, after = part.partition(token)
     pattern = re.compile(f"({re.escape(before)}){TOKENS[token]}({re.escape(after)})", re.IGNORECASE)
     return list({found[1] + token + found[2] for found in map(pattern.fullmatch, names) if found})
-
-
-def _sequences():
-    """Paths of numbered sequences: any of their files is enough."""
-    for kind in ("images", "movieclips"):
-        for block in getattr(bpy.data, kind):
-            if block.source == "SEQUENCE":
-                yield bpy.path.abspath(block.filepath, library=block.library)
-    for kind in ("volumes", "cache_files"):
-        for block in getattr(bpy.data, kind):
-            if block.is_sequence:
-                yield bpy.path.abspath(block.filepath, library=block.library)
-
-
-def _numbered(path):
-    """Whether any file of the numbered sequence exists."""
-    folder, name = os.path.split(path)
-    stem, extension = os.path.splitext(name)
-    start = stem.rstrip("0123456789")
-    return start != stem and bool(
-        glob.glob(os.path.join(glob.escape(folder), glob.escape(start) + "[0-9]*" + glob.escape(extension)))
-    )
-
-
-def warn_missing(opened, table):
-    """Add a warning for each missing file, by the artist's path: at most 100, and one for the others."""
-    stored, absolute = bpy.utils.blend_paths(absolute=False), bpy.utils.blend_paths(absolute=True)
-    drives = {whole for path, whole in zip(stored, absolute, strict=False) if re.match(r"[A-Za-z]:", path)}
-    sequences = {os.path.normpath(path) for path in _sequences()}
-    missing = set()
-    for whole in absolute:
-        path = os.path.normpath(whole)
-        if BLENDERS_OWN not in path and not exists(path) and not (path in sequences and _numbered(path)):
-            missing.add(_shown_path(path, table, whole in drives))
-    for path in sorted(missing)[:MAX_MISSING]:
-        opened.warn("missing_file", path, path=path)
-    if len(missing) > MAX_MISSING:
-        opened.warn("missing_file", path=f"{len(missing) - MAX_MISSING} more files")
-
-
-def _shown_path(path, table, on_drive):
-    """The artist's path for a path in the sandbox."""
-    path = _artists_path(path)
-    for old, new in table:
-        if (path + "/").startswith(new + "/"):
-            return old + path[len(new) :]
-    for _, new in table:  # a neighbour of a remapped scene
-        tree = new[: new.rindex("/")]
-        if tree and path.startswith(tree + "/"):
-            return path[len(tree) :]
-    return f"{path[1].upper()}:{path[2:]}" if on_drive and len(path) > 2 else path

@@ -1,7 +1,7 @@
 """The program in the sandbox: opens scenes and renders frames as the runner requests.
 
 Started as `python main.py -- --pipe N` or `blender -b --python main.py -- --pipe N`. The messages over the
-socket N are described in `node/blender_protocol.py`.
+socket N are described in `node/blender_protocol.py`. `--watch N`: another socket, see `lookups.py`.
 """
 
 import contextlib
@@ -42,12 +42,16 @@ class Pipe:
             self.send(**{"is": "progress", "frame": frame, "fraction": fraction})
 
 
-def serve(pipe):
-    """Answer the runner's requests until `close`, the connection's end, or the first failure."""
+def serve(pipe, watched):
+    """Answer the runner's requests until `close`, the connection's end, or the first failure.
+
+    `watched`: the descriptor over which lookups are offered to the runner's watcher; None: they are not."""
     from in_blender import frame as frames
-    from in_blender import phases
+    from in_blender import lookups, phases
     from in_blender import scene as scenes
 
+    if watched is not None:
+        lookups.offer(watched)
     pipe.send(**{"is": "ready"})
     opened = None
     for request in pipe.requests():
@@ -57,7 +61,14 @@ def serve(pipe):
                 opened = scenes.open_scene(request)
                 phases.follow(pipe.phase)
                 print(OPENED_MARK, flush=True)  # noqa: T201 - parsed by node/blender_log.py
-                pipe.send(**{"is": "opened", "blender": scenes.version(), "notes": opened.warnings})
+                pipe.send(
+                    **{
+                        "is": "opened",
+                        "blender": scenes.version(),
+                        "notes": opened.warnings,
+                        "users": opened.users,
+                    }
+                )
             elif request["do"] == "render":
                 if opened is not None and opened.history.must_reopen(frame):
                     pipe.progress(frame, 0.0)
@@ -95,8 +106,9 @@ def main():
     faulthandler.enable(sys.__stderr__, all_threads=False)  # read by node/crash_traces.py
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     pipe = Pipe(int(sys.argv[sys.argv.index("--pipe") + 1]))
+    watched = int(sys.argv[sys.argv.index("--watch") + 1]) if "--watch" in sys.argv else None
     try:
-        serve(pipe)
+        serve(pipe, watched)
     except BrokenPipeError:
         pass
     except Exception as error:

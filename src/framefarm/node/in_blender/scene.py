@@ -7,7 +7,7 @@ import re
 import sys
 
 import bpy
-from in_blender import addons, compositor, engines, files, history, outputs
+from in_blender import addons, compositor, engines, files, history, outputs, used_files
 from in_blender.engines import version
 from in_blender.failure import Failure
 
@@ -21,6 +21,8 @@ class OpenedScene:
         self.request = request
         self.warnings = []
         """(code, subject, facts)"""
+        self.users = []
+        """(path in the sandbox, user, artist's path)"""
         self.scene = None
         self.outputs = None
         self.history = None
@@ -83,7 +85,7 @@ def open_scene(request):
     opened.outputs = outputs.FileOutputs(opened.scene, bpy.data.scenes)
     for path in opened.outputs.without_picture():
         opened.warn("output_without_picture", path, path=path)
-    files.warn_missing(opened, request["remap"])
+    used_files.warn_missing(opened, request["remap"])
     history.prepare(opened)
     opened.warnings += script_warnings()
     return opened

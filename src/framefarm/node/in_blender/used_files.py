@@ -1,0 +1,269 @@
+"""Files that the open scene uses, with their users: warnings of the missing ones.
+
+Blender's own list of used paths is taken (`bpy.data.file_path_map`, from 4.5 on; `bpy.utils.blend_paths`
+before), and beside it our own walk, which knows the node, strip or modifier that holds a path, and caches
+that Blender leaves out. Not counted are paths that Blender lists and never reads: texts, images that it makes
+itself, default folders of caches that were never baked, libraries whose content is packed.
+"""
+
+import os
+import re
+
+import bpy
+from in_blender import files
+
+MAX_MISSING = 100
+MAX_USERS = 1000
+MAX_USERS_TEXT = 300_000
+SEQUENCES = {
+    "images": "source",
+    "movieclips": "source",
+    "volumes": "is_sequence",
+    "cache_files": "is_sequence",
+}
+KINDS = {
+    "IMAGE": "image", "FONT": "font", "SOUND": "sound", "MOVIECLIP": "movie clip", "CACHEFILE": "cache file",
+    "VOLUME": "volume", "LIBRARY": "library", "NODETREE": "node group",
+}  # fmt: skip
+PATH_SUBTYPES = ("FILE_PATH", "DIR_PATH")
+
+
+class UsedPath:
+    """A path that the scene uses. `path`: absolute, in the sandbox; `many`: a sequence, of which any file is
+    enough; `block`: the data-block that holds it, None if not known."""
+
+    def __init__(self, block, stored, user, many=False):
+        self.block, self.stored, self.user, self.many = block, stored, user, many
+        # A library's own path is relative to the scene, also where another library links it.
+        library = getattr(block, "library", None) if block is not None else None
+        self.path = os.path.normpath(files.resolved_path(stored, library))
+
+    def is_missing(self):
+        if self.path == "." or is_blenders_own(self.path):
+            return False
+        return not (files.exists(self.path) or (self.many and files.numbered(self.path)))
+
+
+def warn_missing(opened, table):
+    """Add a warning for each missing file, by the artist's path: at most 100, and one for the others.
+
+    Sets `opened.users`, too: (path in the sandbox, user, artist's path) of files that Blender reads later."""
+    used = all_used()
+    missing = {}
+    for item in used:
+        if item.is_missing():
+            missing.setdefault(shown_path(item, table), item)
+    shown = sorted(missing.items())[:MAX_MISSING]
+    holders = _holders([item.block for _, item in shown])
+    for path, item in shown:
+        item.user += holders.get(item.block, "") if item.user else ""
+        opened.warn("missing_file", path, path=path, wanted_by=f" ({item.user})" if item.user else "")
+    opened.users = _users_of([item for _, item in shown], used, table)
+    if len(missing) > MAX_MISSING:
+        opened.warn("missing_file", path=f"{len(missing) - MAX_MISSING} more files")
+
+
+def all_used():
+    """All used paths, each once."""
+    found, unread = {}, set()
+    for item in _own_walk(unread):
+        if item.stored and not item.stored.startswith("<"):
+            found.setdefault(item.path, item)
+    unread -= found.keys()
+    for item in _blenders_list():
+        if item.path not in unread:
+            found.setdefault(item.path, item)
+    return list(found.values())
+
+
+# -------------------------------------------------------------------------------- Blender's own list
+
+
+def _blenders_list():
+    if hasattr(bpy.data, "file_path_map"):
+        for block, paths in bpy.data.file_path_map(include_libraries=True).items():
+            # Scenes keep old paths of sounds in their strips; a linked block has its library's path, too.
+            library = getattr(block, "library", None)
+            for stored in paths if block.id_type != "SCENE" else ():
+                if library is None or stored != library.filepath:
+                    yield UsedPath(block, stored, name_of(block))
+        return
+    stored, absolute = bpy.utils.blend_paths(absolute=False), bpy.utils.blend_paths(absolute=True)
+    sounds = {os.path.basename(sound.filepath) for sound in bpy.data.sounds}
+    if len(stored) == len(absolute):
+        for short, whole in zip(stored, absolute):  # noqa: B905
+            item = UsedPath(None, whole, "")
+            item.stored = short
+            if os.path.basename(whole) not in sounds:
+                yield item
+
+
+# -------------------------------------------------------------------------------- our own walk
+
+
+def _own_walk(unread):
+    """Used paths by all that holds them. `unread` gets the paths that are held and never read."""
+    for library in bpy.data.libraries:
+        item = UsedPath(library, library.filepath, name_of(library))
+        if _is_packed(library):
+            unread.add(item.path)
+        else:
+            yield item
+    for kind in ("images", "fonts", "sounds", "movieclips", "cache_files", "volumes"):
+        for block in getattr(bpy.data, kind):
+            many = getattr(block, SEQUENCES[kind]) in (True, "SEQUENCE") if kind in SEQUENCES else False
+            item = UsedPath(block, block.filepath, name_of(block), many)
+            if getattr(block, "packed_file", None) or getattr(block, "source", "") in ("GENERATED", "VIEWER"):
+                unread.add(item.path)
+            else:
+                yield item
+    unread.update(UsedPath(text, text.filepath, "").path for text in bpy.data.texts if text.filepath)
+    for scene in bpy.data.scenes:
+        yield from _of_strips(scene)
+    for owner, tree in files.trees():
+        yield from _of_nodes(owner, tree)
+    for item in bpy.data.objects:
+        if item.modifiers or item.particle_systems or item.rigid_body:
+            yield from _of_caches(item, unread)
+
+
+def _is_packed(library):
+    """Whether nothing of a library is read from its file."""
+    if getattr(library, "packed_file", None) or getattr(library, "is_archive", False):
+        return True
+    linked = library.users_id
+    return bool(linked) and all(getattr(block, "is_linked_packed", False) for block in linked)
+
+
+def _of_strips(scene):
+    for strip in files.strips_of(scene):
+        user = f"strip {strip.name} of scene {scene.name}"
+        if getattr(strip, "filepath", ""):
+            yield UsedPath(scene, strip.filepath, user)
+        if strip.type == "IMAGE":
+            for element in strip.elements:
+                yield UsedPath(scene, os.path.join(strip.directory, element.filename), user)
+
+
+_path_properties = {}
+"""Type of node → the names of its properties that are paths."""
+
+
+def _of_nodes(owner, tree):
+    for node in tree.nodes:
+        names = _path_properties.get(node.bl_idname)
+        if names is None:
+            properties = node.bl_rna.properties
+            names = [p.identifier for p in properties if getattr(p, "subtype", "") in PATH_SUBTYPES]
+            _path_properties[node.bl_idname] = names
+        user = f"node {node.name} of {name_of(owner)}"
+        if (
+            names
+            and getattr(node, "mode", "EXTERNAL") == "EXTERNAL"
+            and node.type in files.NODES_WITH_RAW_PATHS
+        ):
+            for name in names:
+                yield UsedPath(owner, getattr(node, name), user)
+        for socket in node.inputs if node.bl_idname.startswith("GeometryNodeImport") else ():
+            if socket.type == "STRING" and not socket.is_linked and socket.default_value:
+                yield UsedPath(owner, socket.default_value, user)
+
+
+def _of_caches(item, unread):
+    caches = []
+    for modifier in item.modifiers:
+        user = f"modifier {modifier.name} of {name_of(item)}"
+        if modifier.type == "MESH_CACHE":
+            yield UsedPath(item, modifier.filepath, user)
+        elif modifier.type == "OCEAN":
+            found = UsedPath(item, modifier.filepath, user)
+            if modifier.is_cached:
+                yield found
+            else:
+                unread.add(found.path)
+        elif modifier.type == "FLUID" and getattr(modifier, "domain_settings", None) is not None:
+            domain = modifier.domain_settings
+            found = UsedPath(item, domain.cache_directory, user)
+            if domain.has_cache_baked_any:
+                yield found
+            else:
+                unread.add(found.path)
+        cache = getattr(modifier, "point_cache", None)
+        if cache is not None:
+            caches.append((cache, user))
+    caches += [(s.point_cache, f"particle system {s.name} of {name_of(item)}") for s in item.particle_systems]
+    for cache, user in caches:
+        if cache.use_external and cache.filepath:
+            yield UsedPath(item, cache.filepath, user)
+
+
+# ------------------------------------------------------------------------------------- users
+
+
+def name_of(block):
+    """A data-block as the artist calls it: `image wood.png`."""
+    return f"{KINDS.get(block.id_type) or block.bl_rna.name.lower()} {block.name}"
+
+
+def _holders(blocks):
+    """Data-block → `, used by …` with the first of the data-blocks that use it."""
+    plain = {block for block in blocks if block is not None and block.id_type in KINDS}
+    if not plain:
+        return {}
+    linked = {block: block.users_id for block in plain if block.id_type == "LIBRARY"}
+    others = plain - linked.keys()
+    users = {**linked, **(bpy.data.user_map(subset=others) if others else {})}
+    texts = {}
+    for block, using in users.items():
+        names = sorted(name_of(u) for u in using if u != block and u.id_type not in ("LIBRARY", "SCREEN"))
+        if names:
+            texts[block] = f", {'for' if block.id_type == 'LIBRARY' else 'used by'} {names[0]}"
+    return texts
+
+
+def _users_of(missing, used, table):
+    """(path, user, artist's path) of what is missing, of what Blender reads frame by frame or hands on, then
+    of all else, within bounds. The number of a sequence is `#`."""
+    triples, room = {}, MAX_USERS_TEXT
+    for item in [*missing, *sorted(used, key=lambda item: not _is_read_late(item))]:
+        path, shown = _as_pattern(item.path, item.many), _as_pattern(shown_path(item, table), item.many)
+        room -= len(path) + len(item.user) + len(shown)
+        if room < 0 or len(triples) == MAX_USERS:
+            break
+        triples.setdefault(path, (path, item.user, shown))
+    return list(triples.values())
+
+
+def _as_pattern(path, many):
+    folder, name = os.path.split(path)
+    stem, extension = os.path.splitext(name)
+    return os.path.join(folder, files.LAST_NUMBER.sub("#", stem) + extension) if many else path
+
+
+def _is_read_late(item):
+    kind = item.block.id_type if item.block is not None else ""
+    return item.many or "<" in item.path or kind not in ("IMAGE", "LIBRARY", "FONT", "SOUND", "")
+
+
+# ------------------------------------------------------------------------------------- paths
+
+
+def is_blenders_own(path):
+    """Whether a path leads to the assets of any Blender's installation, of which this Blender has its own."""
+    inner = re.search(r"/\d+\.\d+/datafiles/assets/(.+)$", path)
+    own = bpy.utils.system_resource("DATAFILES", path="assets") if inner else ""
+    return bool(own) and os.path.exists(os.path.join(own, inner[1]))
+
+
+def shown_path(item, table):
+    """The artist's path for a used path."""
+    path = files.artists_path(item.path)
+    for old, new in table:
+        if (path + "/").startswith(new + "/"):
+            return old + path[len(new) :]
+    for _, new in table:  # a neighbour of a remapped scene
+        tree = new[: new.rindex("/")]
+        if tree and path.startswith(tree + "/"):
+            return path[len(tree) :]
+    on_drive = re.match(r"[A-Za-z]:[\\/]", item.stored) and len(path) > 2
+    return f"{path[1].upper()}:{path[2:]}" if on_drive else path
