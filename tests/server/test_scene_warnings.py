@@ -139,6 +139,66 @@ def test_missing_files_that_blender_finds_out_about_hold_once(site: ApiClient) -
     assert (shown["hold_reasons"], len(shown["warnings"])) == ([], 2)
 
 
+def looked_for(name: str, user: str = "") -> msg.NodeWarning:
+    return msg.NodeWarning(
+        code="missing_file", message=f"{name} is missing.", subject=name, wanted_by=user, found_by="rendered"
+    )
+
+
+def test_files_missed_while_a_frame_renders_hold_once_more_and_never_again(site: ApiClient) -> None:
+    job_id = site.submit(on_missing_files="hold")["id"]
+    runner = site.runner(job_id)
+    [task] = runner.sync().tasks
+    runner.report(runner.started(task), opened(LACKING))
+    site.ask("PATCH", f"/api/jobs/{job_id}", json={"action": "unhold"})
+    frame = runner.saved(task, task.frames[0])
+    frame.warnings = [looked_for("C:/film/lamp.ies")]
+    runner.report(frame)
+    assert job(site, job_id)["hold_reasons"] == ["rule"]
+    [shown] = [f for f in site.get(f"/api/jobs/{job_id}/frames")["data"] if f["warnings"]]
+    assert (shown["frame"], shown["warnings"][0]["subject"]) == (task.frames[0], "C:/film/lamp.ies")
+    site.ask("PATCH", f"/api/jobs/{job_id}", json={"action": "unhold"})
+    [task] = [t for t in runner.sync().tasks if t.attempt != task.attempt][:1]
+    frame = runner.saved(task, task.frames[0])
+    frame.warnings = [looked_for("C:/film/other.ies")]
+    runner.report(runner.started(task), frame)
+    assert job(site, job_id)["hold_reasons"] == []
+
+
+def test_a_file_missed_while_a_frame_renders_fails_the_job(site: ApiClient) -> None:
+    job_id = site.submit(on_missing_files="fail")["id"]
+    runner = site.runner(job_id)
+    [task] = runner.sync().tasks
+    frame = runner.saved(task, task.frames[0])
+    frame.warnings = [looked_for("C:/film/lamp.ies")]
+    answer = runner.report(runner.started(task), frame)
+    assert answer.desired.cancel
+    runner.report(runner.ended(task), msg.SessionEnded(reason="cancelled"))
+    shown = job(site, job_id)
+    assert (shown["status"], shown["cause"]) == ("failed", "missing_files")
+    assert "C:/film/lamp.ies" in shown["message"]
+
+
+def test_the_list_of_missing_files_has_each_once_with_its_first_time_and_its_user(site: ApiClient) -> None:
+    job_id = site.submit()["id"]
+    runner = site.runner(job_id)
+    [task] = runner.sync().tasks
+    told = msg.NodeWarning(
+        code="missing_file", message="It is missing.", subject="/a/wood.png", found_by="opened"
+    )
+    runner.report(runner.started(task), opened(told))
+    first = job(site, job_id)["missing_files"]
+    frame = runner.saved(task, task.frames[0])
+    frame.warnings = [looked_for("/a/wood.png", "image wood.png"), looked_for("/a/lamp.ies")]
+    runner.report(frame)
+    shown = job(site, job_id)
+    listed = [(f["path"], f["wanted_by"], f["found_by"]) for f in shown["missing_files"]]
+    assert listed == [("/a/wood.png", "image wood.png", "opened"), ("/a/lamp.ies", "", "rendered")]
+    assert shown["missing_files"][0]["since"] == first[0]["since"]
+    assert "Upload it" in shown["missing_files"][1]["remedy"]
+    assert [set(w) for w in shown["warnings"]] == [{"code", "message", "subject"}] * 2
+
+
 def test_a_scene_full_of_warnings_does_not_hide_that_scripts_were_blocked(site: ApiClient) -> None:
     job_id = site.submit()["id"]
     runner = site.runner(job_id)
@@ -196,6 +256,9 @@ def test_missing_file_warns_or_holds_before_any_machine_starts(site: ApiClient, 
     [warning] = warned["warnings"]
     assert (warning["code"], warning["subject"]) == ("missing_file", "C:/proj/tex/red.png")
     assert "image red.png" in warning["message"]
+    [listed] = warned["missing_files"]
+    assert (listed["path"], listed["wanted_by"]) == ("C:/proj/tex/red.png", "image red.png")
+    assert (listed["found_by"], listed["since"]) == ("submit", warned["created_at"])
     job_id = read(site, made, ["drive_absolute.blend"], on_missing_files="hold")
     assert job(site, job_id)["hold_reasons"] == ["rule"]
     assert site.runner(job_id).sync().tasks == []

@@ -22,6 +22,12 @@ MARKS = {"done": "█", "running": "▓", "pending": "░", "waiting": "·", "fa
 MARK_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "cancelled": "dim"}
 STRIP_WIDTH = 72
 """Most marks in a strip of frames."""
+FOUND = {
+    "submit": "in the scene's file",
+    "opened": "told by Blender",
+    "rendered": "looked for by Blender",
+}
+"""How a missing file was found."""
 ROWS_SHOWN = 10
 """Most rows of each kind in a month's bill, and most missing files listed for a job."""
 
@@ -73,15 +79,31 @@ def print_job(out: Output, job: jobs.Job, frames: Sequence[Mapping[str, Any]]) -
         out.print(f"  {clean(job['message'])}", style="red")
     if why_it_waits(job):
         out.print(f"  {why_it_waits(job)}", style="yellow")
+    files = job.get("missing_files") or []
     for warning in job["warnings"]:
+        if files and warning["code"] == "missing_file" and warning.get("subject"):
+            continue  # listed below
         subject = f" ({clean(warning['subject'])})" if warning.get("subject") else ""
         out.print(f"  warning: {clean(warning['message'])}{subject}", style="yellow")
     if frames:
         out.print(Text("  ") + strip(frames))
     for name, value in _facts(job):
         out.print(Text(f"  {name:<10}", style="dim") + Text(value))
+    _print_missing_files(out, files)
     for path in job["missing_paths"][:ROWS_SHOWN]:
         out.print(f"  missing    {clean(path)}", style="yellow")
+
+
+def _print_missing_files(out: Output, files: Sequence[Mapping[str, Any]]) -> None:
+    """Print the files that the scene wants and the job lacks, with their users."""
+    for file in files[:ROWS_SHOWN]:
+        user = f", wanted by {clean(file['wanted_by'])}" if file["wanted_by"] else ""
+        how = FOUND.get(file["found_by"], clean(file["found_by"]))
+        out.print(f"  lacks {clean(file['path'])}{user} ({how}, {moment(file['since'])})", style="yellow")
+    if len(files) > ROWS_SHOWN:
+        out.print(f"  lacks {len(files) - ROWS_SHOWN} more files: --json lists them", style="yellow")
+    if files:
+        out.print(f"  {clean(files[0]['remedy'])}", style="yellow")
 
 
 def _facts(job: jobs.Job) -> Iterable[tuple[str, str]]:

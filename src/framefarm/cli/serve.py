@@ -8,7 +8,9 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -119,6 +121,8 @@ def serve(
             _fail(f"cannot write to {data}: {error.strerror or error}")
         _print_start(context, address, host, behind_proxy or settings.behind_proxy)
 
+        threading.Thread(target=_check_lookups, args=[settings.sandbox], daemon=True).start()
+
         def stop_again(_number: int, _frame: Any) -> None:
             """Keep the process alive when uvicorn raises the signal again, so that the database is closed."""
             server.should_exit = True
@@ -196,6 +200,13 @@ def _print_start(context: Any, address: str, host: str, behind_proxy: bool) -> N
         )
     out.write(f"listening on {address}\n")
     out.flush()
+
+
+def _check_lookups(mode: str) -> None:
+    """Let a process warn on standard error if lookups of Blender are not seen on this machine."""
+    command = [sys.executable, "-m", "framefarm.node.lookup_check", mode]
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=60, check=False)
 
 
 def stop(

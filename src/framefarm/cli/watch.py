@@ -113,6 +113,9 @@ def _print_end(out: Output, job: jobs.Job) -> ExitCode:
     match job["status"]:
         case "success":
             out.print(f"{clean(job['job_title'])}: success, {summary}", style="green")
+            if job.get("missing_files"):
+                count = plural(len(job["missing_files"]), "file")
+                out.print(f"  It was rendered without {count} that the scene wants.", style="yellow")
             if job.get("warnings"):
                 count = plural(len(job["warnings"]), "warning")
                 out.print(f"  It has {count}:  framefarm job {clean(job['id'])}", style="yellow")

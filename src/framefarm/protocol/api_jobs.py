@@ -197,6 +197,20 @@ class Forecast(BaseModel):
     total_cost: MoneySpan | None
 
 
+class MissingFile(BaseModel):
+    """A file that the scene wants and the job lacks; each once, as the farm learned of it first."""
+
+    path: str
+    """As the artist's machine knows it."""
+    wanted_by: str
+    """The data-block, node or strip that wants it; empty if it is not known."""
+    found_by: Literal["submit", "opened", "rendered"]
+    """`submit`: it is named in the scene's file; `opened`: Blender named it as it opened the scene;
+    `rendered`: Blender looked for it while it rendered."""
+    since: str
+    remedy: str
+
+
 class JobDetail(JobSummary):
     """A job with all submitted fields, its status and its warnings."""
 
@@ -227,6 +241,7 @@ class JobDetail(JobSummary):
     cause: str | None
     message: str | None
     warnings: list[Warning_]
+    missing_files: list[MissingFile]
     missing_paths: list[str]
     inputs: list[JobInput]
     scene_info: dict[str, Any] | None

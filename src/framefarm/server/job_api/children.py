@@ -17,6 +17,7 @@ from framefarm.server.database import Tx
 from framefarm.server.job_api.actions import find_job, find_job_with_files
 from framefarm.server.job_api.detail import SignThumbnail, newest
 from framefarm.server.job_api.summary import HOLD_WORDS, running, waiting_for
+from framefarm.server.jobs import warnings
 from framefarm.server.jobs.state import facts
 from framefarm.server.jobs.tables import job_state, tasks
 from framefarm.server.jobs.task_plans import plan_of
@@ -145,7 +146,7 @@ def frame_page(
                     if row is not None and f.revision == row.revision
                 ],
                 "thumbnail": sign_thumbnail(job.account_id, row) if row else None,
-                "warnings": (row.warnings or []) if row else [],
+                "warnings": warnings.shown(row.warnings or []) if row else [],
                 "revision": row.revision if row else 0,
             }
         )

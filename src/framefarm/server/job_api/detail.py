@@ -18,6 +18,7 @@ from framefarm.server.files.tables import missing_paths
 from framefarm.server.job_api.actions import find_job
 from framefarm.server.job_api.forecast import forecast_of
 from framefarm.server.job_api.summary import ListedJob, listed_jobs, running_costs, summary
+from framefarm.server.jobs import warnings
 from framefarm.server.jobs.tables import job_dependencies, jobs, tasks
 from framefarm.server.json_types import Answer
 from framefarm.server.rows import FrameRow, JobRow, JobStateRow
@@ -78,6 +79,7 @@ def detail(tx: Tx, actor: Actor, job_id: str, sign: SignThumbnail) -> tuple[Answ
         "cause": cause,
         "message": message,
         "warnings": _warnings_with_thumbnails(tx, job, sign),
+        "missing_files": warnings.missing_files(job.warnings, job.created_ms),
         "missing_paths": sorted(tx.conn.execute(missing).scalars()),
         "scene_info": job.scene and {k: v for k, v in job.scene.items() if k != "aliases"},
         "average_frame_seconds": mean,
@@ -95,11 +97,11 @@ def _warnings_with_thumbnails(tx: Tx, job: JobRow, sign: SignThumbnail) -> list[
     """The job's warnings; one about a frame has its thumbnail's address, too."""
     numbers = sorted({w["frame"] for w in job.warnings if w.get("frame") is not None})
     if not numbers:
-        return list(job.warnings)
+        return warnings.shown(job.warnings)
     query = farmwide(sa.select(frames)).where(frames.c.job_id == job.id, frames.c.frame.in_(numbers))
     latest = newest(tx.rows(FrameRow, query))
     signed = {n: sign(job.account_id, f) for n, f in latest.items()}
-    return [w | {"thumbnail": signed.get(w.get("frame"))} for w in job.warnings]
+    return [w | {"thumbnail": signed.get(w.get("frame", -1))} for w in warnings.shown(job.warnings)]
 
 
 def _cause(tx: Tx, state: JobStateRow) -> tuple[str | None, str | None]:

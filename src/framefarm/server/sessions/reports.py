@@ -124,8 +124,9 @@ class Reporter:
         self.work.change_attempt(attempt, "frames_done", "saved_mono_ms")
         attempt.task_frames_done += 1
         self.work.task_change(attempt)["frames_done"] = attempt.task_frames_done
-        if event.warnings:
-            warnings.add(tx, state.job_id, event.warnings)
+        new = warnings.add(tx, state.job_id, event.warnings) if event.warnings else []
+        if new:
+            scene_warnings.hold_or_fail(tx, self.session, state, new)
         data = {"frame": event.frame, "task": attempt.task_number, "seconds": event.seconds}
         state.emit(tx, "system", "frame.done", data)
         return "applied"

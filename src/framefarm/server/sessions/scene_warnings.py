@@ -1,7 +1,9 @@
-"""Reaction of a job to warnings of Blender as it opens the scene: `on_blocked_scripts`, `on_missing_files`,
-and a hold for simulations that must be baked and were not seen in the file.
+"""Reaction of a job to warnings of Blender as it opens and renders the scene: `on_blocked_scripts`,
+`on_missing_files`, and a hold for simulations that must be baked and were not seen in the file.
 
-Lifting the hold accepts the warnings: they do not hold the job again.
+Lifting the hold accepts the warnings: they do not hold the job again. Missing files may hold it once for
+those that Blender names when it opens the scene, and once more for those that it looks for while it renders,
+of which nobody could know before.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from framefarm.server.jobs import failures
 from framefarm.server.jobs import state as job_states
 from framefarm.server.jobs.state import JobState
 from framefarm.server.jobs.tables import jobs
+from framefarm.server.jobs.warnings import JobWarning
 from framefarm.server.json_types import Json
 from framefarm.server.rows import SessionRow
 from framefarm.server.sessions.instructions import cancel_pending, instruct_job
@@ -46,7 +49,7 @@ def hold_or_fail(tx: Tx, session: SessionRow, state: JobState, new: list[msg.Nod
             cause, message = _failure(code, subjects)
             _fail(tx, session, state, cause, message)
             return
-        if choice == "hold" and sum(w["code"] == code for w in stored) == len(subjects):
+        if choice == "hold" and _is_first(code, new, stored):
             job_states.add_hold(state, "rule")
             _instruct(tx, session, state)
 
@@ -57,6 +60,15 @@ def _begins_and_ends_at_start(frames: str | None, scene: Json | None) -> bool:
         return False
     chosen = FrameSet.from_text(frames)
     return bool(chosen.nth(len(chosen) - 1) <= scene["frame_start"])
+
+
+def _is_first(code: str, new: list[msg.NodeWarning], stored: list[JobWarning]) -> bool:
+    """Whether the job had no such warning before these."""
+    means = [w.found_by for w in new if w.code == code]
+    if "rendered" not in means:
+        return sum(w["code"] == code for w in stored) == len(means)
+    known = [w for w in stored if w["code"] == code and w.get("missing", {}).get("found_by") == "rendered"]
+    return len(known) == means.count("rendered")
 
 
 def _failure(code: str, subjects: list[str]) -> tuple[str, str]:

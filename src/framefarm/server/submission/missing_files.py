@@ -14,7 +14,7 @@ from framefarm.core.failure_codes import explain
 from framefarm.core.path_matching import Uploads, placeable_aliases
 from framefarm.core.paths import normalise
 from framefarm.server.files.scene_reader import Dependency, SceneFacts, absolute
-from framefarm.server.jobs.warnings import JobWarning
+from framefarm.server.jobs.warnings import JobWarning, MissingFile
 
 BLENDERS_OWN = "/datafiles/assets/"
 """Brushes that 4.3 and later link from the artist's installation; every Blender has its own."""
@@ -137,4 +137,8 @@ def _folder(base: str, written: str) -> str:
 
 
 def _warning(code: str, subject: str, facts: dict[str, str]) -> JobWarning:
-    return JobWarning(code=code, message=explain(code, facts), subject=subject)
+    made = JobWarning(code=code, message=explain(code, facts), subject=subject)
+    if code == "missing_file":
+        user = facts.get("wanted_by", "").removeprefix(" (").removesuffix(")")
+        made["missing"] = MissingFile(wanted_by=user, found_by="submit")
+    return made
