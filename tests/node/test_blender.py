@@ -127,7 +127,8 @@ def test_the_jobs_settings_override_the_scene(harness: BlenderHarness) -> None:
     blender.render(1)
     [file] = collected(harness, harness.saved(), "film")
     assert Image.open(harness.folder / "staging" / file.staged).size == (32, 18)
-    assert b"Sample 1/1" in harness.printed
+    if harness.package.release.startswith("4."):  # later ones do not print it
+        assert b"Sample 1/1" in harness.printed
 
 
 def assert_refused(harness: BlenderHarness, settings: RenderSettings, cause: str, words: str) -> None:

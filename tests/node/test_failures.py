@@ -84,7 +84,7 @@ def test_newer_file_is_refused_before_it_is_opened(
 ) -> None:
     content = header + (harness.scenes / "noisy.blend").read_bytes()[len(header) :]
     if saved == "5.0" and not harness.package.release.startswith("4."):
-        content = content.replace(b"v500", b"v999", 1)
+        content, saved = content.replace(b"v500", b"v999", 1), "9.99"
     blender = harness.start("noisy", layout=layout_with(harness, "noisy", content))
     blender.open_scene()
     failed = harness.failed()
@@ -107,6 +107,8 @@ def little_memory() -> Iterator[None]:
 
 @pytest.mark.usefixtures("little_memory")
 def test_out_of_memory_names_the_frame(harness: BlenderHarness) -> None:
+    if not harness.package.release.startswith("4."):
+        pytest.skip("later Blenders need more addresses to start, and hang without them")
     blender = harness.start("huge")
     blender.open_scene()
     blender.render(3)
