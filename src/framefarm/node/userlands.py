@@ -98,9 +98,9 @@ def _lay(root: Path, what: str, on_step: OnStep) -> None:
     mirror = debian_mirror()
     on_step(f"Laying a minimal Debian 13 into {root / NAME} from {mirror}, once: minutes, 550 MB.")
     try:
-        # In namespaces of its own: its mounts and processes end with it, however it ends.
+        # In namespaces of its own: its mounts and processes end with this one, however it ends.
         install_steps.run(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child",
+            ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child",
              "debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}",
              "--force-check-gpg", f"--keyring={KEYRING}", SUITE, str(new), mirror],
             f"{what} needs a Debian 13 of its own, which could not be laid",
