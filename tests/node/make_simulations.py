@@ -111,7 +111,23 @@ def simulation_zone(name, x, z):
     node.node_tree = inner
     outer.links.new(entry.outputs[0], node.inputs[0])
     outer.links.new(node.outputs[0], end.inputs[0])
-    grid(name, x, z).modifiers.new("Nodes", "NODES").node_group = outer
+    item = grid(name, x, z)
+    modifier = item.modifiers.new("Nodes", "NODES")
+    modifier.node_group = outer
+    return item, modifier
+
+
+def baked_zone(folder):
+    """A bake of a simulation zone in a folder."""
+    begin()
+    item, modifier = simulation_zone("Zone", 0, 0.5)
+    save(folder, "zone")
+    modifier.bake_directory = "//zone bake"
+    if hasattr(modifier, "bake_target"):
+        modifier.bake_target = "DISK"
+    bpy.context.view_layer.objects.active = item
+    bpy.ops.object.simulation_nodes_cache_bake()
+    save(folder, "zone")
 
 
 def hair(name, x, z):
@@ -188,6 +204,8 @@ def main(folder):
     save(folder, "blurred")
     for name in ("played", "linked", "fur", "blurred"):
         play(folder, name)
+    baked_zone(folder)
+    play(folder, "zone")
     begin()
     particles("Cloud", 0, 1)
     save(folder, "particles")
@@ -203,7 +221,7 @@ def main(folder):
     edit = bpy.data.scenes.new("Edit")
     settings(edit)
     editor = edit.sequence_editor_create()
-    strips = getattr(editor, "strips", None) or editor.sequences
+    strips = editor.strips if hasattr(editor, "strips") else editor.sequences
     strips.new_scene(name="Shot", scene=shot, channel=1, frame_start=1)
     bpy.context.window.scene = edit
     save(folder, "edit")

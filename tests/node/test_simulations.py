@@ -9,8 +9,11 @@ import pytest
 from blender_harness import BlenderHarness
 from PIL import Image
 
+from framefarm.core.frames import FrameSet
 from framefarm.node import output_files
 from framefarm.protocol.node import Package
+from framefarm.server.files import scene_reader
+from framefarm.server.submission import simulations as checks
 
 pytestmark = pytest.mark.blender
 
@@ -65,6 +68,19 @@ def test_hair_is_played_anew_for_each_frame(shots: BlenderHarness) -> None:
 
 def test_motion_blur_reaches_into_the_next_frame(shots: BlenderHarness) -> None:
     assert assert_as_played(shots, "blurred", [4, 5, 8]) == ["unbaked_simulation"]
+
+
+def test_a_bake_in_a_folder_needs_no_play(shots: BlenderHarness) -> None:
+    assert assert_as_played(shots, "zone", [6, 2]) == []
+    path = shots.scenes / "zone.blend"
+    uploaded = [str(file) for file in shots.scenes.rglob("*")]
+    [facts] = scene_reader.read_scenes([(str(path), path)])
+    [scene] = facts.scenes
+    assert [(s.object, s.modifier) for s in scene.baked_simulations] == [("Zone", "Nodes")]
+    frames = FrameSet.of(range(1, 9))
+    assert checks.check(scene, frames, str(path), uploaded).warnings == []
+    [warning] = checks.check(scene, frames, str(path), []).warnings
+    assert warning["code"] == "unbaked_simulation"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ docs/decisions/0024-simulations-are-played-or-held.md. `blend/simulations.py` fi
 import os
 
 import bpy
-from in_blender import engines
+from in_blender import bakes, engines
 
 WHY = {
     "particles": "Blender itself draws unbaked particles differently, by what was rendered before",
@@ -271,22 +271,19 @@ def _simulates(tree, seen):
 
 
 def _nodes_range(modifier):
-    bakes = [b for b in getattr(modifier, "bakes", ()) if b.use_custom_simulation_frame_range]
-    if bakes:
-        return min(b.frame_start for b in bakes), max(b.frame_end for b in bakes)
+    own = [b for b in getattr(modifier, "bakes", ()) if b.use_custom_simulation_frame_range]
+    if own:
+        return min(b.frame_start for b in own), max(b.frame_end for b in own)
     return bpy.context.scene.frame_start, bpy.context.scene.frame_end
 
 
 def _nodes_baked(modifier):
     """Whether all bakes of the modifier are in folders. Blender does not tell of packed ones."""
-    bakes = list(getattr(modifier, "bakes", ()))
-    return bool(bakes) and all(_has_files(modifier, bake) for bake in bakes)
+    entries = list(getattr(modifier, "bakes", ()))
+    return bool(entries) and all(_has_files(modifier, bake) for bake in entries)
 
 
 def _has_files(modifier, bake):
-    own = bake.directory if bake.use_custom_path else os.path.join(modifier.bake_directory, str(bake.bake_id))
-    if not (bake.directory if bake.use_custom_path else modifier.bake_directory):
-        return False
-    library = modifier.id_data.library
-    folder = os.path.join(bpy.path.abspath(own, library=library), "meta")
-    return os.path.isdir(folder) and bool(os.listdir(folder))
+    folder = bakes.folder_of(modifier, bake)
+    meta = os.path.join(folder, "meta")
+    return bool(folder) and os.path.isdir(meta) and bool(os.listdir(meta))

@@ -7,7 +7,7 @@ import re
 import sys
 
 import bpy
-from in_blender import addons, compositor, engines, files, history, outputs, used_files
+from in_blender import addons, bakes, compositor, engines, files, history, outputs, used_files
 from in_blender.engines import version
 from in_blender.failure import Failure
 
@@ -118,7 +118,8 @@ def _load(opened, path, allow_scripts):
     name = os.path.basename(path)
     _check_version(name, saved_by(path))
     try:
-        bpy.ops.wm.open_mainfile(filepath=path, load_ui=False, use_scripts=allow_scripts)
+        with bakes.readable():
+            bpy.ops.wm.open_mainfile(filepath=path, load_ui=False, use_scripts=allow_scripts)
     except RuntimeError as error:
         why = " ".join(str(error).replace("Error:", " ").split())
         raise Failure("cannot_open", blender=version(), file=name, what=why.rstrip(".")) from None
