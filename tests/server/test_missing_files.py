@@ -112,9 +112,10 @@ def test_library_unread_is_a_warning() -> None:
     assert "b.blend is cut off" in warning["message"]
 
 
-def test_blenders_own_brushes_and_an_image_without_a_file_are_not_missing() -> None:
-    own = "C:\\Program Files\\Blender\\4.3\\datafiles\\assets\\brushes\\essentials.blend"
-    scene = facts("C:/p/a.blend", own, "//", kind="library")
+def test_an_image_without_a_file_and_one_that_is_not_required_are_not_missing() -> None:
+    scene = facts("C:/p/a.blend", "//", kind="image")
+    unused = Dependency(stored_path="//cache_fluid", kind="cache", many=True, required=False)
+    scene.dependencies.append(unused)
     assert missing_files.find_missing(scene, Uploads(["C:/p/a.blend"]), lambda _: []).missing == {}
 
 

@@ -36,16 +36,17 @@ def simulation_bakes(modifier: Block) -> SimulationBakes | None:
     count = min(modifier.get(b"bakes_num", 0), MOST_BAKES) if entries is not None else 0
     zones = 0
     for index in range(count):
-        if _node_of(tree, entries.get(b"id", array_index=index), 0) == BAKE_NODE:
+        entry = entries.item(index)
+        if _node_of(tree, entry.get(b"id"), 0) == BAKE_NODE:
             continue
         zones += 1
-        flag = entries.get(b"flag", array_index=index)
+        flag = entry.get(b"flag")
         if flag & CUSTOM_RANGE:
-            first, last = (entries.get(name, array_index=index) for name in (b"frame_start", b"frame_end"))
+            first, last = (entry.get(name) for name in (b"frame_start", b"frame_end"))
             found.ranges.append((first, last))
-        if entries.get(b"packed", 0, array_index=index):
+        if entry.get(b"packed", 0):
             continue
-        folder = _folder(modifier, entries, index, custom=bool(flag & CUSTOM_PATH))
+        folder = _folder(modifier, entry, custom=bool(flag & CUSTOM_PATH))
         if folder:
             found.folders.append(folder)
         else:
@@ -54,20 +55,19 @@ def simulation_bakes(modifier: Block) -> SimulationBakes | None:
     return found
 
 
-def _folder(modifier: Block, entries: Block, index: int, *, custom: bool) -> str:
+def _folder(modifier: Block, entry: Block, *, custom: bool) -> str:
     """Stored path of a bake's folder; empty if it has none."""
     if custom:
-        address = entries.get(b"directory", 0, array_index=index)
-        return _string(entries.bfile.block_from_addr.get(address))
+        return _string(pointer(entry, b"directory"))
     for name in (b"simulation_bake_directory", b"bake_directory"):
         parent = _string(pointer(modifier, name))
         if parent:
-            number = entries.get(b"id", array_index=index)
+            number = entry.get(b"id")
             return parent.rstrip("/\\") + f"/{number}"
     return ""
 
 
-def _string(block: Block) -> str:
+def _string(block: Block | None) -> str:
     if block is None:
         return ""
     return str(block.as_bytes_string().decode("utf-8", "replace"))
@@ -91,14 +91,15 @@ def _node_of(tree: Block, number: int, depth: int) -> bytes:
     if references is None or depth > MOST_DEPTH:
         return b""
     for index in range(min(tree.get(b"nested_node_refs_num", 0), MOST_BAKES)):
-        if references.get(b"id", array_index=index) != number:
+        reference = references.item(index)
+        if reference.get(b"id") != number:
             continue
-        identifier = references.get((b"path", b"node_id"), array_index=index)
+        identifier = reference.get((b"path", b"node_id"))
         for node in listbase(pointer(tree, (b"nodes", b"first"))):
             if node[b"identifier"] != identifier:
                 continue
             if node[b"idname"] != GROUP_NODE:
                 return bytes(node[b"idname"])
-            inner = references.get((b"path", b"id_in_node"), array_index=index)
+            inner = reference.get((b"path", b"id_in_node"))
             return _node_of(pointer(node, b"id"), inner, depth + 1)
     return b""

@@ -48,7 +48,7 @@ def with_instances(objects: Iterable[Block]) -> list[Block]:
     return list(found.values())
 
 
-def _groups_in(group: Block, seen: set[int]) -> Iterator[Block]:
+def _groups_in(group: Block | None, seen: set[int]) -> Iterator[Block]:
     """The collection and those in it that are not `seen`, which gets them."""
     waiting = [group]
     while waiting:

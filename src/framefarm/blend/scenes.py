@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from blender_asset_tracer import cdefs
-
 from framefarm.blend import scene_contents, simulations
-from framefarm.blend.file import Block, ThinBlend, listbase, name_of, pointer, text
+from framefarm.blend.file import Blend, Block, listbase, name_of, pointer, text
 
 Json = Any
 
 OB_CAMERA = 11
-IDP_BOOLEAN = 10
+IDP_INT, IDP_BOOLEAN = 1, 10
 
 # R_IMF_IMTYPE_… of DNA_scene_types.h → the names in `bpy.types.ImageFormatSettings.file_format`
 FORMATS = {
@@ -43,20 +41,20 @@ FORMATS = {
 MOVIES = frozenset(("AVI_RAW", "AVI_JPEG", "FFMPEG"))
 
 
-def scenes(blend: ThinBlend) -> list[Json]:
+def scenes(blend: Blend) -> list[Json]:
     """The scenes, in the shape of `scene_reader.Scene`."""
     globals_ = blend.code_index[b"GLOB"]
     current = pointer(globals_[0], b"curscene") if globals_ else None
-    version = divmod(blend.header.version, 100)
+    version = divmod(blend.version, 100)
     return [_scene(block, current, version) for block in blend.code_index[b"SC"]]
 
 
-def cameras(blend: ThinBlend) -> list[str]:
+def cameras(blend: Blend) -> list[str]:
     """Names of the cameras of all scenes, and of those in collections that no view layer shows."""
     return sorted({name_of(o) for o in blend.code_index[b"OB"] if o[b"type"] == OB_CAMERA})
 
 
-def _scene(block: Block, current: Block, version: tuple[int, int]) -> Json:
+def _scene(block: Block, current: Block | None, version: tuple[int, int]) -> Json:
     layers = list(listbase(pointer(block, (b"view_layers", b"first"))))
     if not layers:  # Blender before 2.80
         layers = list(listbase(pointer(block, (b"r", b"layers", b"first"))))
@@ -106,7 +104,7 @@ def _samples(scene: Block, version: tuple[int, int]) -> int | None:
                 numbers = {
                     text(item[b"name"]): item[b"data", b"val"]
                     for item in _members(group)
-                    if item[b"type"] in (cdefs.IDP_INT, IDP_BOOLEAN)
+                    if item[b"type"] in (IDP_INT, IDP_BOOLEAN)
                 }
                 samples: int | None = numbers.get("samples")
                 # As the add-on's version_update.py does up to 3.0.25. Of 3.0 the file's header has no more

@@ -14,7 +14,7 @@ from framefarm.cli.options import AsJson, Url, client_of, pairs
 from framefarm.cli.output import ExitCode, Output, clean, command, money, plural, size
 from framefarm.cli.watch import follow
 from framefarm.client import Client, LocalProblem, dependencies, hashing, jobs, scene_process, upload
-from framefarm.client.dependencies import MissingFile, SceneFacts
+from framefarm.client.dependencies import Doubt, MissingFile, SceneFacts
 
 MAX_TITLE = 200
 """Characters of a job's title."""
@@ -179,12 +179,13 @@ def submit(
         facts = scene_process.read_scene(scene_path)
         addons = dependencies.expand(addon or [])
         variables = pairs(env or [], "--env")
-        paths, missing = _inputs(scene_path, [*(files or []), *addons], trace=not no_trace)
+        paths, missing, doubts = _inputs(scene_path, files or [], addons, trace=not no_trace)
         if (config := Path(os.path.abspath(variables.get("OCIO", "")))).is_file():
             variables["OCIO"] = str(config)
             colours = dependencies.of_colour_config(config)
             paths, missing = list(dict.fromkeys([*paths, *colours.files])), (*missing, *colours.missing)
         _warn_of_missing(out, missing)
+        _warn_of_doubts(out, doubts)
         chosen = _instance(client, instance, preemptible)
         payload: dict[str, Any] = {
             "job_title": title or clean(scene_path.stem)[:MAX_TITLE],
@@ -224,7 +225,10 @@ def submit(
         hashed = _hash(out, paths)
         payload["upload_md5s"] = {file.path: file.md5 for file in hashed}
         payload["upload_sha256s"] = {file.path: file.sha256 for file in hashed}
-        local = {"missing_on_disk": [m.path for m in missing]}
+        local = {
+            "missing_on_disk": [m.path for m in missing],
+            "doubtful_files": [{"path": d.path, "why": d.why} for d in doubts],
+        }
         answer = jobs.dry_run(client, payload)  # so that a refusal comes before any file is sent
         if dry_run:
             if as_json:
@@ -248,16 +252,21 @@ def submit(
         raise typer.Exit(code)
 
 
-def _inputs(scene: Path, files: list[Path], *, trace: bool) -> tuple[list[Path], tuple[MissingFile, ...]]:
-    """All files to send, the scene first, and the files that the scene refers to and that do not exist."""
+def _inputs(
+    scene: Path, files: list[Path], addons: list[Path], *, trace: bool
+) -> tuple[list[Path], tuple[MissingFile, ...], list[Doubt]]:
+    """All files to send, the scene first; files that the scene refers to and that do not exist; doubts."""
     traced = scene_process.find(scene) if trace else dependencies.Dependencies((scene,), ())
-    paths = list(dict.fromkeys([*traced.files, *dependencies.expand(files)]))
+    doubts = list(traced.doubts)
+    given = dependencies.expand(files, doubts)
+    doubts += dependencies.doubts_of(set(given) - set(traced.files))
+    paths = list(dict.fromkeys([*traced.files, *given, *addons]))
     for path in paths:
         try:
             str(path).encode()
         except UnicodeEncodeError:
             raise LocalProblem(f"The name of {str(path)!r} is not valid UTF-8. Rename the file.") from None
-    return paths, traced.missing
+    return paths, traced.missing, doubts
 
 
 def _warn_of_missing(out: Output, missing: tuple[MissingFile, ...]) -> None:
@@ -265,6 +274,13 @@ def _warn_of_missing(out: Output, missing: tuple[MissingFile, ...]) -> None:
         out.warn(f"{file.path} does not exist; {file.wanted_by} wants it.")
     if len(missing) > SHOWN_MISSING:
         out.warn(f"… and {len(missing) - SHOWN_MISSING} more files do not exist.")
+
+
+def _warn_of_doubts(out: Output, doubts: list[Doubt]) -> None:
+    for doubt in doubts[:SHOWN_MISSING]:
+        out.warn(f"{doubt.path} {doubt.why}.")
+    if len(doubts) > SHOWN_MISSING:
+        out.warn(f"… and {len(doubts) - SHOWN_MISSING} more files that are not what they seem.")
 
 
 def _instance(client: Client, instance: str | None, preemptible: bool | None) -> Mapping[str, Any]:

@@ -1,52 +1,26 @@
 """Files that a .blend needs: textures, sequences, tiles, caches, fonts, sounds, nested libraries.
 
-blender-asset-tracer reads the .blend; this module finds the files that each path in it refers to.
+`framefarm.blend` reads the paths in a .blend; this module finds their files on the disk, and those that these
+files name in turn.
 """
 
 from __future__ import annotations
 
-import glob
-import logging
 import os
-import re
-import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import zstandard
-from blender_asset_tracer import blendfile, trace
-from blender_asset_tracer.blendfile import exceptions
-from blender_asset_tracer.trace import blocks2assets, result
-
+from framefarm.blend.file import ODD_BLOCK, Blend, name_of, pointer
+from framefarm.blend.path_references import path_references, reached
+from framefarm.blend.references import Reference
+from framefarm.blend.source import NotReadable
+from framefarm.client import file_contents, files_behind
+from framefarm.client.disk import Disk
 from framefarm.client.errors import LocalProblem
 from framefarm.core import ocio
 
-BROKEN_FILE_ERRORS = (
-    exceptions.BlendFileError,
-    exceptions.SegmentationFault,
-    zstandard.ZstdError,
-    struct.error,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""Exceptions of the tracer on a damaged file: its own, and those of the code that parses the bytes."""
-
-BUNDLED_ASSETS = b"/datafiles/assets/"
-"""Part of the paths of assets that come with every Blender."""
-_CLIP_SEQUENCE = 1
-_TILES = {"<UDIM>": r"1\d{3}", "<UVTILE>": r"u\d+_v\d+"}
-
-logging.getLogger("blender_asset_tracer").addHandler(logging.NullHandler())
-logging.getLogger("blender_asset_tracer").propagate = False
+MOST_FILES_BEHIND = 100_000
 
 
 @dataclass(frozen=True)
@@ -58,11 +32,20 @@ class MissingFile:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """A file that exists, and why the picture may still be wrong: `why` continues the sentence "PATH …"."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Dependencies:
     """Files that a scene needs: absolute paths without duplicates, the scene first."""
 
     files: tuple[Path, ...]
     missing: tuple[MissingFile, ...]
+    doubts: tuple[Doubt, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,93 +73,137 @@ def read_scene(path: Path) -> SceneFacts:
     """Read a .blend's version and frame ranges. Raises LocalProblem if it cannot be read."""
     with _OpenBlend(path) as blend:
         ranges = {
-            _name(block): (
-                int(block.get((b"r", b"sfra"))),
-                int(block.get((b"r", b"efra"))),
-                int(block.get((b"r", b"frame_step"), default=1)),
+            name_of(block): (
+                int(block[b"r", b"sfra"]),
+                int(block[b"r", b"efra"]),
+                int(block.get((b"r", b"frame_step"), 1)),
             )
-            for block in blend.find_blocks_from_code(b"SC")
+            for block in blend.code_index[b"SC"]
         }
-        globals_ = blend.find_blocks_from_code(b"GLOB")
-        active = globals_[0].get_pointer(b"curscene") if globals_ else None
-        version = divmod(blend.header.version, 100)
+        globals_ = blend.code_index[b"GLOB"]
+        active = pointer(globals_[0], b"curscene") if globals_ else None
+        version = divmod(blend.version, 100)
         if not ranges:
             raise LocalProblem(f"{path} contains no scene, so it cannot be rendered.")
-        return SceneFacts(version, _name(active) if active else next(iter(ranges)), ranges)
+        return SceneFacts(version, name_of(active) if active else next(iter(ranges)), ranges)
 
 
 def find(scene: Path) -> Dependencies:
     """All files that a scene needs. Raises LocalProblem if the scene itself cannot be read."""
-    files: dict[Path, None] = {scene: None}
-    missing: dict[str, MissingFile] = {}
-    blends = [scene]
-    with _OpenBlend(scene):
-        for blend in blends:
-            for usage in trace.deps(blend):
-                blends += _add_usage(usage, files, missing)
-        _follow_libraries(files, missing)
-    return Dependencies(tuple(files), tuple(missing.values()))
+    return _Search(scene).run()
 
 
-def _add_usage(
-    usage: result.BlockUsage, files: dict[Path, None], missing: dict[str, MissingFile]
-) -> list[Path]:
-    """Add the files of one use to `files` or `missing`.
+@dataclass
+class _Search:
+    """The files found so far. Of a library only what is linked from it, and what that leads to, is
+    followed."""
 
-    Returns libraries that the tracer can't follow, because their names differ in case from the scene's.
-    """
-    stored = bytes(usage.asset_path)
-    if stored.strip(b"/.") == b"" or BUNDLED_ASSETS in stored:
-        return []  # an image without a file, or a brush that comes with Blender
-    path = _path(usage)
-    found = [file for file in _referred_files(usage, path) if file.is_file()]
-    untraced = []
-    if not found and (other := _without_case(path)) is not None:
-        found = [file for file in _referred_files(usage, other) if file.is_file()]
-        untraced = [file for file in found if file.suffix.lower() == ".blend" and file not in files]
-    files.update(dict.fromkeys(found))
-    if not found:
-        missing.setdefault(str(path), MissingFile(str(path), _wanted_by(usage)))
-    return untraced
+    scene: Path
+    files: dict[Path, None] = field(default_factory=dict)
+    missing: dict[str, MissingFile] = field(default_factory=dict)
+    doubts: dict[str, Doubt] = field(default_factory=dict)
+    disk: Disk = field(default_factory=Disk)
+    linked: dict[Path, set[bytes]] = field(default_factory=dict)
+    """Library that is to be read again → its data-blocks that are needed."""
+    followed: dict[Path, set[int]] = field(default_factory=dict)
+    """Library → groups of its blocks that were followed."""
+    behind: list[tuple[Path, str]] = field(default_factory=list)
+    """Files that may name others, with the folder-independent kind of the reference."""
+
+    def run(self) -> Dependencies:
+        self.files[self.scene] = None
+        with _OpenBlend(self.scene) as blend:
+            self._add_all(blend, self.scene, None)
+        while self.linked:
+            library, names = self.linked.popitem()
+            self._follow_library(library, names)
+        self._follow_behind()
+        for path in list(self.files)[1:]:
+            why = file_contents.fault(path)
+            if why is not None:
+                self.doubts.setdefault(str(path), Doubt(str(path), why))
+        return Dependencies(tuple(self.files), tuple(self.missing.values()), tuple(self.doubts.values()))
+
+    def _follow_library(self, library: Path, names: set[bytes]) -> None:
+        try:
+            with library.open("rb") as file:
+                blend = Blend(file)
+                done = self.followed.setdefault(library, set())
+                groups = reached(blend, names) - done
+                done |= groups
+                self._add_all(blend, library, groups)
+        except NotReadable as error:
+            self.doubts[str(library)] = Doubt(str(library), str(error))
+        except (*ODD_BLOCK, OSError, MemoryError) as error:
+            self.doubts[str(library)] = Doubt(str(library), f"cannot be read: {error}")
+
+    def _add_all(self, blend: Blend, path: Path, groups: set[int] | None) -> None:
+        references, unread = path_references(blend, path.name, groups)
+        for reference in references:
+            self._add(reference, path.parent)
+        for name in unread:
+            self.doubts.setdefault(
+                f"{path}\0{name}", Doubt(str(path), f"has the data-block {name}, whose files cannot be read")
+            )
+
+    def _add(self, reference: Reference, folder: Path) -> None:
+        path, found = self.disk.find(reference, folder)
+        if not found:
+            if reference.required:
+                self.missing.setdefault(str(path), MissingFile(str(path), reference.wanted_by))
+            return
+        for file in found:
+            if reference.kind == "library" and file != self.scene:
+                self.linked.setdefault(file, set()).update(reference.names)
+            elif file not in self.files and file.suffix.lower() in files_behind.SUFFIXES:
+                self.behind.append((file, reference.wanted_by))
+            self.files.setdefault(file)
+
+    def _follow_behind(self) -> None:
+        """Add the files that USD layers, OSL scripts and OBJ files name."""
+        seen = {path for path, _ in self.behind}
+        while self.behind and len(seen) < MOST_FILES_BEHIND:
+            path, wanted_by = self.behind.pop()
+            named = files_behind.named_by(path)
+            if named.why_not is not None:
+                self.doubts[str(path)] = Doubt(str(path), named.why_not)
+            for reference in named.references:
+                target, found = self.disk.find(reference, path.parent)
+                if not found and reference.required:
+                    what = f"{path.name} of {wanted_by}"
+                    self.missing.setdefault(str(target), MissingFile(str(target), what))
+                for file in found:
+                    self.files.setdefault(file)
+                    if file not in seen and file.suffix.lower() in files_behind.SUFFIXES:
+                        seen.add(file)
+                        self.behind.append((file, wanted_by))
 
 
-def _follow_libraries(files: dict[Path, None], missing: dict[str, MissingFile]) -> None:
-    """Add the libraries that libraries link.
-
-    The tracer follows only data that it takes to be rendered. That leaves out, for instance, the parent of a
-    linked object, which is not visible but determines the object's position.
-    """
-    libraries = [path for path in files if path.suffix.lower() == ".blend"][1:]
-    for library in libraries:
-        for block in blendfile.open_cached(library).find_blocks_from_code(b"LI"):
-            for usage in blocks2assets.library(block):
-                path = _path(usage)
-                if not path.is_file():
-                    path = _without_case(path) or path
-                if BUNDLED_ASSETS in bytes(usage.asset_path):
-                    continue
-                if not path.is_file():
-                    missing.setdefault(str(path), MissingFile(str(path), _wanted_by(usage)))
-                elif path not in files:
-                    files[path] = None
-                    libraries.append(path)
-
-
-def expand(paths: Iterable[Path]) -> list[Path]:
+def expand(paths: Iterable[Path], doubts: list[Doubt] | None = None) -> list[Path]:
     """Absolute paths of the given files, and of all files below the given folders, without duplicates.
 
-    Raises LocalProblem for a path that does not exist.
+    Links to folders are followed. Links that lead nowhere, and a folder that lies within itself, are left out
+    and added to `doubts`. Raises LocalProblem for a path that does not exist.
     """
     files: dict[Path, None] = {}
+    disk = Disk()
     for path in paths:
         absolute = Path(os.path.abspath(path))
         if absolute.is_dir():
-            files.update(dict.fromkeys(sorted(p for p in absolute.rglob("*") if p.is_file())))
+            files.update(dict.fromkeys(disk.below(absolute)))
         elif absolute.is_file():
             files[absolute] = None
         else:
             raise LocalProblem(f"{path} does not exist.")
+    if doubts is not None:
+        doubts += [Doubt(path, f"is left out: {why}") for path, why in disk.left_out.items()]
     return list(files)
+
+
+def doubts_of(paths: Iterable[Path]) -> list[Doubt]:
+    """Doubts about given files by their content; only of kinds whose content is known."""
+    found = ((path, file_contents.fault(path, of_any_kind=False)) for path in sorted(paths))
+    return [Doubt(str(path), why) for path, why in found if why is not None]
 
 
 def of_colour_config(config: Path) -> Dependencies:
@@ -205,107 +232,28 @@ def of_colour_config(config: Path) -> Dependencies:
     return Dependencies(tuple(files), tuple(missing.values()))
 
 
-def _path(usage: result.BlockUsage) -> Path:
-    """Path at which the scene expects the file. The tracer would take a UNC path as relative."""
-    if bytes(usage.asset_path).startswith(b"//") and usage.path_full_field is not None:
-        stored = usage.block.get(usage.path_full_field.name.name_only, b"")
-        if stored.startswith(b"\\\\"):
-            return Path(stored.decode("utf-8", "surrogateescape"))
-    return Path(usage.abspath)
-
-
-def _without_case(path: Path) -> Path | None:
-    """The existing path that equals `path` except for upper and lower case; None if there is not exactly one.
-
-    The last part is kept as it is if no single name matches it: it may stand for several files.
-    """
-    found = Path(path.anchor)
-    for number, part in enumerate(path.parts[1:], 2):
-        last = number == len(path.parts)
-        if (found / part).exists() or (last and any(token in part for token in _TILES)):
-            found /= part
-            continue
-        try:
-            matches = [name for name in os.listdir(found) if name.lower() == part.lower()]
-        except OSError:
-            return None
-        if len(matches) != 1 and not last:
-            return None
-        found /= matches[0] if len(matches) == 1 else part
-    return found
-
-
-def _is_sequence(usage: result.BlockUsage) -> bool:
-    """Whether one use may refer to several files, also for movie clips and caches, unlike in the tracer."""
-    block = usage.block
-    if block.code == b"MC":
-        return bool(block.get(b"source", 0) == _CLIP_SEQUENCE)
-    return bool(usage.is_sequence) or (block.code == b"CF" and bool(block.get(b"is_sequence", 0)))
-
-
-def _referred_files(usage: result.BlockUsage, path: Path) -> Iterator[Path]:
-    """Files that one use refers to: one file, a numbered sequence, tiles, a pattern or a cache folder."""
-    tile = next((token for token in _TILES if token in path.name), None)
-    if tile is not None:
-        before, after = path.name.split(tile, 1)
-        yield from _siblings(path, re.escape(before) + _TILES[tile] + re.escape(after), re.IGNORECASE)
-    elif not _is_sequence(usage):
-        yield path
-    elif "*" in path.name:
-        yield from (
-            Path(name) for name in sorted(glob.glob(str(Path(glob.escape(str(path.parent))) / path.name)))
-        )
-    elif path.is_dir():
-        yield from sorted(path.rglob("*"))
-    elif digits := re.search(r"\d+$", path.stem):
-        start = path.stem[: digits.start()]
-        yield from _siblings(path, re.escape(start) + r"\d+" + re.escape(path.suffix))
-    else:
-        yield path
-
-
-def _siblings(path: Path, pattern: str, flags: int = 0) -> list[Path]:
-    try:
-        names = sorted(os.listdir(path.parent))
-    except OSError:
-        return []
-    return [path.parent / name for name in names if re.fullmatch(pattern, name, flags)]
-
-
-def _wanted_by(usage: result.BlockUsage) -> str:
-    block_types = {
-        "Image": "image",
-        "Library": "library",
-        "bSound": "sound",
-        "VFont": "font",
-        "Volume": "volume",
-    }
-    block_type = block_types.get(usage.block.dna_type_name, usage.block.dna_type_name)
-    name = usage.block_name.decode("utf-8", "replace")
-    return f"{block_type} {name[2:] if block_type in block_types.values() else name}"
-
-
-def _name(block: blendfile.BlendFileBlock) -> str:
-    return (block.id_name or b"")[2:].decode("utf-8", "replace")
-
-
 class _OpenBlend:
     """An open .blend as a context manager; every error of a damaged file becomes a LocalProblem."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def __enter__(self) -> blendfile.BlendFile:
+    def __enter__(self) -> Blend:
         try:
-            return blendfile.open_cached(self._path)
-        except BROKEN_FILE_ERRORS as error:
+            self._file = self._path.open("rb")
+        except OSError as error:
+            raise self._unreadable(error) from error
+        try:
+            return Blend(self._file)
+        except (NotReadable, *ODD_BLOCK, OSError, MemoryError) as error:
+            self._file.close()
             raise self._unreadable(error) from error
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        blendfile.close_all_cached()
-        if isinstance(error, BROKEN_FILE_ERRORS):
+        self._file.close()
+        if isinstance(error, (NotReadable, *ODD_BLOCK, OSError, MemoryError)):
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: BaseException) -> LocalProblem:
@@ -313,7 +261,10 @@ class _OpenBlend:
             return LocalProblem(f"{self._path} does not exist.")
         if self._path.is_dir():
             return LocalProblem(f"{self._path} is a folder: give the .blend in it.")
-        if "not a blend file" in str(error):
-            return LocalProblem(f"{self._path} is no .blend.")
-        why = "it needs more memory than there is" if isinstance(error, MemoryError) else error
-        return LocalProblem(f"{self._path} cannot be read as a .blend: {why}.")
+        if "is not a .blend file" in str(error):
+            why = file_contents.fault(self._path)
+            return LocalProblem(f"{self._path} is no .blend" + (f": it {why}." if why else "."))
+        why = "needs more memory than there is" if isinstance(error, MemoryError) else str(error)
+        if not isinstance(error, (NotReadable, MemoryError)):
+            why = f"is damaged ({error})"
+        return LocalProblem(f"{self._path} cannot be read as a .blend: it {why}.")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framefarm.client import dependencies
-from framefarm.client.dependencies import Dependencies, MissingFile, SceneFacts
+from framefarm.client.dependencies import Dependencies, Doubt, MissingFile, SceneFacts
 from framefarm.client.errors import LocalProblem
 
 Command = Literal["scene", "files"]
@@ -36,7 +36,8 @@ def find(scene: Path) -> Dependencies:
     """All files that a scene needs. Raises LocalProblem if the scene itself cannot be read."""
     reply = _run("files", scene)
     missing = [MissingFile(_decode(path), wanted_by) for path, wanted_by in reply["missing"]]
-    return Dependencies(tuple(Path(_decode(p)) for p in reply["files"]), tuple(missing))
+    doubts = [Doubt(_decode(path), why) for path, why in reply["doubts"]]
+    return Dependencies(tuple(Path(_decode(p)) for p in reply["files"]), tuple(missing), tuple(doubts))
 
 
 def _run(command: Command, path: Path) -> dict[str, Any]:
@@ -88,6 +89,7 @@ def _reply(command: str, path: Path) -> dict[str, Any]:
     return {
         "files": [_encode(os.fspath(file)) for file in needed.files],
         "missing": [(_encode(m.path), m.wanted_by) for m in needed.missing],
+        "doubts": [(_encode(d.path), d.why) for d in needed.doubts],
     }
 
 

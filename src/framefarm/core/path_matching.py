@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from framefarm.core.paths import normalise
 
+_FRAME = re.compile(r"\d+(?=\D*\Z)")
 TILES = {"<UDIM>": r"(1\d{3})", "<UVTILE>": r"(u\d+_v\d+)"}
 
 
@@ -74,12 +75,8 @@ class Uploads:
             return self._siblings(folder, name.split("*"), "(.*)") or PathMatch(missing=(path,))
         if below := self._below(path):
             return below
-        stem, dot, extension = name.rpartition(".")
-        if not dot:
-            stem, extension = name, ""
-        if digits := re.search(r"\d+\Z", stem):
-            return self._siblings(folder, (stem[: digits.start()], dot + extension), r"(\d+)")
-        return None
+        parts = frame_parts(name)
+        return None if parts is None else self._siblings(folder, parts, r"(\d+)")
 
     def _one(self, path: str) -> PathMatch:
         real = self._real(path)
@@ -124,6 +121,18 @@ class Uploads:
         files = [(n, n if n in self._exact else reals[0]) for n, reals in names.items()
                  if n in self._exact or len(reals) == 1]  # fmt: skip
         return PathMatch(tuple(files)) if files else None
+
+
+def frame_parts(name: str) -> tuple[str, str] | None:
+    """Parts of a file name before and after a frame's number: the last digits before its extension, as in
+    Blender's BLI_path_sequence_decode. None without digits there: the name stands for one file."""
+    stem, dot, extension = name.rpartition(".")
+    if not dot:
+        stem, extension = name, ""
+    digits = _FRAME.search(stem)
+    if digits is None:
+        return None
+    return stem[: digits.start()], stem[digits.end() :] + dot + extension
 
 
 def fold(text: str) -> str:

@@ -146,6 +146,8 @@ def exists(path):
 
 def _without_case(path):
     """The one file or folder whose path differs from `path` in case alone; None if not exactly one."""
+    if not path.startswith("/"):
+        return None  # a bare name, which Blender looks for nowhere
     found = "/"
     for part in path.split("/")[1:]:
         if os.path.exists(os.path.join(found, part)):

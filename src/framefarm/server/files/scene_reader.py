@@ -83,9 +83,9 @@ class Dependency(msgspec.Struct, frozen=True):
     """A file that the .blend names without packing it. `stored_path` is as in the .blend (`//tex/wood.png`);
     `path` is absolute, resolved from the .blend's own path, with forward slashes.
 
-    `kind`: image, tiles, sequence, movie, library, font, sound, cache, volume, light or file. Of a sequence
-    the path is one of its files, or has a `*` in its name, or is a folder; of tiles it has a `<UDIM>`.
-    """
+    `kind`: image, tiles, sequence, movie, library, font, sound, cache, volume, light, script or file. Of a
+    sequence the path is one of its files, or has a `*` in its name, or is a folder; of tiles it has a
+    `<UDIM>`."""
 
     stored_path: str
     kind: str
@@ -96,6 +96,8 @@ class Dependency(msgspec.Struct, frozen=True):
     """Numbers of the UDIM tiles that the scene uses, if it lists them."""
     wanted_by: str = ""
     """The data-block that names the file, as text for a person."""
+    required: bool = True
+    """The picture is wrong without it; else it is used if it is there."""
 
 
 class SceneFacts(msgspec.Struct, frozen=True):

@@ -15,7 +15,8 @@ import signal
 from typing import IO
 
 from framefarm.blend import path_references, scenes
-from framefarm.blend.file import ODD_BLOCK, NotReadable, ThinBlend
+from framefarm.blend.file import ODD_BLOCK, Blend, NotReadable, text
+from framefarm.blend.references import Reference
 from framefarm.core import ocio
 from framefarm.sandboxing import module_entry
 from framefarm.server.json_types import Json
@@ -71,17 +72,28 @@ def read(file: IO[bytes], name: str) -> Json:
 
     Raises NotReadable for an incomplete or other file, and one of `ODD_BLOCK` for contradictory data.
     """
-    blend = ThinBlend(file, "/" + name)
-    major, minor = divmod(blend.header.version, 100)
+    blend = Blend(file)
+    major, minor = divmod(blend.version, 100)
     found = scenes.scenes(blend)
-    dependencies, unread = path_references.path_references(blend)
+    references, unread = path_references.path_references(blend, name)
     return {
         "blender_version": f"{major}.{minor}",
         "scenes": found,
         "active_scene": next((s["name"] for s in found if s["is_active"]), None),
         "cameras": scenes.cameras(blend),
-        "dependencies": dependencies,
+        "dependencies": [_dependency(reference) for reference in references],
         "unread_blocks": unread,
+    }
+
+
+def _dependency(reference: Reference) -> Json:
+    return {
+        "stored_path": text(reference.stored),
+        "kind": reference.kind,
+        "many": reference.many,
+        "tiles": reference.tiles,
+        "wanted_by": reference.wanted_by,
+        "required": reference.required,
     }
 
 

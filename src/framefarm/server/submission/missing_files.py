@@ -16,8 +16,6 @@ from framefarm.core.paths import normalise
 from framefarm.server.files.scene_reader import Dependency, SceneFacts, absolute
 from framefarm.server.jobs.warnings import JobWarning, MissingFile
 
-BLENDERS_OWN = "/datafiles/assets/"
-"""Brushes that 4.3 and later link from the artist's installation; every Blender has its own."""
 MOST_LIBRARIES = 2000
 MOST_WARNINGS = 100
 """Most warnings of each code."""
@@ -103,7 +101,7 @@ def _compare(
     Adds to `lost`, `aliases` and, for a library, `linked` (path as named → path as uploaded).
     """
     path = absolute(dependency.stored_path, known_as)
-    if dependency.stored_path.strip("/.\\") == "" or BLENDERS_OWN in path:
+    if dependency.stored_path.strip("/.\\") == "":
         return
     match = uploads.find(path, many=dependency.many, tiles=dependency.tiles)
     for name, real in match.files:
@@ -111,7 +109,7 @@ def _compare(
             aliases.setdefault(name, real)
         if dependency.kind == "library":
             linked.setdefault(name, real)
-    for name in match.missing:
+    for name in match.missing if dependency.required else ():
         if len(lost) < 10 * MOST_WARNINGS:
             lost.setdefault(name, dependency.wanted_by)
 
