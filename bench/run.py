@@ -7,6 +7,7 @@ preemption   an on-demand job submitted while preemptible sessions hold all slot
 cancel       from a cancel to the end of a warm session's last process
 huge         calls on a job of 1,000,000 frames and on one of 1,000; submitting 10,000 paths
 follow       from a saved frame to its event at 100 clients of the job's stream
+trace        finding the files of a scene that names 10,000 pictures; reading a scene of 2 GB
 server       memory and processor of an idle server; growth during a large upload
 
 Each figure is a median, with the least and greatest value and their number.
@@ -21,7 +22,7 @@ import sys
 
 from harness import HERE, machine_description, table
 
-NAMES = ("overhead", "scene", "sandbox", "preemption", "cancel", "huge", "follow", "server")
+NAMES = ("overhead", "scene", "sandbox", "preemption", "cancel", "huge", "follow", "trace", "server")
 
 
 def main() -> None:
