@@ -56,6 +56,7 @@ def scenes():
     scene.name = "Shot"
     scene.frame_start, scene.frame_end, scene.frame_step = 5, 29, 3
     scene.frame_current = 7
+    scene.use_nodes = True
     scene.render.fps, scene.render.fps_base = 30, 1.001
     scene.render.engine = "CYCLES"
     scene.cycles.samples = 33

@@ -75,9 +75,9 @@ def test_each_scene_is_found_by_name_and_may_have_no_camera(scenes: Path) -> Non
 
 @pytest.mark.blender
 def test_a_file_whose_structs_lack_members_of_today_is_read(scenes: Path, tmp_path: Path) -> None:
-    """Blender before 2.62 had no `im_format`, before 2.50 neither `engine` nor `frame_step`."""
+    """Before 2.62 there was no `im_format`, before 2.67 no `idname`, before 2.50 no `engine`."""
     content = (scenes / "scenes.blend").read_bytes()
-    for member in (b"im_format", b"engine[32]", b"frame_step", b"frs_sec_base"):
+    for member in (b"im_format", b"engine[32]", b"frame_step", b"frs_sec_base", b"idname[64]"):
         assert b"\0" + member + b"\0" in content
         content = content.replace(b"\0" + member + b"\0", b"\0_" + member[1:] + b"\0")
     old = tmp_path / "old.blend"

@@ -13,6 +13,8 @@ STRIP_SCENE = 2
 STRIP_MUTED = 1 << 5
 USES_SEQUENCER = 1 << 0
 """`R_DOSEQ` of `RenderData.scemode`."""
+CMP_NODE_R_LAYERS = 221
+"""The type of a Render Layers node; nodes have had an `idname`, too, since Blender 2.67."""
 MOST = 100_000
 
 
@@ -103,5 +105,5 @@ def _composited_scenes(scene: Block) -> Iterator[Block]:
         tree = pointer(scene, b"nodetree")
     if tree is not None and tree.code != b"ID":
         for node in listbase(pointer(tree, (b"nodes", b"first"))):
-            if node[b"idname"] == b"CompositorNodeRLayers":
+            if node.get(b"idname", b"") == b"CompositorNodeRLayers" or node[b"type"] == CMP_NODE_R_LAYERS:
                 yield pointer(node, b"id")
