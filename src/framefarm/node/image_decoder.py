@@ -24,7 +24,24 @@ from framefarm.sandboxing.bubblewrap import Mode
 from framefarm.sandboxing.errors import SandboxUnavailable
 from framefarm.sandboxing.module_worker import SandboxedWorker
 
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".exr"})
+ENDINGS = frozenset(
+    {
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".exr",
+        ".bmp",
+        ".cin",
+        ".dpx",
+        ".hdr",
+        ".jp2",
+        ".rgb",
+        ".tga",
+    }
+)
 MAX_PIXELS = 1 << 28
 MAX_CHANNELS = 1024
 MAX_PARTS = 256
