@@ -161,6 +161,8 @@ def main(folder):
     stills(another(first, "jpeg").render.image_settings, "JPEG")
     stills(another(first, "webp").render.image_settings, "WEBP")
     stills(another(first, "tiff").render.image_settings, "TIFF")
+    for kind in ("BMP", "TARGA", "IRIS", "HDR", "DPX", "CINEON", "JPEG2000"):
+        stills(another(first, kind.lower()).render.image_settings, kind)
     stills(another(first, "exr").render.image_settings, "OPEN_EXR")
     stills(another(first, "multilayer").render.image_settings, "OPEN_EXR_MULTILAYER")
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from blender_harness import BlenderHarness
+from decoder_harness import inspect
 from PIL import Image
 
 from framefarm.node import output_files
+from framefarm.node.image_decoder import Picture
 from framefarm.protocol.node import RenderSettings, StagedFile
 
 pytestmark = pytest.mark.blender
@@ -35,7 +37,7 @@ def rendered(harness: BlenderHarness, settings: RenderSettings, *frames: int) ->
             output_files.collect(saved.directory, staging, "shot", frame, has_picture=saved.has_picture)
         )
         for file in found[-1]:
-            if file.kind == "frame" and not file.path.endswith(".exr"):
+            if file.kind == "frame" and file.path.endswith((".png", ".jpg", ".webp", ".tif", ".bmp", ".tga")):
                 assert Image.open(staged(harness, file)).size == (saved.width, saved.height)
     return found
 
@@ -52,6 +54,13 @@ def staged(harness: BlenderHarness, file: StagedFile) -> Path:
         ("webp", ["shot_0007.webp"], b"RIFF"),
         ("tiff", ["shot_0007.tif"], b"II*\0"),
         ("exr", ["shot_0007.exr"], b"v/1\x01"),
+        ("bmp", ["shot_0007.bmp"], b"BM"),
+        ("targa", ["shot_0007.tga"], b""),
+        ("iris", ["shot_0007.rgb"], b"\x01\xda"),
+        ("hdr", ["shot_0007.hdr"], b"#?"),
+        ("dpx", ["shot_0007.dpx"], b"XPDS"),
+        ("cineon", ["shot_0007.cin"], b"\x80*_\xd7"),
+        ("jpeg2000", ["shot_0007.jp2"], b"\0\0\0\x0c"),
         ("multilayer", ["shot_0007.exr"], b"v/1\x01"),
         ("eyes", ["shot_0007_L.jpg", "shot_0007_R.jpg"], b"\xff\xd8\xff"),
         ("side_by_side", ["shot_0007.png"], b"\x89PNG"),
@@ -66,6 +75,8 @@ def test_each_format_has_its_names(
     assert [(f.path, f.kind) for f in files] == [(name, "frame") for name in names]
     for file in files:
         assert staged(harness, file).read_bytes()[:4].startswith(start)
+        result, thumbnail = inspect(staged(harness, file), mode="none")
+        assert isinstance(result, Picture) and thumbnail, result
 
 
 def test_two_eyes_side_by_side_are_twice_as_wide(harness: BlenderHarness) -> None:
