@@ -25,6 +25,10 @@ KINDS = {
     "IMAGE": "image", "FONT": "font", "SOUND": "sound", "MOVIECLIP": "movie clip", "CACHEFILE": "cache file",
     "VOLUME": "volume", "LIBRARY": "library", "NODETREE": "node group",
 }  # fmt: skip
+TYPES = {
+    "IMAGE": "Image", "FONT": "VectorFont", "SOUND": "Sound", "MOVIECLIP": "MovieClip",
+    "CACHEFILE": "CacheFile", "VOLUME": "Volume", "LIBRARY": "Library", "NODETREE": "NodeTree",
+}  # fmt: skip
 PATH_SUBTYPES = ("FILE_PATH", "DIR_PATH")
 
 
@@ -84,7 +88,7 @@ def _blenders_list():
         for block, paths in bpy.data.file_path_map(include_libraries=True).items():
             # Scenes keep old paths of sounds in their strips; a linked block has its library's path, too.
             library = getattr(block, "library", None)
-            for stored in paths if block.id_type != "SCENE" else ():
+            for stored in paths if kind_of(block) != "SCENE" else ():
                 if library is None or stored != library.filepath:
                     yield UsedPath(block, stored, name_of(block))
         return
@@ -200,24 +204,33 @@ def _of_caches(item, unread):
 # ------------------------------------------------------------------------------------- users
 
 
+def kind_of(block):
+    """The type of a data-block, as `IMAGE`; Blender 3 does not tell it."""
+    told = getattr(block, "id_type", None)
+    if told is not None:
+        return told
+    names = (kind for kind, name in TYPES.items() if isinstance(block, getattr(bpy.types, name)))
+    return next(names, block.bl_rna.identifier.upper())
+
+
 def name_of(block):
     """A data-block as the artist calls it: `image wood.png`."""
-    return f"{KINDS.get(block.id_type) or block.bl_rna.name.lower()} {block.name}"
+    return f"{KINDS.get(kind_of(block)) or block.bl_rna.name.lower()} {block.name}"
 
 
 def _holders(blocks):
     """Data-block → `, used by …` with the first of the data-blocks that use it."""
-    plain = {block for block in blocks if block is not None and block.id_type in KINDS}
+    plain = {block for block in blocks if block is not None and kind_of(block) in KINDS}
     if not plain:
         return {}
-    linked = {block: block.users_id for block in plain if block.id_type == "LIBRARY"}
+    linked = {block: block.users_id for block in plain if kind_of(block) == "LIBRARY"}
     others = plain - linked.keys()
     users = {**linked, **(bpy.data.user_map(subset=others) if others else {})}
     texts = {}
     for block, using in users.items():
-        names = sorted(name_of(u) for u in using if u != block and u.id_type not in ("LIBRARY", "SCREEN"))
+        names = sorted(name_of(u) for u in using if u != block and kind_of(u) not in ("LIBRARY", "SCREEN"))
         if names:
-            texts[block] = f", {'for' if block.id_type == 'LIBRARY' else 'used by'} {names[0]}"
+            texts[block] = f", {'for' if kind_of(block) == 'LIBRARY' else 'used by'} {names[0]}"
     return texts
 
 
@@ -241,7 +254,7 @@ def _as_pattern(path, many):
 
 
 def _is_read_late(item):
-    kind = item.block.id_type if item.block is not None else ""
+    kind = kind_of(item.block) if item.block is not None else ""
     return item.many or "<" in item.path or kind not in ("IMAGE", "LIBRARY", "FONT", "SOUND", "")
 
 
