@@ -62,6 +62,7 @@ bpy.ops.wm.read_factory_settings(use_empty=True)
 scene = bpy.context.scene
 scene.name = "Shot"
 scene.frame_start, scene.frame_end, scene.frame_step = 5, 20, 5
+scene.frame_current = 7
 bpy.data.scenes.new("Still").frame_end = 1
 link(folder / "libraries" / "outer.blend", "middle.png")
 add_textured_object("plain.png")
@@ -77,6 +78,11 @@ add_textured_object("skin", "TILED", folder / "textures" / "skin.1001.png").file
 )
 add_textured_object("gone.png")
 save(folder / "shot.blend")
+for library in list(bpy.data.libraries):
+    bpy.data.libraries.remove(library)
+camera = bpy.data.objects.new("Über: cam", bpy.data.cameras.new("Cam"))
+bpy.data.scenes["Still"].collection.objects.link(camera)
+save(folder / "no_libraries.blend")
 (folder / "textures" / "gone.png").unlink()
 (folder / "textures" / "packed.png").unlink()
 sys.stdout.flush()

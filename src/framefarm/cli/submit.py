@@ -14,7 +14,8 @@ from framefarm.cli.options import AsJson, Url, client_of, pairs
 from framefarm.cli.output import ExitCode, Output, clean, command, money, plural, size
 from framefarm.cli.watch import follow
 from framefarm.client import Client, LocalProblem, dependencies, hashing, jobs, scene_process, upload
-from framefarm.client.dependencies import Doubt, MissingFile, SceneFacts
+from framefarm.client.dependencies import Doubt, MissingFile
+from framefarm.client.scene_facts import SceneFacts
 
 MAX_TITLE = 200
 """Characters of a job's title."""
@@ -177,6 +178,7 @@ def submit(
         out.names = OPTIONS
         scene_path = Path(os.path.abspath(scene))
         facts = scene_process.read_scene(scene_path)
+        facts.check_names(scene_name, camera, view_layer or (), with_addons=bool(addon))
         addons = dependencies.expand(addon or [])
         variables = pairs(env or [], "--env")
         paths, missing, doubts = _inputs(scene_path, files or [], addons, trace=not no_trace)
@@ -193,7 +195,7 @@ def submit(
             "instance_type": chosen["id"],
             "preemptible": _preemptible(chosen, preemptible),
             "chunk_size": chunk,
-            "frame_range": frames or facts.frame_range(scene_name),
+            "frame_range": facts.frame_range(scene_name, frames or None),
             "scout_frames": scouts,
             "blender_version": blender or _package(client, facts),
             "render_software": engine,

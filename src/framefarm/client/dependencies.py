@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from framefarm.blend.file import ODD_BLOCK, Blend, name_of, pointer
+from framefarm.blend.file import ODD_BLOCK, Blend
 from framefarm.blend.path_references import path_references, reached
 from framefarm.blend.references import Reference
 from framefarm.blend.source import NotReadable
 from framefarm.client import file_contents, files_behind
 from framefarm.client.disk import Disk
 from framefarm.client.errors import LocalProblem
+from framefarm.client.scene_facts import SceneFacts, facts_of
 from framefarm.core import ocio
 
 MOST_FILES_BEHIND = 100_000
@@ -48,44 +49,10 @@ class Dependencies:
     doubts: tuple[Doubt, ...] = ()
 
 
-@dataclass(frozen=True)
-class SceneFacts:
-    """Facts about a .blend's scenes."""
-
-    version: tuple[int, int]
-    """Version of the Blender that wrote the file: (4, 2) for 4.2."""
-    active: str
-    """Name of the active scene."""
-    ranges: dict[str, tuple[int, int, int]]
-    """Scene name → first frame, last frame, step."""
-
-    def frame_range(self, scene: str | None = None) -> str:
-        """Frame spec of a scene, by default the active one. Raises LocalProblem for an unknown scene."""
-        name = scene or self.active
-        if name not in self.ranges:
-            known = ", ".join(sorted(self.ranges))
-            raise LocalProblem(f"The file has no scene {name!r}; it has {known}.")
-        first, last, step = self.ranges[name]
-        return f"{first}-{last}x{step}" if step > 1 else f"{first}-{last}" if last != first else f"{first}"
-
-
 def read_scene(path: Path) -> SceneFacts:
-    """Read a .blend's version and frame ranges. Raises LocalProblem if it cannot be read."""
+    """Read facts about a .blend's scenes. Raises LocalProblem if it cannot be read."""
     with _OpenBlend(path) as blend:
-        ranges = {
-            name_of(block): (
-                int(block[b"r", b"sfra"]),
-                int(block[b"r", b"efra"]),
-                int(block.get((b"r", b"frame_step"), 1)),
-            )
-            for block in blend.code_index[b"SC"]
-        }
-        globals_ = blend.code_index[b"GLOB"]
-        active = pointer(globals_[0], b"curscene") if globals_ else None
-        version = divmod(blend.version, 100)
-        if not ranges:
-            raise LocalProblem(f"{path} contains no scene, so it cannot be rendered.")
-        return SceneFacts(version, name_of(active) if active else next(iter(ranges)), ranges)
+        return facts_of(blend, path)
 
 
 def find(scene: Path) -> Dependencies:

@@ -14,9 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from framefarm.client import dependencies
-from framefarm.client.dependencies import Dependencies, Doubt, MissingFile, SceneFacts
+from framefarm.client import dependencies, scene_facts
+from framefarm.client.dependencies import Dependencies, Doubt, MissingFile
 from framefarm.client.errors import LocalProblem
+from framefarm.client.scene_facts import SceneFacts
 
 Command = Literal["scene", "files"]
 MEMORY_BYTES = 4 << 30
@@ -26,10 +27,8 @@ SECONDS = 600.0
 
 
 def read_scene(path: Path) -> SceneFacts:
-    """Read a .blend's version and frame ranges. Raises LocalProblem if it cannot be read."""
-    reply = _run("scene", path)
-    ranges = {name: (first, last, step) for name, (first, last, step) in reply["ranges"].items()}
-    return SceneFacts((reply["version"][0], reply["version"][1]), reply["active"], ranges)
+    """Read facts about a .blend's scenes. Raises LocalProblem if it cannot be read."""
+    return scene_facts.from_json(_run("scene", path))
 
 
 def find(scene: Path) -> Dependencies:
