@@ -117,6 +117,37 @@ def test_folders_are_expanded_to_the_files_below_them(tmp_path: Path) -> None:
         dependencies.expand([tmp_path / "nothing-there"])
 
 
+def test_links_to_folders_are_followed_and_what_is_left_out_is_told(tmp_path: Path) -> None:
+    (tmp_path / "studio" / "deep").mkdir(parents=True)
+    (tmp_path / "studio" / "deep" / "wood.png").write_text("")
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "shared").symlink_to("../studio")
+    (tmp_path / "given" / "again").symlink_to("../studio")
+    (tmp_path / "given" / "circle").symlink_to("../given")
+    (tmp_path / "given" / "lost.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "given" / "pipe")
+    doubts: list[dependencies.Doubt] = []
+    found = dependencies.expand([tmp_path / "given"], doubts)
+    assert [str(path.relative_to(tmp_path)) for path in found] == [
+        "given/again/deep/wood.png",
+        "given/shared/deep/wood.png",
+    ]
+    assert sorted(Path(d.path).name for d in doubts) == ["circle", "lost.png", "pipe"]
+
+
+@pytest.mark.blender
+def test_a_library_that_cannot_be_read_is_a_doubt_and_the_scene_is_sent(blends: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "spoilt"
+    shutil.copytree(blends, folder)
+    outer = folder / "libraries" / "outer.blend"
+    outer.write_bytes(outer.read_bytes()[:5000])
+    found = dependencies.find(folder / "shot.blend")
+    assert outer in found.files
+    assert [d.why for d in found.doubts if d.path == str(outer)] == [
+        "is cut off: it ends in the middle of its data"
+    ]
+
+
 @pytest.fixture(scope="module")
 def path_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     blender = next(b for b in blender_installs.installed() if b.id == "blender-4-2")
