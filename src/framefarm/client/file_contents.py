@@ -105,9 +105,7 @@ def _fault(file: IO[bytes], head: bytes, size: int, suffix: str) -> str | None:
         return _cut_off(file, head, size)
     known = _MAGICS.get(suffix)
     if known is not None and not known[0].match(head):
-        return (
-            f"is not a {known[1]}".replace("a .b", "a .b").replace("a Al", "an Al").replace("a Op", "an Op")
-        )
+        return f"is not {known[1]}"
     if suffix == ".abc" and head.startswith(b"Ogawa\0"):
         return "is cut off: it was not written to its end"
     if suffix in (".mp4", ".mov") and head[4:8] == b"ftyp" and not _has_index(file, size):
