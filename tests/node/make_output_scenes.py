@@ -73,7 +73,7 @@ def use(tree, inner, source=None):
     return node
 
 
-def names(first):
+def names(first, picture):
     """Names as artists write them, and outputs that Blender does not write."""
     scene = another(first, "names")
     tree, layers = nodes(scene)
@@ -113,6 +113,10 @@ def names(first):
     layer.use_pass_z = False
     output(tree, tree.nodes.new("CompositorNodeRGB"), "Colour")
     output(tree, tree.nodes.new("CompositorNodeImage"), "No image")
+    ended = tree.nodes.new("CompositorNodeImage")
+    ended.image = bpy.data.images.load(picture)
+    ended.image.source, ended.frame_duration = "SEQUENCE", 2
+    output(tree, ended, "Ended sequence")
     output(tree, tree.nodes.new("CompositorNodeBlur"), "Blur of nothing")
     second = tree.nodes.new("CompositorNodeRLayers")
     second.scene, second.layer = scene, "Second"
@@ -200,7 +204,10 @@ def main(folder):
     tree, layers = nodes(scene)
     output(tree, layers, "Depth")
 
-    names(first)
+    image = bpy.data.images.new("sequence", 8, 8)
+    image.filepath_raw, image.file_format = f"{folder}/sequence_0001.png", "PNG"
+    image.save()
+    names(first, image.filepath_raw)
     without_picture(first)
     shot = another(first, "shot")
     shot.frame_end = 200

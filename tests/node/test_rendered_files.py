@@ -175,7 +175,8 @@ def test_output_without_picture_is_told_and_all_else_has_blenders_names(
     told, files = warnings_of(each_harness, "names")
     assert files == NAMES | NAMES_OF_VERSION[each_harness.package.release]
     assert {t.partition(" ")[2] for t in told if t.startswith("output_without_picture")} == {
-        "In group___/grouped", "No pass/depth", "Colour/Image", "No image/Image", "Blur of nothing/Image",
+        "Ended sequence/Image", "In group___/grouped", "No pass/depth", "Colour/Image", "No image/Image",
+        "Blur of nothing/Image",
     }  # fmt: skip
 
 

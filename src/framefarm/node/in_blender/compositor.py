@@ -211,4 +211,6 @@ class PictureFlow:
 def _of_file(image):
     if image is None:
         return NEVER
+    if image.source in ("SEQUENCE", "MOVIE"):
+        return PERHAPS  # it may not reach to this frame
     return SURELY if all(image.size) else PERHAPS  # no size: not found, or known only when it is rendered

@@ -165,7 +165,8 @@ class FileOutputs:
             return path
         stem, ending = os.path.splitext(path)
         suffix = next((s for s in _suffixes(node.scene, slot.form) if s and stem.endswith(s)), "")
-        return f"{stem[: len(stem) - len(suffix)]}{frame:04d}{suffix}{ending}"
+        number = f"{'-' if frame < 0 else ''}{abs(frame):04d}"
+        return f"{stem[: len(stem) - len(suffix)]}{number}{suffix}{ending}"
 
 
 def missing_pictures(scene, directory, picture):
