@@ -337,6 +337,17 @@ def test_download_exits_with_an_error_that_names_the_file(farm: FakeFarm, tmp_pa
     assert json.loads(done.stdout)["already_there"] == ["a.png"]
 
 
+def test_files_of_a_deleted_job_are_downloaded_and_changed_names_are_printed(
+    farm: FakeFarm, tmp_path: Path
+) -> None:
+    farm.rendered('Shot 12: "dusk"?_0001.png', b"one")
+    farm.failures = [(404, {}, {"title": "Not found", "detail": "There is no job job_1."})]
+    done = run("download", "job_1", str(tmp_path / "out"))
+    assert done.exit_code == 0
+    assert 'Shot 12: "dusk"?_0001.png is here Shot 12_ _dusk___0001.png' in done.stdout
+    assert (tmp_path / "out" / "Shot 12_ _dusk___0001.png").read_bytes() == b"one"
+
+
 def test_every_bad_field_is_shown_with_what_was_given(farm: FakeFarm) -> None:
     errors = [
         {"field": "priority", "message": "must be between 0 and 100", "given": 900},
