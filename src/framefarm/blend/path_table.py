@@ -91,7 +91,9 @@ def _font(block: Block, place: Place) -> Iterator[Reference]:
 def _library(block: Block, place: Place) -> Iterator[Reference]:
     # A library that nothing is linked from, or that data was packed from (5.0), is never opened.
     if place.linked and not pointer(block, b"packedfile"):
-        yield Reference(_path(block), "library", place.wanted_by, names=place.linked)
+        # Up to 4.x `filepath` is, besides, where the library lay on the machine that saved the file.
+        stored = block.get(b"name", b"") or block.get(b"filepath", b"")
+        yield Reference(stored, "library", place.wanted_by, names=place.linked)
 
 
 def _volume(block: Block, place: Place) -> Iterator[Reference]:
