@@ -24,8 +24,8 @@ CERTAIN = {
     "unreadable_scene", "wrong_frame", "wrong_resolution",
 }  # fmt: skip
 WARNINGS = {
-    "bake_too_short",
-    "blocked_scripts", "budget_low", "decoder_died", "input_not_reconfirmed", "library_files_missing",
+    "bake_too_short", "blocked_scripts", "budget_low", "decoder_died", "eevee_changed", "engine_replaced",
+    "feature_lacking", "input_not_reconfirmed", "library_files_missing", "old_file", "package_switched",
     "library_unread", "missing_file", "movie_as_frames", "no_sandbox", "output_shared",
     "picture_too_large", "place_unwritable", "samples_ignored", "scene_guessed", "script_error",
     "simulation_must_be_baked",

@@ -122,6 +122,7 @@ def formats():
 def new_scene(name):
     scene = bpy.data.scenes.new(name)
     bpy.context.window.scene = scene
+    scene.camera = camera(scene, "camera of " + name)
     scene.frame_end = 5
     return scene
 
@@ -188,7 +189,25 @@ def simulations():
     save("simulations.blend")
 
 
+def without_camera():
+    """Scenes without a camera: `none` needs one, the others have a picture from elsewhere."""
+    first = empty()
+    none = bpy.data.scenes.new("none")
+    camera(none, "not chosen")
+    marked = bpy.data.scenes.new("marked")
+    marked.timeline_markers.new("cut", frame=1).camera = camera(marked, "cut to")
+    cut = bpy.data.scenes.new("cut")
+    cut.sequence_editor_create().sequences.new_scene("none", none, 1, 1)
+    composed = bpy.data.scenes.new("composed")
+    composed.use_nodes = True
+    for scene, engine in ((none, "CYCLES"), (marked, "BLENDER_EEVEE_NEXT"), (cut, "CYCLES")):
+        scene.render.engine = engine
+    bpy.data.scenes.remove(first)
+    save("without_camera.blend")
+
+
 scenes()
+without_camera()
 dependencies()
 formats()
 simulations()

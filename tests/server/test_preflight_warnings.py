@@ -40,8 +40,9 @@ def job_of(
     answer = site.ask("POST", "/api/jobs", json=site.payload(upload_paths=list(files), **more))
     assert answer.status_code == 201, answer.text
     job = site.row(jobs, jobs.c.id == answer.json()["id"])
-    release = site.row(packages, packages.c.id == job["package_id"])["release"]
-    return UnreadJob(**job, release=release, allow_scripts=allow_scripts)
+    package = site.row(packages, packages.c.id == job["package_id"])
+    lacks = package["lacks"]
+    return UnreadJob(**job, release=package["release"], lacks=lacks, allow_scripts=allow_scripts)
 
 
 def refused(site: ApiClient, files: dict[str, bytes], **more: Any) -> Unrenderable:

@@ -239,7 +239,7 @@ def read(site: ApiClient, made: Path, names: list[str], **more: Any) -> str:
 
 def unread_job(site: ApiClient, job_id: str) -> scene_reading.UnreadJob:
     row = site.row(jobs, jobs.c.id == job_id)
-    return scene_reading.UnreadJob(**row, release="4.2.23", allow_scripts=False)
+    return scene_reading.UnreadJob(**row, release="4.2.23", lacks=None, allow_scripts=False)
 
 
 @pytest.mark.blender

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from framefarm.blend import scene_contents, simulations
+from framefarm.blend import scene_contents, scene_features, simulations
 from framefarm.blend.file import Blend, Block, listbase, name_of, pointer, text
 
 Json = Any
 
 OB_CAMERA = 11
+R_DOSEQ, R_DOCOMP = 1 << 0, 1 << 3
 IDP_INT, IDP_BOOLEAN = 1, 10
 
 # R_IMF_IMTYPE_… of DNA_scene_types.h → the names in `bpy.types.ImageFormatSettings.file_format`
@@ -85,12 +86,26 @@ def _scene(block: Block, current: Block | None, version: tuple[int, int]) -> Jso
         "samples": _samples(block, version),
         "unbaked_simulations": [s for s in found if not s["baked"]],
         "baked_simulations": [s for s in found if s["baked"]],
+        "needs": scene_features.needed(block, objects),
+        "lacks_camera": camera is None and not _may_do_without_camera(block),
     }
 
 
 def _engine(scene: Block) -> str:
     """Identifier of the scene's engine. Before 2.50 there was only Blender Internal, without a name."""
     return text(scene.get((b"r", b"engine"), b"BLENDER_RENDER"))
+
+
+def _may_do_without_camera(scene: Block) -> bool:
+    """Whether markers, strips or the compositor may give the scene its picture, though it has no camera."""
+    flags = scene[b"r", b"scemode"]
+    editing = pointer(scene, b"ed") if flags & R_DOSEQ else None
+    if editing is not None and pointer(editing, (b"seqbase", b"first")) is not None:
+        return True
+    tree = pointer(scene, b"compositing_node_group") or pointer(scene, b"nodetree")
+    if flags & R_DOCOMP and tree is not None:
+        return True
+    return any(pointer(m, b"camera") is not None for m in listbase(pointer(scene, (b"markers", b"first"))))
 
 
 def _samples(scene: Block, version: tuple[int, int]) -> int | None:

@@ -93,7 +93,7 @@ _FAILURES = [
     Cause("cannot_open", "Scene cannot be opened", "Blender {blender} cannot open {file}: {what}.",
           "Open it in Blender on your machine, save it again and upload it.", _S),
     Cause("newer_file", "Saved by a newer Blender", "{file} was saved by Blender {saved}, which is newer than"
-          " the Blender {blender} asked for.",
+          " the Blender {blender} asked for.{fits}",
           "Choose a newer blender_version, or save the file for the older one.", _S),
     Cause("missing_files", "Files missing", "The scene wants {count} that the job does not have: {named}.",
           "Upload them and submit again, or let the job go on without: on_missing_files warn.", _P),
@@ -220,6 +220,28 @@ _WARNINGS = [
     Cause("bake_too_short", "Bake too short",
           "The bake does not cover frames {frames} of the job: {what}.",
           "Bake the whole range, if it should move there.", _S, True),
+    Cause("old_file", "Saved before Blender 2.80",
+          "{file} was saved by Blender {saved}: Blender {blender} converts it as it opens it, and materials,"
+          " lights and layers of that time may look different.",
+          "Open it in Blender on your machine, check it and save it again.", _S, True),
+    Cause("engine_replaced", "Another render engine",
+          "The scene {scene} was made for {engine}, which Blender {blender} does not have: EEVEE would"
+          " render it.",
+          "Choose an engine for the job (render_software), bring the add-on, or lift the hold to render it"
+          " so.",
+          _P, True),
+    Cause("eevee_changed", "Another EEVEE",
+          "The scene {scene} was made for the EEVEE of Blender {saved}: since 4.2 EEVEE is another engine,"
+          " with other lights and shadows.",
+          "Look at a scout before you render all of it.", _S, True),
+    Cause("feature_lacking", "Blender lacks a feature",
+          "{blender} lacks a feature that the scene needs for {what}. {lack} {fits}",
+          "Choose a package that has it, or ask the farm's operator for an official Blender:"
+          " framefarm blender install --archive.", _P, True),
+    Cause("package_switched", "Another package",
+          "{package} renders the job in the place of {asked}, which lacks a feature that the scene needs for"
+          " {what}.",
+          "Nothing; name an exact release to have that one.", _F, True),
     Cause("scene_guessed", "Scene guessed", "Several files could be the scene; {path} was taken.",
           "Name it in scene_path.", _P, True),
     Cause("input_not_reconfirmed", "Old upload used",

@@ -53,6 +53,13 @@ class Simulation(msgspec.Struct, frozen=True):
     """Folders of its bakes on disk, as stored in the .blend; whether they have files is not known here."""
 
 
+class Need(msgspec.Struct, frozen=True):
+    """A feature of Blender that a scene needs, by its code in core/blender_features.py, and what needs it."""
+
+    feature: str
+    what: str
+
+
 class Scene(msgspec.Struct, frozen=True):
     """One scene of a .blend. `engine` and `format` are Blender's own names; `fps` is frames per second."""
 
@@ -77,6 +84,9 @@ class Scene(msgspec.Struct, frozen=True):
     """None: not set in the file; the engine's default is used."""
     unbaked_simulations: list[Simulation]
     baked_simulations: list[Simulation] = []
+    needs: list[Need] = []
+    lacks_camera: bool = False
+    """Nothing gives it a picture: no camera, no marker with one, no strips, no compositor."""
 
 
 class Dependency(msgspec.Struct, frozen=True):

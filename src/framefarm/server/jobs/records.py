@@ -67,7 +67,10 @@ class SceneRecord:
     """The scene's facts, as `jobs.scene` stores them."""
     warnings: list[JobWarning]
     hold: bool = False
-    """Its missing files (`on_missing_files`) or simulations that must be baked hold the job."""
+    """Whether it holds the job: for missing files (`on_missing_files`), simulations that must be baked, or a
+    Blender that does not fit."""
+    package_id: str | None = None
+    """Another package than the one asked for, since the scene needs it."""
 
 
 def create(tx: Tx, job: NewJob) -> None:
@@ -117,6 +120,8 @@ def create(tx: Tx, job: NewJob) -> None:
 def record_scene(tx: Tx, job_id: str, record: SceneRecord) -> None:
     """Store what was read of a job's scene; its warnings are added to the job's."""
     query = farmwide(sa.select(jobs.c.warnings)).where(jobs.c.id == job_id)
+    if record.package_id is not None:
+        _change(tx, job_id, package_id=record.package_id)
     _change(
         tx,
         job_id,

@@ -15,15 +15,18 @@ from starlette.concurrency import run_in_threadpool
 
 from framefarm.core import frame_grammar as grammar
 from framefarm.core import packages as blenders
+from framefarm.core.blender_features import Feature
 from framefarm.core.failure_codes import explain
 from framefarm.core.frame_grammar import Pick
 from framefarm.core.frame_runs import FrameSpecError, Run
 from framefarm.core.frames import FrameSet
 from framefarm.core.path_matching import Uploads
 from framefarm.core.paths import normalise
+from framefarm.core.scene_fitness import Offer
 from framefarm.core.task_plan import TaskPlan
 from framefarm.sandboxing.errors import Stopped
 from framefarm.server.accounts.tables import accounts
+from framefarm.server.catalog import service as catalog
 from framefarm.server.catalog.tables import packages
 from framefarm.server.context import AppContext
 from framefarm.server.database import Tx
@@ -38,7 +41,7 @@ from framefarm.server.jobs.warnings import JobWarning
 from framefarm.server.json_types import Json
 from framefarm.server.rows import JobRow
 from framefarm.server.storage.local import LocalStore
-from framefarm.server.submission import missing_files, simulations
+from framefarm.server.submission import fitness, missing_files, simulations
 
 FARM_WIDE = "The leader has the scenes of all accounts read."
 log = structlog.get_logger(__name__)
@@ -59,6 +62,8 @@ class UnreadJob(JobRow):
 
     release: str
     """Of its Blender package, as 4.2.23."""
+    lacks: list[str] | None
+    """Of its Blender package."""
     allow_scripts: bool
     """Its account's jobs may run scripts."""
 
@@ -84,15 +89,18 @@ def unread_jobs(tx: Tx, resting: Collection[str] = (), busy: Collection[str] = (
     if busy:
         waiting = waiting.where(jobs.c.account_id.not_in(busy))
     query = (
-        sa.select(jobs, packages.c.release, accounts.c.allow_scripts)
+        sa.select(jobs, packages.c.release, packages.c.lacks, accounts.c.allow_scripts)
         .join(packages, packages.c.id == jobs.c.package_id)
         .join(accounts, accounts.c.id == jobs.c.account_id)
     ).where(jobs.c.id.in_(waiting.group_by(jobs.c.account_id)))
     return tx.rows(UnreadJob, query.order_by(jobs.c.id).limit(20))
 
 
-def read_scene(context: AppContext, job: UnreadJob) -> SceneRecord:
-    """Read the job's scene files in their sandbox. Raises Unrenderable, Stopped."""
+def read_scene(context: AppContext, job: UnreadJob, offers: Sequence[Offer] = ()) -> SceneRecord:
+    """Read the job's scene files in their sandbox; `offers` are the farm's Blenders.
+
+    Raises Unrenderable, Stopped.
+    """
     account, request = job.account_id, job.request
     entries = list(manifests.load(context.store, account, job.manifest_sha256))
     deadline = time.monotonic() + READ_SECONDS
@@ -115,8 +123,8 @@ def read_scene(context: AppContext, job: UnreadJob) -> SceneRecord:
     chosen = _choose(job, read_facts, list(stored_at), warnings)
     if chosen.cause is not None:
         raise Unrenderable(chosen.cause, chosen.message or f"{chosen.path} cannot be read.")
-    if not blenders.can_open(chosen.blender_version, job.release):
-        raise Unrenderable("newer_file", file=chosen.path, saved=chosen.blender_version, blender=job.release)
+    asked = Offer(job.package_id, job.release, frozenset(job.lacks or ()))
+    fitness.check_age(chosen, asked, offers)
     uploads = Uploads(stored_at)
     found = missing_files.find_missing(chosen, uploads, read_facts)
     if colours := request["environment_variables"].get("OCIO"):
@@ -129,6 +137,18 @@ def read_scene(context: AppContext, job: UnreadJob) -> SceneRecord:
     warnings += found.warnings()
     scene = _scene(job, chosen)
     frames, scouts = _frames(request, scene)
+    fit = fitness.check(
+        chosen,
+        scene,
+        asked,
+        offers,
+        request=request["blender_version"],
+        engine_chosen=bool(request["render_software"]),
+        brings_code=_brings_code(job),
+    )
+    warnings += fit.warnings
+    if Feature.FLUID_SIMULATION in fit.lacks:  # a bake does not help this Blender
+        scene = simulations.without(scene, "fluid")
     simulated = simulations.check(scene, frames, chosen.path, list(stored_at))
     scene = simulated.scene
     warnings += simulated.warnings
@@ -145,7 +165,8 @@ def read_scene(context: AppContext, job: UnreadJob) -> SceneRecord:
             "aliases": found.aliases,
         },
         warnings=warnings,
-        hold=(bool(found.missing) and choice == "hold") or simulated.hold,
+        hold=(bool(found.missing) and choice == "hold") or simulated.hold or fit.hold,
+        package_id=fit.package_id,
     )
 
 
@@ -175,11 +196,13 @@ def _scene(job: UnreadJob, chosen: SceneFacts) -> Scene:
     if scene is None:
         names = ", ".join(s.name for s in chosen.scenes)
         raise Unrenderable("unknown_scene", name=repr(request.get("scene")), has=names)
-    no_code = not (job.allow_scripts or request.get("addons"))
+    no_code = not _brings_code(job)
     camera = request.get("camera")
     if camera is not None and no_code and not chosen.libraries and camera not in chosen.cameras:
         has = ", ".join(scene.cameras[:MOST_NAMED]) or "none"
         raise Unrenderable("unknown_camera", name=repr(camera), has=has)
+    if camera is None and no_code and scene.lacks_camera:
+        raise Unrenderable("no_camera", scene=repr(scene.name), where="")
     for name in request.get("view_layers") or ():
         if (
             no_code
@@ -189,6 +212,11 @@ def _scene(job: UnreadJob, chosen: SceneFacts) -> Scene:
             has = ", ".join(scene.view_layers[:MOST_NAMED]) or "none"
             raise Unrenderable("unknown_view_layer", name=repr(name), has=has)
     return scene
+
+
+def _brings_code(job: UnreadJob) -> bool:
+    """Whether scripts of the scene or add-ons may change it in Blender."""
+    return job.allow_scripts or bool(job.request.get("addons"))
 
 
 def _frames(request: Json, scene: Scene) -> tuple[FrameSet, FrameSet]:
@@ -311,7 +339,8 @@ async def _read_one(context: AppContext, job: UnreadJob) -> bool:
     """Read one job's scene, and record it or fail the job. False if the farm itself was at fault."""
     try:
         try:
-            record = await run_in_threadpool(read_scene, context, job)
+            offers = fitness.offers_of(await context.db.read(catalog.list_packages))
+            record = await run_in_threadpool(read_scene, context, job, offers)
         except Unrenderable as error:
             await context.db.write(fail_job, job, error)
         else:

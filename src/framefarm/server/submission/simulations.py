@@ -65,6 +65,13 @@ def check(scene: Scene, frames: FrameSet, scene_path: str, uploaded: Sequence[st
     return Simulated(changed, warnings, hold=bool(required))
 
 
+def without(scene: Scene, kind: str) -> Scene:
+    """The scene without its simulations of this kind."""
+    unbaked = [s for s in scene.unbaked_simulations if s.kind != kind]
+    baked = [s for s in scene.baked_simulations if s.kind != kind]
+    return msgspec.structs.replace(scene, unbaked_simulations=unbaked, baked_simulations=baked)
+
+
 def _with_files(simulation: Simulation, scene_path: str, uploaded: Sequence[str]) -> Simulation | None:
     """The simulation with the frames that its bakes on disk have; None if a folder has none."""
     first, last = simulation.frame_start, simulation.frame_end
