@@ -49,6 +49,11 @@ class FakeFarm:
     states: list[dict[str, Any]] = field(default_factory=list)
     """Changes to the job, one at each GET of it; it stays as the last one made it."""
     no_jobs: bool = False
+    packages: list[dict[str, Any]] = field(
+        default_factory=lambda: [
+            {"id": "blender-4-2", "release": "4.2.23", "status": "available", "default": True, "lacks": []}
+        ]
+    )
     """Whether its list of jobs is empty."""
     on_request: Callable[[ReceivedRequest], object] = lambda request: None
     """Called with each request before it is answered."""
@@ -178,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "GET", "/api/enterprise/instances":
                 return page([instance("local-2", 80_000, 40_000), instance("local-1", 40_000, 20_000)])
             case "GET", "/api/packages":
-                return page([{"id": "blender-4-2", "status": "available", "default": True}])
+                return page(self.farm.packages)
             case "POST", "/api/jobs":
                 self.farm.job = job(**request.json)
                 return self.farm.job

@@ -101,6 +101,33 @@ def test_a_dry_run_sends_and_submits_nothing(farm: FakeFarm, blends: Path) -> No
     assert posts == [("/api/jobs", {"dry_run": ["true"]})]
 
 
+def saved_by(blends: Path, tmp_path: Path, version: bytes, engine: bytes = b"CYCLES") -> str:
+    """The scene as if another Blender had saved it, with another engine of its scenes."""
+    content = (blends / "shot.blend").read_bytes()
+    assert content[9:12] == b"402"
+    path = tmp_path / "other.blend"
+    renamed = content[12:].replace(b"BLENDER_EEVEE_NEXT".ljust(32, b"\0"), engine.ljust(32, b"\0"))
+    path.write_bytes(content[:9] + version + renamed)
+    return str(path)
+
+
+@pytest.mark.blender
+def test_a_dry_run_names_the_blender_that_fits(farm: FakeFarm, blends: Path, tmp_path: Path) -> None:
+    newer = saved_by(blends, tmp_path, b"405")
+    done = run("submit", newer, "--blender", "4.2", "--dry-run")
+    assert done.exit_code == 1 and farm.requests("POST", "/api/jobs") == []
+    assert "can install Blender 4.5" in done.stderr.replace("\n", " ")
+    farm.packages.append({"id": "blender-5-0", "release": "5.0.1", "status": "available", "lacks": None})
+    assert "blender-5-0 fits" in run("submit", newer, "--blender", "4.2").stderr.replace("\n", " ")
+    assert run("submit", newer, "--dry-run", "--json").exit_code == 0  # it takes 5.0 by itself
+    old = saved_by(blends, tmp_path, b"279", b"BLENDER_RENDER")
+    done = run("submit", old, "--dry-run", "--json")
+    assert done.exit_code == 0
+    warnings = json.loads(done.stdout)["blender_warnings"]
+    assert any("Blender Internal" in w for w in warnings) and any("2.79" in w for w in warnings)
+    assert "Blender Internal" in done.stderr
+
+
 @pytest.mark.blender
 def test_a_refused_submission_uploads_nothing(farm: FakeFarm, blends: Path) -> None:
     farm.refusals["/api/jobs"] = {"detail": "bad", "errors": [{"field": "chunk_size", "message": "is bad"}]}

@@ -57,6 +57,7 @@ class BlenderHarness:
         allow_scripts: bool = False,
         gpus: int = 0,
         addons: Sequence[str] = (),
+        shaders: Path | None = None,
     ) -> Blender:
         work = self.work()
         work.mkdir(mode=0o755, exist_ok=True)
@@ -67,7 +68,7 @@ class BlenderHarness:
         limits = BlenderLimits((min(os.sched_getaffinity(0)),), UID, sandbox, gpus=gpus)
         layout = layout or self.layout(at, sandbox)
         blender = Blender(
-            limits, package or self.package, order, layout, work, self.events, self.printed.extend
+            limits, package or self.package, order, layout, work, self.events, self.printed.extend, shaders
         )
         self.blenders.append(blender)
         return blender

@@ -16,8 +16,8 @@ OB_HIDE_RENDER = 1 << 2
 OB_VOLUME = 29
 FLUID_DOMAIN = 1 << 0
 RBW_MUTED = 1 << 0
-R_EDGE_FRS = 1 << 24
-"""Freestyle is on in the scene."""
+FREESTYLE_ON = 1 << 24
+"""`R_EDGE_FRS` of `RenderData.mode`."""
 MOST_MODIFIERS = 10_000
 
 
@@ -36,7 +36,7 @@ def _of_scene(scene: Block, objects: list[Block]) -> Iterator[tuple[Feature, str
     name = name_of(scene)
     if text(scene[b"r", b"engine"]) == "CYCLES":
         yield Feature.CYCLES, f"scene {name}"
-    if scene[b"r", b"mode"] & R_EDGE_FRS:
+    if scene[b"r", b"mode"] & FREESTYLE_ON:
         yield Feature.FREESTYLE, f"scene {name}"
     world = pointer(scene, b"rigidbody_world")
     simulates = world is not None and not world[b"flag"] & RBW_MUTED

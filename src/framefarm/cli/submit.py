@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 from framefarm.cli.options import AsJson, Url, client_of, pairs
 from framefarm.cli.output import ExitCode, Output, clean, command, money, plural, size
 from framefarm.cli.watch import follow
-from framefarm.client import Client, LocalProblem, dependencies, hashing, jobs, scene_process, upload
+from framefarm.client import Client, LocalProblem, dependencies, fitness, hashing, jobs, scene_process, upload
 from framefarm.client.dependencies import Doubt, MissingFile
 from framefarm.client.scene_facts import SceneFacts
 
@@ -188,6 +188,19 @@ def submit(
             paths, missing = list(dict.fromkeys([*paths, *colours.files])), (*missing, *colours.missing)
         _warn_of_missing(out, missing)
         _warn_of_doubts(out, doubts)
+        packages = list(client.pages("/api/packages"))
+        package = blender or _package(packages, facts)
+        unfit = fitness.check(
+            scene_path,
+            facts,
+            scene_name,
+            package,
+            fitness.offers_of(packages),
+            engine_chosen=bool(engine),
+            brings_code=bool(addons),
+        )
+        for message in unfit:
+            out.warn(message)
         chosen = _instance(client, instance, preemptible)
         payload: dict[str, Any] = {
             "job_title": title or clean(scene_path.stem)[:MAX_TITLE],
@@ -197,7 +210,7 @@ def submit(
             "chunk_size": chunk,
             "frame_range": facts.frame_range(scene_name, frames or None),
             "scout_frames": scouts,
-            "blender_version": blender or _package(client, facts),
+            "blender_version": package,
             "render_software": engine,
             "output_path": output or f"{as_folder(project)}/{as_folder(scene_path.stem)}",
             "upload_paths": [str(path) for path in paths],
@@ -230,6 +243,7 @@ def submit(
         local = {
             "missing_on_disk": [m.path for m in missing],
             "doubtful_files": [{"path": d.path, "why": d.why} for d in doubts],
+            "blender_warnings": unfit,
         }
         answer = jobs.dry_run(client, payload)  # so that a refusal comes before any file is sent
         if dry_run:
@@ -315,10 +329,10 @@ def _price_micros(instance: Mapping[str, Any], preemptible: bool) -> int:
     return int(price["amount_micros"]) if price else 0
 
 
-def _package(client: Client, facts: SceneFacts) -> str:
+def _package(packages: Sequence[Mapping[str, Any]], facts: SceneFacts) -> str:
     """Id of the Blender that saved the scene, else the farm's default, else the oldest that can open it."""
     offered: dict[tuple[int, ...], Mapping[str, Any]] = {}
-    for package in client.pages("/api/packages"):
+    for package in packages:
         if package.get("status", "available") == "available":
             numbers = re.findall(r"\d+", str(package["id"]))[:2]
             offered[tuple(int(n) for n in numbers)] = package

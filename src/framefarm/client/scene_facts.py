@@ -34,6 +34,8 @@ class SceneFacts:
     """Camera objects of the file, in whichever scene: Blender looks through any of them."""
     complete: bool = False
     """Whether there can be no other cameras and view layers: no library brings any, no script makes any."""
+    needs: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    """Scene name → its engine, and the features it needs with what needs them; empty if not read."""
 
     def frame_range(self, scene: str | None = None, given: str | None = None) -> str:
         """Frame spec of a job: `given`, in which `current` is replaced by its number; without it the range of
@@ -89,6 +91,7 @@ def facts_of(blend: Blend, path: object) -> SceneFacts:
         {name: _view_layers(block) for name, block in blocks.items()},
         tuple(scenes.cameras(blend)),
         version >= (2, 80) and not blend.code_index[b"LI"] and not _runs_texts(blend),
+        _needs(blend),
     )
 
 
@@ -102,11 +105,20 @@ def from_json(reply: dict[str, Any]) -> SceneFacts:
         {name: tuple(layers) for name, layers in reply["view_layers"].items()},
         tuple(reply["cameras"]),
         reply["complete"],
+        {name: (engine, features) for name, (engine, features) in reply["needs"].items()},
     )
 
 
 def _view_layers(scene: Any) -> tuple[str, ...]:
     return tuple(text(layer[b"name"]) for layer in listbase(pointer(scene, (b"view_layers", b"first"))))
+
+
+def _needs(blend: Blend) -> dict[str, tuple[str, dict[str, str]]]:
+    try:
+        found = scenes.scenes(blend)
+    except ODD_BLOCK:
+        return {}
+    return {s["name"]: (s["engine"], {n["feature"]: n["what"] for n in s["needs"]}) for s in found}
 
 
 def _runs_texts(blend: Blend) -> bool:

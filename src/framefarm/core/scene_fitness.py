@@ -77,13 +77,13 @@ def best(offers: Iterable[Offer], scene: SavedScene) -> Offer | None:
     return min(fitting, key=lambda o: (o.series, [-n for n in packages.release_key(o.release)]), default=None)
 
 
-def advice(offers: Iterable[Offer], scene: SavedScene) -> str:
+def advice(offers: Sequence[Offer], scene: SavedScene) -> str:
     """One sentence: the package of the farm that fits, or what its operator can install."""
     found = best(offers, scene)
     if found is not None:
         return f"Of this farm's Blenders {found.id} fits."
-    if scene.needs:
-        return "None of this farm's Blenders fits."
+    if any(packages.can_open(scene.saved, offer.release) for offer in offers):
+        return "None of this farm's Blenders has all features that the scene needs."
     return f"This farm has none that is new enough: its operator can install Blender {scene.saved}."
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framefarm.core.failure_codes import explain, is_node_fault
-from framefarm.node import blender_protocol
+from framefarm.node import blender_protocol, shader_cache
 from framefarm.node.blender_events import Event, Exited, Failed, Opened, Progress, Saved
 from framefarm.node.blender_exit import Stage, count_memory_kills, judge_exit
 from framefarm.node.blender_launch import BlenderLimits, SceneOrder, launch
@@ -48,7 +48,8 @@ class Blender:
     """A Blender that starts when it is created, which must happen in the main thread.
 
     `work` is a new or empty folder of its own. `events` gets Opened, Progress, Saved, Failed and, last,
-    Exited. `log` gets Blender's output, called from another thread. Call `kill` even after Exited: it
+    Exited. `log` gets Blender's output, called from another thread. `shaders`: the folder of compiled shaders
+    that are kept (node/shader_cache.py). Call `kill` even after Exited: it
     releases the user id and the descriptors. Raises SandboxUnavailable or OSError.
     """
 
@@ -61,6 +62,7 @@ class Blender:
         work: Path,
         events: queue.SimpleQueue[Event],
         log: Callable[[bytes], object],
+        shaders: Path | None = None,
     ) -> None:
         self._order = order
         self._layout = layout
@@ -77,7 +79,8 @@ class Blender:
         self._phase = ""
         self._memory_kills = count_memory_kills()
         self._log_parser = LogParser()
-        launched = launch(limits, package, order, layout, work)
+        launched = launch(limits, package, order, layout, work, shaders)
+        self._shaders, self._has_saved = shaders, False
         self._tmp, self._lacks_graphics = work / "tmp", launched.lacks_graphics
         self._process, self._pipe, self._claim = launched.process, launched.pipe, launched.claim
         self._lookups = BlenderLookups(launched.watch, launched.places, layout)
@@ -189,6 +192,7 @@ class Blender:
         if not self._requested or self._requested[0].frame != reply.frame:
             raise ValueError(f"it saved frame {reply.frame}, which was not asked for")
         request, self._phase = self._requested.popleft(), ""
+        self._has_saved = True
         seconds = now - max(request.requested_at, self._free_since)
         self._free_since = now
         directory = self._output / str(request.number)
@@ -295,6 +299,9 @@ class Blender:
         self._lookups.close()
         if not any(thread.is_alive() for thread in self._threads):
             self._process.close()
+        if self._has_saved:
+            shader_cache.take_back(self._shaders, self._tmp)
+            self._has_saved = False
         self._claim.release()
 
 

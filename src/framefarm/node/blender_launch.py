@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framefarm.core.paths import normalise
+from framefarm.node import shader_cache
 from framefarm.node.inputs import REMAPPED, SYSTEM_FOLDERS, Layout
 from framefarm.node.sandbox import (
     FARM_FOLDER,
@@ -97,16 +98,23 @@ class LaunchedBlender:
 
 
 def launch(
-    limits: BlenderLimits, package: Package, order: SceneOrder, layout: Layout, work: Path
+    limits: BlenderLimits,
+    package: Package,
+    order: SceneOrder,
+    layout: Layout,
+    work: Path,
+    shaders: Path | None = None,
 ) -> LaunchedBlender:
     """Start Blender with in_blender/main.py, in the main thread. `work` is an empty folder of its own.
 
-    Its output is then in `work/output`. Raises SandboxUnavailable or OSError.
+    Its output is then in `work/output`. `shaders`: the kept cache of compiled shaders that it gets a copy of
+    (node/shader_cache.py). Raises SandboxUnavailable or OSError.
     """
     if limits.sandbox == "none" and userland_of(package.path) is not None:
         raise SandboxUnavailable(needs_bubblewrap(package.release))
     claim = UidClaim(limits.uid)
     _make_folders(work, claim.uid)
+    shader_cache.hand_out(shaders, work / "tmp", claim.uid)
     pipe, in_sandbox = socket.socketpair()
     with in_sandbox:
         tmp, output = work / "tmp", work / "output"
@@ -236,6 +244,7 @@ def _environment(limits: BlenderLimits, order: SceneOrder, layout: Layout, work:
     if "OCIO" in environment:
         environment["OCIO"] = layout.in_sandbox(normalise(environment["OCIO"]).text)
     own = {"HOME": home, "TMPDIR": home, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+    own |= shader_cache.environment(home)
     return {**environment, **own, "BLENDER_USER_RESOURCES": f"{home}/blender"}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from framefarm.core.failure_codes import explain, is_node_fault
-from framefarm.node import sandbox
+from framefarm.node import sandbox, shader_cache
 from framefarm.node.blender import Blender, BlenderLimits, SceneOrder
 from framefarm.node.blender_events import Exited, Failed, Opened, Progress, Saved
 from framefarm.node.blender_launch import needed_folders
@@ -211,6 +211,7 @@ class SessionLoop:
                 work,
                 self.inbox,  # type: ignore[arg-type]
                 self.log.write,
+                shader_cache.place(self.slot.shader_cache, self.config.account, self.config.package),
             )
         except (SandboxUnavailable, OSError) as error:
             self._fail_session(*_fault_of_node(error))

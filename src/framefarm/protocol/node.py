@@ -55,6 +55,8 @@ class Slot(Message):
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
     gpus: int = 0
     """Number of GPUs of this slot. If it is not 0, Cycles must find one or the session fails."""
+    shader_cache: str = ""
+    """Folder of this node for compiled shaders, kept between sessions; empty: keep none."""
 
 
 # --------------------------------------------------------------------------------- the hello

@@ -29,6 +29,8 @@ from framefarm.server.engines.base import Capacity, Notice, Observed, SessionSpe
 
 log = structlog.get_logger(__name__)
 NODE = "local"
+SHADER_CACHE = "shader-cache"
+"""Folder of compiled shaders, beside the sessions' folders."""
 RESERVED_SHARE = 0.9
 """Share of the machine's memory for sessions; the system keeps the rest."""
 
@@ -122,6 +124,7 @@ class LocalEngine:
             gpus=session.gpus,
             uid=uid,
             sandbox="none" if self._sandbox == "none" else "bubblewrap",
+            shader_cache=str(self._root.with_name(SHADER_CACHE)),
         )
 
     def stop(self, session_id: str, grace_seconds: float) -> None:
