@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from framefarm.blend import scene_contents
 from framefarm.blend.file import Block, name_of, pointer, text
 from framefarm.core.blender_features import Feature
 
@@ -21,14 +22,17 @@ FREESTYLE_ON = 1 << 24
 MOST_MODIFIERS = 10_000
 
 
-def needed(scene: Block, objects: list[Block]) -> list[dict[str, str]]:
-    """`{"feature", "what"}` of each feature that the scene with these objects needs, once each.
+def needed(scene: Block) -> list[dict[str, str]]:
+    """`{"feature", "what"}` of each feature that the pictures of the scene need, once each.
 
-    `what` names the first that needs it, as `fluid Smoke of Cube`.
+    `what` names the first that needs it, as `fluid Smoke of Cube`. Scenes in its background, its strips and
+    its compositor count, and objects in collections that are instanced.
     """
     found: dict[Feature, str] = {}
-    for feature, what in _of_scene(scene, objects):
-        found.setdefault(feature, what)
+    for one in [*scene_contents.background_scenes(scene), *scene_contents.other_scenes(scene)]:
+        objects = scene_contents.with_instances(scene_contents.objects_in(one))
+        for feature, what in _of_scene(one, objects):
+            found.setdefault(feature, what)
     return [{"feature": feature.value, "what": what} for feature, what in found.items()]
 
 

@@ -10,7 +10,7 @@ from framefarm.blend.file import Blend, Block, listbase, name_of, pointer, text
 Json = Any
 
 OB_CAMERA = 11
-R_DOSEQ, R_DOCOMP = 1 << 0, 1 << 3
+R_DOSEQ, R_DOCOMP = 1 << 0, 1 << 6
 IDP_INT, IDP_BOOLEAN = 1, 10
 
 # R_IMF_IMTYPE_… of DNA_scene_types.h → the names in `bpy.types.ImageFormatSettings.file_format`
@@ -86,7 +86,11 @@ def _scene(block: Block, current: Block | None, version: tuple[int, int]) -> Jso
         "samples": _samples(block, version),
         "unbaked_simulations": [s for s in found if not s["baked"]],
         "baked_simulations": [s for s in found if s["baked"]],
-        "needs": scene_features.needed(block, objects),
+        "needs": scene_features.needed(block),
+        "renders": [
+            {"name": name_of(s), "engine": text(s[b"r", b"engine"])}
+            for s in scene_contents.other_scenes(block)
+        ],
         "lacks_camera": camera is None and not _may_do_without_camera(block),
     }
 

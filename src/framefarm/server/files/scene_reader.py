@@ -60,6 +60,13 @@ class Need(msgspec.Struct, frozen=True):
     what: str
 
 
+class OtherScene(msgspec.Struct, frozen=True):
+    """A scene that is rendered for another one's picture, by its strips or its compositor."""
+
+    name: str
+    engine: str
+
+
 class Scene(msgspec.Struct, frozen=True):
     """One scene of a .blend. `engine` and `format` are Blender's own names; `fps` is frames per second."""
 
@@ -85,6 +92,7 @@ class Scene(msgspec.Struct, frozen=True):
     unbaked_simulations: list[Simulation]
     baked_simulations: list[Simulation] = []
     needs: list[Need] = []
+    renders: list[OtherScene] = []
     lacks_camera: bool = False
     """Nothing gives it a picture: no camera, no marker with one, no strips, no compositor."""
 

@@ -14,6 +14,8 @@ from framefarm.server.files.scene_reader import Scene, SceneFacts
 from framefarm.server.jobs.failures import Unrenderable
 from framefarm.server.jobs.warnings import JobWarning
 
+MOST_WARNINGS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Fitness:
@@ -67,6 +69,10 @@ def check(
         warnings.append(JobWarning(code="package_switched", message=message, subject=other.id))
     chosen = other or asked
     found = findings(saved, chosen, offers, engine_chosen=engine_chosen, brings_code=brings_code)
+    for other_scene in scene.renders:
+        rendered = SavedScene(facts.path, facts.blender_version, other_scene.name, other_scene.engine)
+        more = findings(rendered, chosen, offers, engine_chosen=engine_chosen, brings_code=brings_code)
+        found += [finding for finding in more if finding not in found][:MOST_WARNINGS]
     for one in found:
         message = " ".join(explain(one.code, one.facts).split())
         warnings.append(JobWarning(code=one.code, message=message, subject=one.subject))

@@ -92,7 +92,12 @@ def test_feature_lacking_holds_a_scene_with_fluids(site: ApiClient, made: Path) 
 def test_package_switched_to_one_of_the_series_that_has_the_feature(site: ApiClient, made: Path) -> None:
     lacking(site, "blender-4-2", "fluid_simulation")
     wheel = site.row(packages, packages.c.id == "blender-4-2")
-    archive = wheel | {"id": "blender-4-2-official", "release": "4.2.20", "lacks": [], "is_default": False}
+    archive = dict(wheel) | {
+        "id": "blender-4-2-official",
+        "release": "4.2.20",
+        "lacks": [],
+        "is_default": False,
+    }
     site.context.db.write_now(lambda tx: tx.conn.execute(sa.insert(packages).values(archive)))
     content = (made / "simulations.blend").read_bytes()
     read = record(site, content, scene="fluid", blender_version="4.2")
