@@ -13,7 +13,7 @@ WHEELS = [
     Offer("blender-4-5", "4.5.15", frozenset({FLUID})),
     Offer("blender-4-2", "4.2.23", frozenset({FLUID})),
 ]
-ARCHIVE = Offer("blender-4-2-official", "4.2.22")
+ARCHIVE = Offer("blender-4-2-archive", "4.2.22")
 
 
 def saved(version: str = "4.2", engine: str = "CYCLES", *needs: str) -> SavedScene:
@@ -90,4 +90,4 @@ def test_a_feature_that_the_blender_lacks_holds_the_job_and_baking_is_no_remedy(
     assert codes(scene, ARCHIVE) == {}
     [found] = findings(scene, WHEELS[2], [*WHEELS, ARCHIVE], engine_chosen=False, brings_code=False)
     text = explain(found.code, found.facts)
-    assert "fluids" in text and "blender-4-2-official fits" in text and "bake" not in text.lower()
+    assert "fluids" in text and "blender-4-2-archive fits" in text and "bake" not in text.lower()

@@ -93,7 +93,7 @@ def test_package_switched_to_one_of_the_series_that_has_the_feature(site: ApiCli
     lacking(site, "blender-4-2", "fluid_simulation")
     wheel = site.row(packages, packages.c.id == "blender-4-2")
     archive = dict(wheel) | {
-        "id": "blender-4-2-official",
+        "id": "blender-4-2-archive",
         "release": "4.2.20",
         "lacks": [],
         "is_default": False,
@@ -101,7 +101,7 @@ def test_package_switched_to_one_of_the_series_that_has_the_feature(site: ApiCli
     site.context.db.write_now(lambda tx: tx.conn.execute(sa.insert(packages).values(archive)))
     content = (made / "simulations.blend").read_bytes()
     read = record(site, content, scene="fluid", blender_version="4.2")
-    assert read.package_id == "blender-4-2-official"
+    assert read.package_id == "blender-4-2-archive"
     assert "package_switched" in codes(read) and "feature_lacking" not in codes(read)
     exact = record(site, content, scene="fluid", blender_version=wheel["release"])
     assert exact.package_id is None and exact.hold and "feature_lacking" in codes(exact)

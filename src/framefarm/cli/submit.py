@@ -332,7 +332,10 @@ def _price_micros(instance: Mapping[str, Any], preemptible: bool) -> int:
 def _package(packages: Sequence[Mapping[str, Any]], facts: SceneFacts) -> str:
     """Id of the Blender that saved the scene, else the farm's default, else the oldest that can open it."""
     offered: dict[tuple[int, ...], Mapping[str, Any]] = {}
-    for package in packages:
+    # The archive of a series is its default only where it has no other package.
+    for package in sorted(
+        packages, key=lambda package: str(package["id"]).endswith("-archive"), reverse=True
+    ):
         if package.get("status", "available") == "available":
             numbers = re.findall(r"\d+", str(package["id"]))[:2]
             offered[tuple(int(n) for n in numbers)] = package

@@ -30,13 +30,22 @@ def offers_of(listed: Iterable[Mapping[str, Any]]) -> list[Offer]:
 
 
 def asked_for(name: str, offers: Iterable[Offer]) -> Offer | None:
-    """The newest Blender that a name such as blender-4-2, 4.2 or 4.2.23 fits; None if there is none."""
+    """The newest Blender that a name such as blender-4-2, 4.2 or 4.2.23 fits; None if there is none.
+
+    As for the farm, an archive (blender-4-2-archive) only fits where nothing else does.
+    """
     newest = sorted(offers, key=lambda offer: packages.release_key(offer.release), reverse=True)
+    newest.sort(key=is_archive)
     try:
         wanted = packages.parse_version(name)
     except InvalidInput:
         return next((offer for offer in newest if offer.id == name), None)
     return next((o for o in newest if o.id == name or wanted.accepts(o.release)), None)
+
+
+def is_archive(offer: Offer) -> bool:
+    """Whether the package is one of Blender's own archives, by its id."""
+    return offer.id.endswith("-archive")
 
 
 def check(
