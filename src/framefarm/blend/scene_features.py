@@ -38,9 +38,9 @@ def needed(scene: Block) -> list[dict[str, str]]:
 
 def _of_scene(scene: Block, objects: list[Block]) -> Iterator[tuple[Feature, str]]:
     name = name_of(scene)
-    if text(scene[b"r", b"engine"]) == "CYCLES":
+    if text(scene.get((b"r", b"engine"), b"")) == "CYCLES":
         yield Feature.CYCLES, f"scene {name}"
-    if scene[b"r", b"mode"] & FREESTYLE_ON:
+    if scene.get((b"r", b"mode"), 0) & FREESTYLE_ON:
         yield Feature.FREESTYLE, f"scene {name}"
     world = pointer(scene, b"rigidbody_world")
     simulates = world is not None and not world[b"flag"] & RBW_MUTED

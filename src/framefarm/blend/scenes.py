@@ -87,10 +87,7 @@ def _scene(block: Block, current: Block | None, version: tuple[int, int]) -> Jso
         "unbaked_simulations": [s for s in found if not s["baked"]],
         "baked_simulations": [s for s in found if s["baked"]],
         "needs": scene_features.needed(block),
-        "renders": [
-            {"name": name_of(s), "engine": text(s[b"r", b"engine"])}
-            for s in scene_contents.other_scenes(block)
-        ],
+        "renders": [{"name": name_of(s), "engine": _engine(s)} for s in scene_contents.other_scenes(block)],
         "lacks_camera": camera is None and not _may_do_without_camera(block),
     }
 
@@ -102,7 +99,7 @@ def _engine(scene: Block) -> str:
 
 def _may_do_without_camera(scene: Block) -> bool:
     """Whether markers, strips or the compositor may give the scene its picture, though it has no camera."""
-    flags = scene[b"r", b"scemode"]
+    flags = scene.get((b"r", b"scemode"), 0)
     editing = pointer(scene, b"ed") if flags & R_DOSEQ else None
     if editing is not None and pointer(editing, (b"seqbase", b"first")) is not None:
         return True
