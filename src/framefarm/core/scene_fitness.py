@@ -110,7 +110,7 @@ def findings(
                 "blender": offer.id,
                 "what": what,
                 "lack": blender_features.sentence(blender_features.Feature(code)),
-                "fits": advice([o for o in offers if o.id != offer.id], scene),
+                "fits": advice([offer, *offers], scene),
             },
             holds=True,
         )
