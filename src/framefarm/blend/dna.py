@@ -18,7 +18,7 @@ _NUMBERS = {
     "int16_t": "h", "uint16_t": "H", "int32_t": "i", "uint32_t": "I", "float": "f", "double": "d",
     "int64_t": "q", "uint64_t": "Q", "long": "i", "ulong": "I",
 }  # fmt: skip
-_NAME = re.compile(rb"\(?(\**)(\w+)\)?(?:\(.*\))?((?:\[\d+\])*)")
+_NAME = re.compile(rb"\(?(\**)(\w*)\)?(?:\(.*\))?((?:\[\d+\])*)")
 
 
 @dataclass(frozen=True, slots=True)
