@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from framefarm.client import LocalProblem, dependencies, scene_process
+from framefarm.client import LocalProblem, dependencies, files_behind, scene_process
 from framefarm.node import blender_installs
 
 PATH_SCENES = Path(__file__).parents[1] / "node" / "make_path_scenes.py"
@@ -188,3 +188,22 @@ def test_an_absolute_windows_path_is_missing_and_named_as_stored(
 ) -> None:
     (missing,) = dependencies.find(path_scenes / f"{scene}.blend").missing
     assert missing.path.replace("\\", "/").endswith(path_end.replace("\\", "/"))
+
+
+def test_layers_of_a_binary_usd_are_found_or_a_warning_says_that_they_were_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sdf = pytest.importorskip("pxr.Sdf")
+    (tmp_path / "parts").mkdir()
+    sdf.Layer.CreateNew(str(tmp_path / "parts" / "a.usdc")).Save()
+    layer = sdf.Layer.CreateNew(str(tmp_path / "shot.usdc"))
+    layer.subLayerPaths.append("./parts/a.usdc")
+    layer.subLayerPaths.append("gone.usd")
+    layer.Save()
+    found = files_behind.named_by(tmp_path / "shot.usdc")
+    assert [(r.stored, r.required) for r in found.references] == [
+        (b"//./parts/a.usdc", True),
+        (b"//gone.usd", True),
+    ]
+    monkeypatch.setitem(sys.modules, "pxr", None)
+    assert "framefarm[usd]" in (files_behind.named_by(tmp_path / "shot.usdc").why_not or "")
