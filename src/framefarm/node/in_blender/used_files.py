@@ -135,8 +135,8 @@ def _is_packed(library):
     """Whether nothing of a library is read from its file."""
     if getattr(library, "packed_file", None) or getattr(library, "is_archive", False):
         return True
-    linked = library.users_id
-    return bool(linked) and all(getattr(block, "is_linked_packed", False) for block in linked)
+    # A library whose data was packed stays listed, with nothing that is linked from it.
+    return all(getattr(block, "is_linked_packed", False) for block in library.users_id)
 
 
 def _of_strips(scene):
