@@ -85,6 +85,8 @@ def _corrected(path, library, table, raw=False):
     if not path or path.startswith("<"):
         return None
     resolved = resolved_path(path, library)
+    if not resolved.startswith("/"):
+        return None  # without a folder, it has no place to be looked for
     if exists_or_numbered(resolved):
         return resolved if raw and resolved != path else None
     plain = os.path.normpath(resolved)
