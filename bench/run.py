@@ -3,6 +3,7 @@
 overhead     5,000 one-frame tasks on 2 slots with an instant stand-in for Blender
 scene        24 one-frame tasks, compared to two plain Blenders and to one Blender process per frame
 sandbox      Blender with and without the sandbox, by the same driver: 7 interleaved pairs
+lookups      Blender with and without the watch of missing files: a scene, and one of 3,000 textures
 preemption   an on-demand job submitted while preemptible sessions hold all slots
 cancel       from a cancel to the end of a warm session's last process
 huge         calls on a job of 1,000,000 frames and on one of 1,000; submitting 10,000 paths
@@ -22,7 +23,9 @@ import sys
 
 from harness import HERE, machine_description, table
 
-NAMES = ("overhead", "scene", "sandbox", "preemption", "cancel", "huge", "follow", "trace", "server")
+NAMES = (
+    "overhead", "scene", "sandbox", "lookups", "preemption", "cancel", "huge", "follow", "trace", "server",
+)  # fmt: skip
 
 
 def main() -> None:
