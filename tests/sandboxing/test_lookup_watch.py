@@ -126,6 +126,21 @@ for name in 'aba':
         os.kill(innermost, signal.SIGUSR1)
 
 
+def test_a_mark_ends_what_the_next_answer_is_about(watched: Watched) -> None:
+    code = START + "for name in 'abc': look(f'/film/{name}.png'); mark()\nlook('/film/d.png')"
+    watch, process = watched.start(code)
+    printed_by(process)
+    taken = [watch.take().missed for _ in range(5)]
+    assert taken == [("/film/a.png",), ("/film/b.png",), ("/film/c.png",), ("/film/d.png",), ()]
+
+
+def test_marks_without_end_are_bounded(watched: Watched) -> None:
+    code = START + "for n in range(3000): look(f'/film/{n}.png'); mark()"
+    watch, process = watched.start(code)
+    printed_by(process)
+    assert sum(len(watch.take().missed) for _ in range(20)) <= 516
+
+
 def test_a_flood_ends_and_its_names_are_bounded(watched: Watched) -> None:
     code = START + "for n in range(3000): look(f'/film/{n:04d}' + 'x' * 200 + '.png')\nprint('done')"
     watch, process = watched.start(code)

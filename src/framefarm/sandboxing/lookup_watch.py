@@ -26,6 +26,8 @@ from framefarm.sandboxing.bubblewrap import memory_file
 
 _WATCHER = Path(__file__).with_name("lookup_watcher.py").read_bytes()
 """The program, as it was when this process began: a runner outlives an upgrade in place."""
+MARK = "/run/framefarm/lookups-so-far"
+"""A program that looks for this path ends a piece of work, as `mark` of in_blender/lookups.py."""
 ANSWER_SECONDS = 60.0
 """How long the watcher, which shares its processors with the program, may take for an answer."""
 ENDING_SECONDS = 2.0
@@ -148,7 +150,7 @@ class LookupWatch:
         return self._watcher.pid
 
     def take(self) -> Lookups:
-        """All lookups since the last call, up to now. Waits for the watcher.
+        """Lookups since the last call, up to the program's next mark, or up to now. Waits for the watcher.
 
         Raises WatchLost: then the program's answers since the last call are worth nothing.
         """
@@ -204,6 +206,7 @@ def _settings(places: WatchedPlaces, cores: Sequence[int]) -> dict[str, Any]:
         "ignored": [folder + "/" for folder in places.ignored],
         "suffixes": SUFFIXES,
         "plain": places.plain,
+        "mark": MARK,
         "cores": list(cores),
     }
 

@@ -5,7 +5,8 @@ sandboxed program gets its filter of system calls and answers with the filter's 
 seccomp_unotify(2)), or with the reason why the kernel refused. From then on each open waits until this
 program has read the path, and then goes on unchanged: nothing is forbidden. Each byte that comes over the
 socket CONTROL is a request: its answer is one line of JSON with the paths that were missed since the one
-before. SETTINGS is a file of JSON, see `lookup_watch.py`.
+before, up to the program's next mark: a lookup of a certain path, by which it ends a piece of work while it
+goes on with the next. SETTINGS is a file of JSON, see `lookup_watch.py`.
 
 The program must outlive the sandbox, since each such call fails once the listener is closed. It ends with
 the last process that has the filter. Only the standard library is imported, for a quick start.
@@ -23,8 +24,10 @@ import struct
 import sys
 from typing import Any
 
-RECEIVE, ANSWER, IS_VALID = 0xC0502100, 0xC0182101, 0x40082102
+RECEIVE, ANSWER, IS_VALID, SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082102, 0x40082104
 """Requests of ioctl, from linux/seccomp.h."""
+SAME_PROCESSOR = 1
+"""SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP: the waiting thread and this one take turns on one processor."""
 NOTICE = struct.Struct("QIIiIQ6Q")
 """struct seccomp_notif: id, pid, flags, call, architecture, instruction pointer, six arguments."""
 REPLY = struct.Struct("QqiI")
@@ -35,6 +38,8 @@ MOST_MISSED = 500
 """Most paths in one answer."""
 MOST_MISSED_TEXT = 200_000
 """Most characters of the paths in one answer."""
+MOST_MARKS = 16
+"""Most pieces of work that wait for a request; later marks are ignored."""
 MOST_KNOWN = 50_000
 """Paths that are remembered as found or of no interest."""
 MOST_OPEN = 64
@@ -60,6 +65,8 @@ class Watcher:
         self.memories: dict[int, int] = {}
         self.known: set[bytes] = set()
         self.missed: dict[str, None] = {}
+        self.mark = os.fsencode(settings["mark"])
+        self.finished: list[list[str]] = []
         self.room = MOST_MISSED_TEXT
         self.seen = self.unread = 0
 
@@ -83,7 +90,10 @@ class Watcher:
             fcntl.ioctl(self.listener, ANSWER, REPLY.pack(call_id, 0, 0, CONTINUE))
         except OSError:
             return
-        if path is not None and path not in self.known:
+        if path == self.mark:
+            if len(self.finished) < MOST_MARKS:
+                self.finished.append(self.take())
+        elif path is not None and path not in self.known:
             self.look_at(path, opens)
 
     def path_of(
@@ -142,33 +152,37 @@ class Watcher:
         text = os.path.normpath(os.fsdecode(path))
         if text.startswith("//"):
             text = text[1:]
-        if self.is_missing(text, opens):
-            if text not in self.missed and len(self.missed) < MOST_MISSED and len(text) < self.room:
-                self.missed[text] = None
-                self.room -= len(text)
-        elif opens:
+        place = next((place for place in self.places if text.startswith(place[0])), None)
+        if place is not None:
+            there = os.path.lexists(place[1] + text[len(place[0]) :])
+            counts = opens or self.is_file(text)
+        else:
+            there = text.startswith(self.ignored) or (self.plain and os.path.lexists(text))
+            counts = self.is_file(text)
+        if there:
             if len(self.known) >= MOST_KNOWN:
                 self.known.clear()
             self.known.add(path)
+        elif counts and text not in self.missed and self.has_room(text):
+            self.missed[text] = None
+            self.room -= len(text)
 
-    def is_missing(self, text: str, opens: bool) -> bool:
-        for inside, outside in self.places:
-            if text.startswith(inside):
-                return (opens or self.is_file(text)) and not os.path.lexists(outside + text[len(inside) :])
-        if text.startswith(self.ignored) or not self.is_file(text):
-            return False
-        return not (self.plain and os.path.lexists(text))
+    def has_room(self, text: str) -> bool:
+        return len(self.missed) < MOST_MISSED and len(text) < self.room
 
     def is_file(self, text: str) -> bool:
         return text.lower().endswith(self.suffixes)
 
     def answer(self) -> dict[str, Any]:
         """The line for a request; the next one is about later lookups."""
+        missed = self.finished.pop(0) if self.finished else self.take()
+        return {"state": "watching", "calls": self.seen, "unread": self.unread, "missed": missed}
+
+    def take(self) -> list[str]:
         missed = list(self.missed)
-        line = {"state": "watching", "calls": self.seen, "unread": self.unread, "missed": missed}
         self.missed.clear()
         self.room = MOST_MISSED_TEXT
-        return line
+        return missed
 
 
 def _signed(argument: int) -> int:
@@ -207,6 +221,8 @@ def receive_listener(program: socket.socket, control: socket.socket) -> tuple[in
 def watch(listener: int, control: socket.socket, settings: dict[str, Any]) -> None:
     """Serve both until the last process has ended and nobody can ask any more."""
     watcher = Watcher(listener, settings)
+    with contextlib.suppress(OSError):  # since Linux 6.6
+        fcntl.ioctl(listener, SET_FLAGS, struct.pack("Q", SAME_PROCESSOR))
     poll = select.poll()
     poll.register(listener, select.POLLIN)
     poll.register(control, select.POLLIN)

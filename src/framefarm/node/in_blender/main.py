@@ -61,6 +61,7 @@ def serve(pipe, watched):
                 opened = scenes.open_scene(request)
                 phases.follow(pipe.phase)
                 print(OPENED_MARK, flush=True)  # noqa: T201 - parsed by node/blender_log.py
+                lookups.mark()
                 pipe.send(
                     **{
                         "is": "opened",
@@ -74,6 +75,7 @@ def serve(pipe, watched):
                     pipe.progress(frame, 0.0)
                     opened = scenes.open_scene(opened.request)
                 result = frames.render(opened, request, pipe.progress)
+                lookups.mark()
                 pipe.send(**{"is": "saved", "frame": frame, **result})
             else:
                 return
