@@ -92,3 +92,9 @@ def test_a_file_without_a_frames_number_is_missed_in_all_later_frames() -> None:
         for path in ("/a/lamp.ies", "/a/wood2.png", "/a/t.1002.png", "/a/seq_0007.png")
     ]
     assert lasting == [True, True, True, False]
+
+
+def test_a_hostile_name_is_answered_at_once() -> None:
+    """It took hours with a search that tries all possibilities."""
+    digits = "1" * 1_000_000
+    assert missed_lookups.sequence_of(f"/a/{digits}a1.png") == f"/a/{digits}a#.png"

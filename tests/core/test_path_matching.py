@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefarm.core.path_matching import Uploads, fold, placeable_aliases
+from framefarm.core.path_matching import Uploads, fold, frame_parts, placeable_aliases
 
 UPLOADS = [
     "C:/proj/Tex/Wood.PNG",
@@ -140,3 +140,22 @@ def test_folding_keeps_the_length(text: str) -> None:
 def test_folding_leaves_letters_whose_small_form_is_longer() -> None:
     assert fold("İA/ß") == "İa/ß"
     assert fold("ÄB_c") == "äb_c"
+
+
+def test_hostile_names_are_answered_at_once() -> None:
+    """Each of these took hours with a search that tries all possibilities."""
+    uploads = Uploads(["/a/" + "a" * 250, *UPLOADS])
+    assert uploads.find("/a/" + "*a" * 100 + "*b", many=True).missing != ()
+    assert uploads.find("/a/" + "*a" * 100 + "*", many=True).files[0][1] == "/a/" + "a" * 250
+    assert uploads.find("/a/" + "*" * 1_000_000, many=True).missing != ()
+    assert frame_parts("1" * 1_000_000 + "a1b") == ("1" * 1_000_000 + "a", "b")
+    assert frame_parts("1" * 1_000_000 + "²") == ("", "²")
+
+
+def test_a_pattern_may_have_several_gaps() -> None:
+    uploads = Uploads(["/p/fog_07_aa_b.vdb", "/p/Fog__b.vdb", "/p/fog_b.vdb", "/p/fog_1_b.vdb.away"])
+    found = uploads.find("/p/fog_*_*.vdb", many=True)
+    assert dict(found.files) == {
+        "/p/fog_07_aa_b.vdb": "/p/fog_07_aa_b.vdb",
+        "/p/fog__b.vdb": "/p/Fog__b.vdb",
+    }

@@ -37,7 +37,7 @@ _FORMS = {
     ".tx": (".exr", ".hdr", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".tga", ".webp"),
 }
 """End of a name → ends of the files that it is made from, and that Blender takes instead."""
-_NUMBER = re.compile(r"\d+(?=\D*\Z)")
+_NUMBER = re.compile(r"(?<!\d)\d++(?=\D*\Z)")
 _STAGE = re.compile(r"\.usd[acz]?\Z", re.IGNORECASE)
 _BEHIND_STAGE = re.compile(r"\.(?:usd[acz]?|abc|mtlx|vdb|png|jpe?g|exr|hdr|tiff?|tga)\Z", re.IGNORECASE)
 _SCENE = re.compile(r"\.blend\Z", re.IGNORECASE)

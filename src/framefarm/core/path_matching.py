@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 
 from framefarm.core.paths import normalise
 
-_FRAME = re.compile(r"\d+(?=\D*\Z)")
+_FRAME = re.compile(r"(?<!\d)\d++(?=\D*\Z)")
+"""Takes time in proportion to the name, which is foreign text."""
+MOST_NAME = 255
+"""Characters that a file's name can have on any system."""
 TILES = {"<UDIM>": r"(1\d{3})", "<UVTILE>": r"(u\d+_v\d+)"}
 
 
@@ -57,6 +60,8 @@ class Uploads:
         `many`: the path may name several files. `tiles`: numbers of the UDIM tiles in use, if known.
         """
         folder, _, name = path.rpartition("/")
+        if len(name) > MOST_NAME:
+            return self._one(path)
         token = next((t for t in TILES if t in name), None)
         if token is not None:
             before, _, after = name.partition(token)
@@ -72,7 +77,7 @@ class Uploads:
 
     def _many(self, path: str, folder: str, name: str) -> PathMatch | None:
         if "*" in name:
-            return self._siblings(folder, name.split("*"), "(.*)") or PathMatch(missing=(path,))
+            return self._siblings(folder, name.split("*")) or PathMatch(missing=(path,))
         if below := self._below(path):
             return below
         parts = frame_parts(name)
@@ -88,9 +93,16 @@ class Uploads:
         fits = self._folded.get(fold(path), ())
         return fits[0] if len(fits) == 1 else None
 
-    def _siblings(self, folder: str, literal: Sequence[str], hole: str) -> PathMatch | None:
-        """Files of `folder` whose names are the `literal` parts, with the pattern `hole` between them."""
-        pattern = re.compile(hole.join(re.escape(fold(part)) for part in literal) + r"\Z")
+    def _siblings(self, folder: str, literal: Sequence[str], hole: str | None = None) -> PathMatch | None:
+        """Files of `folder` whose names are the `literal` parts, with the pattern `hole` between them; any
+        text without it."""
+        escaped = [re.escape(fold(part)) for part in literal]
+        if hole is None:
+            # Each part is sought once, after the one before: names and parts are foreign text.
+            between = "".join(f"(?>(.*?){part})" for part in escaped[1:-1])
+            pattern = re.compile(f"{escaped[0]}{between}(.*){escaped[-1]}\\Z", re.DOTALL)
+        else:
+            pattern = re.compile(hole.join(escaped) + r"\Z")
         start = fold(folder) + "/"
         names: dict[str, list[str]] = {}
         for folded, real in self._starting(start):
