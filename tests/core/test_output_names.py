@@ -84,6 +84,13 @@ def test_paths_that_would_become_one_are_told_apart() -> None:
     assert names == safe_paths(["a?.png", "a_.png", "a*.png", "A_.png"])
 
 
+def test_a_name_that_looks_like_a_mark_does_not_take_its_place() -> None:
+    first = safe_paths(["a?.png", "a_.png"])["a?.png"]
+    names = safe_paths(["a?.png", "a_.png", first])
+    assert len({name.casefold() for name in names.values()}) == 3
+    assert names[first] == first
+
+
 @given(st.lists(st.text(min_size=1, max_size=12), max_size=5))
 def test_safe_paths_are_names_below_a_folder_on_every_system(paths: list[str]) -> None:
     names = safe_paths(paths)

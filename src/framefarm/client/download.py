@@ -21,7 +21,6 @@ CHUNK_BYTES = 1 << 20
 WORKERS = 4
 ATTEMPTS = 3
 """Most attempts to fetch a file."""
-_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
 
 
@@ -65,7 +64,7 @@ def safe_parts(name: str) -> tuple[str, ...]:
             raise ValueError("a name that leads elsewhere")
         if _FORBIDDEN.search(part) or part.endswith((" ", ".")):
             raise ValueError("a name with characters that not every system allows")
-        if _RESERVED.fullmatch(part):
+        if output_names.RESERVED.fullmatch(part):
             raise ValueError("a name that some systems reserve")
         if len(part.encode("utf-8", "surrogatepass")) > 255:
             raise ValueError("a name that is too long")

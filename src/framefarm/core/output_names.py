@@ -12,7 +12,7 @@ MAX_STEM_BYTES = 200
 MAX_PART_BYTES = 255
 MAX_PATTERN_CHARACTERS = 200
 _HASHES = re.compile("#+")
-_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 """Names of devices on Windows."""
 _UNSAFE = re.compile(r'[<>:"|?*\\/]')
 _ENDINGS = re.compile(
@@ -35,7 +35,7 @@ def problem_of_pattern(pattern: str) -> str | None:
         return "must neither begin nor end with a dot or a space"
     if _ENDINGS.search(pattern, max(0, pattern.rfind("."))):
         return "must be without an ending: it follows from the scene's file format"
-    if _RESERVED.fullmatch(_HASHES.sub("0", pattern)):
+    if RESERVED.fullmatch(_HASHES.sub("0", pattern)):
         return "must not be a name that Windows reserves"
     return None
 
@@ -94,13 +94,13 @@ def safe_paths(paths: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     taken: set[str] = set()
     for path in sorted(given, key=lambda one: plain[one] != one):
-        name = plain[path]
-        if _folded(name) in taken:
-            folder, slash, last = name.rpartition("/")
+        name, marked = plain[path], path
+        while _folded(name) in taken:
+            folder, slash, last = plain[path].rpartition("/")
             start, dot, ending = last.rpartition(".")
-            mark = "~" + _digest(path)
+            mark = "~" + _digest(marked)
             last = f"{start}{mark}{dot}{ending}" if dot and start else last + mark
-            name = folder + slash + fitting(last)
+            name, marked = folder + slash + fitting(last), marked + mark
         taken.add(_folded(name))
         found[path] = name
     return {path: found[path] for path in given}
@@ -112,11 +112,11 @@ def _folded(path: str) -> str:
 
 def _safe_part(part: str) -> str:
     if part.isprintable() and not _UNSAFE.search(part) and part[-1:] not in (" ", ".", ""):
-        return fitting(part if not _RESERVED.fullmatch(part) else "_" + part)
+        return fitting(part if not RESERVED.fullmatch(part) else "_" + part)
     kept = "".join("_" if _UNSAFE.match(c) or _is_unprintable(c) else c for c in part)
     stripped = kept.rstrip(" .")
     kept = stripped + "_" * (len(kept) - len(stripped))
-    if _RESERVED.fullmatch(kept):
+    if RESERVED.fullmatch(kept):
         kept = "_" + kept
     return fitting(kept or "_")
 
