@@ -144,3 +144,14 @@ mesh_cache.filepath = "//points.mdd"
 save("named.blend")
 os.remove(os.path.join(OUT, "4.2/datafiles/assets/shades.blend"))
 os.remove(os.path.join(OUT, "st/a.png"))
+
+begin()
+square(material("Prop")[0])
+save("lib props.blend")
+scene = begin()
+with bpy.data.libraries.load(os.path.join(OUT, "lib props.blend"), link=True) as (_, wanted):
+    wanted.objects = ["Prop"]
+scene.collection.objects.link(bpy.data.objects["Prop"])
+square(material("Flag")[0]).modifiers.new("Cloth", "CLOTH")
+bpy.data.libraries[0].filepath = "//Lib Props.blend"
+save("replayed.blend")

@@ -75,6 +75,18 @@ def test_a_folder_named_as_blenders_own_is_the_artists(harness: BlenderHarness, 
     }
 
 
+def test_a_scene_that_is_opened_again_misses_no_more_than_at_first(
+    harness: BlenderHarness, lookup_scenes: Path
+) -> None:
+    layout = lay_out(inputs_of(lookup_scenes, "/film"), harness.folder / "tree")
+    blender = harness.start("replayed", layout=layout, at="/film")
+    blender.open_scene()
+    assert told(harness.opened().warnings) == {}
+    blender.render(2)
+    blender.render(1)  # its cloth is played from the start once more
+    assert [told(harness.saved().warnings) for _ in range(2)] == [{}, {}]
+
+
 def test_a_frame_is_refused_once_the_watch_has_ended(harness: BlenderHarness, lookup_scenes: Path) -> None:
     layout: Layout = lay_out(inputs_of(lookup_scenes, "/film"), harness.folder / "tree")
     blender = harness.start("lookups", layout=layout, at="/film")

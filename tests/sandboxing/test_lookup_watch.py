@@ -134,6 +134,13 @@ def test_a_mark_ends_what_the_next_answer_is_about(watched: Watched) -> None:
     assert taken == [("/film/a.png",), ("/film/b.png",), ("/film/c.png",), ("/film/d.png",), ()]
 
 
+def test_lookups_that_are_taken_back_are_in_no_answer(watched: Watched) -> None:
+    code = START + "look('/film/a.png'); mark(); look('/film/b.png'); forget(); look('/film/c.png'); mark()"
+    watch, process = watched.start(code)
+    printed_by(process)
+    assert [watch.take().missed for _ in range(3)] == [("/film/a.png",), ("/film/c.png",), ()]
+
+
 def test_marks_without_end_are_bounded(watched: Watched) -> None:
     code = START + "for n in range(3000): look(f'/film/{n}.png'); mark()"
     watch, process = watched.start(code)

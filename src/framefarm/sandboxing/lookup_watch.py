@@ -28,6 +28,8 @@ _WATCHER = Path(__file__).with_name("lookup_watcher.py").read_bytes()
 """The program, as it was when this process began: a runner outlives an upgrade in place."""
 MARK = "/run/framefarm/lookups-so-far"
 """A program that looks for this path ends a piece of work, as `mark` of in_blender/lookups.py."""
+FORGET = "/run/framefarm/lookups-forgotten"
+"""A program that looks for this path takes back its lookups since its last mark."""
 ANSWER_SECONDS = 60.0
 """How long the watcher, which shares its processors with the program, may take for an answer."""
 ENDING_SECONDS = 2.0
@@ -207,6 +209,7 @@ def _settings(places: WatchedPlaces, cores: Sequence[int]) -> dict[str, Any]:
         "suffixes": SUFFIXES,
         "plain": places.plain,
         "mark": MARK,
+        "forget": FORGET,
         "cores": list(cores),
     }
 

@@ -6,7 +6,8 @@ seccomp_unotify(2)), or with the reason why the kernel refused. From then on eac
 program has read the path, and then goes on unchanged: nothing is forbidden. Each byte that comes over the
 socket CONTROL is a request: its answer is one line of JSON with the paths that were missed since the one
 before, up to the program's next mark: a lookup of a certain path, by which it ends a piece of work while it
-goes on with the next. SETTINGS is a file of JSON, see `lookup_watch.py`.
+goes on with the next. By a lookup of another path it takes back those since its last mark. SETTINGS is a file
+of JSON, see `lookup_watch.py`.
 
 The program must outlive the sandbox, since each such call fails once the listener is closed. It ends with
 the last process that has the filter. Only the standard library is imported, for a quick start.
@@ -66,6 +67,7 @@ class Watcher:
         self.known: set[bytes] = set()
         self.missed: dict[str, None] = {}
         self.mark = os.fsencode(settings["mark"])
+        self.forget = os.fsencode(settings["forget"])
         self.finished: list[list[str]] = []
         self.room = MOST_MISSED_TEXT
         self.seen = self.unread = 0
@@ -93,6 +95,8 @@ class Watcher:
         if path == self.mark:
             if len(self.finished) < MOST_MARKS:
                 self.finished.append(self.take())
+        elif path == self.forget:
+            self.take()
         elif path is not None and path not in self.known:
             self.look_at(path, opens)
 

@@ -8,7 +8,8 @@ import socket
 SECCOMP = {"x86_64": 317, "aarch64": 277}
 """Number of the call seccomp(2)."""
 MARK = "/run/framefarm/lookups-so-far"
-"""The same path as in sandboxing/lookup_watch.py."""
+FORGET = "/run/framefarm/lookups-forgotten"
+"""The same paths as in sandboxing/lookup_watch.py."""
 SET_MODE_FILTER = 1
 ALL_THREADS, NEW_LISTENER, ALL_THREADS_OR_ESRCH = 1, 8, 16
 NO_NEW_PRIVILEGES = 38
@@ -48,6 +49,11 @@ def offer(descriptor):
 def mark():
     """Tell the watcher that all lookups so far belong to what is reported next."""
     os.access(MARK, os.F_OK)
+
+
+def forget():
+    """Tell the watcher that the lookups since the last mark are not to be reported."""
+    os.access(FORGET, os.F_OK)
 
 
 def _install(code):

@@ -47,7 +47,7 @@ def serve(pipe, watched):
 
     `watched`: the descriptor over which lookups are offered to the runner's watcher; None: they are not."""
     from in_blender import frame as frames
-    from in_blender import lookups, phases
+    from in_blender import lookups
     from in_blender import scene as scenes
 
     if watched is not None:
@@ -58,8 +58,7 @@ def serve(pipe, watched):
         frame = request.get("frame")
         try:
             if request["do"] == "open":
-                opened = scenes.open_scene(request)
-                phases.follow(pipe.phase)
+                opened = _open(request, pipe)
                 print(OPENED_MARK, flush=True)  # noqa: T201 - parsed by node/blender_log.py
                 lookups.mark()
                 pipe.send(
@@ -73,7 +72,8 @@ def serve(pipe, watched):
             elif request["do"] == "render":
                 if opened is not None and opened.history.must_reopen(frame):
                     pipe.progress(frame, 0.0)
-                    opened = scenes.open_scene(opened.request)
+                    opened = _open(opened.request, pipe)
+                    lookups.forget()  # before it corrects the paths, Blender looks for those in the file
                 result = frames.render(opened, request, pipe.progress)
                 lookups.mark()
                 pipe.send(**{"is": "saved", "frame": frame, **result})
@@ -82,6 +82,16 @@ def serve(pipe, watched):
         except Exception as error:
             pipe.send(**{"is": "failed", "frame": frame, **_failed_reply(error, frame)})
             return
+
+
+def _open(request, pipe):
+    """Open the scene; returns an OpenedScene."""
+    from in_blender import phases
+    from in_blender import scene as scenes
+
+    opened = scenes.open_scene(request)
+    phases.follow(pipe.phase)
+    return opened
 
 
 def _failed_reply(error, frame):
