@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from msgspec.structs import replace
 
 from framefarm.core.frames import FrameSet
 from framefarm.server.files.scene_reader import Scene, Simulation
@@ -18,8 +21,8 @@ def checked(
     uploaded: list[str] | None = None,
 ) -> Simulated:
     scene = Scene(
-        name="Scene", is_active=True, frame_start=1, frame_end=20, frame_step=1, fps=24.0, engine="CYCLES",
-        format="PNG", is_movie=False, camera="Camera", cameras=["Camera"], view_layers=["ViewLayer"],
+        name="Scene", is_active=True, frame_start=1, frame_current=1, frame_end=20, frame_step=1, fps=24.0,
+        engine="CYCLES", format="PNG", is_movie=False, camera="Camera", cameras=["Camera"], view_layers=["ViewLayer"],
         resolution_x=64, resolution_y=64, resolution_percentage=100, samples=1,
         unbaked_simulations=unbaked or [], baked_simulations=baked or [],
     )  # fmt: skip
@@ -68,3 +71,18 @@ def test_each_simulation_that_must_be_baked_is_named_and_the_rest_in_one_line() 
     [played] = simulated.warnings[3:]
     assert "Flag 4" in played["message"] and "Flag 5" not in played["message"]
     assert "and 3 more" in played["message"] and "up to 9 frames" in played["message"]
+
+
+def test_files_of_bakes_are_gone_through_once_for_all_of_them() -> None:
+    gone_through = 0
+
+    class Counted(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            nonlocal gone_through
+            gone_through += 1
+            return super().__iter__()
+
+    baked = [replace(zone(), folders=[f"//bake {n}/17"]) for n in range(50)]
+    files = Counted(f"/film/bake {n}/17/meta/{f:05d}_00000.json" for n in range(50) for f in range(1, 10))
+    assert checked("1-9", baked=baked, uploaded=files).warnings == []
+    assert gone_through == 1

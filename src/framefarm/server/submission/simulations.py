@@ -6,7 +6,7 @@ The measurements behind it: docs/decisions/0024-simulations-are-played-or-held.m
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -20,7 +20,7 @@ from framefarm.server.jobs.warnings import JobWarning
 
 MOST_NAMED = 5
 MOST_WARNINGS = 50
-_BAKED_FRAME = re.compile(r"/meta/(-?\d+)_\d+\.json$")
+_BAKED_FRAME = re.compile(r"(.*)/meta/(-?\d{1,9})_\d+\.json", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,9 @@ def check(scene: Scene, frames: FrameSet, scene_path: str, uploaded: Sequence[st
     """
     unbaked = list(scene.unbaked_simulations)
     baked: list[Simulation] = []
+    spans = _baked_spans(uploaded) if any(s.folders for s in scene.baked_simulations) else {}
     for simulation in scene.baked_simulations:
-        found = _with_files(simulation, scene_path, uploaded)
+        found = _with_files(simulation, scene_path, spans)
         (unbaked if found is None else baked).append(found or simulation)
     last = frames.nth(len(frames) - 1) if len(frames) else scene.frame_start
     later = last > scene.frame_start
@@ -72,16 +73,27 @@ def without(scene: Scene, kind: str) -> Scene:
     return msgspec.structs.replace(scene, unbaked_simulations=unbaked, baked_simulations=baked)
 
 
-def _with_files(simulation: Simulation, scene_path: str, uploaded: Sequence[str]) -> Simulation | None:
+def _baked_spans(uploaded: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Folder of a bake → first and last frame of its files."""
+    spans: dict[str, tuple[int, int]] = {}
+    for path in uploaded:
+        if (found := _BAKED_FRAME.fullmatch(path)) is not None:
+            number = int(found[2])
+            first, last = spans.get(found[1], (number, number))
+            spans[found[1]] = min(first, number), max(last, number)
+    return spans
+
+
+def _with_files(
+    simulation: Simulation, scene_path: str, spans: Mapping[str, tuple[int, int]]
+) -> Simulation | None:
     """The simulation with the frames that its bakes on disk have; None if a folder has none."""
     first, last = simulation.frame_start, simulation.frame_end
     for stored in simulation.folders:
-        folder = absolute(stored, scene_path) + "/meta/"
-        names = [path for path in uploaded if path.startswith(folder)]
-        numbers = [int(found[1]) for name in names if (found := _BAKED_FRAME.search(name))]
-        if not numbers:
+        span = spans.get(absolute(stored, scene_path))
+        if span is None:
             return None
-        first, last = max(first, min(numbers)), min(last, max(numbers))
+        first, last = max(first, span[0]), min(last, span[1])
     return msgspec.structs.replace(simulation, frame_start=first, frame_end=last)
 
 
