@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from api_client import ApiClient
+from msgspec.structs import replace
 from test_preflight_warnings import job_of, made, refused
 
 from framefarm.server.catalog import service as catalog
 from framefarm.server.catalog.tables import packages
+from framefarm.server.files.scene_reader import OtherScene, read_scenes
 from framefarm.server.jobs.records import SceneRecord
 from framefarm.server.submission import fitness, scene_reading
 
@@ -120,3 +122,14 @@ def test_no_camera_fails_the_job_before_a_machine_starts(site: ApiClient, made: 
     record(site, content, scene="none", camera="not chosen")
     job = job_of(site, {"/film/a.blend": content}, scene="none", allow_scripts=True)
     scene_reading.read_scene(site.context, job)
+
+
+def test_other_scenes_that_do_not_fit_are_told_within_bounds(made: Path) -> None:
+    [facts] = read_scenes([("/film/a.blend", made / "scenes.blend")])
+    scene = facts.scene()
+    assert scene is not None
+    others = [OtherScene(f"Other {number}", "SOME_ENGINE") for number in range(100_000)]
+    scene = replace(scene, renders=others)
+    asked = fitness.Offer("blender-4-2", "4.2.23")
+    fit = fitness.check(facts, scene, asked, [asked], request="4.2", engine_chosen=False, brings_code=False)
+    assert 10 < len(fit.warnings) < 50 and fit.hold

@@ -14,7 +14,8 @@ from framefarm.sandboxing import userland
 from framefarm.server import schema
 from framefarm.server.catalog import service as catalog
 from framefarm.server.catalog.tables import packages
-from framefarm.server.database import Tx, sqlite_url
+from framefarm.server.database import sqlite_url
+from framefarm.server.submission import fitness
 
 
 def test_a_package_tells_what_its_blender_lacks(site: ApiClient) -> None:
@@ -73,6 +74,13 @@ def test_a_package_with_a_userland_is_refused_without_bubblewrap(site: ApiClient
     assert site.context.db.read_now(catalog.package_for, "5.2").id == "blender-5-2"
     with pytest.raises(InvalidInput, match=r"blender-5-2 has its own userland.*--sandbox none"):
         site.context.db.read_now(partial(catalog.package_for, bubblewrap=False), "5.2")
+    listed = site.context.db.read_now(catalog.list_packages)
+    assert [offer.id for offer in fitness.offers_of(listed)] == ["blender-5-2", "blender-4-2"]
+    assert [offer.id for offer in fitness.offers_of(listed, bubblewrap=False)] == ["blender-4-2"]
+    archive = {"id": "blender-5-2-archive", "kind": "archive", "path": __file__, "release": "5.2.1"}
+    site.context.db.write_now(catalog.register_package, **archive, default=False)
+    found = site.context.db.read_now(partial(catalog.package_for, bubblewrap=False), "5.2")
+    assert found.id == "blender-5-2-archive"
 
 
 @pytest.fixture
@@ -103,22 +111,3 @@ def offered(site: ApiClient, tmp_path: Path) -> ApiClient:
 )
 def test_a_series_means_the_wheel_if_there_is_one(offered: ApiClient, named: str, chosen: str) -> None:
     assert offered.context.db.read_now(catalog.package_for, named).id == chosen
-
-
-@pytest.mark.parametrize(
-    ("needed", "chosen"),
-    [
-        ([], "blender-4-2"),
-        (["usd"], "blender-4-2"),
-        (["fluid_simulation"], "blender-4-2-archive"),
-        (["fluid_simulation", "usd"], None),
-    ],
-)
-def test_a_scene_takes_the_package_of_its_series_that_has_what_it_needs(
-    offered: ApiClient, needed: list[str], chosen: str | None
-) -> None:
-    def work(tx: Tx) -> str | None:
-        found = catalog.package_with(tx, catalog.package_for(tx, "4.2"), needed)
-        return found.id if found else None
-
-    assert offered.context.db.read_now(work) == chosen

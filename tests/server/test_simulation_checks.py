@@ -22,8 +22,8 @@ def checked(
 ) -> Simulated:
     scene = Scene(
         name="Scene", is_active=True, frame_start=1, frame_current=1, frame_end=20, frame_step=1, fps=24.0,
-        engine="CYCLES", format="PNG", is_movie=False, camera="Camera", cameras=["Camera"], view_layers=["ViewLayer"],
-        resolution_x=64, resolution_y=64, resolution_percentage=100, samples=1,
+        engine="CYCLES", format="PNG", is_movie=False, camera="Camera", cameras=["Camera"],
+        view_layers=["ViewLayer"], resolution_x=64, resolution_y=64, resolution_percentage=100, samples=1,
         unbaked_simulations=unbaked or [], baked_simulations=baked or [],
     )  # fmt: skip
     return check(scene, FrameSet.from_text(frames), "/film/shot 1.blend", uploaded or [])

@@ -142,33 +142,21 @@ def package_for(tx: Tx, name: str, *, bubblewrap: bool = True) -> Package:
     `bubblewrap`: whether the farm's sandboxes are made by it; a Blender with its own userland needs it.
     """
     available = [package for package in list_packages(tx) if package.status == "available"]
+    unusable = ""
     try:
         wanted = blenders.parse_version(name)
     except InvalidInput:
         wanted = None
     for package in sorted(available, key=lambda package: package.kind == "archive"):
         if package.id == name or (wanted is not None and wanted.accepts(package.release)):
-            if not bubblewrap and userland.userland_of(package.path) is not None:
-                problem = "has its own userland, which can't be used without bubblewrap (--sandbox none)"
-                raise InvalidInput.of("blender_version", f"{package.id} {problem}", name[:100])
-            return package
+            if bubblewrap or userland.userland_of(package.path) is None:
+                return package
+            unusable = package.id
+    if unusable:
+        problem = "has its own userland, which can't be used without bubblewrap (--sandbox none)"
+        raise InvalidInput.of("blender_version", f"{unusable} {problem}", name[:100])
     known = ", ".join(package.id for package in available) or "none yet; the operator installs one"
     raise InvalidInput.of("blender_version", f"is not installed; there are: {known}", name[:100])
-
-
-def package_with(tx: Tx, package: Package, needed: Iterable[str]) -> Package | None:
-    """The package of the same series to render a scene that needs the features `needed`.
-
-    It is `package` itself if nothing is known to be missing, else one that has them all; None if no package
-    has.
-    """
-    wanted = set(needed)
-    series = blenders.series_of(package.release)
-    others = [p for p in list_packages(tx) if p.status == "available" and p.id != package.id]
-    for candidate in (package, *(p for p in others if blenders.series_of(p.release) == series)):
-        if not wanted & set(candidate.lacks or ()):
-            return candidate
-    return None
 
 
 def register_package(

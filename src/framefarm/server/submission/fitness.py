@@ -9,12 +9,14 @@ from framefarm.core import packages as blenders
 from framefarm.core.errors import InvalidInput
 from framefarm.core.failure_codes import explain
 from framefarm.core.scene_fitness import Offer, SavedScene, advice, findings, stand_in
+from framefarm.sandboxing.userland import userland_of
 from framefarm.server.catalog.service import Package
 from framefarm.server.files.scene_reader import Scene, SceneFacts
 from framefarm.server.jobs.failures import Unrenderable
 from framefarm.server.jobs.warnings import JobWarning
 
 MOST_WARNINGS = 20
+"""Most warnings about other scenes that are rendered for the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,10 @@ class Fitness:
     hold: bool
 
 
-def offers_of(packages: Sequence[Package]) -> list[Offer]:
-    """The packages that are there."""
-    return [Offer(p.id, p.release, frozenset(p.lacks or ())) for p in packages if p.status == "available"]
+def offers_of(packages: Sequence[Package], *, bubblewrap: bool = True) -> list[Offer]:
+    """The packages that are there. `bubblewrap`: whether those with a userland of their own can be used."""
+    usable = (p for p in packages if bubblewrap or userland_of(p.path) is None)
+    return [Offer(p.id, p.release, frozenset(p.lacks or ())) for p in usable if p.status == "available"]
 
 
 def check_age(facts: SceneFacts, asked: Offer, offers: Sequence[Offer]) -> None:
@@ -69,10 +72,13 @@ def check(
         warnings.append(JobWarning(code="package_switched", message=message, subject=other.id))
     chosen = other or asked
     found = findings(saved, chosen, offers, engine_chosen=engine_chosen, brings_code=brings_code)
+    most = len(found) + MOST_WARNINGS
     for other_scene in scene.renders:
+        if len(found) >= most:
+            break
         rendered = SavedScene(facts.path, facts.blender_version, other_scene.name, other_scene.engine)
         more = findings(rendered, chosen, offers, engine_chosen=engine_chosen, brings_code=brings_code)
-        found += [finding for finding in more if finding not in found][:MOST_WARNINGS]
+        found += [finding for finding in more if finding not in found]
     for one in found:
         message = " ".join(explain(one.code, one.facts).split())
         warnings.append(JobWarning(code=one.code, message=message, subject=one.subject))

@@ -339,7 +339,8 @@ async def _read_one(context: AppContext, job: UnreadJob) -> bool:
     """Read one job's scene, and record it or fail the job. False if the farm itself was at fault."""
     try:
         try:
-            offers = fitness.offers_of(await context.db.read(catalog.list_packages))
+            installed = await context.db.read(catalog.list_packages)
+            offers = fitness.offers_of(installed, bubblewrap=context.settings.sandbox == "bubblewrap")
             record = await run_in_threadpool(read_scene, context, job, offers)
         except Unrenderable as error:
             await context.db.write(fail_job, job, error)
