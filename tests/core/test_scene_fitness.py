@@ -47,9 +47,11 @@ def test_of_two_releases_of_a_series_the_newer_one_fits_best() -> None:
 
 def test_a_blender_with_the_feature_stands_in_for_one_of_its_series_without_it() -> None:
     scene = saved("4.2", "CYCLES", FLUID)
-    assert stand_in([*WHEELS, ARCHIVE], WHEELS[2], scene) == ARCHIVE
-    assert stand_in([*WHEELS, ARCHIVE], WHEELS[1], scene) is None  # another series
-    assert stand_in([*WHEELS, ARCHIVE], WHEELS[2], saved()) is None
+    assert stand_in([*WHEELS, ARCHIVE], WHEELS[2], scene, "4.2") == ARCHIVE
+    assert stand_in([*WHEELS, ARCHIVE], WHEELS[1], scene, "4.5") is None  # another series
+    assert stand_in([*WHEELS, ARCHIVE], WHEELS[2], saved(), "4.2") is None
+    assert stand_in([*WHEELS, ARCHIVE], WHEELS[2], scene, "blender-4-2") == ARCHIVE
+    assert stand_in([*WHEELS, ARCHIVE], WHEELS[2], scene, "4.2.23") is None  # an exact release
     assert not fits(WHEELS[2], scene) and fits(ARCHIVE, scene)
 
 

@@ -74,6 +74,6 @@ def check(
         raise LocalProblem(explain("newer_file", {**said, "fits": " " + advice(offers, saved)}))
     if not engine:
         return []  # nothing is known of the scene
-    chosen = stand_in(offers, asked, saved) or asked
+    chosen = stand_in(offers, asked, saved, blender) or asked
     found = findings(saved, chosen, offers, engine_chosen=engine_chosen, brings_code=brings_code)
     return [" ".join(explain(one.code, one.facts).split()) for one in found]

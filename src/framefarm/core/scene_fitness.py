@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from framefarm.core import blender_features, packages
+from framefarm.core.errors import InvalidInput
 from framefarm.core.packages import Series
 
 ENGINES = frozenset({"CYCLES", "BLENDER_EEVEE", "BLENDER_EEVEE_NEXT", "BLENDER_WORKBENCH", "HYDRA_STORM"})
@@ -87,11 +88,21 @@ def advice(offers: Sequence[Offer], scene: SavedScene) -> str:
     return f"This farm has none that is new enough: its operator can install Blender {scene.saved}."
 
 
-def stand_in(offers: Iterable[Offer], asked: Offer, scene: SavedScene) -> Offer | None:
-    """A Blender of the asked one's series that has what the scene needs, where the asked one lacks it."""
-    if fits(asked, scene):
+def stand_in(offers: Iterable[Offer], asked: Offer, scene: SavedScene, request: str) -> Offer | None:
+    """A Blender of the asked one's series that has what the scene needs, where the asked one lacks it.
+
+    `request`: the Blender as the job names it; one with an exact release is taken as it is.
+    """
+    if fits(asked, scene) or _is_exact(request):
         return None
     return best((offer for offer in offers if offer.series == asked.series), scene)
+
+
+def _is_exact(request: str) -> bool:
+    try:
+        return packages.parse_version(request).patch is not None
+    except InvalidInput:
+        return True  # the id of a certain package
 
 
 def findings(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from framefarm.core import packages as blenders
-from framefarm.core.errors import InvalidInput
 from framefarm.core.failure_codes import explain
 from framefarm.core.scene_fitness import Offer, SavedScene, advice, findings, stand_in
 from framefarm.sandboxing.userland import userland_of
@@ -64,7 +63,7 @@ def check(
     """
     needs = {need.feature: need.what for need in scene.needs}
     saved = SavedScene(facts.path, facts.blender_version, scene.name, scene.engine, needs)
-    other = None if _is_exact(request) else stand_in(offers, asked, saved)
+    other = stand_in(offers, asked, saved, request)
     warnings = []
     if other is not None:
         what = ", ".join(what for code, what in needs.items() if code in asked.lacks)
@@ -84,10 +83,3 @@ def check(
         warnings.append(JobWarning(code=one.code, message=message, subject=one.subject))
     package_id = None if other is None else other.id
     return Fitness(package_id, chosen.lacks, warnings, any(one.holds for one in found))
-
-
-def _is_exact(request: str) -> bool:
-    try:
-        return blenders.parse_version(request).patch is not None
-    except InvalidInput:
-        return True  # the id of a certain package
