@@ -230,3 +230,20 @@ def test_an_ordinary_users_sandbox_is_watched_too() -> None:
         drop = ["setpriv", "--reuid", "71401", "--regid", "71401", "--clear-groups", "--bounding-set=-all"]
         done = subprocess.run([*drop, PYTHON, "-I", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "None None\n"
+
+
+def test_a_file_in_another_case_is_there_and_each_folder_is_listed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Tex" / "sub").mkdir(parents=True)
+    (tmp_path / "tex").mkdir()
+    for name in ("Tex/Wood.png", "tex/sand.png", "Tex/sub/Ä.png"):
+        (tmp_path / name).touch()
+    listed: list[str] = []
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: (listed.append(folder), real(folder))[1])
+    exists = WatchedPlaces((("/film", str(tmp_path)),), ()).in_any_case()
+    there = ["/film/TEX/wood.PNG", "/film/tex/sand.png", "/film/Tex/SAND.png", "/film/tex/Sub/ä.png"]
+    gone = ["/film/tex/none.png", "/film/wood.png", "/film/tex/wood.png/x", "/elsewhere/wood.png"]
+    assert [exists(path) for path in there + gone] == [True] * len(there) + [False] * len(gone)
+    assert len(listed) == len(set(listed))

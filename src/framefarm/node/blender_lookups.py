@@ -40,8 +40,8 @@ class BlenderLookups:
         self._users = missed_lookups.by_sequence((path, user) for path, user, _ in users)
         self._lasting = []
         # The scene's paths are corrected once it is open: before, Blender looks for the uncorrected ones.
-        exists = self._places.exists_in_any_case
-        lacking = [p for p in self._lacking(exists) if missed_lookups.counts_at_opening(p, self._users)]
+        lacking = self._lacking(self._places.in_any_case())
+        lacking = [p for p in lacking if missed_lookups.counts_at_opening(p, self._users)]
         return tuple(w for w in self._warnings(lacking, "opened") if w.subject not in named)
 
     def of_frame(self) -> tuple[NodeWarning, ...]:

@@ -16,7 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,12 +91,20 @@ class WatchedPlaces:
                 return os.path.lexists(outside + path[len(inside) :])
         return self.plain and os.path.lexists(path)
 
-    def exists_in_any_case(self, path: str) -> bool:
-        """Whether a file is at `path`, or at a path that differs from it in case alone."""
-        for inside, outside in self.folders:
-            if path.startswith(inside + "/"):
-                return _exists_in_any_case(outside, path[len(inside) + 1 :].split("/"))
-        return self.exists(path)
+    def in_any_case(self) -> Callable[[str], bool]:
+        """A function that tells whether a file is at a path, or at one that differs from it in case alone.
+
+        It lists each folder once.
+        """
+        listed: dict[str, dict[str, list[str]]] = {}
+
+        def exists(path: str) -> bool:
+            for inside, outside in self.folders:
+                if path.startswith(inside + "/"):
+                    return _exists_in_any_case(outside, path[len(inside) + 1 :].split("/"), listed)
+            return self.exists(path)
+
+        return exists
 
 
 @dataclass(frozen=True)
@@ -187,16 +195,25 @@ class LookupWatch:
                 self._watcher.wait(ENDING_SECONDS)
 
 
-def _exists_in_any_case(folder: str, parts: Sequence[str]) -> bool:
+def _exists_in_any_case(folder: str, parts: Sequence[str], listed: dict[str, dict[str, list[str]]]) -> bool:
     found = [folder]
     for part in parts:
         next_found = []
         for place in found:
-            with contextlib.suppress(OSError):
-                names = [name for name in os.listdir(place) if name.lower() == part.lower()]
-                next_found += [f"{place}/{name}" for name in names]
+            if place not in listed:
+                listed[place] = _by_lower_case(place)
+            next_found += [f"{place}/{name}" for name in listed[place].get(part.lower(), ())]
         found = next_found[:100]
     return bool(found)
+
+
+def _by_lower_case(folder: str) -> dict[str, list[str]]:
+    """Name in lower case → names in the folder."""
+    names: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            names.setdefault(name.lower(), []).append(name)
+    return names
 
 
 def _settings(places: WatchedPlaces, cores: Sequence[int]) -> dict[str, Any]:
