@@ -48,6 +48,25 @@ def driver_of_a_property():
             variable.targets[0].transform_type = "LOC_Y"
 
 
+@scene(frames="1-4", chunk=2)
+def driver_of_the_range():
+    """A driver that reads the scene's first and last frame; a stamp shows them, too."""
+    found = kit.begin(size=96)
+    item = kit.plane(kit.glow(kit.GREEN), size=0.3)
+    driver = item.driver_add("location", 0).driver
+    for name in ("frame_start", "frame_end"):
+        variable = driver.variables.new()
+        variable.name = name
+        variable.targets[0].id_type, variable.targets[0].id = "SCENE", found
+        variable.targets[0].data_path = name
+    driver.expression = "(frame - frame_start) / frame_end"
+    render = found.render
+    render.use_stamp, render.stamp_font_size = True, 8
+    for name in ("camera", "date", "filename", "hostname", "memory", "render_time", "scene", "time"):
+        setattr(render, f"use_stamp_{name}", False)
+    render.use_stamp_frame_range = True
+
+
 @scene(frames="1-4")
 def nla():
     """Strips of the NLA, blended."""

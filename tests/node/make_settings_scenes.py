@@ -37,6 +37,22 @@ def show(tree, node):
         tree.links.new(node.outputs[0], tree.nodes.new("CompositorNodeComposite").inputs[0])
 
 
+def driven_by_range(scene, folder):
+    """A cube whose place depends on the scene's range; its pictures, rendered in one go, lie in a folder."""
+    scene.frame_start, scene.frame_end = 1, 4
+    driver = bpy.data.objects["Cube"].driver_add("location", 0).driver
+    for name in ("frame_start", "frame_end"):
+        variable = driver.variables.new()
+        variable.name = name
+        variable.targets[0].id_type = "SCENE"
+        variable.targets[0].id = scene
+        variable.targets[0].data_path = name
+    driver.expression = "(frame - frame_start) / frame_end * 4"
+    save(folder, "ranged")
+    scene.render.filepath = f"{folder}/ranged/####"
+    bpy.ops.render.render(animation=True)
+
+
 def main(folder):
     scene = base()
     tree = compositor(scene)
@@ -64,6 +80,8 @@ def main(folder):
     scene.cycles.samples = SAMPLES
     scene.driver_add("cycles.samples").driver.expression = str(SAMPLES)
     save(folder, "driven")
+
+    driven_by_range(base(), folder)
 
 
 main(sys.argv[-1])

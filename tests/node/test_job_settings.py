@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from blender_harness import BlenderHarness
+from PIL import Image
 
+from framefarm.node import output_files
 from framefarm.protocol.node import RenderSettings
 
 pytestmark = pytest.mark.blender
@@ -44,3 +46,18 @@ def test_samples_ignored_only_where_no_rendered_scene_has_samples(
     harness.scenes = settings_scenes
     harness.start("own_layer", RenderSettings(samples=2, engine="workbench")).open_scene()
     assert [warning.code for warning in harness.opened().warnings] == ["samples_ignored"]
+
+
+def test_the_scene_keeps_its_range_while_a_frame_is_rendered(
+    harness: BlenderHarness, settings_scenes: Path
+) -> None:
+    harness.scenes = settings_scenes
+    blender = harness.start("ranged")
+    blender.open_scene()
+    harness.opened()
+    for frame in (3, 4, 1):
+        blender.render(frame)
+        [file] = output_files.collect(harness.saved().directory, harness.folder / "staging", "film", frame)
+        pictures = (harness.folder / "staging" / file.staged, settings_scenes / "ranged" / f"{frame:04d}.png")
+        ours, plain = (Image.open(path).convert("RGB").tobytes() for path in pictures)
+        assert ours == plain, frame

@@ -127,26 +127,35 @@ def _children(process):
 def _render(scene, frame, picture):
     # `animation` with one frame, and not `write_still`, so that File Output nodes number their files.
     pattern = re.sub(r"-?\d+$", "####", picture)
-    if frame >= 0:
-        scene.render.filepath = pattern
-        return _render_range(scene, frame)
     if bpy.app.version >= (5, 0):
         scene.render.filepath = pattern
         return bpy.ops.render.render(animation=True, scene=scene.name, frame_start=frame, frame_end=frame)
+    if frame >= 0:
+        scene.render.filepath = pattern
+        return _render_range(scene, frame)
     scene.frame_set(frame)
     scene.render.filepath = picture
     return bpy.ops.render.render(write_still=True, scene=scene.name)
 
 
 def _render_range(scene, frame):
-    # The range is put back, because simulations of geometry nodes begin at the scene's first frame.
+    """Render the frame as the scene's range, which Blender has read when it calls `render_init`.
+
+    Then the range is put back: drivers, stamps and simulations of geometry nodes read it while it renders."""
     before = scene.frame_start, scene.frame_end, scene.frame_step
+
+    def put_back(*_):
+        scene.frame_start, scene.frame_end, scene.frame_step = before
+
+    bpy.app.handlers.render_init.append(put_back)
     scene.frame_start = scene.frame_end = frame
     scene.frame_step = 1
     try:
         return bpy.ops.render.render(animation=True, scene=scene.name)
     finally:
-        scene.frame_start, scene.frame_end, scene.frame_step = before
+        if put_back in bpy.app.handlers.render_init:
+            bpy.app.handlers.render_init.remove(put_back)
+        put_back()
 
 
 # ------------------------------------------------------------------------------------ handlers
