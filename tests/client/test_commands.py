@@ -193,6 +193,17 @@ def test_addons_and_a_colour_configuration_with_its_luts_are_uploaded(
     )
 
 
+def test_a_colour_configuration_that_is_set_here_alone_or_not_there_is_told(
+    farm: FakeFarm, blends: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCIO", "/studio/config.ocio")
+    done = run("submit", str(blends / "shot.blend"), "--no-trace")
+    assert "--env OCIO=/studio/config.ocio" in done.stderr.replace("\n", " ")
+    done = run("submit", str(blends / "shot.blend"), "--no-trace", "--env", f"OCIO={tmp_path}/no.ocio")
+    assert f"{tmp_path}/no.ocio does not exist" in done.stderr.replace("\n", "")
+    assert "is set here" not in done.stderr
+
+
 def test_a_scene_that_does_not_exist_is_an_error_without_any_request(farm: FakeFarm, tmp_path: Path) -> None:
     done = run("submit", str(tmp_path / "no.blend"))
     assert (done.exit_code, "does not exist" in done.stderr, farm.received) == (1, True, [])

@@ -29,7 +29,7 @@ WARNINGS = {
     "library_unread", "missing_file", "movie_as_frames", "no_sandbox", "output_shared",
     "picture_too_large", "place_unwritable", "samples_ignored", "scene_guessed", "script_error",
     "simulation_must_be_baked",
-    "task_runs_long", "unbaked_simulation", "uniform_picture", "upload_waits",
+    "task_runs_long", "unbaked_simulation", "uniform_picture", "unknown_colours", "upload_waits",
     "output_renamed", "output_without_picture",
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from framefarm.node import output_files
 from framefarm.node.blender import Blender, Exited, Progress, Saved
-from framefarm.node.blender_log import BlenderLog
+from framefarm.node.blender_log import BlenderLog, unknown_colours
 from framefarm.node.inputs import lay_out
 from framefarm.protocol.node import Package, RenderSettings, StagedFile
 
@@ -228,6 +228,29 @@ def test_ocio_fallback_fails(harness: BlenderHarness) -> None:
     failed = harness.failed()
     assert failed.cause == "ocio_fallback"
     assert "/projects/film/nope.ocio" in failed.message
+
+
+def test_colours_that_blender_does_not_know_are_warnings(harness: BlenderHarness, tmp_path: Path) -> None:
+    data = (harness.scenes / "plain.blend").read_bytes()
+    assert data.count(b"AgX\0") >= 1
+    (tmp_path / "scenes").mkdir()
+    harness.scenes = tmp_path / "scenes"
+    (harness.scenes / "film.blend").write_bytes(data.replace(b"AgX\0", b"Own\0"))
+    harness.start("film").open_scene()
+    told = [w.subject for w in harness.opened().warnings if w.code == "unknown_colours"]
+    assert told == ['scene view "Own"']
+
+
+def test_lines_of_unknown_colours_are_known() -> None:
+    printed = b"""Color management: scene look "Own" is not compatible with view "AgX", setting default "None".
+Color management: scene view "Film" not found, setting default "Standard".
+Color management: display "P3" used by scene not found, setting to default ("sRGB").
+00:01.500  color_management | WARNING image colorspace "ACES" not found, will use default instead.
+Fra:1 | view "x" | Font not found, "y"
+"""
+    assert unknown_colours(printed) == [
+        'scene view "Film"', 'display "P3" used by scene', 'image colorspace "ACES"',
+    ]  # fmt: skip
 
 
 PROBE = """#!/usr/bin/python3 -I

@@ -186,6 +186,10 @@ def submit(
             variables["OCIO"] = str(config)
             colours = dependencies.of_colour_config(config)
             paths, missing = list(dict.fromkeys([*paths, *colours.files])), (*missing, *colours.missing)
+        elif "OCIO" in variables:
+            missing = (*missing, MissingFile(str(config), "the environment variable OCIO"))
+        elif own := os.environ.get("OCIO"):
+            out.warn(f"OCIO is set here and not for the job. If the scene needs it: --env OCIO={clean(own)}")
         _warn_of_missing(out, missing)
         _warn_of_doubts(out, doubts)
         packages = list(client.pages("/api/packages"))

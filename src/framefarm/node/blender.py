@@ -212,16 +212,16 @@ class Blender:
         since, self._opening_since = self._opening_since, None
         if since is None:
             raise ValueError("it opened a scene unasked")
-        if "OCIO" in self._order.environment:
-            # The reply may overtake the output, which comes through another descriptor.
-            self._log_parser.wait_until_opened(5)
-            if self._log_parser.ocio_trouble:
-                path = self._order.environment["OCIO"]
-                self._fail("ocio_fallback", explain("ocio_fallback", {"path": path}), None)
-                return
+        # The reply may overtake the output, which comes through another descriptor.
+        self._log_parser.wait_until_opened(5)
+        if "OCIO" in self._order.environment and self._log_parser.ocio_trouble:
+            path = self._order.environment["OCIO"]
+            self._fail("ocio_fallback", explain("ocio_fallback", {"path": path}), None)
+            return
         self._free_since = now
         version = blender_protocol.clean(reply.blender)[:64]
         warnings = blender_protocol.warnings_of(reply.notes)
+        warnings += blender_protocol.unknown_colours(self._log_parser.unknown_colours)
         try:
             warnings += self._lookups.of_opening(reply.users, {w.subject for w in warnings})
         except WatchLost:

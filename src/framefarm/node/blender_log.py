@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from pathlib import Path
 
 from framefarm.node.blender_protocol import clean
 
+OPENING_MARK = b"framefarm: the scene is opened\n"
 OPENED_MARK = b"framefarm: the scene is open\n"
-"""Printed by in_blender/main.py: all that Blender printed while it opened the scene comes before it."""
+"""Printed by in_blender/main.py: all that Blender printed while it opened the scene is between the two."""
 OCIO_TROUBLE = (b"OpenColorIO Error", b"fallback mode for management", b"could not load OCIO", b"OCIO Error")
+_COLOUR_NAME = re.compile(r'\b(?:display|view|look|colorspace) "', re.IGNORECASE)
+MAX_UNKNOWN_COLOURS = 20
 NO_MEMORY = (
     b"bad_alloc",
     b"Out of memory",
@@ -21,6 +25,7 @@ NO_MEMORY = (
 )
 NOISE = ("could not get a list of mounted file-systems", OPENED_MARK.decode().strip())
 """Lines that do not explain an end."""
+MAX_OPENING_BYTES = 1 << 20
 TAIL_BYTES = 16384
 """Room for the stack of a crash and the lines before it."""
 
@@ -82,17 +87,32 @@ class LogParser:
         """The last TAIL_BYTES printed."""
         self.ocio_trouble = False
         """Blender could not use the OCIO configuration."""
+        self.unknown_colours: list[str] = []
+        """Displays, views, looks and colour spaces that Blender did not know while it opened the scene."""
         self._opened = threading.Event()
+        self._opening: bytes | None = None
+        """What is printed since the opening began; None before it."""
 
     def parse(self, printed: bytes) -> None:
         text = self.tail + printed
         self.ocio_trouble = self.ocio_trouble or any(words in text for words in OCIO_TROUBLE)
-        if OPENED_MARK in text:
-            self._opened.set()
+        if not self._opened.is_set():
+            self._parse_opening(text, printed)
         self.tail = text[-TAIL_BYTES:]
+
+    def _parse_opening(self, text: bytes, printed: bytes) -> None:
+        if self._opening is None and OPENING_MARK in text:
+            self._opening = text[text.rindex(OPENING_MARK) :]
+        elif self._opening is not None:
+            self._opening = (self._opening + printed)[-MAX_OPENING_BYTES:]
+        if OPENED_MARK in text:
+            self.unknown_colours = unknown_colours(self._opening or b"")
+            self._opening = None
+            self._opened.set()
 
     def expect_opening(self) -> None:
         """Blender is asked to open a scene: `wait_until_opened` waits for the mark of this opening."""
+        self._opening = None
         self._opened.clear()
 
     def wait_until_opened(self, timeout_seconds: float) -> None:
@@ -109,3 +129,11 @@ def last_line(printed: bytes) -> str:
     """The last line that may explain an end: printable, at most 300 characters; empty if there is none."""
     lines = [clean(line) for line in printed[-1500:].decode(errors="replace").splitlines()]
     return next((line for line in reversed(lines) if line and line not in NOISE), "")[:300]
+
+
+def unknown_colours(printed: bytes) -> list[str]:
+    """The displays, views, looks and colour spaces that the output calls unknown: `scene view "Film"`."""
+    lines = (clean(line[:1000]) for line in printed.decode(errors="replace").splitlines() if " not found, " in line)
+    texts = (line.partition(" not found, ")[0].rpartition("| ")[2] for line in lines)
+    plain = (text.removeprefix("Color management: ").removeprefix("WARNING ")[:200] for text in texts)
+    return list(dict.fromkeys(text for text in plain if _COLOUR_NAME.search(text)))[:MAX_UNKNOWN_COLOURS]

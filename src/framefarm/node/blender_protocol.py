@@ -146,6 +146,11 @@ def _warning_of(code: str, subject: str, facts: dict[str, str]) -> NodeWarning:
     return NodeWarning(code=code, message=message, subject=clean(subject), wanted_by=user, found_by="opened")
 
 
+def unknown_colours(names: list[str]) -> tuple[NodeWarning, ...]:
+    """A warning for each display, view, look or colour space that Blender does not know."""
+    return tuple(_warning_of("unknown_colours", name, {"what": name}) for name in names)
+
+
 def missing_file(path: str, user: str, found_by: FoundBy) -> NodeWarning:
     """The warning of a missing file. `path`: the artist's; `user`: who wants it, empty if not known."""
     path, user = clean(path), clean(user)

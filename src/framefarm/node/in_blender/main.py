@@ -5,6 +5,7 @@ socket N are described in `node/blender_protocol.py`. `--watch N`: another socke
 """
 
 import contextlib
+import ctypes
 import faulthandler
 import json
 import os
@@ -12,6 +13,7 @@ import socket
 import sys
 import time
 
+OPENING_MARK = "framefarm: the scene is opened"
 OPENED_MARK = "framefarm: the scene is open"
 
 
@@ -58,8 +60,9 @@ def serve(pipe, watched):
         frame = request.get("frame")
         try:
             if request["do"] == "open":
+                mark(OPENING_MARK)
                 opened = _open(request, pipe)
-                print(OPENED_MARK, flush=True)  # noqa: T201 - parsed by node/blender_log.py
+                mark(OPENED_MARK)
                 lookups.mark()
                 pipe.send(
                     **{
@@ -92,6 +95,13 @@ def _open(request, pipe):
     opened = scenes.open_scene(request)
     phases.follow(pipe.phase)
     return opened
+
+
+def mark(line):
+    """Print a line that node/blender_log.py knows, after all that Blender has printed so far."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).fflush(None)  # Blender prints through a buffer of its own
+    print(line, flush=True)  # noqa: T201
 
 
 def _failed_reply(error, frame):
