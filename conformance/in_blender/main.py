@@ -44,7 +44,9 @@ def play(order):
     for frame in range(min(scene.frame_start, frames[0]), frames[-1] + 1):
         scene.frame_set(frame)
     if frames[0] >= 0 and frames == list(range(scene.frame_start, scene.frame_end + 1, scene.frame_step)):
-        bpy.ops.render.render(animation=True, scene=scene.name)  # drivers and stamps see the scene's own range
+        bpy.ops.render.render(
+            animation=True, scene=scene.name
+        )  # drivers and stamps see the scene's own range
     else:
         for frame in frames:
             render(scene, frame)

@@ -46,6 +46,26 @@ def test_a_second_run_fetches_only_what_is_missing_or_changed(fake: FakeFarm, tm
     assert (tmp_path / "1.png").read_bytes() == b"picture 1"
 
 
+def test_files_that_no_download_wrote_are_kept(fake: FakeFarm, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "Depth").mkdir(parents=True)
+    for name in ("1.png", "1.png.before-1", "Depth/1.exr", "other.png"):
+        (out / name).write_bytes(b"my own")
+    fake.rendered("1.png", b"farm's")
+    fake.rendered("2.png", b"farm's")
+    fake.rendered("Depth/1.exr", b"farm's")
+    assert fetch(fake, out).kept == [("1.png", "1.png.before-2"), ("Depth/1.exr", "1.exr.before-1")]
+    for name in ("1.png.before-2", "Depth/1.exr.before-1", "other.png", "1.png.before-1"):
+        assert (out / name).read_bytes() == b"my own"
+    (out / "2.png").write_bytes(b"painted over")
+    for name in ("1.png", "2.png"):
+        fake.rendered(name, b"again")  # as after a retry of the frames
+    result = fetch(fake, out)
+    assert (result.kept, result.problems) == ([("2.png", "2.png.before-1")], [])
+    assert (out / "2.png.before-1").read_bytes() == b"painted over"
+    assert {(out / name).read_bytes() for name in ("1.png", "2.png")} == {b"again"}
+
+
 @pytest.mark.parametrize("received", [b"pictures 1", b"picture", b"", b"picture 1 and more"])
 def test_a_file_with_a_wrong_checksum_is_not_stored(fake: FakeFarm, tmp_path: Path, received: bytes) -> None:
     fake.rendered("1.png", b"picture 1!")

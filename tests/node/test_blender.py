@@ -242,7 +242,7 @@ def test_colours_that_blender_does_not_know_are_warnings(harness: BlenderHarness
 
 
 def test_lines_of_unknown_colours_are_known() -> None:
-    printed = b"""Color management: scene look "Own" is not compatible with view "AgX", setting default "None".
+    printed = b"""Color management: look "Own" is not compatible with view "AgX", setting default "None".
 Color management: scene view "Film" not found, setting default "Standard".
 Color management: display "P3" used by scene not found, setting to default ("sRGB").
 00:01.500  color_management | WARNING image colorspace "ACES" not found, will use default instead.

@@ -221,6 +221,7 @@ def download_job(
                     "fetched": report.fetched,
                     "already_there": report.already_there,
                     "renamed": [{"path": path, "name": name} for path, name in report.renamed],
+                    "kept": [{"path": path, "name": name} for path, name in report.kept],
                     "problems": [{"path": path, "message": problem} for path, problem in report.problems],
                 }
             )
@@ -250,6 +251,10 @@ def _print_downloaded(
         out.print(f"  {clean(path)} is here {clean(name)}: not every system takes its name.")
     if len(report.renamed) > SHOWN_RENAMED:
         out.print(f"  … and {len(report.renamed) - SHOWN_RENAMED} more, in the same way.")
+    for path, name in report.kept[:SHOWN_RENAMED]:
+        out.print(f"  {clean(path)} was there already, another file: it is now {clean(name)}.")
+    if len(report.kept) > SHOWN_RENAMED:
+        out.print(f"  … and {len(report.kept) - SHOWN_RENAMED} more.")
     if job is None:
         out.info("The job is deleted.")
         return

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from framefarm.client.downloaded import Downloaded, sha256_of
 from framefarm.client.errors import FarmError, Incomplete, LocalProblem
 from framefarm.client.http import Client
 from framefarm.client.jobs import quoted
@@ -34,6 +35,8 @@ class DownloadResult:
     """(path, reason) of each file that is missing or wrong."""
     renamed: list[tuple[str, str]] = field(default_factory=list)
     """(path, name on disk) of each file whose path not every operating system takes."""
+    kept: list[tuple[str, str]] = field(default_factory=list)
+    """(path on disk, new name) of each file of the user's own that a fetched one took the name of."""
     size_bytes: int = 0
     """Size of the fetched files together."""
 
@@ -81,6 +84,7 @@ def download(
     files: Iterable[Mapping[str, Any]],
     folder: Path,
     *,
+    downloaded: Downloaded | None = None,
     workers: int = WORKERS,
     on_bytes: Callable[[int], None] = lambda count: None,
     on_file: Callable[[str], None] = lambda path: None,
@@ -90,6 +94,8 @@ def download(
 
     Args:
         files: entries of `list_files`, in its order.
+        downloaded: record of earlier downloads, by default the user's: what they wrote, and nobody changed
+            since, is replaced. Another file of the same name is kept under a new one.
         workers: number of threads.
         on_bytes: called from several threads with bytes done, negative before a repeated fetch.
         on_file: called with each path that is done.
@@ -101,6 +107,7 @@ def download(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LocalProblem(f"{folder} cannot be made: {error.strerror or error}.") from error
+    record = downloaded or Downloaded()
     result = DownloadResult()
     to_fetch: list[tuple[Mapping[str, Any], tuple[str, ...]]] = []
     newest = {str(file["path"]): file for file in files}  # of two frames with one path the later one counts
@@ -116,11 +123,16 @@ def download(
         if names[path] != path:
             result.renamed.append((path, names[path]))
 
+    def keep(target: Path) -> None:
+        if (name := record.keep_aside(target)) is not None:
+            result.kept.append((target.relative_to(folder).as_posix(), name))
+
     def fetch(item: tuple[Mapping[str, Any], tuple[str, ...]]) -> None:
         file, parts = item
         path = str(file["path"])
         try:
-            fetched = _fetch_one(client, file, folder, parts, on_bytes)
+            fetched = _fetch_one(client, file, folder, parts, on_bytes, keep)
+            record.note(folder.joinpath(*parts), str(file["sha256"]))
         except (FarmError, OSError) as error:
             result.problems.append((path, str(error)))
         else:
@@ -130,7 +142,9 @@ def download(
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(fetch, to_fetch))
-    for listed in (result.fetched, result.already_there, result.problems, result.renamed):
+    if downloaded is None:
+        record.close()
+    for listed in (result.fetched, result.already_there, result.problems, result.renamed, result.kept):
         listed.sort()
     return result
 
@@ -141,8 +155,10 @@ def _fetch_one(
     folder: Path,
     parts: tuple[str, ...],
     on_bytes: Callable[[int], None],
+    keep: Callable[[Path], None],
 ) -> bool:
-    """Whether the file was fetched; False if it was already there. Raises FarmError or OSError."""
+    """Whether the file was fetched; False if it was already there. `keep`: called before a file is put to its
+    place. Raises FarmError or OSError."""
     parent = _make_parents(folder, parts[:-1])
     target = parent / parts[-1]
     if _is_complete(target, file):
@@ -157,7 +173,7 @@ def _fetch_one(
         )
     for attempts_left in reversed(range(ATTEMPTS)):
         try:
-            _fetch_and_check(client, file, target, on_bytes)
+            _fetch_and_check(client, file, target, on_bytes, keep)
             return True
         except LocalProblem:
             raise
@@ -180,15 +196,15 @@ def _make_parents(folder: Path, parts: tuple[str, ...]) -> Path:
 def _is_complete(target: Path, file: Mapping[str, Any]) -> bool:
     if target.is_symlink() or not target.is_file() or target.stat().st_size != int(file["size"]):
         return False
-    digest = hashlib.sha256()
-    with target.open("rb") as opened:
-        while chunk := opened.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest() == str(file["sha256"])
+    return sha256_of(target) == str(file["sha256"])
 
 
 def _fetch_and_check(
-    client: Client, file: Mapping[str, Any], target: Path, on_bytes: Callable[[int], None]
+    client: Client,
+    file: Mapping[str, Any],
+    target: Path,
+    on_bytes: Callable[[int], None],
+    keep: Callable[[Path], None],
 ) -> None:
     """Fetch into a temporary file beside the target, and rename it to the target if its checksum is right."""
     size, received, counted = int(file["size"]), 0, 0
@@ -208,6 +224,7 @@ def _fetch_and_check(
             os.fsync(out.fileno())
         if received != size or digest.hexdigest() != file["sha256"]:
             raise FarmError(f"it arrived damaged: {received} of {size} bytes, or a wrong checksum")
+        keep(target)
         temporary.replace(target)
     except BaseException:
         on_bytes(-counted)

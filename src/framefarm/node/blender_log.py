@@ -133,7 +133,9 @@ def last_line(printed: bytes) -> str:
 
 def unknown_colours(printed: bytes) -> list[str]:
     """The displays, views, looks and colour spaces that the output calls unknown: `scene view "Film"`."""
-    lines = (clean(line[:1000]) for line in printed.decode(errors="replace").splitlines() if " not found, " in line)
+    lines = (
+        clean(line[:1000]) for line in printed.decode(errors="replace").splitlines() if " not found, " in line
+    )
     texts = (line.partition(" not found, ")[0].rpartition("| ")[2] for line in lines)
     plain = (text.removeprefix("Color management: ").removeprefix("WARNING ")[:200] for text in texts)
     return list(dict.fromkeys(text for text in plain if _COLOUR_NAME.search(text)))[:MAX_UNKNOWN_COLOURS]
