@@ -85,6 +85,15 @@ def save(name):
 
 
 begin()
+square(material("Appended")[0])
+save("origin.blend")
+begin()
+bpy.ops.wm.append(
+    directory=os.path.join(OUT, "origin.blend", "Material", ""), filename="Appended", do_reuse_local_id=True
+)
+assert bpy.data.materials["Appended"].library_weak_reference is not None
+os.remove(os.path.join(OUT, "origin.blend"))
+square(bpy.data.materials["Appended"])
 textured("Kept", picture("tex/kept.png"))
 textured("Wood", picture("tex/wood grain.png"))
 for number in (1, 2):

@@ -3,7 +3,8 @@
 Blender's own list of used paths is taken (`bpy.data.file_path_map`, from 4.5 on; `bpy.utils.blend_paths`
 before), and beside it our own walk, which knows the node, strip or modifier that holds a path, and caches
 that Blender leaves out. Not counted are paths that Blender lists and never reads: texts, images that it makes
-itself, default folders of caches that were never baked, libraries whose content is packed.
+itself, default folders of caches that were never baked, libraries whose content is packed, files that
+appended data-blocks came from.
 """
 
 import os
@@ -74,9 +75,12 @@ def all_used():
         if item.stored and not item.stored.startswith("<"):
             found.setdefault(item.path, item)
     unread -= found.keys()
-    for item in _blenders_list():
-        if item.path not in unread:
-            found.setdefault(item.path, item)
+    listed = [item for item in _blenders_list() if item.path not in unread and item.path not in found]
+    if any(item.is_missing() for item in listed):
+        unread = _weak_references() - found.keys()
+        listed = [item for item in listed if item.path not in unread]
+    for item in listed:
+        found.setdefault(item.path, item)
     return list(found.values())
 
 
@@ -100,6 +104,18 @@ def _blenders_list():
             item.stored = short
             if os.path.basename(whole) not in sounds:
                 yield item
+
+
+def _weak_references():
+    """Paths of the files that appended data-blocks once came from: Blender lists them, and reads none."""
+    paths = set()
+    for collection in bpy.data.bl_rna.properties:
+        if collection.type == "COLLECTION":
+            for block in getattr(bpy.data, collection.identifier):
+                origin = getattr(block, "library_weak_reference", None)
+                if origin is not None and origin.filepath:
+                    paths.add(UsedPath(block, origin.filepath, "").path)
+    return paths
 
 
 # -------------------------------------------------------------------------------- our own walk
