@@ -52,9 +52,9 @@ class Unreachable(FarmError):
 
 
 class LocalProblem(FarmError):
-    """A problem on this machine, such as an unreadable file or a folder that cannot be written."""
+    """A problem found before the farm is asked: a file or folder, a name, a scene's version."""
 
-    title = "Something on this machine is in the way"
+    title = "The command cannot go on"
 
 
 class NotLoggedIn(LocalProblem):

@@ -25,7 +25,7 @@ from framefarm.server.timestamps import iso
 HOLD_WORDS = {
     "user": "a person holds it: unhold to go on",
     "budget": "a budget is used up: it goes on by itself when an admin raises or removes that",
-    "rule": "the scene lacks files, or its scripts are blocked: read the warnings, then unhold to go on",
+    "rule": "a warning holds it: read the warnings, then unhold to go on in spite of it",
     "dependency": "a job it depends on did not succeed: retry that one, or unhold to go on without it",
     "scouts": "scouts are done: unhold to render the rest",
 }
