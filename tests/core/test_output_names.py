@@ -52,6 +52,11 @@ def test_long_stems_are_cut_alike_for_all_frames_and_told_apart_by_their_hash() 
     assert picture_name("x" * 200, "", "0001", ".png") == "x" * 200 + "_0001.png"
 
 
+def test_an_ending_counts_in_bytes() -> None:
+    name = fitting("ü" * 200 + ".日本")
+    assert len(name.encode()) <= 255 and name.endswith(".日本")
+
+
 def test_names_are_cut_between_characters_and_before_their_ending() -> None:
     name = fitting("ü" * 200 + ".exr")
     assert len(name.encode()) <= 255 and name.endswith(".exr") and "\ufffd" not in name
@@ -91,12 +96,24 @@ def test_a_name_that_looks_like_a_mark_does_not_take_its_place() -> None:
     assert names[first] == first
 
 
-@given(st.lists(st.text(min_size=1, max_size=12), max_size=5))
+@given(
+    st.lists(
+        st.builds(
+            lambda start, middle, count, end: start + middle * count + end,
+            st.text(max_size=6),
+            st.sampled_from("aü日"),
+            st.integers(0, 130),
+            st.text(max_size=12),
+        ),
+        max_size=5,
+    ).map(lambda paths: [path for path in paths if path])
+)
 def test_safe_paths_are_names_below_a_folder_on_every_system(paths: list[str]) -> None:
     names = safe_paths(paths)
     assert set(names) == set(paths)
     for name in names.values():
         assert safe_path(name) == name
+        assert max(len(part.encode()) for part in name.split("/")) <= 255
         for kind in (PurePosixPath, PureWindowsPath):
             parts = kind("/root", name).parts
             assert parts[1] == "root" and ".." not in parts and "/".join(parts[2:]) == name

@@ -119,7 +119,11 @@ def download(
             kept[path] = file
     names = output_names.safe_paths(kept)
     for path, file in kept.items():
-        to_fetch.append((file, safe_parts(names[path])))
+        try:
+            to_fetch.append((file, safe_parts(names[path])))
+        except ValueError as error:
+            result.problems.append((path, f"{error}; not fetched"))
+            continue
         if names[path] != path:
             result.renamed.append((path, names[path]))
 

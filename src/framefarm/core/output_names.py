@@ -71,9 +71,10 @@ def fitting(name: str) -> str:
     if len(name.encode("utf-8", "surrogatepass")) <= MAX_PART_BYTES:
         return name
     start, dot, ending = name.rpartition(".")
-    if not dot or len(ending.encode("utf-8", "surrogatepass")) > 16:
+    ending_bytes = len(ending.encode("utf-8", "surrogatepass"))
+    if not dot or ending_bytes > 16:
         return _shortened(name, MAX_PART_BYTES)
-    return _shortened(start, MAX_PART_BYTES - len(ending) - 1, of=name) + dot + ending
+    return _shortened(start, MAX_PART_BYTES - ending_bytes - 1, of=name) + dot + ending
 
 
 def safe_path(path: str) -> str:
