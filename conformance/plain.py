@@ -30,8 +30,9 @@ class Done:
 
 
 def blenders() -> dict[str, Installed]:
-    """The installed Blenders, by their series: `4.2`."""
-    return {".".join(one.release.split(".")[:2]): one for one in installed()}
+    """The installed Blenders, by their series: `4.2`. An archive only where there is no wheel."""
+    found = sorted(installed(), key=lambda one: one.kind != "archive")
+    return {".".join(one.release.split(".")[:2]): one for one in found}
 
 
 def scene_orders(scenes: Sequence[Scene], work: Path) -> list[dict[str, Any]]:
