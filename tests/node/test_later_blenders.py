@@ -19,7 +19,7 @@ from framefarm.protocol.node import Package, RenderSettings
 pytestmark = [pytest.mark.blender]
 
 MAKE_SCENE = """
-import bpy, os, sys
+import bpy, os, shutil, sys
 bpy.ops.wm.read_factory_settings(use_empty=True)
 scene = bpy.context.scene
 scene.render.engine, scene.cycles.samples, scene.cycles.use_denoising = "CYCLES", 1, False
@@ -46,6 +46,43 @@ movie.render.image_settings.media_type = "VIDEO"
 movie.render.image_settings.file_format = "FFMPEG"
 movie.render.engine = "BLENDER_WORKBENCH"
 bpy.ops.wm.save_as_mainfile(filepath=os.path.join(sys.argv[-1], "later.blend"))
+
+def begin():
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    scene = bpy.context.scene
+    scene.camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
+    scene.collection.objects.link(scene.camera)
+    return scene
+
+def save(name):
+    path = os.path.join(sys.argv[-1], name + ".blend")
+    bpy.ops.wm.save_as_mainfile(filepath=path, relative_remap=False)
+    return path
+
+def fur(name):
+    bpy.ops.mesh.primitive_plane_add()
+    bpy.context.object.name = name
+    system = bpy.context.object.modifiers.new("Fur", "PARTICLE_SYSTEM").particle_system
+    system.settings.count, system.point_cache.name, system.point_cache.frame_end = 10, name, 3
+    return system.point_cache
+
+begin()
+fur("Unbaked")
+library = save("fur \u00e4")
+scene = begin()
+with bpy.data.libraries.load(library, link=True) as (_, wanted):
+    wanted.objects = ["Unbaked"]
+bpy.data.libraries[0].filepath = "//fur \u00e4.blend"
+scene.collection.objects.link(bpy.data.objects["Unbaked"])
+fur("Own")
+save("unbaked")
+cache = fur("Baked")
+save("baked away")
+cache.use_disk_cache = True
+with bpy.context.temp_override(point_cache=cache):
+    bpy.ops.ptcache.bake(bake=True)
+save("baked away")
+shutil.rmtree(os.path.join(sys.argv[-1], "blendcache_baked away"))
 sys.stdout.flush()
 os._exit(0)
 """
@@ -99,3 +136,15 @@ def test_it_renders_strips_without_a_camera(harness: BlenderHarness) -> None:
 
 def test_a_movie_becomes_pictures(harness: BlenderHarness) -> None:
     assert files_of(harness, 2, "Movie", engine="cycles") == {"picture_0002.png"}
+
+
+@pytest.mark.parametrize(
+    ("scene", "missing"), [("unbaked", {}), ("baked away", {"/projects/film/blendcache_baked away": "Fur"})]
+)
+def test_a_folder_of_caches_is_missed_only_where_something_is_baked(
+    harness: BlenderHarness, scene: str, missing: dict[str, str]
+) -> None:
+    harness.start(scene).open_scene()
+    warned = [w for w in harness.opened().warnings if w.code == "missing_file"]
+    assert [w.subject for w in warned] == list(missing)
+    assert all(user in warning.wanted_by for warning, user in zip(warned, missing.values(), strict=True))

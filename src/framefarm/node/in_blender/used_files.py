@@ -190,7 +190,6 @@ def _of_nodes(owner, tree):
 
 
 def _of_caches(item, unread):
-    caches = []
     for modifier in item.modifiers:
         user = f"modifier {modifier.name} of {name_of(item)}"
         if modifier.type == "MESH_CACHE":
@@ -208,13 +207,39 @@ def _of_caches(item, unread):
                 yield found
             else:
                 unread.add(found.path)
-        cache = getattr(modifier, "point_cache", None)
-        if cache is not None:
-            caches.append((cache, user))
-    caches += [(s.point_cache, f"particle system {s.name} of {name_of(item)}") for s in item.particle_systems]
-    for cache, user in caches:
-        if cache.use_external and cache.filepath:
-            yield UsedPath(item, cache.filepath, user)
+    for cache, user in _point_caches(item):
+        if cache.use_external:
+            if cache.filepath:
+                yield UsedPath(item, cache.filepath, user)
+        elif cache.use_disk_cache and cache.is_baked:
+            yield UsedPath(item, _cache_folder(item, cache), user)
+    # From 5.2 on Blender lists such a folder for each particle system, also where nothing is baked.
+    saved_as = item.library.filepath if item.library else bpy.data.filepath
+    unread.add(UsedPath(item, "//" + _cache_name(saved_as), "").path)
+
+
+def _point_caches(item):
+    """(point cache, its user) of each of an object's simulations."""
+    for modifier in item.modifiers:
+        user = f"modifier {modifier.name} of {name_of(item)}"
+        if getattr(modifier, "point_cache", None) is not None:
+            yield modifier.point_cache, user
+        canvas = getattr(modifier, "canvas_settings", None)
+        for surface in canvas.canvas_surfaces if canvas is not None else ():
+            yield surface.point_cache, user
+    for system in item.particle_systems:
+        yield system.point_cache, f"particle system {system.name} of {name_of(item)}"
+
+
+def _cache_folder(item, cache):
+    """Folder of a point cache on disk: beside the scene, or beside the library that the object is from."""
+    library = item.library if cache.use_library_path else None
+    path = files.resolved_path(library.filepath, None) if library is not None else bpy.data.filepath
+    return os.path.join(os.path.dirname(path), _cache_name(path))
+
+
+def _cache_name(saved_as):
+    return "blendcache_" + re.split(r"[\\/]", saved_as)[-1][: -len(".blend")]
 
 
 # ------------------------------------------------------------------------------------- users
