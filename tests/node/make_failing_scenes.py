@@ -4,7 +4,7 @@ import os
 import sys
 
 import bpy
-from make_scenes import base, save
+from make_scenes import base, compositor, save
 
 SCRIPTS = {
     "raises": "raise ValueError('the rig is broken')",
@@ -39,10 +39,7 @@ def main(folder):
             scene.render.engine = "BLENDER_EEVEE" if bpy.app.version >= (5, 0) else "BLENDER_EEVEE_NEXT"
             scene.eevee.taa_render_samples = 1
         if name == "aborts_compositing":
-            scene.use_nodes = True
-            nodes = scene.node_tree.nodes
-            layers, out = nodes.new("CompositorNodeRLayers"), nodes.new("CompositorNodeComposite")
-            scene.node_tree.links.new(layers.outputs[0], out.inputs[0])
+            compositor(scene)
         text = bpy.data.texts.new("rig.py")
         text.write("import bpy\n" + code)
         text.use_module = True
