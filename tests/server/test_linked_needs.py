@@ -46,9 +46,9 @@ def test_fluids_of_libraries_are_found_where_the_picture_shows_them(release: str
     script = Path(__file__).with_name("make_linked_fluids.py")
     subprocess.run([blender.path, str(script), str(tmp_path)], check=True, capture_output=True, timeout=120)
     shown = ("object", "child", "instances", "background", "cut")
-    assert {name: fluids(name, tmp_path) for name in shown} == dict.fromkeys(shown, [FLUID])
+    assert {name: fluids(name, tmp_path) for name in shown} == {name: [FLUID] for name in shown}
     others = ("dry", "unseen", "aside")
-    assert {name: fluids(name, tmp_path) for name in others} == dict.fromkeys(others, [])
+    assert {name: fluids(name, tmp_path) for name in others} == {name: [] for name in others}
 
 
 def test_libraries_that_link_each_other_are_followed_once() -> None:
@@ -65,5 +65,11 @@ def test_libraries_that_link_each_other_are_followed_once() -> None:
         links=[Link("//a.blend", "GRSet"), Link("//gone.blend", "OBGone")],
     )  # fmt: skip
     chosen = SceneFacts("/film/scene.blend", scenes=[scene])
-    found = linked_needs.with_libraries(chosen, scene, Uploads(files), lambda paths: [files[p] for p in paths])
+
+    def read_facts(paths: Sequence[str]) -> list[SceneFacts]:
+        return [files[path] for path in paths]
+
+    found = linked_needs.with_libraries(
+        chosen, scene, Uploads(files), lambda paths: [files[p] for p in paths]
+    )
     assert found.needs == [Need("ocean", "ocean of b.blend")] and found.links == []

@@ -20,7 +20,9 @@ MOST_PARTS = 20_000
 
 
 def links_of(scene: Block) -> list[Json]:
-    """`{"library", "name"}` of what the scene's pictures link: path as stored, name with its type (`OBCube`).
+    """`{"library", "name"}` of what the scene's pictures show of other files.
+
+    `library` is the path as stored, `name` has its type (`OBCube`).
     """
     found: dict[tuple[str, str], None] = {}
     seen: set[int] = set()

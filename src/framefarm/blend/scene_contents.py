@@ -72,6 +72,15 @@ def background_scenes(scene: Block) -> list[Block]:
     return found
 
 
+def shown_scenes(scene: Block) -> Iterator[Block]:
+    """Scenes that a picture of `scene` shows directly: of its background, its strips and its Render Layers.
+
+    Linked ones are bare `ID` blocks."""
+    for other in (pointer(scene, b"set"), *_strip_scenes(scene), *_composited_scenes(scene)):
+        if other is not None:
+            yield other
+
+
 def other_scenes(scene: Block) -> list[Block]:
     """Scenes that a picture of `scene` shows, too: by strips and by the compositor's Render Layers."""
     seen, waiting, found = {scene.addr_old}, [scene], []

@@ -36,6 +36,20 @@ def needed(scene: Block) -> list[dict[str, str]]:
     return [{"feature": feature.value, "what": what} for feature, what in found.items()]
 
 
+def needed_by(item: Block) -> list[dict[str, str]]:
+    """The same of one object, wherever it is shown; whether a scene simulates its rigid body is not known."""
+    found: dict[Feature, str] = {}
+    for feature, what in () if is_hidden(item) else _of_object(item):
+        found.setdefault(feature, what)
+    return [{"feature": feature.value, "what": what} for feature, what in found.items()]
+
+
+def is_hidden(item: Block) -> bool:
+    """Whether an object is hidden in renders."""
+    flags = item.get(b"restrictflag", None)
+    return bool((item.get(b"visibility_flag", 0) if flags is None else flags) & OB_HIDE_RENDER)
+
+
 def _of_scene(scene: Block, objects: list[Block]) -> Iterator[tuple[Feature, str]]:
     name = name_of(scene)
     if text(scene.get((b"r", b"engine"), b"")) == "CYCLES":
@@ -45,18 +59,17 @@ def _of_scene(scene: Block, objects: list[Block]) -> Iterator[tuple[Feature, str
     world = pointer(scene, b"rigidbody_world")
     simulates = world is not None and not world[b"flag"] & RBW_MUTED
     for item in objects:
-        if item.code != b"OB" or _is_hidden(item):
+        if item.code != b"OB" or is_hidden(item):
             continue
         if simulates and pointer(item, b"rigidbody_object") is not None:
             yield Feature.RIGID_BODY, f"rigid body {name_of(item)}"
-        if item[b"type"] == OB_VOLUME:
-            yield Feature.VOLUMES, f"volume {name_of(item)}"
-        yield from _of_modifiers(item)
+        yield from _of_object(item)
 
 
-def _is_hidden(item: Block) -> bool:
-    flags = item.get(b"restrictflag", None)
-    return bool((item.get(b"visibility_flag", 0) if flags is None else flags) & OB_HIDE_RENDER)
+def _of_object(item: Block) -> Iterator[tuple[Feature, str]]:
+    if item.get(b"type", None) == OB_VOLUME:
+        yield Feature.VOLUMES, f"volume {name_of(item)}"
+    yield from _of_modifiers(item)
 
 
 def _of_modifiers(item: Block) -> Iterator[tuple[Feature, str]]:

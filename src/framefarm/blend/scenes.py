@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from framefarm.blend import scene_contents, scene_features, simulations
+from framefarm.blend import linked_needs, scene_contents, scene_features, simulations
 from framefarm.blend.file import Blend, Block, listbase, name_of, pointer, text
 
 Json = Any
@@ -87,6 +87,7 @@ def _scene(block: Block, current: Block | None, version: tuple[int, int]) -> Jso
         "unbaked_simulations": [s for s in found if not s["baked"]],
         "baked_simulations": [s for s in found if s["baked"]],
         "needs": scene_features.needed(block),
+        "links": linked_needs.links_of(block),
         "renders": [{"name": name_of(s), "engine": _engine(s)} for s in scene_contents.other_scenes(block)],
         "lacks_camera": camera is None and not _may_do_without_camera(block),
     }

@@ -60,6 +60,21 @@ class Need(msgspec.Struct, frozen=True):
     what: str
 
 
+class Link(msgspec.Struct, frozen=True):
+    """A data-block of another file: the library's path as stored, and the name with its type (`OBCube`)."""
+
+    library: str
+    name: str
+
+
+class Part(msgspec.Struct, frozen=True):
+    """An object, collection or scene of a file: what it needs, the parts of the file in it, and its links."""
+
+    needs: list[Need] = []
+    inside: list[str] = []
+    links: list[Link] = []
+
+
 class OtherScene(msgspec.Struct, frozen=True):
     """A scene that is rendered for another one's picture, by its strips or its compositor."""
 
@@ -92,6 +107,8 @@ class Scene(msgspec.Struct, frozen=True):
     unbaked_simulations: list[Simulation]
     baked_simulations: list[Simulation] = []
     needs: list[Need] = []
+    links: list[Link] = []
+    """What its pictures show of other files, if they are not followed yet."""
     renders: list[OtherScene] = []
     lacks_camera: bool = False
     """Nothing gives it a picture: no camera, no marker with one, no strips, no compositor."""
@@ -129,6 +146,8 @@ class SceneFacts(msgspec.Struct, frozen=True):
     cameras: list[str] = []
     """Cameras of all scenes, and those in collections that no view layer shows."""
     dependencies: list[Dependency] = []
+    parts: dict[str, Part] = {}
+    """Name with type (`OBCube`) → parts of the file that need features, or hold some that do."""
     unread_blocks: list[str] = []
     """Data-blocks that could not be read; their dependencies are unknown."""
     search_path: list[str] = []

@@ -14,7 +14,7 @@ import os
 import signal
 from typing import IO
 
-from framefarm.blend import path_references, scenes
+from framefarm.blend import linked_needs, path_references, scenes
 from framefarm.blend.file import ODD_BLOCK, Blend, NotReadable, text
 from framefarm.blend.references import Reference
 from framefarm.core import ocio
@@ -81,6 +81,7 @@ def read(file: IO[bytes], name: str) -> Json:
         "scenes": found,
         "active_scene": next((s["name"] for s in found if s["is_active"]), None),
         "cameras": scenes.cameras(blend),
+        "parts": linked_needs.parts(blend),
         "dependencies": [_dependency(reference) for reference in references],
         "unread_blocks": unread,
     }

@@ -41,7 +41,7 @@ from framefarm.server.jobs.warnings import JobWarning
 from framefarm.server.json_types import Json
 from framefarm.server.rows import JobRow
 from framefarm.server.storage.local import LocalStore
-from framefarm.server.submission import fitness, missing_files, simulations
+from framefarm.server.submission import fitness, linked_needs, missing_files, simulations
 
 FARM_WIDE = "The leader has the scenes of all accounts read."
 log = structlog.get_logger(__name__)
@@ -135,7 +135,7 @@ def read_scene(context: AppContext, job: UnreadJob, offers: Sequence[Offer] = ()
     if found.missing and choice == "fail":
         raise failures.missing_files(list(found.missing))
     warnings += found.warnings()
-    scene = _scene(job, chosen)
+    scene = linked_needs.with_libraries(chosen, _scene(job, chosen), uploads, read_facts)
     frames, scouts = _frames(request, scene)
     fit = fitness.check(
         chosen,
