@@ -1,4 +1,4 @@
-"""What a job names in a scene is checked before anything is sent."""
+"""Names of a scene, its cameras and layers are checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from framefarm.cli.submit import as_folder
 from framefarm.client import LocalProblem, dependencies, scene_process
 from framefarm.client.scene_facts import SceneFacts
 
@@ -66,3 +67,10 @@ def test_cameras_layers_and_frames_are_read_from_a_blend(blends: Path) -> None:
     assert facts.cameras == ("Über: cam",) and facts.complete
     assert facts.current["Shot"] == 7 and facts.view_layers["Shot"] == ("ViewLayer",)
     assert not dependencies.read_scene(blends / "shot.blend").complete
+
+
+@pytest.mark.parametrize("name", ['Shot 12: "dusk"?', "shot#1", "a\\b", " .x. ", "?"])
+def test_the_default_output_folder_has_no_character_that_the_farm_refuses(name: str) -> None:
+    folder = as_folder(name)
+    assert folder and not set(folder) & set("\\:?#/")
+    assert folder == folder.strip(" .")

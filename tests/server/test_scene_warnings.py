@@ -247,6 +247,8 @@ def test_missing_files_fail_the_job_before_any_machine_starts(site: ApiClient, m
     shown = job(site, read(site, made, ["drive_absolute.blend"], on_missing_files="fail"))
     assert (shown["status"], shown["cause"]) == ("failed", "missing_files")
     assert "C:/proj/tex/red.png" in shown["message"]
+    [listed] = shown["missing_files"]
+    assert (listed["path"], listed["wanted_by"]) == ("C:/proj/tex/red.png", "image red.png")
 
 
 @pytest.mark.blender

@@ -49,7 +49,9 @@ def submit(
     ] = None,
     frames: Annotated[
         str | None,
-        typer.Option("--frames", "-f", help="1-100, 1,5,9-20, 1-100x5 or fml:3. Default: the scene's."),
+        typer.Option(
+            "--frames", "-f", help="1-100, 1,5,9-20, 1-100x5, fml:3 or current. Default: the scene's."
+        ),
     ] = None,
     scouts: Annotated[
         str, typer.Option("--scouts", help="Frames to render first, before a hold: fml:3, auto:5 or 1,50.")
@@ -358,7 +360,7 @@ def _package(packages: Sequence[Mapping[str, Any]], facts: SceneFacts) -> str:
 
 def as_folder(name: str) -> str:
     """A name as one folder of an output path: characters that are not allowed there become `_`."""
-    kept = re.sub(r"[\x00-\x1f\x7f/\\:]+", "_", name).strip(" .")
+    kept = re.sub(r"[\x00-\x1f\x7f/\\:?#]+", "_", name).strip(" .")
     return kept or "render"
 
 

@@ -132,7 +132,7 @@ def _newest_on_index(wanted: VersionRequest) -> str:
     there_are = [r for r in releases if series_of(r) == wanted.series] or BPY_SERIES
     raise InvalidInput.of(
         "version",
-        f"there is no bpy {wanted} for Python {python}; there are: {', '.join(there_are)}",
+        f"there is no bpy {wanted}; there are: {', '.join(there_are)}",
         str(wanted),
     )
 

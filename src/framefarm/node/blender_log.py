@@ -91,7 +91,7 @@ class LogParser:
         """Displays, views, looks and colour spaces that Blender did not know while it opened the scene."""
         self._opened = threading.Event()
         self._opening: bytes | None = None
-        """What is printed since the opening began; None before it."""
+        """The output since the opening began; None before it."""
 
     def parse(self, printed: bytes) -> None:
         text = self.tail + printed

@@ -82,7 +82,9 @@ def resolve(tx: Tx, context: AppContext, account_id: str, output_path: str) -> O
     allowed = list_destinations(tx, account_id)
     try:
         if "://" not in output_path and not output_path.startswith(("/", "file:")):
-            if _BAD.search(output_path) or not _parts(output_path) or ":" in output_path:
+            if _BAD.search(output_path) or ":" in output_path:
+                raise ValueError("must not hold control characters, ':', '?', '#' or backslashes")
+            if not _parts(output_path):
                 raise ValueError("is not a path below your output area, as a/b/c")
             return destination_of(context, f"area:///{account_id}/" + "/".join(_parts(output_path)))
         url = normalise(output_path)

@@ -119,7 +119,6 @@ def create(tx: Tx, job: NewJob) -> None:
 
 def record_scene(tx: Tx, job_id: str, record: SceneRecord) -> None:
     """Store what was read of a job's scene; its warnings are added to the job's."""
-    query = farmwide(sa.select(jobs.c.warnings)).where(jobs.c.id == job_id)
     if record.package_id is not None:
         _change(tx, job_id, package_id=record.package_id)
     _change(
@@ -129,8 +128,14 @@ def record_scene(tx: Tx, job_id: str, record: SceneRecord) -> None:
         frames=record.frames.to_text(),
         scouts=record.scouts.to_text(),
         scene=record.scene,
-        warnings=tx.conn.execute(query).scalar_one() + record.warnings,
     )
+    add_warnings(tx, job_id, record.warnings)
+
+
+def add_warnings(tx: Tx, job_id: str, found: list[JobWarning]) -> None:
+    """Add warnings from reading the job's scene to those of its submission."""
+    query = farmwide(sa.select(jobs.c.warnings)).where(jobs.c.id == job_id)
+    _change(tx, job_id, warnings=tx.conn.execute(query).scalar_one() + found)
 
 
 def set_manifest(tx: Tx, job_id: str, manifest_sha256: str) -> None:

@@ -133,7 +133,7 @@ def read_scene(context: AppContext, job: UnreadJob, offers: Sequence[Offer] = ()
         found.missing |= missing_files.find_missing_luts(config, facts, uploads)
     choice = request.get("on_missing_files", "warn")
     if found.missing and choice == "fail":
-        raise failures.missing_files(list(found.missing))
+        raise failures.missing_files(list(found.missing), [*warnings, *found.warnings()])
     warnings += found.warnings()
     scene = linked_needs.with_libraries(chosen, _scene(job, chosen), uploads, read_facts)
     frames, scouts = _frames(request, scene)
@@ -262,6 +262,7 @@ def fail_job(tx: Tx, job: JobRow, error: Unrenderable) -> None:
     state = job_states.lock(tx, job.id)
     if state.scene_read:
         return
+    records.add_warnings(tx, job.id, error.warnings)
     state.failed_cause, state.failed_message = error.cause, error.message
     job_states.save(tx, state)
 
