@@ -79,6 +79,21 @@ def view_layers_and_passes():
     found.view_layers.new("Second").use_pass_object_index = True
 
 
+@scene(frames="1-2", chunk=2)
+def view_layers_with_light_groups():
+    """View layers with unlike passes: the first has light groups, and values of its own."""
+    found = kit.begin()
+    kit.sun(2).lightgroup = "Lamps"
+    kit.cube(kit.principled((0.5, 0.3, 0.2)))
+    kit.image_format(found.render.image_settings, "OPEN_EXR_MULTILAYER")
+    first = found.view_layers[0]
+    for name in ("z", "normal", "vector", "cryptomatte_object"):
+        setattr(first, f"use_pass_{name}", True)
+    first.aovs.add().name = "own"
+    first.lightgroups.add(name="Lamps")
+    found.view_layers.new("Second").use_pass_position = True
+
+
 @scene(frames="1-2", quick=True)
 def file_output():
     """A File Output node beside the picture."""

@@ -53,6 +53,27 @@ def driven_by_range(scene, folder):
     bpy.ops.render.render(animation=True)
 
 
+def unlike_layers(scene, folder):
+    """Two view layers, the first with a light group and more passes; its picture lies in a folder."""
+    scene.world, scene.cycles.samples = None, 1
+    scene.render.resolution_x = scene.render.resolution_y = 32
+    first = scene.view_layers[0]
+    for name in ("z", "cryptomatte_object", "normal", "vector"):
+        setattr(first, f"use_pass_{name}", True)
+    first.aovs.add().name = "own"
+    first.lightgroups.add(name="Lamps")
+    bpy.data.objects["Light"].lightgroup = "Lamps"
+    scene.view_layers.new("Second").use_pass_position = True
+    settings = scene.render.image_settings
+    if hasattr(settings, "media_type"):
+        settings.media_type = "MULTI_LAYER_IMAGE"
+    settings.file_format = "OPEN_EXR_MULTILAYER"
+    scene.frame_end = 1
+    save(folder, "layers")
+    scene.render.filepath = f"{folder}/layers/####"
+    bpy.ops.render.render(animation=True)
+
+
 def main(folder):
     scene = base()
     tree = compositor(scene)
@@ -82,6 +103,7 @@ def main(folder):
     save(folder, "driven")
 
     driven_by_range(base(), folder)
+    unlike_layers(base(), folder)
 
 
 main(sys.argv[-1])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import numpy
+import OpenImageIO as oiio
 import pytest
 from blender_harness import BlenderHarness
 from PIL import Image
@@ -61,3 +63,24 @@ def test_the_scene_keeps_its_range_while_a_frame_is_rendered(
         pictures = (harness.folder / "staging" / file.staged, settings_scenes / "ranged" / f"{frame:04d}.png")
         ours, plain = (Image.open(path).convert("RGB").tobytes() for path in pictures)
         assert ours == plain, frame
+
+
+def test_each_of_several_view_layers_has_its_own_passes(
+    harness: BlenderHarness, settings_scenes: Path
+) -> None:
+    harness.scenes = settings_scenes
+    blender = harness.start("layers")
+    blender.open_scene()
+    harness.opened()
+    blender.render(1)
+    [file] = output_files.collect(harness.saved().directory, harness.folder / "staging", "film", 1)
+    parts = 0
+    while True:
+        ours = oiio.ImageBuf(str(harness.folder / "staging" / file.staged), parts, 0)
+        plain = oiio.ImageBuf(str(settings_scenes / "layers" / "0001.exr"), parts, 0)
+        if not plain.initialized:
+            break
+        assert ours.spec().channelnames == plain.spec().channelnames
+        assert numpy.array_equal(ours.get_pixels(oiio.FLOAT), plain.get_pixels(oiio.FLOAT), equal_nan=True)
+        parts += 1
+    assert parts

@@ -99,7 +99,9 @@ def use_processors(threads):
             scene.cycles.device = "CPU"
             # Keeps what did not change between frames. Measured with 4.2 on a car of 300,000 faces, one
             # thread, few samples: 0.2 s a frame after the first instead of 1.2 s, the same pixels.
-            scene.render.use_persistent_data = True
+            # Not so with several view layers: the light groups of one disturb the passes of the next.
+            if sum(layer.use for layer in scene.view_layers) < 2:
+                scene.render.use_persistent_data = True
 
 
 def use_gpus(scene, gpus):
