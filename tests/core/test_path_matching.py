@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,3 +161,19 @@ def test_a_pattern_may_have_several_gaps() -> None:
         "/p/fog_07_aa_b.vdb": "/p/fog_07_aa_b.vdb",
         "/p/fog__b.vdb": "/p/Fog__b.vdb",
     }
+
+
+def test_only_names_with_the_right_beginning_are_tried() -> None:
+    """300 point caches of 250 files each, in one folder, took 20 s."""
+    tried: list[str] = []
+
+    class Watched(Uploads):
+        def _starting(self, start: str) -> Iterable[tuple[str, str]]:
+            for folded, real in super()._starting(start):
+                tried.append(real)
+                yield folded, real
+
+    uploads = Watched([f"/p/cache/{owner}_{frame}.bphys" for owner in "ABC" for frame in range(5)])
+    found = uploads.find("/p/cache/b_*.bphys", many=True)
+    assert len(found.files) == 5
+    assert {path for _, path in found.files} == set(tried)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from framefarm.core.path_matching import Uploads
+from framefarm.core.path_matching import PathMatch, Uploads
 from framefarm.node import blender_installs
 from framefarm.server.files.scene_reader import Dependency, SceneFacts, read_scenes
 from framefarm.server.submission import missing_files
@@ -127,3 +127,21 @@ def test_luts_of_a_colour_configuration_are_looked_up_on_its_search_path() -> No
     assert missing_files.find_missing_luts("C:/ocio/config.ocio", config, uploads) == {
         "C:/ocio/luts/a.spi1d": "colour configuration config.ocio"
     }
+
+
+def test_a_folder_that_many_name_is_gone_through_once() -> None:
+    gone_through: list[str] = []
+
+    class Watched(Uploads):
+        def find(self, path: str, *, many: bool = False, tiles: Sequence[int] = ()) -> PathMatch:
+            gone_through.append(path)
+            return super().find(path, many=many, tiles=tiles)
+
+    named = [
+        Dependency("//" + "./" * n + "bakes", "cache", many=True, required=n > 5, wanted_by=f"object {n}")
+        for n in range(20)
+    ]
+    found = missing_files.find_missing(
+        SceneFacts("/film/a.blend", dependencies=named), Watched([]), lambda _: []
+    )
+    assert (gone_through, found.missing) == (["/film/bakes"], {"/film/bakes": "object 6"})

@@ -105,7 +105,7 @@ class Uploads:
             pattern = re.compile(hole.join(escaped) + r"\Z")
         start = fold(folder) + "/"
         names: dict[str, list[str]] = {}
-        for folded, real in self._starting(start):
+        for folded, real in self._starting(start + fold(literal[0])):
             fits = None if "/" in folded[len(start) :] else pattern.match(folded, len(start))
             if fits is not None:
                 name = literal[0]

@@ -7,7 +7,7 @@ them that the scene does not use: only Blender knows, so these are warned of apa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from framefarm.core.failure_codes import explain
@@ -76,7 +76,7 @@ def find_missing(scene: SceneFacts, uploads: Uploads, read_facts: ReadFacts) -> 
             lost = found.missing if path == scene.path else found.doubtful.setdefault(path, {})
             if facts[path].cause is not None:
                 found.unreadable[path] = facts[path].message or ""
-            for dependency in facts[path].dependencies:
+            for dependency in _unlike(facts[path].dependencies, known_as):
                 _compare(dependency, known_as, uploads, lost, aliases, linked)
         level = [(name, path) for name, path in linked.items() if name not in seen]
         level = level[: MOST_LIBRARIES - len(seen)]
@@ -86,6 +86,17 @@ def find_missing(scene: SceneFacts, uploads: Uploads, read_facts: ReadFacts) -> 
     found.doubtful = {path: lost for path, lost in found.doubtful.items() if lost}
     found.aliases = placeable_aliases(list(aliases.items())[:MOST_ALIASES], uploads.paths)
     return found
+
+
+def _unlike(dependencies: Iterable[Dependency], known_as: str) -> list[Dependency]:
+    """The dependencies, of those that name the same files the first, or the first required one."""
+    found: dict[tuple[str, bool, tuple[int, ...], bool], Dependency] = {}
+    for dependency in sorted(dependencies, key=lambda one: not one.required):
+        is_library = dependency.kind == "library"
+        path = absolute(dependency.stored_path, known_as)
+        key = (path, dependency.many, tuple(dependency.tiles), is_library)
+        found.setdefault(key, dependency)
+    return list(found.values())
 
 
 def _compare(
