@@ -91,6 +91,17 @@ def test_a_file_whose_structs_lack_members_of_today_is_read(scenes: Path, tmp_pa
 
 
 @pytest.mark.blender
+def test_a_scene_is_read_whose_modifiers_are_not_as_expected(scenes: Path, tmp_path: Path) -> None:
+    content = (scenes / "simulations.blend").read_bytes()
+    assert b"\0mode\0" in content
+    odd = tmp_path / "odd.blend"
+    odd.write_bytes(content.replace(b"\0mode\0", b"\0edom\0"))
+    facts = read(odd)
+    assert facts.cause is None
+    assert len(facts.scenes) == len(read(scenes / "simulations.blend").scenes)
+
+
+@pytest.mark.blender
 def test_a_gzipped_file_of_an_older_blender_is_read(scenes: Path, tmp_path: Path) -> None:
     packed = tmp_path / "old.blend"
     packed.write_bytes(gzip.compress((scenes / "scenes.blend").read_bytes(), 1))

@@ -6,10 +6,11 @@ nothing, nor does one of an object that is hidden in renders.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 from framefarm.blend import scene_contents
-from framefarm.blend.file import Block, name_of, pointer, text
+from framefarm.blend.file import ODD_BLOCK, Block, name_of, pointer, text
 from framefarm.core.blender_features import Feature
 
 MODIFIER_RENDER = 1 << 1
@@ -31,16 +32,18 @@ def needed(scene: Block) -> list[dict[str, str]]:
     found: dict[Feature, str] = {}
     for one in [*scene_contents.background_scenes(scene), *scene_contents.other_scenes(scene)]:
         objects = scene_contents.with_instances(scene_contents.objects_in(one))
-        for feature, what in _of_scene(one, objects):
-            found.setdefault(feature, what)
+        with contextlib.suppress(*ODD_BLOCK):  # structs that are not as expected: the scene is read without
+            for feature, what in _of_scene(one, objects):
+                found.setdefault(feature, what)
     return [{"feature": feature.value, "what": what} for feature, what in found.items()]
 
 
 def needed_by(item: Block) -> list[dict[str, str]]:
     """The same of one object, wherever it is shown; whether a scene simulates its rigid body is not known."""
     found: dict[Feature, str] = {}
-    for feature, what in () if is_hidden(item) else _of_object(item):
-        found.setdefault(feature, what)
+    with contextlib.suppress(*ODD_BLOCK):
+        for feature, what in () if is_hidden(item) else _of_object(item):
+            found.setdefault(feature, what)
     return [{"feature": feature.value, "what": what} for feature, what in found.items()]
 
 

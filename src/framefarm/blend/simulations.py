@@ -6,11 +6,12 @@ open scene, and those of linked libraries.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from framefarm.blend import geometry_bakes, scene_contents
-from framefarm.blend.file import Block, listbase, name_of, pointer, text
+from framefarm.blend.file import ODD_BLOCK, Block, listbase, name_of, pointer, text
 
 Json = dict[str, Any]
 
@@ -43,13 +44,22 @@ def found_in(scene: Block) -> list[Json]:
     for one in [*shown, *others]:
         elsewhere = one.addr_old not in addresses
         objects = scene_contents.with_instances(scene_contents.objects_in(one))
-        new = [*_rigid_bodies(one, objects)]
+        new = _readable(_rigid_bodies(one, objects))
         for block in objects:
             if block.code == b"OB" and block.addr_old not in seen:
                 seen.add(block.addr_old)
-                new += _of_object(block, one)
+                new += _readable(_of_object(block, one))
         first = scene[b"r", b"sfra"]
         found += [{**s, "why": _why(s, first, elsewhere=elsewhere)} for s in new]
+    return found
+
+
+def _readable(simulations: Iterator[Json]) -> list[Json]:
+    """The simulations, up to one whose structs are not as expected: Blender finds that when it opens the
+    scene."""
+    found: list[Json] = []
+    with contextlib.suppress(*ODD_BLOCK):
+        found.extend(simulations)
     return found
 
 

@@ -134,7 +134,7 @@ def find_missing_luts(config: str, facts: SceneFacts, uploads: Uploads) -> dict[
     for lut in facts.luts:
         candidates = [_folder(searched, lut) for searched in search_path]
         if not any(path in uploads for path in candidates):
-            lost[candidates[0]] = f"colour configuration {name}"
+            lost[candidates[0] if candidates else lut] = f"colour configuration {name}"
     return lost
 
 
