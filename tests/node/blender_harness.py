@@ -104,7 +104,15 @@ class BlenderHarness:
 
 
 def inner_pid(pid: int) -> int:
-    """The last process of the chain below `pid`: Blender, below its sandbox's helpers."""
-    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        pid = int(children[0])
+    """The last process of the chain below `pid`: Blender, below its sandbox's helpers, not its watcher."""
+    while children := [child for child in _children(pid) if b"/proc/self/fd/" not in _command(child)]:
+        pid = children[0]
     return pid
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()

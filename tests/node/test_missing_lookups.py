@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 from blender_harness import BlenderHarness, inputs_of
 
-from framefarm.node.blender import Failed
 from framefarm.node.inputs import Layout, lay_out
 from framefarm.protocol.node import NodeWarning
 
@@ -87,14 +88,11 @@ def test_a_scene_that_is_opened_again_misses_no_more_than_at_first(
     assert [told(harness.saved().warnings) for _ in range(2)] == [{}, {}]
 
 
-def test_a_frame_is_refused_once_the_watch_has_ended(harness: BlenderHarness, lookup_scenes: Path) -> None:
+def test_blender_fails_at_once_when_its_watch_ends(harness: BlenderHarness, lookup_scenes: Path) -> None:
     layout: Layout = lay_out(inputs_of(lookup_scenes, "/film"), harness.folder / "tree")
     blender = harness.start("lookups", layout=layout, at="/film")
     blender.open_scene()
     harness.opened()
-    blender._lookups._watch._watcher.kill()
-    blender._lookups._watch._watcher.wait()
-    blender.render(1)
-    failed = harness.next(Failed)
-    assert isinstance(failed, Failed)
-    assert failed.cause in ("blender_broken", "render_failed", "output_unwritable")
+    os.kill(blender._lookups._watch.pid, signal.SIGKILL)
+    failed = harness.failed()
+    assert (failed.cause, failed.frame) == ("blender_broken", None)

@@ -89,6 +89,7 @@ class Blender:
             threading.Thread(target=self._read_log, name="blender-log", daemon=True),
             threading.Thread(target=self._read_replies, name="blender-pipe", daemon=True),
         ]
+        threading.Thread(target=self._await_watcher, name="blender-watcher", daemon=True).start()
         for thread in self._threads:
             thread.start()
 
@@ -228,6 +229,11 @@ class Blender:
             self._fail_unwatched()
             return
         self._events.put(Opened(version, now - since, warnings, self._lookups.refused))
+
+    def _await_watcher(self) -> None:
+        """Fail at once if the watcher ends before Blender: from then on Blender finds no file."""
+        self._lookups.wait()
+        self._fail_unwatched()
 
     def _fail_unwatched(self) -> None:
         what = "the watch of its files ended"

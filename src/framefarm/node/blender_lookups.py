@@ -54,6 +54,10 @@ class BlenderLookups:
         self._lasting = list(dict.fromkeys([*self._lasting, *lasting]))[: 2 * MOST_WARNINGS]
         return self._warnings(sorted({*self._lasting, *lacking}), "rendered")
 
+    def wait(self) -> None:
+        """Wait until the watch ends: with `close`, or too early."""
+        self._watch.wait()
+
     def close(self) -> None:
         """End the watch, after Blender has ended."""
         self._watch.close()

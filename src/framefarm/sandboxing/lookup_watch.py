@@ -183,6 +183,10 @@ class LookupWatch:
             return Lookups(refused="the program's memory cannot be read")
         return Lookups(tuple(answer["missed"]))
 
+    def wait(self) -> None:
+        """Wait until the watcher ends: for `close`, or too early. May be called in another thread."""
+        self._watcher.wait()
+
     def close(self) -> None:
         """End the watcher, after the program has ended. Harmless if it was closed before."""
         self.for_program.close()
