@@ -48,9 +48,7 @@ def driven_by_range(scene, folder):
         variable.targets[0].id = scene
         variable.targets[0].data_path = name
     driver.expression = "(frame - frame_start) / frame_end * 4"
-    save(folder, "ranged")
-    scene.render.filepath = f"{folder}/ranged/####"
-    bpy.ops.render.render(animation=True)
+    _save_and_render(scene, folder, "ranged")
 
 
 def unlike_layers(scene, folder):
@@ -69,8 +67,52 @@ def unlike_layers(scene, folder):
         settings.media_type = "MULTI_LAYER_IMAGE"
     settings.file_format = "OPEN_EXR_MULTILAYER"
     scene.frame_end = 1
-    save(folder, "layers")
-    scene.render.filepath = f"{folder}/layers/####"
+    _save_and_render(scene, folder, "layers")
+
+
+def simplified(scene, folder):
+    """A cube that is subdivided more with each frame, by an animated level of simplifying."""
+    scene.frame_end = 3
+    scene.render.use_simplify = True
+    bpy.data.objects["Cube"].modifiers.new("Round", "SUBSURF").render_levels = 3
+    for frame in (1, 3):
+        scene.render.simplify_subdivision_render = frame - 1
+        scene.render.keyframe_insert("simplify_subdivision_render", frame=frame)
+    _save_and_render(scene, folder, "simplified")
+
+
+def diced(scene, folder):
+    """A rough plane of adaptive subdivision, seen from ever nearer."""
+    scene.frame_end = 3
+    bpy.ops.mesh.primitive_plane_add(size=4)
+    item = bpy.context.object
+    modifier = item.modifiers.new("Dice", "SUBSURF")
+    modifier.subdivision_type = "SIMPLE"
+    if hasattr(modifier, "use_adaptive_subdivision"):
+        modifier.use_adaptive_subdivision = True
+    else:
+        scene.cycles.feature_set = "EXPERIMENTAL"
+        item.cycles.use_adaptive_subdivision = True
+    material = bpy.data.materials.new("Rough")
+    material.use_nodes = True
+    material.displacement_method = "BOTH"
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    noise, height = nodes.new("ShaderNodeTexNoise"), nodes.new("ShaderNodeDisplacement")
+    noise.inputs["Scale"].default_value = 12
+    links.new(noise.outputs[0], height.inputs["Height"])
+    links.new(height.outputs[0], nodes["Material Output"].inputs["Displacement"])
+    item.data.materials.append(material)
+    camera = scene.camera.data
+    camera.type = "ORTHO"
+    for frame, scale in ((1, 40), (3, 1)):
+        camera.ortho_scale = scale
+        camera.keyframe_insert("ortho_scale", frame=frame)
+    _save_and_render(scene, folder, "diced")
+
+
+def _save_and_render(scene, folder, name):
+    save(folder, name)
+    scene.render.filepath = f"{folder}/{name}/####"
     bpy.ops.render.render(animation=True)
 
 
@@ -104,6 +146,8 @@ def main(folder):
 
     driven_by_range(base(), folder)
     unlike_layers(base(), folder)
+    simplified(base(), folder)
+    diced(base(), folder)
 
 
 main(sys.argv[-1])

@@ -50,17 +50,17 @@ def test_samples_ignored_only_where_no_rendered_scene_has_samples(
     assert [warning.code for warning in harness.opened().warnings] == ["samples_ignored"]
 
 
-def test_the_scene_keeps_its_range_while_a_frame_is_rendered(
-    harness: BlenderHarness, settings_scenes: Path
-) -> None:
+@pytest.mark.parametrize("scene", ["ranged", "simplified", "diced"])
+def test_frames_are_as_in_an_animation(harness: BlenderHarness, settings_scenes: Path, scene: str) -> None:
+    """The scene keeps its range while a frame is rendered, and nothing is left of the frame before."""
     harness.scenes = settings_scenes
-    blender = harness.start("ranged")
+    blender = harness.start(scene)
     blender.open_scene()
     harness.opened()
-    for frame in (3, 4, 1):
+    for frame in (2, 3, 1):
         blender.render(frame)
         [file] = output_files.collect(harness.saved().directory, harness.folder / "staging", "film", frame)
-        pictures = (harness.folder / "staging" / file.staged, settings_scenes / "ranged" / f"{frame:04d}.png")
+        pictures = (harness.folder / "staging" / file.staged, settings_scenes / scene / f"{frame:04d}.png")
         ours, plain = (Image.open(path).convert("RGB").tobytes() for path in pictures)
         assert ours == plain, frame
 
