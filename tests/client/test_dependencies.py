@@ -146,6 +146,10 @@ def test_a_library_that_cannot_be_read_is_a_doubt_and_the_scene_is_sent(blends: 
     assert [d.why for d in found.doubts if d.path == str(outer)] == [
         "is cut off: it ends in the middle of its data"
     ]
+    outer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n")
+    found = dependencies.find(folder / "shot.blend")
+    [why] = [d.why for d in found.doubts if d.path == str(outer)]
+    assert "Git LFS pointer" in why
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,8 @@ class _Search:
                 done |= groups
                 self._add_all(blend, library, groups)
         except NotReadable as error:
-            self.doubts[str(library)] = Doubt(str(library), str(error))
+            why = file_contents.fault(library) or str(error)
+            self.doubts[str(library)] = Doubt(str(library), why)
         except (*ODD_BLOCK, OSError, MemoryError) as error:
             self.doubts[str(library)] = Doubt(str(library), f"cannot be read: {error}")
 
