@@ -37,7 +37,6 @@ path, out, core, first, last = sys.argv[-5:]
 bpy.ops.wm.open_mainfile(filepath=path, use_scripts=False)
 render = bpy.context.scene.render
 render.threads_mode, render.threads = "FIXED", 1
-render.use_persistent_data = True
 for frame in range(int(first), int(last)):
     bpy.context.scene.frame_set(frame)
     render.filepath = f"{out}/plain_{frame:04d}.png"

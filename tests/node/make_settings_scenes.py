@@ -111,7 +111,9 @@ def diced(scene, folder):
 
 
 def _save_and_render(scene, folder, name):
+    scene.render.use_persistent_data = True  # as an artist may have set; it changes these pictures
     save(folder, name)
+    scene.render.use_persistent_data = False
     scene.render.filepath = f"{folder}/{name}/####"
     bpy.ops.render.render(animation=True)
 

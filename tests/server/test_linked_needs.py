@@ -18,7 +18,7 @@ FLUID = "fluid Fluid of Domain of smoke ä.blend"
 
 
 def fluids(name: str, folder: Path) -> list[str]:
-    """What needs fluids in the scene, with all .blend files below the folder uploaded."""
+    """The parts of the scene that need fluids, with all .blend files below the folder uploaded."""
     files = {str(path): path for path in folder.rglob("*.blend")}
     reads: list[str] = []
 

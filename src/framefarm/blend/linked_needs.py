@@ -1,6 +1,6 @@
 """Features that a scene needs for what it links from other .blend files.
 
-A file has bare `ID` blocks for what it links. What lies behind one, the library tells: it gives its objects,
+A file has bare `ID` blocks for what it links. The library tells the content of one: it gives its objects,
 collections and scenes that need a feature, or that hold something which does.
 """
 

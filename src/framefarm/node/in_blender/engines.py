@@ -97,14 +97,13 @@ def use_processors(threads):
         scene.render.threads = threads
         if scene.render.engine == "CYCLES":
             scene.cycles.device = "CPU"
-            # Keeps what did not change between frames. Measured with 4.2 on a car of 300,000 faces, one
-            # thread, few samples: 0.2 s a frame after the first instead of 1.2 s, the same pixels.
-            if _may_keep_data(scene):
-                scene.render.use_persistent_data = True
+            # Never switched on: kept data changes too many kinds of pictures. See decision 6.
+            if not _may_keep_data(scene):
+                scene.render.use_persistent_data = False
 
 
 def _may_keep_data(scene):
-    """Whether data that Cycles keeps does not change the scene's pictures.
+    """Whether data that Cycles keeps between frames, as the artist may have set, leaves the pictures alone.
 
     Measured with 4.2: of several view layers, the light groups of one disturb the passes of the next; objects
     keep the level of simplifying, and adaptive subdivision, of the first frame. A scene with animated

@@ -108,7 +108,7 @@ class Scene(msgspec.Struct, frozen=True):
     baked_simulations: list[Simulation] = []
     needs: list[Need] = []
     links: list[Link] = []
-    """What its pictures show of other files, if they are not followed yet."""
+    """The parts of other files that its pictures show, as long as they are not followed."""
     renders: list[OtherScene] = []
     lacks_camera: bool = False
     """Nothing gives it a picture: no camera, no marker with one, no strips, no compositor."""
