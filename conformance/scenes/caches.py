@@ -288,6 +288,7 @@ def nodes_bake(target):
     bake = modifier.bakes[0]
     if target == "packed":
         bake.bake_target = "PACKED"
+    kit.active(item)
     bpy.ops.object.geometry_node_bake_single(
         session_uid=item.session_uid, modifier_name=modifier.name, bake_id=bake.bake_id
     )

@@ -135,20 +135,17 @@ def image_of_geometry_nodes():
 
 @scene(frames="1-2")
 def repeat_zone():
-    """A repeat zone and a group input that is animated."""
+    """A repeat zone, with a node's value that is animated."""
     kit.begin()
     item = kit.plane(kit.glow(kit.GREEN), size=0.4)
-    modifier, nodes, links, first, last = kit.geometry_nodes(item)
-    socket = modifier.node_group.interface.new_socket("Way", in_out="INPUT", socket_type="NodeSocketVector")
+    _, nodes, links, first, last = kit.geometry_nodes(item)
     start, end = nodes.new("GeometryNodeRepeatInput"), nodes.new("GeometryNodeRepeatOutput")
     start.pair_with_output(end)
     start.inputs["Iterations"].default_value = 3
-    move = nodes.new("GeometryNodeTransform")
+    move, way = nodes.new("GeometryNodeTransform"), nodes.new("ShaderNodeCombineXYZ")
     links.new(first, start.inputs["Geometry"])
     links.new(start.outputs["Geometry"], move.inputs["Geometry"])
-    links.new(next(n for n in nodes if n.type == "GROUP_INPUT").outputs["Way"], move.inputs["Translation"])
+    links.new(way.outputs[0], move.inputs["Translation"])
     links.new(move.outputs[0], end.inputs["Geometry"])
     links.new(end.outputs["Geometry"], last)
-    for frame, value in ((1, 0.1), (2, 0.2)):
-        modifier[socket.identifier] = (value, 0, 0)
-        modifier.keyframe_insert(f'["{socket.identifier}"]', frame=frame)
+    kit.key(way.inputs["X"], "default_value", {1: 0.1, 2: 0.2})
