@@ -123,8 +123,10 @@ class Farm:
 
     def refresh(self, submitted: list[Submitted]) -> None:
         """Read the state of the jobs that have not ended."""
+        newest = self.client.get("/api/jobs", params={"limit": 500}).json()["data"]
+        states = {job["id"]: job["status"] for job in newest}
         for one in submitted:
-            if one.job_id and not one.ended:
+            if one.job_id and not one.ended and states.get(one.job_id) in (*ENDED, "holding"):
                 one.job = self.client.get(f"/api/jobs/{one.job_id}").json()
                 if one.ended:
                     one.said += _told(one.job)

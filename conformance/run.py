@@ -93,6 +93,7 @@ def run(scenes: list[Scene], versions: list[str], keep: Path | None = None) -> l
                 began = time.monotonic()
                 found = Round(farm, scenes, version, blenders, work, built[version]).run()
                 verdicts += found
+                table.store(RESULTS, found)
                 print(f"{version}  {len(found)} scenes in {time.monotonic() - began:.0f} s", flush=True)
     finally:
         if keep is None:
@@ -145,29 +146,34 @@ class Round:
             else:
                 ready.append(one)
         with ThreadPoolExecutor(SUBMITS_AT_ONCE) as pool, ThreadPoolExecutor(1) as player:
-            jobs = {one.id: pool.submit(self.submit, one) for one in ready}
-            for future in jobs.values():
-                future.result()  # what is played in place may leave files beside the scene
-            paths = {one.id: self.built[one.id].path for one in ready}
-            played = player.submit(plain.play, self.blender, ready, paths, self.work)
-            waiting = [(one, jobs[one.id].result()) for one in ready]
-            judged: list[Future[None]] = []
-            while waiting:
-                self.farm.refresh([job for _, job in waiting])
-                for one, job in waiting:
-                    if not job.ended and time.monotonic() - job.since > one.seconds + len(ready) * 10:
-                        self.farm.cancel(job)
-                if played.done():
-                    judged += [
-                        pool.submit(self.judge, one, job, played.result())
-                        for one, job in waiting
-                        if job.ended
-                    ]
-                    waiting = [(one, job) for one, job in waiting if not job.ended]
-                time.sleep(0.3)
-            for verdict in judged:
-                verdict.result()
+            try:
+                self._run(ready, pool, player)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # ends early: nothing that waits is begun
+                raise
         return self.verdicts
+
+    def _run(self, ready: list[Scene], pool: ThreadPoolExecutor, player: ThreadPoolExecutor) -> None:
+        jobs = {one.id: pool.submit(self.submit, one) for one in ready}
+        for future in jobs.values():
+            future.result()  # what is played in place may leave files beside the scene
+        paths = {one.id: self.built[one.id].path for one in ready}
+        played = player.submit(plain.play, self.blender, ready, paths, self.work)
+        waiting = [(one, jobs[one.id].result()) for one in ready]
+        judged: list[Future[None]] = []
+        while waiting:
+            self.farm.refresh([job for _, job in waiting])
+            for one, job in waiting:
+                if not job.ended and time.monotonic() - job.since > one.seconds + len(ready) * 10:
+                    self.farm.cancel(job)
+            if played.done():
+                judged += [
+                    pool.submit(self.judge, one, job, played.result()) for one, job in waiting if job.ended
+                ]
+                waiting = [(one, job) for one, job in waiting if not job.ended]
+            time.sleep(0.5)
+        for verdict in judged:
+            verdict.result()
 
     def submit(self, scene: Scene) -> farms.Submitted:
         return self.farm.submit(scene, Path(self.built[scene.id].path), self.blender)

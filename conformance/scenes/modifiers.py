@@ -29,7 +29,6 @@ from declarations import scene
                 "SKIN",
                 "MULTIRES",
                 "SHRINKWRAP",
-                "EXPLODE",
             ]
         },
     }
@@ -46,10 +45,6 @@ def that(kinds):
 
 def modify(item, kind, at, size):
     """Give the item a modifier of a kind, with what it needs."""
-    if kind == "EXPLODE":
-        item.modifiers.new("Dust", "PARTICLE_SYSTEM")
-        settings = item.particle_systems[0].settings
-        settings.frame_start, settings.count, settings.normal_factor = -5, 10, 0.1
     modifier = item.modifiers.new("It", kind)
     values = {
         "SUBSURF": {"render_levels": 2},

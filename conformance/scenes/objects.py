@@ -133,6 +133,7 @@ def lines(what):
         found.render.use_freestyle = True
         found.view_layers[0].use_freestyle = True
         lines = found.view_layers[0].freestyle_settings.linesets
-        (lines[0] if len(lines) else lines.new("Lines")).select_crease = True
+        made = lines[0] if len(lines) else lines.new("Lines")
+        made.linestyle = made.linestyle or bpy.data.linestyles.new("Line")
     else:
         kit.grease_pencil("LINEART_SCENE")

@@ -37,14 +37,13 @@ def unknown_view_layer():
 
 @scene(
     each={
-        "missing": {"value": None},
+        "missing": {"value": None, "warns": ["missing_file"]},
         "empty": {"value": ""},
         "pointer": {"value": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"},
         "page": {"value": "<!DOCTYPE html><html><body>404</body></html>\n"},
     },
     says=["gone.png"],
     ends="either",
-    warns=["missing_file"],
 )
 def picture(content):
     """A texture that is not there, or that is no picture: warned of by its path."""
