@@ -7,7 +7,7 @@ import re
 import sys
 
 import bpy
-from in_blender import addons, bakes, compositor, engines, files, history, outputs, used_files
+from in_blender import addons, bakes, compositor, engines, files, history, outputs, shader_scripts, used_files
 from in_blender.engines import version
 from in_blender.failure import Failure
 
@@ -76,6 +76,7 @@ def open_scene(request):
     addons.enable(request["addons"])
     _load(opened, request["scene"], request["allow_scripts"])
     files.remap(request["remap"])
+    shader_scripts.compile_all()
     _choose_scene(opened, request["render"]["scene"])
     _apply_settings(opened, request["render"])
     engines.use_processors(request["threads"])
