@@ -71,7 +71,7 @@ def modify(item, kind, at, size):
         bpy.ops.object.multires_subdivide(modifier="It")
 
 
-@scene(frames="1-2")
+@scene(frames="1-2", quick=True)
 def geometry_nodes():
     """A geometry-nodes modifier that sets a material and follows the frame."""
     kit.begin()

@@ -85,7 +85,7 @@ def paint(item):
     warns_of=["unbaked_simulation"],
     each={
         "rigid one by one": {"value": "rigid", "chunk": 1},
-        "rigid by three": {"value": "rigid", "chunk": 3},
+        "rigid by three": {"value": "rigid", "chunk": 3, "quick": True},
         "rigid on a floor": {"value": "rigid-on-floor"},
         "cloth": {},
         "soft": {},

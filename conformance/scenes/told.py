@@ -7,7 +7,7 @@ import kit
 from declarations import scene
 
 
-@scene(ends="stopped", starts=1, frames="1-12", chunk=1, says=["(?i)camera"])
+@scene(ends="stopped", starts=1, frames="1-12", chunk=1, says=["(?i)camera"], quick=True)
 def no_camera():
     """A scene without a camera."""
     kit.begin(camera=False)

@@ -9,6 +9,7 @@ import os
 import re
 
 import bpy
+from in_blender import shader_scripts
 
 TOKENS = {"<UDIM>": r"1\d{3}", "<UVTILE>": r"u\d+_v\d+"}
 LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
@@ -35,7 +36,7 @@ def remap(table):
         path, library = getattr(block, name), getattr(block.id_data, "library", None)
         corrected = _corrected(path, library, table, getattr(block, "type", None) in NODES_WITH_RAW_PATHS)
         if corrected:
-            setattr(block, name, corrected)
+            shader_scripts.assign(block, name, corrected)
 
 
 def path_owners():

@@ -4,7 +4,9 @@ Cycles compiles `x.osl` to `x.oso` beside it. The job's files lie in a read-only
 picture instead, without a message (4.2 to 5.2). A node that holds the compiled script needs no file.
 """
 
+import contextlib
 import hashlib
+import io
 import os
 import tempfile
 
@@ -22,8 +24,18 @@ def compile_all():
             if source not in compiled:
                 compiled[source] = _compile(source)
             if code := compiled[source]:
-                node.bytecode = code
-                node.bytecode_hash = hashlib.md5(code.encode(), usedforsecurity=False).hexdigest()
+                assign(node, "bytecode", code)
+                assign(node, "bytecode_hash", hashlib.md5(code.encode(), usedforsecurity=False).hexdigest())
+
+
+def assign(owner, name, value):
+    """Set an attribute. A script node's sockets stay as they are, silently.
+
+    Blender would read them from the script again; from 4.5 on the wheels lack the module for it (`oslquery`).
+    """
+    quiet = getattr(owner, "bl_idname", "") == "ShaderNodeScript"
+    with contextlib.redirect_stderr(io.StringIO()) if quiet else contextlib.nullcontext():
+        setattr(owner, name, value)
 
 
 def _compile(source):
