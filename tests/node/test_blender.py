@@ -230,7 +230,7 @@ def test_ocio_fallback_fails(harness: BlenderHarness) -> None:
     assert "/projects/film/nope.ocio" in failed.message
 
 
-def test_colours_that_blender_does_not_know_are_warnings(harness: BlenderHarness, tmp_path: Path) -> None:
+def test_unknown_colours_are_warnings(harness: BlenderHarness, tmp_path: Path) -> None:
     data = (harness.scenes / "plain.blend").read_bytes()
     assert data.count(b"AgX\0") >= 1
     (tmp_path / "scenes").mkdir()

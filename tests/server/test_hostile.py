@@ -219,7 +219,7 @@ def test_an_error_while_reading_a_scene_does_not_stop_the_next_scene(
     read_jobs: list[str] = []
     both = threading.Event()
 
-    def read(_context: Any, job: JobRow) -> SceneRecord:
+    def read(_context: Any, job: JobRow, _offers: object) -> SceneRecord:
         read_jobs.append(job.id)
         if job.id == first:
             raise OSError("the disk")

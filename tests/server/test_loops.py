@@ -71,7 +71,7 @@ def test_a_scene_whose_files_cannot_be_read_does_not_stop_other_scenes(
     first, other = (site.ask("POST", "/api/jobs", json=site.payload()).json()["id"] for _ in range(2))
     record = SceneRecord(SCENE, FrameSet.from_text("1-9"), FrameSet.from_text(""), {"path": SCENE}, [])
 
-    def read(_context: AppContext, job: JobRow) -> SceneRecord:
+    def read(_context: AppContext, job: JobRow, _offers: object) -> SceneRecord:
         if job.id == first:
             raise OSError("the disk fails")
         return record
@@ -100,7 +100,7 @@ def test_a_slow_scene_does_not_stop_scenes_of_other_accounts(
     record = SceneRecord(SCENE, FrameSet.from_text("1-9"), FrameSet.from_text(""), {"path": SCENE}, [])
     other_was_read, started = threading.Event(), []
 
-    def read(_context: AppContext, job: JobRow) -> SceneRecord:
+    def read(_context: AppContext, job: JobRow, _offers: object) -> SceneRecord:
         started.append(job.id)
         if job.id == job_ids[0]:
             assert other_was_read.wait(30), "the other account's scene waits for this one"

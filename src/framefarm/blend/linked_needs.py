@@ -57,22 +57,22 @@ def parts(blend: Blend) -> dict[str, Json]:
         for inner in _inside(block):
             holders.setdefault(inner.addr_old, []).append(address)
     links = {address: link for address, block in blocks.items() if (link := _link(block)) is not None}
-    told: set[int] = set()
+    needing: set[int] = set()
     waiting = [*needs, *links]
     while waiting:
         address = waiting.pop()
-        if address not in told and address in blocks:
-            told.add(address)
+        if address not in needing and address in blocks:
+            needing.add(address)
             waiting += holders.get(address, ())
-    own_parts = [blocks[address] for address in sorted(told - links.keys())]
+    own_parts = [blocks[address] for address in sorted(needing - links.keys())]
     return {
-        text(raw_name(block)): _part(block, needs.get(block.addr_old, []), told, links)
+        text(raw_name(block)): _part(block, needs.get(block.addr_old, []), needing, links)
         for block in own_parts[:MOST_PARTS]
     }
 
 
-def _part(block: Block, needs: list[Json], told: set[int], links: dict[int, tuple[str, str]]) -> Json:
-    held = {inner.addr_old: inner for inner in _inside(block) if inner.addr_old in told}
+def _part(block: Block, needs: list[Json], needing: set[int], links: dict[int, tuple[str, str]]) -> Json:
+    held = {inner.addr_old: inner for inner in _inside(block) if inner.addr_old in needing}
     outside = [links[address] for address in held if address in links]
     return {
         "needs": needs,
@@ -95,17 +95,17 @@ def _inside(block: Block) -> Iterator[Block]:
     if block.code == b"OB" and not scene_features.is_hidden(block):
         found.append(pointer(block, b"dup_group"))
     elif block.code == b"GR":
-        found += _of_collection(block)
+        found += _of_group(block)
     elif block.code == b"SC":
         found += scene_contents.objects_in(block)
-        found += _of_collection(pointer(block, b"master_collection"))
+        found += _of_group(pointer(block, b"master_collection"))
         found += scene_contents.shown_scenes(block)
     for inner in found:
         if inner is not None and (inner.code == b"ID" or inner.code in KINDS):
             yield inner
 
 
-def _of_collection(group: Block | None) -> Iterator[Block]:
+def _of_group(group: Block | None) -> Iterator[Block]:
     for entry in listbase(pointer(group, (b"gobject", b"first"))):
         yield pointer(entry, b"ob")
     for child in listbase(pointer(group, (b"children", b"first"))):

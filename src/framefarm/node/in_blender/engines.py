@@ -97,7 +97,8 @@ def use_processors(threads):
         scene.render.threads = threads
         if scene.render.engine == "CYCLES":
             scene.cycles.device = "CPU"
-            # Never switched on: kept data changes too many kinds of pictures. See decision 6.
+            # Never switched on: kept data changes too many kinds of pictures. See
+            # docs/decisions/0006-persistent-data.md.
             if not _may_keep_data(scene):
                 scene.render.use_persistent_data = False
 

@@ -194,7 +194,7 @@ def _scenes(tx: Tx, job_ids: set[str]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for some in _batches(job_ids):
         query = farmwide(sa.select(jobs.c.id, content)).where(jobs.c.id.in_(some))
-        found.update({row[0]: row[1] for row in tx.conn.execute(query)})
+        found |= {row[0]: row[1] for row in tx.conn.execute(query)}
     return found
 
 
