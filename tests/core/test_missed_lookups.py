@@ -29,6 +29,7 @@ def test_a_file_of_the_scene_is_lacking(path: str) -> None:
         "/film/x.py", "/film/__pycache__/x.cpython-311.pyc", "/film/libx.so.3", "/film/scene.blend1",
         "/film/BL_proxy/a.avi/proxy_25.avi", "/film/blendcache_scene/name_000001_00.bphys",
         "/film/cache/data/fluid_data_0001.vdb", "/film/t.<UDIM>.png", "/film/stdosl.h", "/luts/a.spi1d",
+        "/film/square.mtl",
     ],
 )  # fmt: skip
 def test_names_that_tell_nothing_of_the_scene_are_left_out(path: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 SUFFIXES = (
     ".abc", ".aif", ".aiff", ".avi", ".blend", ".bmp", ".bw", ".cin", ".dds", ".dpx", ".exr", ".fbx", ".flac",
     ".gif", ".glb", ".gltf", ".hdr", ".ies", ".jp2", ".jpeg", ".jpg", ".m4a", ".m4v", ".mdd", ".mkv", ".mov",
-    ".mp3", ".mp4", ".mpeg", ".mpg", ".mtl", ".mtlx", ".mxf", ".obj", ".ogg", ".ogv", ".osl", ".oso", ".otf",
+    ".mp3", ".mp4", ".mpeg", ".mpg", ".mtlx", ".mxf", ".obj", ".ogg", ".ogv", ".osl", ".oso", ".otf",
     ".pc2", ".pfb", ".ply", ".png", ".psd", ".rgb", ".rgba", ".sgi", ".stl", ".tga", ".tif", ".tiff", ".ttc",
     ".ttf", ".usd", ".usda", ".usdc", ".usdz", ".vdb", ".wav", ".webm", ".webp", ".woff2",
 )  # fmt: skip
@@ -25,6 +25,7 @@ _NEVER = re.compile(
     |/BL_proxy/|\.blen_tc\Z                                        # proxies of movies, a choice of speed
     |/blendcache_[^/]*/|\.bphys\Z                                  # caches that were perhaps never baked
     |/(?:config|data|mesh|noise|particles|guiding)/[a-z_]+_\d{4,}\.(?:uni|vdb|raw|bobj\.gz|gz)\Z
+    |\.mtl\Z                                                      # materials of OBJ: nodes take its meshes
     |<(?:UDIM|UVTILE)>                                             # a token, no name
     |/(?:stdosl|oslutil|stdcycles|vector[24]|color[24]|matrix33|(?:node|mx)_\w+)\.h\Z  # Blender's own
     |\.(?:cube|3dl|1dlut|3dlut|spi1d|spi3d|spimtx|csp|lut|clf|ctf|cdl|cc|ccc|look|vf|mga|m3d|itx|iridas_\w+)\Z
